@@ -1,0 +1,222 @@
+"""A folder in which the real `rdagent` runs without conda, Docker or the user's own settings."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# RD-Agent asks for this environment by name (`QlibCondaConf` in `rdagent/utils/env.py`, 0.8.0 and 1.0.0).
+CONDA_ENVIRONMENT = "rdagent4qlib"
+
+# What a child may inherit. The rest of the caller's environment stays outside: RD-Agent, Qlib, mlflow and
+# LiteLLM are all steered by variables, and a forgotten QLIB_FACTOR_TRAIN_START would make another
+# experiment of the same command.
+INHERITED = (
+    "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+LOOPBACK = "127.0.0.1,localhost"
+
+CONDA_SHIM = """\
+#!/bin/sh
+# Stands in for conda: RD-Agent lists the environments and runs commands in one of them. The only one is
+# the current one.
+case "$1" in
+env)
+    echo "{environment}  *  {prefix}"
+    exit 0
+    ;;
+run)
+    shift
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        -n) shift 2 ;;
+        --no-capture-output) shift ;;
+        *) exec "$@" ;;
+        esac
+    done
+    ;;
+esac
+echo "conda stand-in of rdagent-sota: cannot do: conda $*" >&2
+exit 2
+"""
+
+QRUN_SHIM = """\
+#!/bin/sh
+exec {python} {script} "$@"
+"""
+
+# RD-Agent starts factor code with `f"{python_bin} {path}"` in a shell, unquoted
+# (`FactorFBWorkspace.execute` in `rdagent/components/coder/factor_coder/factor.py`, 0.8.0 and 1.0.0): a
+# path with spaces arrives in pieces.
+FACTOR_PYTHON = "python_of_factor"
+FACTOR_PYTHON_SHIM = """\
+#!/bin/sh
+exec {python} "$*"
+"""
+
+# `python -m qlib.cli.run` is what the `qrun` script of pyqlib 0.9.7 calls. Its log goes to stderr, and so
+# does the traceback of the race; both are handed on line by line, for RD-Agent keeps them.
+QRUN_SCRIPT = '''\
+"""Runs Qlib's qrun, once more when Qlib's asynchronous logging raced mlflow's file store."""
+
+import re
+import subprocess
+import sys
+
+
+def qrun() -> tuple[int, bool]:
+    malformed = False
+    command = [sys.executable, "-m", "qlib.cli.run", *sys.argv[1:]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        for line in process.stderr:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            malformed = malformed or re.search("Metric '.*' is malformed", line) is not None
+    return process.returncode, malformed
+
+
+status, malformed = qrun()
+if status != 0 and malformed:
+    print("qrun died of a race in Qlib's logging; running it once more", file=sys.stderr, flush=True)
+    status, _ = qrun()
+sys.exit(status)
+'''
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One folder with everything a run of `rdagent` reads and writes.
+
+    Attributes:
+        folder: the sandbox itself, absolute.
+        python: the interpreter of the environment that holds rdagent and pyqlib.
+    """
+
+    folder: Path
+    python: Path
+
+    @property
+    def home(self) -> Path:
+        """HOME of the runs: RD-Agent's templates look for Qlib's data below it."""
+        return self.folder / "home"
+
+    @property
+    def project(self) -> Path:
+        """The folder to start `rdagent` in: logs, workspaces and caches gather here."""
+        return self.folder / "project"
+
+    @property
+    def bin(self) -> Path:
+        """The stand-ins for `conda` and `qrun`, first on PATH."""
+        return self.folder / "bin"
+
+    @property
+    def provider(self) -> Path:
+        """Where RD-Agent's templates look for Qlib's data (`provider_uri: "~/.qlib/qlib_data/cn_data"`)."""
+        return self.home / ".qlib" / "qlib_data" / "cn_data"
+
+    def environment(self, llm_url: str, **extra: str) -> dict[str, str]:
+        """The complete environment for a child `rdagent`, to be started in `project`.
+
+        Args:
+            llm_url: base URL of an OpenAI-compatible server, with `/v1`.
+            extra: more variables; they win over those set here.
+        """
+        return {
+            **{name: os.environ[name] for name in INHERITED if name in os.environ},
+            **self._places(),
+            **_offline_llm(llm_url),
+            **_quiet_and_small(),
+            **extra,
+        }
+
+    def _places(self) -> dict[str, str]:
+        # RD-Agent takes the PATH that `conda run … env` prints: the interpreter's folder has to be on it.
+        path = [str(self.bin), str(self.python.parent), "/usr/local/bin", "/usr/bin", "/bin"]
+        return {
+            "PATH": os.pathsep.join(path),
+            "HOME": str(self.home),
+            # Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
+            # `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
+            "CONDA_DEFAULT_ENV": CONDA_ENVIRONMENT,
+            "FACTOR_CoSTEER_PYTHON_BIN": FACTOR_PYTHON,
+        }
+
+
+def create(folder: Path, *, python: str | Path = sys.executable) -> Sandbox:
+    """Make a sandbox; in an existing one only the stand-ins are written anew.
+
+    Raises:
+        ValueError: the path of `folder` or `python` cannot stand on PATH: a colon ends an entry, and at an
+            equals sign RD-Agent cuts the PATH it is told (`CondaConf` in `rdagent/utils/env.py`, 0.8.0 and
+            1.0.0).
+    """
+    # Not resolved: a virtual environment's python is a link to one that lacks the packages.
+    sandbox = Sandbox(Path(folder).absolute(), Path(python).absolute())
+    for path in (sandbox.bin, sandbox.python.parent):
+        if set(":=") & set(str(path)):
+            raise ValueError(f"a sandbox needs paths without ':' and '=', for they go on PATH: {path}")
+
+    for place in (sandbox.home, sandbox.project, sandbox.bin):
+        place.mkdir(parents=True, exist_ok=True)
+    prefix = sandbox.python.parent.parent
+    _write_executable(sandbox.bin / "conda", _conda_shim(prefix))
+    factor_python = FACTOR_PYTHON_SHIM.format(python=shlex.quote(str(sandbox.python)))
+    _write_executable(sandbox.bin / FACTOR_PYTHON, factor_python)
+    script = sandbox.bin / "qrun_twice.py"
+    script.write_text(QRUN_SCRIPT, encoding="utf-8")
+    _write_executable(sandbox.bin / "qrun", _qrun_shim(sandbox.python, script))
+    return sandbox
+
+
+def _conda_shim(prefix: Path) -> str:
+    # The prefix is for the reader of the list alone; quoting it for a shell inside double quotes is not
+    # worth a rule.
+    shown = "".join(character for character in str(prefix) if character not in '"$`\\')
+    return CONDA_SHIM.replace("{environment}", CONDA_ENVIRONMENT).replace("{prefix}", shown)
+
+
+def _qrun_shim(python: Path, script: Path) -> str:
+    return QRUN_SHIM.format(python=shlex.quote(str(python)), script=shlex.quote(str(script)))
+
+
+def _write_executable(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _offline_llm(url: str) -> dict[str, str]:
+    return {
+        "OPENAI_API_BASE": url,
+        "OPENAI_API_KEY": "sk-scripted",
+        "CHAT_MODEL": "openai/scripted-chat",
+        "EMBEDDING_MODEL": "openai/scripted-embedding",
+        # A proxy that is set for the outside world would be asked for the loopback as well.
+        "NO_PROXY": LOOPBACK,
+        "no_proxy": LOOPBACK,
+        # LiteLLM downloads a table of prices when it is imported, and waits for the download to fail.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # RD-Agent repeats a refused request ten times; an answer that is not in the script never comes.
+        "MAX_RETRY": "2",
+    }
+
+
+def _quiet_and_small() -> dict[str, str]:
+    return {
+        # mlflow 3 refuses the `./mlruns` file store that Qlib 0.9.7 writes to, unless told otherwise.
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        # RD-Agent's templates ask for 20 LightGBM threads. OMP_NUM_THREADS does not bound that, the thread
+        # limit does.
+        "OMP_NUM_THREADS": "2",
+        "OMP_THREAD_LIMIT": "2",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }

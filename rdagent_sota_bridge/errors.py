@@ -1,0 +1,125 @@
+"""The errors of the package: each names the fact, the place and the mend, and survives pickling."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class BridgeError(Exception):
+    """Base of every error that a user can cause or mend.
+
+    Args:
+        fact: What is wrong, in one sentence.
+        place: Where: a path, a variable, a column.
+        mend: What to do about it.
+
+    The text is what the user reads; there is nothing in it that needs a traceback.
+    """
+
+    def __init__(self, fact: str, place: str, mend: str) -> None:
+        super().__init__(fact, place, mend)
+        self.fact = fact
+        self.place = place
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.fact}\n  where: {self.place}\n  mend:  {self.mend}"
+
+
+class SettingsError(BridgeError):
+    """A variable has a value that means nothing to the package."""
+
+
+class LocateError(BridgeError):
+    """No factor file is where the settings point."""
+
+
+class WorkspaceNotFoundError(LocateError):
+    """The path of the factor workspace does not exist."""
+
+
+class FactorFileNotFoundError(LocateError):
+    """The factor workspace exists, and holds no factor file."""
+
+
+class BaseSetError(BridgeError):
+    """The base set is unknown, or its file is missing or malformed."""
+
+
+class SeamError(BridgeError):
+    """RD-Agent has a shape that the package does not know."""
+
+
+class SetChangedError(BridgeError):
+    """A run would go on with another factor set or base set than it began with."""
+
+
+class HandOffError(BridgeError):
+    """The factors did not reach the model that RD-Agent trained."""
+
+
+class Reason(enum.Enum):
+    """Why a factor file can't be trained on."""
+
+    UNREADABLE = "the file can't be read"
+    NOT_PARQUET = "the file is not parquet"
+    DAMAGED = "the file is damaged or cut off"
+    NO_ROWS = "the file has no rows"
+    NO_COLUMNS = "the file has no factor columns"
+    NO_LEVEL = "an index level is missing"
+    LAYOUT = "the columns have a layout that is not known"
+    DUPLICATE_NAME = "a column name stands there twice"
+    NOT_DATES = "the datetime level holds no dates"
+    TIME_ZONE = "the datetime level carries a time zone"
+    TIME_OF_DAY = "the datetime level has times of day that the market's calendar does not have"
+    NOT_TEXT = "the instrument level holds no text"
+    NULL_INDEX = "rows have no date or no instrument"
+    DUPLICATE_ROW = "(datetime, instrument) rows stand there more than once"
+    NOT_NUMERIC = "a column is not numeric"
+    ALL_NAN = "a column is all NaN"
+    INFINITE = "a column has infinite values"
+    NO_INSTRUMENT = "none of the file's instruments is in the market"
+    NO_TRAINING_DATE = "no date of the file is inside the training segment"
+    CHANGED = "the file was changed while it was read"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that is wrong with a factor file.
+
+    Attributes:
+        reason: The kind of failure.
+        column: The column or index level it is about, or None.
+        count: How many rows, columns or values it concerns, or None where it concerns the file.
+        examples: At most a few examples, as text.
+        mend: What to do about it.
+    """
+
+    reason: Reason
+    mend: str
+    column: str | None = None
+    count: int | None = None
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        about = "" if self.column is None else f" [{self.column}]"
+        count = "" if self.count is None else f", {self.count:,} in all"
+        examples = "" if not self.examples else f", such as {' and '.join(self.examples)}"
+        return f"{self.reason.value}{about}{count}{examples}; mend: {self.mend}"
+
+
+class FactorFileError(BridgeError):
+    """A factor file can't be trained on; `failures` lists every reason."""
+
+    def __init__(self, path: str, failures: tuple[Failure, ...]) -> None:
+        # The arguments of Exception are what pickling hands to __init__ again.
+        Exception.__init__(self, path, failures)
+        self.fact = "The factor file can't be used for training"
+        self.place = path
+        self.mend = failures[0].mend
+        self.path = path
+        self.failures = failures
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.fact}: {self.path}", *(f"  - {failure}" for failure in self.failures)])

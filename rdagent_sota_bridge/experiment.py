@@ -1,0 +1,112 @@
+"""The synthetic experiment that carries a factor set into RD-Agent's merge path."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.core.experiment import Experiment
+from rdagent.core.proposal import Hypothesis
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+from rdagent_sota_bridge.locate import RESULT_FILE
+
+ATTRIBUTE = "sota_factor_set"
+"""The attribute that tells a synthetic experiment from RD-Agent's own: a plain dict, so that a session loads
+after the package is uninstalled."""
+
+# What RD-Agent reads with `.loc[...]` from a result, and a few beside: IMPORTANT_METRICS of
+# `scenarios/qlib/developer/feedback.py` and QLIB_SELECTED_METRICS of `log/ui/app.py` (0.8.0, 1.0.0). A
+# missing name is a KeyError there.
+METRICS = (
+    "IC",
+    "ICIR",
+    "Rank IC",
+    "Rank ICIR",
+    "1day.excess_return_without_cost.annualized_return",
+    "1day.excess_return_without_cost.information_ratio",
+    "1day.excess_return_without_cost.max_drawdown",
+    "1day.excess_return_with_cost.annualized_return",
+    "1day.excess_return_with_cost.information_ratio",
+    "1day.excess_return_with_cost.max_drawdown",
+)
+
+
+def factor_metrics(folder: Path) -> dict[str, float]:
+    """Return the metrics that the factor run left beside its factor file, or {} where it left none."""
+    file = folder / RESULT_FILE
+    if not file.is_file():
+        return {}
+    metrics = {}
+    with file.open(newline="", encoding="utf-8") as rows:
+        for row in csv.reader(rows):
+            if len(row) == 2 and row[0]:
+                metrics[row[0]] = _number(row[1])
+    return metrics
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # unknown, as every metric that is not there
+
+
+def synthetic_experiment(record: dict[str, Any], base_digest: str, metrics: dict[str, float]) -> Any:
+    """Return a `QlibFactorExperiment` that stands for a set: a path, a digest and names, never the data.
+
+    Its one sub-task carries the digests of the set and of the base set into RD-Agent's cache key, which is
+    the text of the sub-tasks (`components/runner/__init__.py`, 0.8.0 and 1.0.0).
+
+    Args:
+        record: The plain record of the set: path, digest, columns.
+        base_digest: The digest of the base set.
+        metrics: The factor run's own metrics; what is missing becomes NaN.
+    """
+    task = FactorTask(
+        factor_name="SOTA factor set",
+        factor_description=f"{len(record['columns'])} factors that a factor run accepted",
+        factor_formulation=f"factor set {record['digest']}, base set sha256:{base_digest}",
+        variables={},
+    )
+    text = f"The {len(record['columns'])} factors of {record['path']} ({record['digest']}) were accepted."
+    experiment = _bare_experiment([task], Hypothesis(text, text, text, text, text, text))
+    experiment.result = pd.Series({**dict.fromkeys(METRICS, math.nan), **metrics}, name="0")
+    setattr(experiment, ATTRIBUTE, record)
+    return experiment
+
+
+def base_experiment() -> Any:
+    """Return the empty factor experiment that RD-Agent's factor loop puts first.
+
+    The merge in `QlibModelRunner.develop` needs more than one factor experiment (0.8.0, 1.0.0).
+    """
+    experiment = _bare_experiment([], None)
+    experiment.result = pd.Series(dict.fromkeys(METRICS, math.nan), name="0")
+    setattr(experiment, ATTRIBUTE, {})
+    return experiment
+
+
+def is_ours(experiment: Any) -> bool:
+    """Return True for the two experiments of this module."""
+    return ATTRIBUTE in vars(experiment)
+
+
+def is_factor_experiment(experiment: Any) -> bool:
+    """Return True for a factor experiment. (RD-Agent's `FactorExperiment` is an alias for models too.)"""
+    return isinstance(experiment, QlibFactorExperiment)
+
+
+def _bare_experiment(tasks: list[FactorTask], hypothesis: Hypothesis | None) -> Any:
+    # `QlibFactorExperiment.__init__` makes a workspace folder with templates in it on disk; the base class
+    # makes none. Its default for `based_experiments` is one list for all instances, so a new one is passed.
+    experiment = QlibFactorExperiment.__new__(QlibFactorExperiment)
+    Experiment.__init__(experiment, tasks, based_experiments=[], hypothesis=hypothesis)
+    experiment.stdout = ""
+    experiment.base_features = {}
+    experiment.base_feature_codes = {}
+    return experiment

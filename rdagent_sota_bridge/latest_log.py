@@ -1,0 +1,149 @@
+"""`log/latest.log`: what RD-Agent logs, as plain text (RD-Agent writes only pickles)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from rdagent_sota_bridge.errors import SeamError
+
+LOG_FILE = "latest.log"
+
+# Tells the processes of a run, which go on in its file, from the next run, which starts it anew.
+_VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_BUFFER_LIMIT = 10_000
+
+
+class _Text:
+    """The text log of this process: lines wait in a buffer until the run has a folder."""
+
+    def __init__(self) -> None:
+        self.waiting: list[str] = []
+        self.file: Path | None = None
+        self.broken = False
+        self.fed = False
+        self.inside_line = False
+
+    def start(self, run_folder: Path) -> None:
+        """Begin to write beside `run_folder`: anew for a run, further on in the processes of that run."""
+        if self.file is not None or self.broken:
+            return
+        file = run_folder.absolute().parent / LOG_FILE
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if os.environ.get(_VARIABLE) != str(file):
+                if file.is_symlink():
+                    file.unlink()  # what it points to is not ours
+                file.write_bytes(b"")
+                os.environ[_VARIABLE] = str(file)
+        except OSError as error:
+            self._give_up(file, error)
+            return
+        self.file = file
+        waiting, self.waiting = self.waiting, []
+        self._append("".join(waiting))
+
+    def add(self, text: str, *, whole_line: bool) -> None:
+        """Write text without its colour codes; whole lines begin on a line of their own."""
+        text = _COLOURS.sub("", text)
+        if whole_line:
+            text = ("\n" if self.inside_line else "") + text + "\n"
+        if not text:
+            return
+        self.inside_line = not text.endswith("\n")
+        if self.file is not None:
+            self._append(text)
+        elif not self.broken and len(self.waiting) < _BUFFER_LIMIT:
+            self.waiting.append(text)
+
+    def _append(self, text: str) -> None:
+        assert self.file is not None  # noqa: S101 - the callers have looked
+        try:
+            # One write in append mode: lines of a run's processes don't mix. No handle lives on over a fork.
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, text.encode("utf-8", "replace"))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._give_up(self.file, error)
+
+    def _give_up(self, file: Path, error: OSError) -> None:
+        # The text log is a courtesy: a full disk or a read-only folder must not end a run of hours for it.
+        self.broken, self.file, self.waiting = True, None, []
+        sys.stderr.write(
+            f"rdagent-sota-bridge: {file} can't be written ({error.strerror}); the run goes on\n"
+        )
+
+
+_text = _Text()
+
+
+def write_line(level: str, message: str, run_folder: Path | None = None) -> None:
+    """Write a line of the package's own to the text log alone, not to the console.
+
+    Args:
+        level: Such as ERROR.
+        message: The text; may have several lines.
+        run_folder: The run's log folder, where the run has not started to write into it yet.
+    """
+    if not _text.fed:
+        return  # the runner class alone is in use: there is no text log
+    if run_folder is not None:
+        _text.start(run_folder)
+    _text.add(_line(level, message, sys._getframe(1)), whole_line=True)
+
+
+def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return what to replace in `rdagent/log/logger.py` (0.8.0, 1.0.0).
+
+    `_log` and `log_object`, rather than a sink of loguru's: RD-Agent removes all sinks when its logger is
+    built, and 0.8.0 does so again at every streamed message. The wrapper of `_log` is one more frame between
+    a message and its caller, so `get_caller_info` has to look further up: by that frame and by its own.
+    """
+    logger_class = getattr(module, "RDAgentLog", None)
+    original_info = getattr(module, "get_caller_info", None)
+    original_log = getattr(logger_class, "_log", None)
+    original_object = getattr(logger_class, "log_object", None)
+    if original_info is None or original_log is None or original_object is None:
+        raise SeamError(
+            "RD-Agent's logger has a form that is not known; there will be no log/latest.log",
+            "rdagent.log.logger: RDAgentLog._log, RDAgentLog.log_object, get_caller_info",
+            "use a release of RD-Agent that README lists, or tell us about this one",
+        )
+
+    @functools.wraps(original_log)
+    def _log(self: Any, level: str, msg: Any, *, tag: str = "", raw: bool = False) -> Any:
+        text = str(msg)
+        _text.add(text if raw else _line(level, text, sys._getframe(2)), whole_line=not raw)
+        return original_log(self, level, msg, tag=tag, raw=raw)
+
+    @functools.wraps(original_object)
+    def log_object(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # The first object that a run stores: now it is a run, and its folder is the one it will stay with.
+        _text.start(Path(self.storage.path))
+        return original_object(self, *args, **kwargs)
+
+    @functools.wraps(original_info)
+    def get_caller_info(level: int = 2) -> Any:
+        return original_info(level=level + 2)
+
+    _text.fed = True
+    return [
+        (logger_class, "_log", _log),
+        (logger_class, "log_object", log_object),
+        (module, "get_caller_info", get_caller_info),
+    ]
+
+
+def _line(level: str, message: str, frame: FrameType) -> str:
+    """Return a line in loguru's format, which RD-Agent's users know from the console."""
+    caller = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}:{frame.f_lineno}"
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S.%f}"[:-3] + f" | {level.upper():<8} | {caller} - {message}"

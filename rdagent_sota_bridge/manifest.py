@@ -1,0 +1,162 @@
+"""The provenance record beside each model run, and the lines that let Qlib's environment contribute to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rdagent_sota_bridge.errors import HandOffError
+
+MANIFEST_FILE = "sota_manifest.json"
+LOADED_FILE = "sota_loaded.json"
+MANIFEST_VERSION = 1
+
+_MARK = "# rdagent-sota-bridge: what Qlib loaded"
+
+# Runs in Qlib's environment, which may be Python 3.8 or a container, at the end of RD-Agent's own
+# `read_exp_res.py`: there `latest_recorder` is the run that was just back-tested. RD-Agent has written its
+# results by then, so a failure here costs it nothing.
+_PROBE = f'''
+
+{_MARK}
+def _sota_loaded(recorder):
+    import importlib, json, os, platform
+
+    import numpy as np
+
+    dataset = recorder.load_object("dataset")
+    norm = [p for p in dataset.handler.infer_processors if hasattr(p, "mean_train") and hasattr(p, "cols")][0]
+    columns = [str(column[-1]) for column in norm.cols]
+    empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
+    width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
+    versions = {{"python": platform.python_version()}}
+    for name in ("qlib", "pandas", "pyarrow", "numpy", "torch"):
+        try:
+            versions[name] = str(importlib.import_module(name).__version__)
+        except ImportError:
+            pass
+    loaded = {{
+        "recorder": recorder.info["id"],
+        "columns": columns,
+        "columns_without_training_values": empty,
+        "num_features": int(width[0]) if width else None,
+        "versions": versions,
+    }}
+    with open("{LOADED_FILE}.tmp", "w", encoding="utf-8") as file:
+        json.dump(loaded, file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace("{LOADED_FILE}.tmp", "{LOADED_FILE}")
+
+
+_sota_loaded(latest_recorder)
+'''
+
+
+def with_probe(script: str) -> str:
+    """Return RD-Agent's `read_exp_res.py` with the lines at its end that write `LOADED_FILE`; once."""
+    return script if _MARK in script else script.rstrip("\n") + "\n" + _PROBE
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What Qlib loaded and trained on, from the artifacts of its own run.
+
+    Attributes:
+        columns: The features' names as the network got them, in order.
+        columns_without_training_values: Those without a single value in the training segment.
+        num_features: The input width that Qlib recorded for the model, or None if it recorded none.
+        versions: Versions in Qlib's environment.
+    """
+
+    columns: tuple[str, ...]
+    columns_without_training_values: tuple[str, ...]
+    num_features: int | None
+    versions: dict[str, str]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as the manifest shows it."""
+        return {
+            "columns": list(self.columns),
+            "columns_without_training_values": list(self.columns_without_training_values),
+            "num_features": self.num_features,
+        }
+
+
+def read_loaded(workspace: Path) -> Loaded | None:
+    """Return what the probe wrote into a model workspace, or None if it wrote nothing."""
+    file = workspace / LOADED_FILE
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Loaded(
+        tuple(content["columns"]),
+        tuple(content["columns_without_training_values"]),
+        content["num_features"],
+        content["versions"],
+    )
+
+
+def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], workspace: Path) -> None:
+    """Check that Qlib loaded exactly the base and mined columns, and that the network is that wide.
+
+    One mined column without values in the training segment may be so in the file; if all are, they got lost.
+
+    Raises:
+        HandOffError: if not; then the result in the workspace is not what the run would claim.
+    """
+    expected = sorted({*base, *mined})
+    problems = []
+    if sorted(loaded.columns) != expected:
+        missing = sorted(set(expected) - set(loaded.columns))
+        extra = sorted(set(loaded.columns) - set(expected))
+        problems.append(
+            f"Qlib loaded {len(loaded.columns)} columns; missing: {missing}, not asked for: {extra}"
+        )
+    if loaded.num_features not in (None, len(loaded.columns)):
+        problems.append(f"the network is {loaded.num_features} wide for {len(loaded.columns)} columns")
+    if set(mined) <= set(loaded.columns_without_training_values):
+        problems.append(f"no value of the {len(mined)} mined columns reached the training segment")
+    if problems:
+        raise HandOffError(
+            "The model was not trained on the factors: " + "; ".join(problems),
+            str(workspace),
+            "keep this folder and report it; the run stops, for its result is not what it would claim",
+        )
+
+
+def versions(
+    names: tuple[str, ...] = ("rdagent-sota-bridge", "rdagent", "pandas", "pyarrow"),
+) -> dict[str, str]:
+    """Return the versions of Python and of those distributions that are installed here."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:
+    """Write the manifest of a model run into its workspace, whole or not at all, and return its path."""
+    target = workspace / MANIFEST_FILE
+    text = json.dumps({"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2)
+    descriptor, temporary = tempfile.mkstemp(dir=workspace, prefix=f".{MANIFEST_FILE}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,38 @@
+"""Both spellings of RD-Agent's options: `--loop_n`, as its own documents write it, and `--loop-n`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from rdagent_sota_bridge.errors import SeamError
+
+
+def with_dashes(token: str) -> str:
+    """Return an option's name as typer declares it."""
+    return token.replace("_", "-")
+
+
+def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return what to replace in `rdagent/app/cli.py` (0.8.0, 1.0.0): its `fin_*` commands' context settings.
+
+    Typer turns the parameter `loop_n` into `--loop-n` and refuses `--loop_n`. Of the commands, not of the
+    group: there the command's own name, `fin_model`, would be changed as well.
+    """
+    commands = [
+        info for info in getattr(getattr(cli, "app", None), "registered_commands", []) if _is_fin(info)
+    ]
+    if not commands:
+        raise SeamError(
+            "The command line has no fin_* commands to teach the underscore spelling",
+            "rdagent.app.cli: app.registered_commands",
+            "write the options with dashes (--loop-n)",
+        )
+    return [
+        (info, "context_settings", {"token_normalize_func": with_dashes, **(info.context_settings or {})})
+        for info in commands
+    ]
+
+
+def _is_fin(info: Any) -> bool:
+    return str(info.name or info.callback.__name__).startswith("fin_")

@@ -1,0 +1,208 @@
+"""Every place where RD-Agent is changed, in one table, with `apply`, `revert` and `status`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from rdagent_sota_bridge import _startup
+from rdagent_sota_bridge.errors import BridgeError, SeamError, SettingsError
+from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One place where RD-Agent is changed.
+
+    Attributes:
+        name: Short name.
+        module: The module of RD-Agent, as imported.
+        patches: `module:function` of ours that takes that module and returns (owner, attribute, replacement)
+            triples, or raises SeamError where RD-Agent has another shape.
+        purpose: What it is for.
+        checked: The releases of RD-Agent that the end-to-end tests run it on.
+        essential: True where a run that asked for the factors can't be without it.
+    """
+
+    name: str
+    module: str
+    patches: str
+    purpose: str
+    checked: tuple[str, ...] = ("0.8.0", "1.0.0")
+    essential: bool = False
+
+
+SEAMS = (
+    Seam(
+        "options",
+        "rdagent.app.cli",
+        "rdagent_sota_bridge.options:patches",
+        "fin_* commands accept --loop_n and --loop-n alike",
+    ),
+    Seam(
+        "text log",
+        "rdagent.log.logger",
+        "rdagent_sota_bridge.latest_log:patches",
+        "log/latest.log as plain text",
+    ),
+    Seam(
+        "loop",
+        "rdagent.utils.workflow.loop",
+        "rdagent_sota_bridge.resume:patches",
+        "LoopBase.load and LoopBase.__init__: a session is checked before RD-Agent touches it",
+    ),
+    Seam(
+        "workspace",
+        "rdagent.scenarios.qlib.experiment.workspace",
+        "rdagent_sota_bridge.handoff:workspace_patches",
+        "QlibFBWorkspace.execute: YAML and num_features say what Qlib loads; a lost qrun is repeated",
+    ),
+    Seam(
+        "merge",
+        "rdagent.scenarios.qlib.developer.model_runner",
+        "rdagent_sota_bridge.handoff:merge_patches",
+        "process_factor_data, where develop looks it up: the set, in place of running factor code again",
+        essential=True,
+    ),
+    Seam(
+        "runner",
+        "rdagent.scenarios.qlib.developer.model_runner",
+        "rdagent_sota_bridge.handoff:runner_patches",
+        "QlibModelRunner: the set is checked when it is built, and handed over in develop",
+        essential=True,
+    ),
+)
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, eq=False)
+class _Replaced:
+    owner: Any
+    attribute: str
+    original: Any
+    replacement: Any
+
+
+@dataclass
+class _State:
+    applied: dict[str, list[_Replaced]] = field(default_factory=dict)
+    misfits: dict[str, SeamError] = field(default_factory=dict)
+
+
+_state = _State()
+
+
+@dataclass(frozen=True)
+class SeamStatus:
+    """How a seam stands in this process: `waiting` for its module, `applied`, or `misfit` with the reason."""
+
+    seam: Seam
+    state: str
+    reason: str = ""
+
+
+def apply() -> None:
+    """Apply every seam: now where its module is imported already, else when it is imported. Idempotent.
+
+    Raises:
+        SeamError: if an imported module has a shape that is not known.
+    """
+    _startup.register()
+    for seam in SEAMS:
+        module = sys.modules.get(seam.module)
+        if module is not None:
+            _apply_seam(seam, module)
+
+
+def apply_module(module: ModuleType) -> None:
+    """Apply the seams of a module that was just imported; the import hook calls this.
+
+    Nobody called for the package by name here, so a shape that is not known is said once, on stderr, and the
+    module is left alone; but a run that asked for the factors is stopped (or warned, by `SOTA_ON_ERROR`).
+    """
+    _check_own_switch()
+    for seam in SEAMS:
+        if seam.module != module.__name__:
+            continue
+        try:
+            _apply_seam(seam, module)
+        except SeamError as error:
+            if seam.essential:
+                handoff = importlib.import_module("rdagent_sota_bridge.handoff")
+                handoff.refuse(error)
+            else:
+                sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
+
+
+def revert() -> None:
+    """Put back, by identity, everything that was replaced, and stop waiting for modules. Idempotent.
+
+    What somebody else has replaced after us is left as it is.
+    """
+    _startup.unregister()
+    for seam in reversed(SEAMS):
+        for replaced in reversed(_state.applied.pop(seam.name, [])):
+            if vars(replaced.owner).get(replaced.attribute) is not replaced.replacement:
+                continue
+            if replaced.original is _ABSENT:
+                delattr(replaced.owner, replaced.attribute)
+            else:
+                setattr(replaced.owner, replaced.attribute, replaced.original)
+    _state.misfits.clear()
+
+
+def status() -> tuple[SeamStatus, ...]:
+    """Return how every seam stands in this process, in the order of the table."""
+    return tuple(_status(seam) for seam in SEAMS)
+
+
+def apply_seam(name: str) -> None:
+    """Import one seam's module and apply that seam alone; for the runner class that works without the hook.
+
+    Raises:
+        SeamError: if the module has a shape that is not known.
+    """
+    seam = next(seam for seam in SEAMS if seam.name == name)
+    _apply_seam(seam, importlib.import_module(seam.module))
+
+
+def _status(seam: Seam) -> SeamStatus:
+    if seam.name in _state.misfits:
+        return SeamStatus(seam, "misfit", _state.misfits[seam.name].fact)
+    return SeamStatus(seam, "applied" if seam.name in _state.applied else "waiting")
+
+
+def _apply_seam(seam: Seam, module: ModuleType) -> None:
+    if seam.name in _state.applied:
+        return
+    module_name, function_name = seam.patches.split(":")
+    function = getattr(importlib.import_module(module_name), function_name)
+    try:
+        patches = function(module)
+    except SeamError as error:
+        _state.misfits[seam.name] = error
+        raise
+    _state.misfits.pop(seam.name, None)
+    replaced = []
+    for owner, attribute, replacement in patches:
+        # The raw attribute, not getattr's: a classmethod has to come back as the same object.
+        replaced.append(_Replaced(owner, attribute, vars(owner).get(attribute, _ABSENT), replacement))
+        setattr(owner, attribute, replacement)
+    _state.applied[seam.name] = replaced
+
+
+def _check_own_switch() -> None:
+    """Refuse a value of RDAGENT_SOTA_BRIDGE that means nothing. Here: a .pth must not fail."""
+    value = os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip()
+    if value and value.lower() not in TRUE_WORDS + FALSE_WORDS:
+        error: BridgeError = SettingsError(
+            f"RDAGENT_SOTA_BRIDGE has an unknown value: {value!r}",
+            "environment variable or .env entry RDAGENT_SOTA_BRIDGE",
+            f"use one of {', '.join(FALSE_WORDS)} to turn the package off, or leave it out",
+        )
+        raise SystemExit(str(error))

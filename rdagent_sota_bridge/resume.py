@@ -1,0 +1,113 @@
+"""A resumed run is checked before RD-Agent's `load` deletes anything, a new one once it is built."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rdagent_sota_bridge import handoff
+from rdagent_sota_bridge.errors import BridgeError, HandOffError, SeamError
+
+MODEL_LOOPS = ("ModelRDLoop", "QuantRDLoop")
+"""The loops that train models: `fin_model`, `fin_quant` (RD-Agent's `app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
+
+
+def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return what to replace in `rdagent/utils/workflow/loop.py` (0.8.0, 1.0.0).
+
+    `load` unpickles a session, deletes the session files after it and cuts the log, so the check has to come
+    before. `__init__` runs last in a loop's own constructor, when its runner is there.
+    """
+    loop_class = getattr(module, "LoopBase", None)
+    if loop_class is None or not isinstance(vars(loop_class).get("load"), classmethod):
+        raise SeamError(
+            "RD-Agent's loop has a form that is not known; a resumed run is checked in its first loop only",
+            "rdagent.utils.workflow.loop: LoopBase.load",
+            "use a release of RD-Agent that README lists, or tell us about this one",
+        )
+    original_load = vars(loop_class)["load"].__func__
+    original_init = loop_class.__init__
+
+    @functools.wraps(original_load)
+    def load(cls: type, path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        if not trains_models(cls):
+            return original_load(cls, path, *args, **kwargs)
+        plan = _check_session(module, Path(path))
+        session = original_load(cls, path, *args, **kwargs)
+        handoff.adopt(_runner(session), plan)
+        return session
+
+    @functools.wraps(original_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces one
+        original_init(self, *args, **kwargs)
+        if trains_models(type(self)):
+            _check_new_loop(self)
+
+    return [(loop_class, "load", classmethod(load)), (loop_class, "__init__", __init__)]
+
+
+def trains_models(loop_class: type) -> bool:
+    """Return True for the loops of `fin_model` and `fin_quant`, and their subclasses."""
+    return any(base.__name__ in MODEL_LOOPS for base in loop_class.__mro__)
+
+
+def session_file(path: Path) -> Path | None:
+    """Return the file that RD-Agent's `load` would read (its own rule, 0.8.0 and 1.0.0), or None."""
+    if not path.is_dir():
+        return path if path.is_file() else None
+    folder = path if path.name == "__session__" else path / "__session__"
+    files = sorted(
+        folder.glob("*/*_*"), key=lambda file: (int(file.parent.name), int(file.name.split("_")[0]))
+    )
+    return files[-1] if files else None
+
+
+def _check_session(module: ModuleType, path: Path) -> handoff.Plan | None:
+    """Check the settings and the set against what the session began with; stop the run if they don't fit."""
+    plan = handoff.checked_plan(_run_folder(path))
+    file = session_file(path)
+    if plan is None or plan.record is None or file is None:
+        return plan
+    # The same loader as RD-Agent's: a signature that it refuses is refused here, with its own error.
+    with file.open("rb") as content:
+        session = getattr(module, "secure_pickle_load", pickle.load)(content)
+    try:
+        if not trains_models(type(session)):
+            raise HandOffError(
+                f"The session is one of {type(session).__name__}, not of a loop that trains models",
+                str(file),
+                "resume a log folder of fin_model, or switch LOAD_SOTA_FROM_WORKSPACE off",
+            )
+        handoff.check_same_set(handoff.record_of(_runner(session)), plan.record)
+    except BridgeError as error:
+        handoff.stop_before_loop(error, _run_folder(path))
+    return plan
+
+
+def _check_new_loop(loop: Any) -> None:
+    """Stop a run that asked for the factors and has a runner that can't hand them over."""
+    runner = _runner(loop)
+    if not handoff.was_asked(runner) and handoff.switched_on():
+        kind = type(runner)
+        handoff.refuse(
+            HandOffError(
+                "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
+                f"{kind.__module__}.{kind.__qualname__}, which is no QlibModelRunner",
+                "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or derive the class from QlibModelRunner",
+            )
+        )
+
+
+def _runner(loop: Any) -> Any:
+    # fin_quant has a factor runner and a model runner, fin_model only `runner`.
+    return getattr(loop, "model_runner", None) or getattr(loop, "runner", None)
+
+
+def _run_folder(path: Path) -> Path | None:
+    """Return the log folder that a session path belongs to: itself, its __session__, or a file two below."""
+    if path.name == "__session__":
+        return path.parent
+    return path if path.is_dir() else next((p.parent for p in path.parents if p.name == "__session__"), None)

@@ -1,0 +1,36 @@
+"""The model runner for people who want no import hook.
+
+`QLIB_MODEL_RUNNER=rdagent_sota_bridge.runner.SotaModelRunner` names it to RD-Agent. It does the check and the
+hand-off alone. What needs other seams of RD-Agent is missing: underscore options, the text log, the check
+before a resume. A session that it wrote names this class: it does not load after the package is uninstalled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
+
+from rdagent_sota_bridge import handoff, patch
+from rdagent_sota_bridge.errors import SeamError
+
+
+class SotaModelRunner(QlibModelRunner):  # type: ignore[misc]
+    """RD-Agent's model runner with the factor set handed over."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Build RD-Agent's runner, and check the set that the environment names."""
+        super().__init__(*args, **kwargs)
+        handoff.build_without_hook(self)
+
+    def develop(self, exp: Any) -> Any:
+        """Train and back-test one model on the factor set and the base set."""
+        return handoff.hand_over_without_hook(super().develop, self, exp)
+
+
+# At import, so that a process that unpickles a session has them too; idle outside of a hand-off.
+for _name in ("workspace", "merge"):
+    try:
+        patch.apply_seam(_name)
+    except SeamError as _error:
+        handoff.refuse(_error)

@@ -1,0 +1,50 @@
+"""Fixtures for all tests: a clean environment, and real runs of RD-Agent in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+VARIABLES = (
+    "LOAD_SOTA_FROM_WORKSPACE",
+    "SOTA_WORKSPACE_PATH",
+    "USE_ALPHA_FACTORS",
+    "ALPHA_FACTORS",
+    "SOTA_ON_ERROR",
+    "RDAGENT_SOTA_BRIDGE",
+    "QLIB_MODEL_RUNNER",
+    "_RDAGENT_SOTA_LATEST_LOG",
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the package's variables out of the environment of every test."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+_folder = tempfile.TemporaryDirectory(prefix="rdagent-sota-tests-")
+_before = Path.cwd()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Go to a temporary folder, before any test module imports RD-Agent: it works where it was imported."""
+    if session.config.getoption("dist", "no") != "no" and not hasattr(session.config, "workerinput"):
+        return  # xdist's controller runs no test, and its workers start where it is
+    os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(Path(_folder.name) / "artifact_signing.key")
+    os.chdir(_folder.name)
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind."""
+    os.chdir(_before)
+    _folder.cleanup()

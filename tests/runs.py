@@ -1,0 +1,111 @@
+"""Real runs of RD-Agent's command line for the end-to-end tests, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rdagent_sota_bridge.demo import sandbox
+from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Request, Script, ScriptedLLM
+from rdagent_sota_bridge.demo.market import Market, write_market
+
+WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
+MLP = Script(models=(SMALL_MLP,))
+GRU = Script(models=(SMALL_GRU,))
+
+
+def oldest_python() -> Path:
+    """Return the Python of the environment with the oldest RD-Agent, which `make test` sets up."""
+    place = os.environ.get("OLDEST_RDAGENT_ENVIRONMENT", str(Path(sys.prefix) / "rdagent-0.8.0"))
+    python = Path(place) / "bin" / "python"
+    assert python.is_file(), f"{python} is not there: run the tests with `make test`"
+    return python
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained model: its workspace, Qlib's metrics, the input width that Qlib recorded, the manifest."""
+
+    workspace: Path
+    metrics: pd.Series
+    width: int
+    manifest: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished command."""
+
+    status: int
+    output: str
+    requests: list[Request]
+    text_log: str
+    log_folder: Path | None
+    trained: list[Model]
+    manifests: list[dict[str, Any]]
+
+
+def box_with_market(folder: Path, python: Path | str = sys.executable) -> tuple[sandbox.Sandbox, Market]:
+    """Return a sandbox for `rdagent`, with the demo's market in its home folder."""
+    box = sandbox.create(folder, python=python)
+    return box, write_market(box.provider)
+
+
+def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variables: str) -> Run:
+    """Run `rdagent` in a sandbox, and return what came of it; nothing of earlier runs there is included."""
+    workspaces = set(box.project.glob(f"{WORKSPACES}/*"))
+    logs = set(box.project.glob("log/*"))
+    with ScriptedLLM(script) as llm:
+        process = subprocess.run(
+            [str(box.python.parent / "rdagent"), *options],
+            cwd=box.project,
+            env=box.environment(llm.url, **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=900,
+        )
+    assert not llm.unknown, [request.user[:200] for request in llm.unknown]
+    new = sorted(
+        set(box.project.glob(f"{WORKSPACES}/*")) - workspaces, key=lambda folder: folder.stat().st_mtime
+    )
+    folders = [folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir()]
+    latest = box.project / "log" / "latest.log"
+    return Run(
+        status=process.returncode,
+        output=process.stdout,
+        requests=llm.requests,
+        text_log=latest.read_text(encoding="utf-8") if latest.is_file() else "",
+        log_folder=folders[0] if folders else None,
+        trained=[_model(folder) for folder in new if (folder / "qlib_res.csv").is_file()],
+        manifests=[
+            _json(folder / "sota_manifest.json")
+            for folder in new
+            if (folder / "sota_manifest.json").is_file()
+        ],
+    )
+
+
+def _model(workspace: Path) -> Model:
+    (width,) = workspace.glob("mlruns/*/*/params/model.kwargs.pt_model_kwargs.num_features")
+    manifest = workspace / "sota_manifest.json"
+    return Model(
+        workspace,
+        pd.read_csv(workspace / "qlib_res.csv", index_col=0).iloc[:, 0],
+        int(width.read_text()),
+        _json(manifest) if manifest.is_file() else None,
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,119 @@
+"""Real objects of RD-Agent for the tests at the seams: a runner, an experiment, a market."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge.demo.market import Market, gap_factor, write_market
+from rdagent_sota_bridge.locate import FACTOR_FILE
+
+
+def put_market(home: Path) -> Market:
+    """Write the demo's market where RD-Agent's YAML looks for it below `home`."""
+    return write_market(home / ".qlib" / "qlib_data" / "cn_data")
+
+
+def factor_frame(market: Market, **columns: float) -> pd.DataFrame:
+    """Return a flat frame with the gap factor and further columns of noise of that scale."""
+    frame = gap_factor(market)
+    random = np.random.default_rng(1)
+    for name, scale in columns.items():
+        frame[name] = scale * random.standard_normal(len(frame))
+    return frame
+
+
+def write_set(folder: Path, frame: pd.DataFrame, *, nested: bool = True) -> Path:
+    """Write a frame as RD-Agent writes a factor set, and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = frame.copy()
+    if nested:
+        frame.columns = pd.MultiIndex.from_product([["feature"], frame.columns])
+    frame.to_parquet(folder / FACTOR_FILE, engine="pyarrow")
+    return folder
+
+
+def switch_on(monkeypatch: pytest.MonkeyPatch, workspace: Path | str, **variables: str) -> None:
+    """Set the variables of a run with the factors."""
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(workspace))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def build_runner() -> Any:
+    """Build RD-Agent's model runner, as a loop does."""
+    from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
+
+    return QlibModelRunner(None)
+
+
+def model_experiment(name: str = "SmallMLP", base_features: dict[str, str] | None = None) -> Any:
+    """Return a model experiment whose coder has left no code.
+
+    RD-Agent's `develop` merges and writes the factors for it, then raises ModelEmptyError before it starts
+    Qlib: the hand-off can be looked at in a moment.
+    """
+    from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
+    from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
+
+    task = ModelTask(
+        name=name,
+        description="d",
+        architecture="a",
+        hyperparameters={},
+        training_hyperparameters={},
+        formulation="f",
+        variables={},
+        model_type="Tabular",
+    )
+    experiment = QlibModelExperiment([task])
+    experiment.based_experiments = []
+    experiment.sub_workspace_list[0] = ModelFBWorkspace(target_task=task)
+    if hasattr(experiment, "base_features"):
+        from rdagent.utils.qlib import ALPHA20
+
+        experiment.base_features = ALPHA20 if base_features is None else base_features
+    return experiment
+
+
+def develop_up_to_qlib(runner: Any, experiment: Any) -> Any:
+    """Run `develop` up to the point where Qlib would be started, and return the experiment."""
+    from rdagent.core.exception import ModelEmptyError
+
+    with pytest.raises(ModelEmptyError, match=r"model\.py is empty"):
+        runner.develop(experiment)
+    return experiment
+
+
+def cache_key(experiment: Any) -> str:
+    """Return RD-Agent's own cache key of an experiment."""
+    from rdagent.components.runner import CachedRunner
+
+    return str(CachedRunner.get_cache_key(None, experiment))
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what RD-Agent's logger says, through loguru."""
+    from loguru import logger
+
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), format="{level}: {message}")
+    try:
+        yield lines
+    finally:
+        logger.remove(sink)
+
+
+def copy_set(source: Path, target: Path) -> Path:
+    """Copy a factor workspace and return the copy."""
+    shutil.copytree(source, target)
+    return target

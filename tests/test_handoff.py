@@ -1,0 +1,681 @@
+"""The check and the hand-off at the seams of the real model runner, without starting Qlib."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rdagent_sota_bridge import alpha, handoff, patch
+from rdagent_sota_bridge.demo.market import Market
+from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
+from rdagent_sota_bridge.locate import FACTOR_FILE
+from tests import seams
+
+
+@dataclass(frozen=True)
+class Place:
+    """A market in HOME and a good factor set."""
+
+    market: Market
+    workspace: Path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Market]:
+    """Return a home folder with the demo's market, shared by the tests of this module, which only read it."""
+    folder = tmp_path_factory.mktemp("home")
+    return folder, seams.put_market(folder)
+
+
+@pytest.fixture
+def place(home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Point HOME at the market, and write a good factor set."""
+    folder, market = home
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)))
+
+
+# --- bad input ---
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One kind of bad input: how it is made, and what the message has to name."""
+
+    name: str
+    make: Callable[[Place], Path | str | None]
+    expected: tuple[str, ...]
+    reason: Reason | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    line: str = "Failed to load SOTA factors from workspace: "
+
+
+def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Place], Path]:
+    """Return a maker of a set whose (flat) frame was changed."""
+
+    def make(place: Place) -> Path:
+        frame = change(seams.factor_frame(place.market, noise=1.0))
+        return seams.write_set(place.workspace.parent / "bad", frame, nested=False)
+
+    return make
+
+
+def with_level(level: str, values: Callable[[pd.Index], object]) -> Callable[[Place], Path]:
+    """Return a maker of a set with one index level replaced."""
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        index = frame.index.to_frame(index=False)
+        index[level] = values(pd.Index(index[level]))
+        frame.index = pd.MultiIndex.from_frame(index)
+        return frame
+
+    return changed(change)
+
+
+def raw_bytes(content: Callable[[bytes], bytes]) -> Callable[[Place], Path]:
+    """Return a maker of a set whose file's bytes were changed."""
+
+    def make(place: Place) -> Path:
+        folder = place.workspace.parent / "bad"
+        folder.mkdir()
+        (folder / FACTOR_FILE).write_bytes(content((place.workspace / FACTOR_FILE).read_bytes()))
+        return folder
+
+    return make
+
+
+def twice(place: Place) -> Path:
+    """Write a column name twice, which pandas refuses to write and other tools do not."""
+    flat = seams.write_set(place.workspace.parent / "flat", seams.factor_frame(place.market), nested=False)
+    table = pq.read_table(flat / FACTOR_FILE)
+    table = table.append_column("overnight_gap", table["overnight_gap"])
+    folder = place.workspace.parent / "bad"
+    folder.mkdir()
+    pq.write_table(table, folder / FACTOR_FILE)
+    return folder
+
+
+def with_value(value: float, rows: slice) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Return a change that sets rows of the column `noise`."""
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.iloc[rows, 1] = value
+        return frame
+
+    return change
+
+
+def empty_folder(place: Place) -> Path:
+    """Make a folder without a factor file."""
+    folder = place.workspace.parent / "empty"
+    folder.mkdir()
+    return folder
+
+
+def folder_of_that_name(place: Place) -> Path:
+    """Make a folder where the factor file should be."""
+    folder = empty_folder(place)
+    (folder / FACTOR_FILE).mkdir()
+    return folder
+
+
+def good(place: Place) -> Path:
+    """Return the good set: something else is bad."""
+    return place.workspace
+
+
+def base_file(name: str, text: str) -> Callable[[Place], Path]:
+    """Return a maker of a file in the current folder, beside a good set."""
+
+    def make(place: Place) -> Path:
+        Path(name).write_text(text, encoding="utf-8")
+        return place.workspace
+
+    return make
+
+
+def all_days(codes: pd.Index) -> object:
+    """Write the instruments as other data vendors do."""
+    return [f"{code[2:]}.{code[:2]}" for code in codes]
+
+
+NOT_FOUND = "SOTA workspace path not found: nowhere"
+BAD = [
+    Bad("no path set", lambda place: None, ("SOTA_WORKSPACE_PATH (not set)",)),
+    Bad("path missing", lambda place: "nowhere", ("SOTA_WORKSPACE_PATH",), line=NOT_FOUND),
+    Bad("folder without the file", empty_folder, ("an empty folder",), line="SOTA factors file not found: "),
+    Bad("file is a folder", folder_of_that_name, ("can't be read",), Reason.UNREADABLE),
+    Bad(
+        "not parquet",
+        raw_bytes(lambda content: b"datetime,instrument,x\n"),
+        ("not parquet",),
+        Reason.NOT_PARQUET,
+    ),
+    Bad("empty file", raw_bytes(lambda content: b""), ("not parquet",), Reason.NOT_PARQUET),
+    Bad("truncated", raw_bytes(lambda content: content[: len(content) // 2]), ("cut off",), Reason.DAMAGED),
+    Bad("no rows", changed(lambda frame: frame.iloc[:0]), ("no rows",), Reason.NO_ROWS),
+    Bad("no columns", changed(lambda frame: frame[[]]), ("no factor columns",), Reason.NO_COLUMNS),
+    Bad(
+        "no datetime level",
+        changed(lambda frame: frame.rename_axis(["day", "instrument"])),
+        ("[datetime]",),
+        Reason.NO_LEVEL,
+    ),
+    Bad(
+        "no instrument level",
+        changed(lambda frame: frame.rename_axis(["datetime", "code"])),
+        ("[instrument]",),
+        Reason.NO_LEVEL,
+    ),
+    Bad("no index", changed(lambda frame: frame.reset_index()), ("set_index",), Reason.NO_LEVEL),
+    Bad(
+        "dates are text",
+        with_level("datetime", lambda days: days.strftime("%Y-%m-%d")),
+        ("to_datetime",),
+        Reason.NOT_DATES,
+    ),
+    Bad(
+        "dates with a zone",
+        with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai")),
+        ("Asia/Shanghai",),
+        Reason.TIME_ZONE,
+    ),
+    Bad(
+        "times of day",
+        with_level("datetime", lambda days: days + pd.Timedelta(hours=15)),
+        ("15:00:00",),
+        Reason.TIME_OF_DAY,
+    ),
+    Bad(
+        "instruments are numbers",
+        with_level("instrument", lambda codes: [int(code[2:]) for code in codes]),
+        ("SH600000",),
+        Reason.NOT_TEXT,
+    ),
+    Bad(
+        "rows twice",
+        changed(lambda frame: pd.concat([frame, frame.iloc[:3]])),
+        ("3 in all", "SH600001"),
+        Reason.DUPLICATE_ROW,
+    ),
+    Bad(
+        "a column of text",
+        changed(lambda frame: frame.assign(sector="bank")),
+        ("[sector]", "'bank'"),
+        Reason.NOT_NUMERIC,
+    ),
+    Bad("a column all NaN", changed(with_value(np.nan, slice(None))), ("[noise]",), Reason.ALL_NAN),
+    Bad(
+        "infinite values", changed(with_value(np.inf, slice(0, 5))), ("[noise]", "5 in all"), Reason.INFINITE
+    ),
+    Bad("a column twice", twice, ("[overnight_gap]",), Reason.DUPLICATE_NAME),
+    Bad(
+        "other column groups",
+        changed(lambda frame: pd.concat({"label": frame}, axis=1)),
+        ("label",),
+        Reason.LAYOUT,
+    ),
+    Bad(
+        "other market's codes",
+        with_level("instrument", all_days),
+        ("600000.SH", "SH600000", "SH600001"),
+        Reason.NO_INSTRUMENT,
+    ),
+    Bad(
+        "no training day",
+        changed(lambda frame: frame.loc["2016-01-01":]),
+        ("2008-01-01 to 2014-12-31",),
+        Reason.NO_TRAINING_DATE,
+    ),
+    Bad(
+        "unknown switch",
+        good,
+        ("LOAD_SOTA_FROM_WORKSPACE", "'ture'"),
+        None,
+        {"LOAD_SOTA_FROM_WORKSPACE": "ture"},
+    ),
+    Bad("unknown alpha switch", good, ("USE_ALPHA_FACTORS", "'maybe'"), None, {"USE_ALPHA_FACTORS": "maybe"}),
+    Bad(
+        "unknown base set",
+        good,
+        ("ALPHA_FACTORS", "alpha20, alpha22, alpha158"),
+        None,
+        {"ALPHA_FACTORS": "alpha21"},
+    ),
+    Bad("unknown error mode", good, ("SOTA_ON_ERROR", "'ignore'"), None, {"SOTA_ON_ERROR": "ignore"}),
+    Bad(
+        "base-set file missing", good, ("ALPHA_FACTORS", "No such file"), None, {"ALPHA_FACTORS": "mine.json"}
+    ),
+    Bad(
+        "base-set file malformed",
+        base_file("mine.yaml", "MA20: [1, 2"),
+        ("mine.yaml", "malformed"),
+        None,
+        {"ALPHA_FACTORS": "mine.yaml"},
+    ),
+    Bad(
+        "base-set expression malformed",
+        base_file("mine.json", '{"MA20": "Mean($close, 20"}'),
+        ("MA20",),
+        None,
+        {"ALPHA_FACTORS": "mine.json"},
+    ),
+]
+ids = [bad.name for bad in BAD]
+
+
+def stop_of(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> SystemExit:
+    """Build a runner on a bad input and return how it stopped."""
+    path = bad.make(place)
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    if path is not None:
+        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
+    for name, value in bad.variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        seams.build_runner()
+    return stop.value
+
+
+@pytest.mark.parametrize("bad", BAD, ids=ids)
+def test_bad_input_stops_the_run_when_the_runner_is_built(
+    bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every bad input ends the process with status 1 and one message that names fact, place and mend."""
+    stop = stop_of(bad, place, monkeypatch)
+    assert isinstance(stop.code, str), "a text as code is printed and makes status 1"
+    assert stop.code.startswith(bad.line)
+    for text in bad.expected:
+        assert text in stop.code
+    assert "mend:" in stop.code
+    error = stop.__cause__
+    assert isinstance(error, BridgeError)
+    if bad.reason is not None:
+        assert isinstance(error, FactorFileError)
+        assert bad.reason in {failure.reason for failure in error.failures}
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Read as a user who is not root: root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_unreadable_file_stops_the_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the user may not read is named, with the system's reason."""
+    seams.switch_on(monkeypatch, place.workspace)
+    seams.build_runner()  # whatever is imported late is imported now
+    folder = Path("/var/tmp") / f"rdagent-sota-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    try:
+        file = seams.write_set(folder, seams.factor_frame(place.market)) / FACTOR_FILE
+        file.chmod(0)
+        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(file))
+        with nobody(), pytest.raises(SystemExit) as stop:
+            seams.build_runner()
+    finally:
+        (folder / FACTOR_FILE).unlink()
+        folder.rmdir()
+    assert "Permission denied" in str(stop.value.code)
+    assert isinstance(stop.value.__cause__, FactorFileError)
+    assert stop.value.__cause__.failures[0].reason is Reason.UNREADABLE
+
+
+# A setting that means nothing is never guessed at, so it always stops.
+NOT_TYPOS = [bad for bad in BAD if not bad.name.startswith("unknown ") or "base" in bad.name]
+
+
+@pytest.mark.parametrize("bad", NOT_TYPOS, ids=lambda bad: bad.name)
+def test_on_error_baseline_warns_and_goes_on(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SOTA_ON_ERROR=baseline the plan's line is a warning, and develop is RD-Agent's own."""
+    path = bad.make(place)
+    if path is not None:
+        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
+    for name, value in {
+        "LOAD_SOTA_FROM_WORKSPACE": "on",
+        "SOTA_ON_ERROR": "baseline",
+        **bad.variables,
+    }.items():
+        monkeypatch.setenv(name, value)
+    with seams.logged() as lines:
+        runner = seams.build_runner()
+    assert any(line.startswith(f"WARNING: {bad.line}") for line in lines)
+    assert handoff.record_of(runner) is None
+    experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
+    assert experiment.based_experiments == []
+    assert not (experiment.experiment_workspace.workspace_path / FACTOR_FILE).exists()
+
+
+def test_qlib_data_that_is_not_there_is_one_warning(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Qlib's data the run goes on, and says once what it could not check."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    seams.switch_on(monkeypatch, place.workspace)
+    with seams.logged() as lines:
+        runner = seams.build_runner()
+    assert handoff.record_of(runner) is not None
+    assert [line for line in lines if line.startswith("WARNING")] == [
+        line for line in lines if "Qlib data is not there yet" in line
+    ]
+    assert sum("Qlib data is not there yet" in line for line in lines) == 1
+
+
+# --- the shape of RD-Agent ---
+
+
+def test_develop_of_another_shape_is_refused() -> None:
+    """A develop without the merge path is recognised by what its code lacks."""
+
+    def develop(self: object, exp: object) -> object:
+        return exp
+
+    missing = handoff.missing_from_develop(develop)
+    assert {"process_factor_data", "to_parquet", FACTOR_FILE} <= set(missing)
+    assert handoff.missing_from_develop(len) == ["Python code"]
+
+
+def module_of_another_shape() -> object:
+    """Return a stand-in for a future model_runner module."""
+    import types
+
+    module = types.ModuleType("rdagent.scenarios.qlib.developer.model_runner")
+    module.__file__ = "model_runner.py"
+    module.QlibModelRunner = type("QlibModelRunner", (), {"develop": lambda self, exp: exp})  # type: ignore[attr-defined]
+    return module
+
+
+def test_another_shape_stops_a_run_that_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where develop has a shape that is not known, a run with the switch on stops, with the reason."""
+    with pytest.raises(SeamError, match=r"lacks .*process_factor_data"):
+        handoff.runner_patches(module_of_another_shape())  # type: ignore[arg-type]
+    seams.switch_on(monkeypatch, place.workspace)
+    with pytest.raises(SystemExit, match="a shape that is not known"):
+        handoff.refuse(
+            SeamError("QlibModelRunner.develop has a shape that is not known", "model_runner.py", "m")
+        )
+
+
+def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the switch off a shape that is not known costs one line on stderr, and nothing else."""
+    handoff.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
+    assert (
+        capsys.readouterr().err
+        == "rdagent-sota-bridge: QlibModelRunner.develop has another shape (model_runner.py)\n"
+    )
+
+
+# --- the hand-off ---
+
+
+def test_switched_off_the_original_is_called_and_nothing_else(place: Place) -> None:
+    """Without the switch the runner carries nothing, and the experiment is what RD-Agent made."""
+    runner = seams.build_runner()
+    assert not handoff.was_asked(runner)
+    before = seams.model_experiment()
+    features = getattr(before, "base_features", None)
+    experiment = seams.develop_up_to_qlib(runner, before)
+    assert experiment.based_experiments == []
+    assert getattr(experiment, "base_features", None) is features
+    assert [
+        file.name for file in experiment.experiment_workspace.workspace_path.glob("*sota_manifest*")
+    ] == []
+
+
+def test_the_merge_path_writes_the_set_into_the_workspace(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent's own merge writes exactly the set's values, nested under `feature`."""
+    seams.switch_on(monkeypatch, place.workspace)
+    with seams.logged() as lines:
+        experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)
+    pd.testing.assert_frame_equal(written, pd.read_parquet(place.workspace / FACTOR_FILE).sort_index())
+    said = "".join(lines)
+    rows = len(written)
+    for line in (
+        f"INFO: SOTA factors loaded from workspace: {place.workspace / FACTOR_FILE}\n",
+        f"INFO: SOTA factors shape: ({rows}, 1)\n",
+        "INFO: SOTA factor experiment added to based_experiments\n",
+        "INFO: SOTA factor processing ...\n",
+        "INFO: 叠加Alpha因子: 22个\n",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
+@pytest.mark.parametrize("swapped", [False, True], ids=["datetime first", "instrument first"])
+def test_every_layout_arrives_the_same(
+    nested: bool, swapped: bool, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nested or flat, index levels in either order, rows in any order: the workspace gets the same frame."""
+    frame = seams.factor_frame(place.market)
+    shuffled = frame.sample(frac=1.0, random_state=1)
+    shuffled = shuffled.swaplevel() if swapped else shuffled
+    seams.switch_on(monkeypatch, seams.write_set(tmp_path / "layout", shuffled, nested=nested))
+    experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)
+    pd.testing.assert_frame_equal(written["feature"], frame.sort_index())
+
+
+def test_colliding_names_are_counted_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a mined column has a base feature's name the mined one wins, and the log counts so."""
+    seams.switch_on(
+        monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(place.market, RESI5=1.0))
+    )
+    with seams.logged() as lines:
+        experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    assert "INFO: 叠加Alpha因子: 21个\n" in lines
+    assert any("1 of the 22 features of alpha22 give way" in line and "RESI5" in line for line in lines)
+    if hasattr(experiment, "base_features"):
+        assert len(experiment.base_features) == 21
+        assert "RESI5" not in experiment.base_features
+
+
+def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base features that the user chose in RD-Agent 1.0.0 stay, unless ALPHA_FACTORS is set explicitly."""
+    chosen = {"MINE": "$close/$open"}
+    seams.switch_on(monkeypatch, place.workspace)
+    experiment = seams.model_experiment(base_features=chosen)
+    if not hasattr(experiment, "base_features"):
+        experiment.base_features = chosen  # 0.8.0 knows no such choice; the rule is the same
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    assert experiment.base_features == chosen
+    assert any("Base features chosen in RD-Agent are kept" in line for line in lines)
+    assert "INFO: 叠加Alpha因子: 1个\n" in lines
+
+    monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
+    experiment = seams.model_experiment(base_features=chosen)
+    experiment.base_features = chosen
+    seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    assert experiment.base_features == alpha.ALPHA20
+
+
+def test_the_synthetic_experiment_is_light_and_plain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It pickles without the data, leaves no folder, and unpickles where the package is not installed."""
+    from rdagent.core.conf import RD_AGENT_SETTINGS
+    from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+    seams.switch_on(monkeypatch, place.workspace)
+    runner, experiment = seams.build_runner(), seams.model_experiment()
+    root = Path(RD_AGENT_SETTINGS.workspace_path)
+    before = set(root.iterdir())
+    seams.develop_up_to_qlib(runner, experiment)
+    assert set(root.iterdir()) - before <= {experiment.experiment_workspace.workspace_path}
+
+    base, synthetic = experiment.based_experiments
+    assert type(base) is type(synthetic) is QlibFactorExperiment
+    content = pickle.dumps([base, synthetic, runner])
+    assert len(content) < 20_000
+    code = (
+        "import pickle, sys; sys.modules['rdagent_sota_bridge'] = None\n"
+        "base, synthetic, runner = pickle.load(sys.stdin.buffer)\n"
+        "print(type(synthetic).__name__, synthetic.sota_factor_set['digest'])"
+    )
+    environment = {**os.environ, "RDAGENT_SOTA_BRIDGE": "0"}
+    found = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, env=environment)
+    assert found.returncode == 0, found.stderr.decode()
+    assert found.stdout.decode().split() == ["QlibFactorExperiment", synthetic.sota_factor_set["digest"]]
+
+
+def test_the_results_hold_every_metric_that_rdagent_asks_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factor run's metrics are there where it left them, else NaN; `.loc` works."""
+    from rdagent.scenarios.qlib.developer.feedback import IMPORTANT_METRICS
+
+    (place.workspace / "qlib_res.csv").write_text(",0\nIC,0.0521\nl2.train,0.99\nbroken,x\n")
+    seams.switch_on(monkeypatch, place.workspace)
+    experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    # QLIB_SELECTED_METRICS of RD-Agent's log/ui/app.py, which can't be imported outside streamlit.
+    selected = [*IMPORTANT_METRICS, "1day.excess_return_with_cost.information_ratio"]
+    first, last = (based.result.loc[selected] for based in experiment.based_experiments)
+    assert last["IC"] == 0.0521
+    assert last.drop("IC").isna().all()
+    assert first.isna().all()
+    assert experiment.based_experiments[-1].result["l2.train"] == 0.99
+
+
+def test_factor_experiments_of_the_run_itself_stay_and_come_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Developing the same experiment again replaces our two experiments and keeps RD-Agent's own."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner, experiment = seams.build_runner(), seams.model_experiment()
+    other = seams.model_experiment("Earlier")
+    other.result = pd.Series({"IC": 0.01})
+    experiment.based_experiments = [other]
+    for _ in range(2):
+        seams.develop_up_to_qlib(runner, experiment)
+        assert [based is other for based in experiment.based_experiments] == [False, True, False]
+
+
+# --- identity ---
+
+
+def test_cache_keys_tell_sets_and_base_sets_apart(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key differs by content, base set and switch, not by path; switched off it is RD-Agent's."""
+
+    def key(workspace: Path | None, **variables: str) -> str:
+        with monkeypatch.context() as patched:
+            if workspace is not None:
+                seams.switch_on(patched, workspace, **variables)
+            return seams.cache_key(seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment()))
+
+    other = seams.write_set(tmp_path / "other", seams.factor_frame(place.market) * 2)
+    moved = seams.copy_set(place.workspace, tmp_path / "moved")
+    keys = {
+        "off": key(None),
+        "set": key(place.workspace),
+        "other set": key(other),
+        "alpha20": key(place.workspace, ALPHA_FACTORS="alpha20"),
+        "mined alone": key(place.workspace, USE_ALPHA_FACTORS="no"),
+    }
+    assert len(set(keys.values())) == len(keys)
+    assert keys["off"] == seams.cache_key(seams.model_experiment())
+    assert keys["set"] == key(moved)
+
+
+def test_a_changed_file_stops_the_run_between_loops(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run keeps its set: other content in the second loop ends it with both digests, status 1."""
+    import typer
+
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = seams.build_runner()
+    seams.develop_up_to_qlib(runner, seams.model_experiment())
+    record = handoff.record_of(runner)
+    assert record is not None
+    seams.write_set(place.workspace, seams.factor_frame(place.market) * 2)
+    with pytest.raises(typer.Exit) as stop:
+        runner.develop(seams.model_experiment())
+    assert stop.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert record["digest"] in said
+    assert said.count("sha256:") == 2
+    (place.workspace / FACTOR_FILE).unlink()
+    with pytest.raises(typer.Exit):
+        runner.develop(seams.model_experiment())
+    assert "SOTA factors file not found" in capsys.readouterr().err
+
+
+def test_the_runner_is_pickled_with_its_set(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the process of a step the runner knows its set from the session, not from the environment."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = pickle.loads(pickle.dumps(seams.build_runner()))
+    monkeypatch.delenv("SOTA_WORKSPACE_PATH")
+    experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
+    assert (experiment.experiment_workspace.workspace_path / FACTOR_FILE).is_file()
+
+
+def test_the_users_file_is_untouched(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hand-off changes neither the bytes nor the times of the source, and writes nothing beside it."""
+    file = place.workspace / FACTOR_FILE
+    before = file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())
+    seams.switch_on(monkeypatch, place.workspace)
+    seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    assert (file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())) == before
+
+
+def test_a_baseline_yaml_in_a_hand_off_stops_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If RD-Agent's merge were skipped, the model would train without the factors: the run stops."""
+    import typer
+    from rdagent.scenarios.qlib.developer import model_runner
+
+    seams.switch_on(monkeypatch, place.workspace)
+    runner, experiment = seams.build_runner(), seams.model_experiment()
+    experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
+    # A merge that returns nothing: develop then takes the baseline YAML without a word.
+    monkeypatch.setattr(model_runner, "process_factor_data", lambda experiments: pd.DataFrame())
+    with pytest.raises(typer.Exit):
+        runner.develop(experiment)
+    assert "would be trained without the factors" in capsys.readouterr().err
+
+
+def test_every_seam_is_applied_in_this_process() -> None:
+    """The tests above ran on the patched classes: the hook has applied the seams."""
+    import rdagent.scenarios.qlib.developer.model_runner  # noqa: F401
+
+    states = {status.seam.name: status.state for status in patch.status()}
+    assert states["runner"] == states["merge"] == states["workspace"] == states["text log"] == "applied"
+
+
+def test_a_table_without_pandas_metadata_is_refused_with_the_mend(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that another tool wrote has its keys as columns: the message says how to make them levels."""
+    folder = place.workspace.parent / "polars"
+    folder.mkdir()
+    table = pa.Table.from_pandas(seams.factor_frame(place.market).reset_index(), preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(None), folder / FACTOR_FILE)
+    seams.switch_on(monkeypatch, folder)
+    with pytest.raises(SystemExit, match=r"df\.set_index"):
+        seams.build_runner()

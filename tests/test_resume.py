@@ -1,0 +1,211 @@
+"""Resuming: RD-Agent's real LoopBase, sessions on disk, and the check before `load` touches them."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rdagent.utils.workflow import LoopBase, LoopMeta
+
+from rdagent_sota_bridge import handoff, resume
+from tests import seams
+
+
+class _Loop(LoopBase, metaclass=LoopMeta):
+    """The part of RD-Agent's loops that matters here: a runner, and one step."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        super().__init__()
+
+    def running(self, previous: dict[str, Any]) -> str:
+        """Do nothing."""
+        return "done"
+
+
+class ModelRDLoop(_Loop):
+    """Named as RD-Agent names the loop of fin_model."""
+
+
+class FactorRDLoop(_Loop):
+    """Named as RD-Agent names the loop of fin_factor."""
+
+
+class OtherRunner:
+    """A runner of a user's own, named in QLIB_MODEL_RUNNER."""
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a home folder and the demo's market in it, shared by tests that only read it."""
+    home = tmp_path_factory.mktemp("home")
+    return home, seams.put_market(home)
+
+
+@pytest.fixture
+def workspace(market: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point HOME at the market, and return a good factor set."""
+    home, content = market
+    monkeypatch.setenv("HOME", str(home))
+    return seams.write_set(tmp_path / "set", seams.factor_frame(content))
+
+
+def session(loop: _Loop, folder: Path) -> Path:
+    """Write the sessions of a finished loop and of a later one, as RD-Agent lays them out."""
+    from datetime import datetime, timezone
+
+    from rdagent.utils.workflow.loop import LoopTrace
+
+    now = datetime.now(timezone.utc)
+    loop.session_folder = folder / "__session__"
+    loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
+    loop.dump(loop.session_folder / "0" / "0_running")
+    (loop.session_folder / "1").mkdir()
+    shutil.copy(loop.session_folder / "0" / "0_running", loop.session_folder / "1" / "0_running")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return the content and time of every file below a folder."""
+    return {
+        str(file.relative_to(folder)): (
+            hashlib.sha256(file.read_bytes()).hexdigest(),
+            file.stat().st_mtime_ns,
+        )
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_a_resumed_run_goes_on_with_its_set(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same set the session loads, and RD-Agent cuts off the later loop as ever."""
+    seams.switch_on(monkeypatch, workspace)
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    with seams.logged() as lines:
+        loaded = ModelRDLoop.load(folder / "__session__" / "0" / "0_running", checkout=True)
+    assert handoff.record_of(loaded.runner)["path"] == str(workspace / "combined_factors_df.parquet")
+    assert not (folder / "__session__" / "1").exists()
+    assert "INFO: SOTA factors loaded from workspace" in "".join(lines)
+    assert "WARNING" not in "".join(lines)
+
+
+def test_a_moved_set_is_the_same_set(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set is named by its content: at another path it goes on, and the new path is used."""
+    seams.switch_on(monkeypatch, workspace)
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    moved = workspace.rename(tmp_path / "moved")
+    seams.switch_on(monkeypatch, moved)
+    loaded = ModelRDLoop.load(folder)
+    assert handoff.record_of(loaded.runner)["path"] == str(moved / "combined_factors_df.parquet")
+
+
+@pytest.mark.parametrize("what", ["content", "another set", "base set", "set is gone", "factor log"])
+def test_another_set_stops_before_anything_is_touched(
+    what: str, workspace: Path, market: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that is not the run's ends the process with one message; every session file is as it was."""
+    seams.switch_on(monkeypatch, workspace)
+    kind = FactorRDLoop if what == "factor log" else ModelRDLoop
+    folder = session(kind(seams.build_runner()), tmp_path / "log" / "run")
+    began = handoff.record_of(seams.build_runner())
+    expected = "The factor set is not the one that this run began with"
+    if what == "content":
+        seams.write_set(workspace, seams.factor_frame(market[1]) * 2)
+    elif what == "another set":
+        seams.switch_on(monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(market[1]) * 2))
+    elif what == "base set":
+        monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
+        expected = "The base set is not the one that this run began with"
+    elif what == "set is gone":
+        shutil.rmtree(workspace)
+        expected = "SOTA workspace path not found"
+    else:
+        expected = "The session is one of FactorRDLoop"
+    before = tree(folder)
+    with pytest.raises(SystemExit) as stop:
+        ModelRDLoop.load(folder / "__session__" / "0" / "0_running", checkout=True)
+    message = str(stop.value.code)
+    assert message.startswith(expected)
+    assert tree(folder) == before
+    if what in ("content", "another set"):
+        assert began is not None
+        assert began["digest"] in message
+        assert message.count("sha256:") == 2
+
+
+def test_switched_off_a_bridged_session_warns_once(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the switch off the run goes on without the factors, after one clear warning."""
+    seams.switch_on(monkeypatch, workspace)
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    with seams.logged() as lines:
+        loaded = ModelRDLoop.load(folder)
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert "goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in warnings[0]
+    assert handoff.record_of(loaded.runner) is None
+    assert seams.develop_up_to_qlib(loaded.runner, seams.model_experiment()).based_experiments == []
+
+
+def test_a_plain_session_resumed_with_the_switch_on_warns_once(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that began without factors takes them from now on, and says that its results don't compare."""
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    seams.switch_on(monkeypatch, workspace)
+    with seams.logged() as lines:
+        loaded = ModelRDLoop.load(folder)
+    assert sum("was trained without factors so far" in line for line in lines) == 1
+    assert handoff.record_of(loaded.runner) is not None
+
+
+def test_switched_off_a_plain_session_loads_as_ever(tmp_path: Path) -> None:
+    """Without the switch and without a set there is no word and no attribute of ours."""
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    with seams.logged() as lines:
+        loaded = ModelRDLoop.load(folder)
+    assert vars(loaded.runner).keys() == vars(seams.build_runner()).keys()
+    assert "SOTA" not in "".join(lines)
+
+
+def test_fin_factor_is_never_checked_or_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factor loop is built and loaded whatever the variables hold."""
+    folder = session(FactorRDLoop(None), tmp_path / "log" / "run")
+    for value in ("true", "nonsense"):
+        monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", value)
+        assert isinstance(FactorRDLoop.load(folder), FactorRDLoop)
+        FactorRDLoop(None)
+
+
+def test_a_runner_that_can_not_be_bridged_stops_the_run(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that is no QlibModelRunner would drop the factors in silence: it is refused."""
+    seams.switch_on(monkeypatch, workspace)
+    with pytest.raises(SystemExit, match=r"can't be given the factors\n.*test_resume\.OtherRunner"):
+        ModelRDLoop(OtherRunner())
+
+
+@pytest.mark.parametrize("form", ["folder", "__session__", "file"])
+def test_the_session_file_is_the_one_that_rdagent_reads(form: str, tmp_path: Path) -> None:
+    """A folder, its __session__ and a file lead to the file that RD-Agent picks: by number, not name."""
+    files = [
+        tmp_path / "__session__" / loop / step
+        for loop, step in (("2", "4_record"), ("10", "0_a"), ("10", "2_b"))
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pickle.dumps(None))
+    path = {"folder": tmp_path, "__session__": tmp_path / "__session__", "file": files[0]}[form]
+    assert resume.session_file(path) == (files[0] if form == "file" else files[2])
+    assert resume.session_file(tmp_path / "nothing") is None
