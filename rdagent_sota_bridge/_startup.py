@@ -4,12 +4,10 @@ This module is imported at every start of every Python in the environment, so it
 starting Python has not loaded already, and leaves the package's other modules alone until RD-Agent comes.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
-TYPE_CHECKING = False  # typing's own constant would cost its import
+TYPE_CHECKING = False  # typing's own constant would cost its import, and so would __future__'s annotations
 if TYPE_CHECKING:
     from typing import Any
 
@@ -36,7 +34,7 @@ class SeamFinder:
     """A meta path finder that lets the other finders find a module, and applies its seams once it has run."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         """Return the spec of a module with a seam, its loader told to apply the seam; None for all others."""
         if name not in SEAM_MODULES:
             return None
@@ -51,7 +49,7 @@ class SeamFinder:
         return None
 
 
-def _apply_after(loader: Any) -> None:
+def _apply_after(loader: "Any") -> None:
     """Make this one loader apply the seams of the module that it executes.
 
     The attribute of the instance hides the method of its class and is gone when the module has run: the
@@ -59,7 +57,7 @@ def _apply_after(loader: Any) -> None:
     """
     execute = loader.exec_module
 
-    def exec_module(module: Any) -> None:
+    def exec_module(module: "Any") -> None:
         del loader.exec_module
         execute(module)
         # Asked again here: RD-Agent's command line has loaded .env by now, and it may hold the variable.

@@ -573,6 +573,44 @@ def test_factor_experiments_of_the_run_itself_stay_and_come_once(
         assert [based is other for based in experiment.based_experiments] == [False, True, False]
 
 
+def test_factors_that_the_run_accepted_itself_come_beside_the_set(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, the newer values last."""
+    from rdagent.components.coder.factor_coder.factor import FactorTask
+    from rdagent.scenarios.qlib.developer import model_runner
+    from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+
+    own = QlibFactorExperiment([FactorTask("own", "d", "f")])
+    own.result = pd.Series({"IC": 0.02})
+    loaded = seams.factor_frame(place.market)
+    asked = []
+
+    def process(experiments: list[object]) -> pd.DataFrame:
+        asked.extend(experiments)
+        return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=loaded.index)
+
+    # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
+    module = type(model_runner)("stand_in")
+    module.process_factor_data = process  # type: ignore[attr-defined]
+    ((_, _, replacement),) = handoff.merge_patches(module)
+    monkeypatch.setattr(model_runner, "process_factor_data", replacement)
+
+    seams.switch_on(monkeypatch, place.workspace)
+    experiment = seams.model_experiment()
+    experiment.based_experiments = [own]
+    seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    assert asked == [own]
+    assert experiment.based_experiments[0] is own
+    assert len(experiment.based_experiments) == 2, "with one of its own RD-Agent needs no empty one"
+    written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
+    assert set(written.columns) == {"overnight_gap", "own", "MA20"}
+    assert (written["overnight_gap"] == 2.0).all()
+    if hasattr(experiment, "base_features"):
+        assert "MA20" not in experiment.base_features
+        assert len(experiment.base_features) == 21
+
+
 # --- identity ---
 
 
