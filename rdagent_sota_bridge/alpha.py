@@ -149,7 +149,10 @@ def base_set(name: str) -> BaseSet:
     """
     if name.lower() in PRESETS:
         return BaseSet(name.lower(), tuple(PRESETS[name.lower()].items()))
-    path = Path.cwd() / Path(name).expanduser()
+    try:
+        path = Path.cwd() / Path(name).expanduser()
+    except RuntimeError as error:  # a home folder (~name) that is not known
+        raise _unreadable(Path(name), str(error)) from None
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
         raise BaseSetError(
             f"ALPHA_FACTORS has an unknown value: {name!r}",
@@ -173,14 +176,10 @@ def _read_features(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BaseSetError(
-            f"The file of the base set can't be read: {_reason(error)}",
-            f"ALPHA_FACTORS, looked for at {path}",
-            "correct the path; a relative path is relative to the folder that the command is started in",
-        ) from None
+        raise _unreadable(path, _reason(error)) from None
     try:
         content = _parse_json(text) if path.suffix.lower() == ".json" else yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise _malformed(path, f"it can't be parsed: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
         raise _malformed(path, "it holds no mapping of names to expressions")
@@ -190,18 +189,27 @@ def _read_features(path: Path) -> dict[str, str]:
 
 
 def _check_feature(path: Path, name: object, expression: object) -> None:
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise _malformed(path, f"a feature's name is not text: {name!r}")
     if not isinstance(expression, str) or not expression.strip():
         raise _malformed(path, f"the expression of {name} is not text: {expression!r}")
     try:
         # Qlib evaluates an expression as Python, after it has replaced `$close` and the like by calls
         # (`qlib.utils.parse_field`, pyqlib 0.9.7); what Python can't parse would fail every loop's qrun.
-        ast.parse(re.sub(r"\$\$?(\w+)", r"\1", expression), mode="eval")
-    except SyntaxError as error:
+        ast.parse(re.sub(r"\$\$?(\w+)", r"\1", expression).strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        why = getattr(error, "msg", None) or error
         raise _malformed(
-            path, f"the expression of {name} is no Qlib expression ({error.msg}): {expression}"
+            path, f"the expression of {name} is no Qlib expression ({why}): {expression}"
         ) from None
+
+
+def _unreadable(path: Path, why: str) -> BaseSetError:
+    return BaseSetError(
+        f"The file of the base set can't be read: {why}",
+        f"ALPHA_FACTORS, looked for at {path}",
+        "correct the path; a relative path is relative to the folder that the command is started in",
+    )
 
 
 def _malformed(path: Path, why: str) -> BaseSetError:

@@ -68,7 +68,7 @@ class Reason(enum.Enum):
     NO_ROWS = "the file has no rows"
     NO_COLUMNS = "the file has no factor columns"
     NO_LEVEL = "an index level is missing"
-    LAYOUT = "the columns have a layout that is not known"
+    LAYOUT = "the columns or levels have a layout that is not known"
     DUPLICATE_NAME = "a column name stands there twice"
     NOT_DATES = "the datetime level holds no dates"
     TIME_ZONE = "the datetime level carries a time zone"

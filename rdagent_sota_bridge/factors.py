@@ -27,6 +27,8 @@ FEATURE = "feature"
 _PARQUET_MAGIC = b"PAR1"
 _BLOCK = 1 << 22
 _EXAMPLES = 2
+# What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 _COARSE_CLOCK = 2_000_000_000  # nanoseconds; FAT keeps two seconds
 
 
@@ -89,7 +91,7 @@ def examine(path: Path) -> FactorSet:
         layout = _layout(path, parquet)
         index, failures = _read_index(path, parquet, layout)
         for field, column in zip(layout.fields, layout.columns, strict=True):
-            failures += _column_failures(column, _read_field(path, parquet, field), index)
+            failures += _column_failures(column, _read_field(path, parquet, field, column), index)
         if failures or index is None:
             raise FactorFileError(str(path), tuple(failures))
         return FactorSet(
@@ -118,24 +120,23 @@ def load(path: Path, digest: str) -> pd.DataFrame:
             raise changed_set(path, digest, found)
         parquet = _parquet(path, file)
         layout = _layout(path, parquet)
-        try:
-            frame = parquet.read().to_pandas()
-        except (pa.ArrowException, OSError) as error:
-            raise _one_failure(path, Reason.DAMAGED, "copy the file anew", examples=(_text(error),)) from None
-    frame.columns = pd.Index(layout.columns)
-    levels = [
-        pd.DatetimeIndex(frame.index.get_level_values(DATETIME)).as_unit("ns"),
-        frame.index.get_level_values(INSTRUMENT).astype(object),
-    ]
-    frame.index = pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT])
-    return frame
+        index, failures = _read_index(path, parquet, layout)
+        if index is None:
+            raise FactorFileError(str(path), tuple(failures))
+        values = {
+            column: _read_field(path, parquet, field, column).to_numpy()
+            for field, column in zip(layout.fields, layout.columns, strict=True)
+        }
+    instruments = pd.Index(index.instruments, dtype=object)
+    levels = [index.dates.take(index.date_codes), instruments.take(index.instrument_codes)]
+    return pd.DataFrame(values, index=pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT]))
 
 
-_seen: dict[Path, tuple[tuple[int, int, int], str]] = {}
+_seen: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 def current_digest(path: Path) -> str:
-    """Return the digest of a factor file as it is now. One whose size, time and inode are known is not read.
+    """Return the digest of a factor file as it is now. One whose size, times and inode are known is not read.
 
     Raises:
         FactorFileError: if the file can't be read.
@@ -165,14 +166,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     with file:
         before = _signature(file)
         yield file
-        if _signature(file) != before:
+        # Without the time of a change of the file's own record: a chmod or a new link spoils nothing.
+        if _signature(file)[:-1] != before[:-1]:
             mend = "wait until whatever writes the file has ended, then start again"
             raise _one_failure(path, Reason.CHANGED, mend)
 
 
-def _signature(file: BinaryIO) -> tuple[int, int, int]:
+def _signature(file: BinaryIO) -> tuple[int, ...]:
     status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 
 
 def _digest_of(file: BinaryIO) -> str:
@@ -199,7 +201,7 @@ def _parquet(path: Path, file: BinaryIO) -> pq.ParquetFile:
     file.seek(0)
     try:
         return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         if head == _PARQUET_MAGIC:
             mend = "copy the file anew: it begins as parquet and does not end as parquet"
             raise _one_failure(path, Reason.DAMAGED, mend, examples=(_text(error),)) from None
@@ -213,10 +215,12 @@ def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
             path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0
         )
     schema = parquet.schema_arrow
-    index_fields = [
-        name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)
-    ]
-    header = schema.empty_table().to_pandas()
+    try:
+        described = (schema.pandas_metadata or {}).get("index_columns", [])
+        header = schema.empty_table().to_pandas()
+    except _DAMAGE as error:
+        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", examples=(_text(error),)) from None
+    index_fields = [name for name in described if isinstance(name, str)]
     levels = list(header.index.names) if index_fields else []
     missing = [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]
     if missing:
@@ -266,31 +270,42 @@ def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
     raise _one_failure(path, Reason.LAYOUT, mend, examples=(found,))
 
 
-def _read_field(path: Path, parquet: pq.ParquetFile, field: str) -> pa.ChunkedArray:
+def _read_field(path: Path, parquet: pq.ParquetFile, field: str, column: str) -> pa.ChunkedArray:
     try:
-        return parquet.read(columns=[field])[field]
-    except (pa.ArrowException, OSError) as error:
-        raise _one_failure(
-            path, Reason.DAMAGED, "copy the file anew", field, examples=(_text(error),)
-        ) from None
+        values = parquet.read(columns=[field], use_pandas_metadata=False)[field]
+        if len(values) != parquet.metadata.num_rows:
+            raise ValueError(f"{len(values)} values for {parquet.metadata.num_rows} rows")
+    except _DAMAGE as error:
+        examples = (_text(error),)
+        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", column, examples=examples) from None
+    return values
 
 
 def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[_Index | None, list[Failure]]:
-    days = _read_field(path, parquet, layout.datetime_field)
-    codes = _read_field(path, parquet, layout.instrument_field)
+    days = _read_field(path, parquet, layout.datetime_field, DATETIME)
+    codes = _read_field(path, parquet, layout.instrument_field, INSTRUMENT)
     failures = _level_failures(days, codes)
     if failures:
         return None, failures
-    values, date_codes = np.unique(days.to_numpy().astype("datetime64[ns]"), return_inverse=True)
-    encoded = codes.combine_chunks()
-    if not pa.types.is_dictionary(encoded.type):
-        encoded = encoded.dictionary_encode()
-    index = _Index(
-        pd.DatetimeIndex(values),
-        date_codes,
-        tuple(encoded.dictionary.to_pylist()),
-        encoded.indices.to_numpy().astype(np.int64),
-    )
+    found, date_codes = np.unique(days.to_numpy(), return_inverse=True)
+    try:
+        dates = pd.DatetimeIndex(found).astype("datetime64[ns]")
+    except pd.errors.OutOfBoundsDatetime as error:
+        mend = "name a set with dates that pandas can hold, 1677 to 2262"
+        return None, [Failure(Reason.NOT_DATES, mend, DATETIME, examples=(_text(error),))]
+    try:
+        encoded = codes.combine_chunks()
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        categories = encoded.dictionary.to_pylist()
+    except _DAMAGE as error:
+        examples = (_text(error),)
+        raise _one_failure(
+            path, Reason.DAMAGED, "copy the file anew", INSTRUMENT, examples=examples
+        ) from None
+    # Only what has a row: a categorical level may name instruments that the file does not have.
+    present, instrument_codes = np.unique(encoded.indices.to_numpy(), return_inverse=True)
+    index = _Index(dates, date_codes, tuple(categories[code] for code in present), instrument_codes)
     return index, _duplicate_rows(index)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import sys
 from contextvars import ContextVar
@@ -605,7 +606,7 @@ def _write_manifest(hand_off: _HandOff, exp: Any, metrics: dict[str, float]) -> 
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
                 "columns": record["columns"],
-                "metrics": {name: None if value != value else value for name, value in metrics.items()},
+                "metrics": _finite(metrics),
             },
             "mined_columns": list(hand_off.mined),
             "base_set": {
@@ -621,6 +622,11 @@ def _write_manifest(hand_off: _HandOff, exp: Any, metrics: dict[str, float]) -> 
             },
         },
     )
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Return metrics as JSON can hold them: JSON knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _logger() -> Any:

@@ -21,7 +21,7 @@ def factor_file(workspace_path: str | None) -> Path:
             `~` is the home folder. None where the variable is not set.
 
     Raises:
-        LocateError: if no path is set.
+        LocateError: if no path is set, or it can't be looked at.
         WorkspaceNotFoundError: if nothing is there.
         FactorFileNotFoundError: if the folder holds no factor file.
     """
@@ -31,14 +31,24 @@ def factor_file(workspace_path: str | None) -> Path:
             "environment variable or .env entry SOTA_WORKSPACE_PATH (not set)",
             f"set it to the workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}",
         )
-    named = Path(workspace_path).expanduser()
+    try:
+        return _factor_file(workspace_path)
+    except OSError as error:
+        raise LocateError(
+            f"SOTA workspace path can't be read: {error.strerror}",
+            f"SOTA_WORKSPACE_PATH={workspace_path}",
+            "name a folder, or a factor file, that you may read (ls -ld tells)",
+        ) from None
+
+
+def _factor_file(workspace_path: str) -> Path:
+    try:
+        named = Path(workspace_path).expanduser()
+    except RuntimeError as error:  # ~name of a user that the system does not know
+        raise _not_found(workspace_path, str(error)) from None
     path = Path.cwd() / named
     if not path.exists():
-        raise WorkspaceNotFoundError(
-            f"SOTA workspace path not found: {workspace_path}",
-            f"SOTA_WORKSPACE_PATH, looked for at {path}",
-            "correct the path; a relative path is relative to the folder that the command is started in",
-        )
+        raise _not_found(workspace_path, f"looked for at {path}")
     if not path.is_dir():
         return path.resolve()
     file = path / FACTOR_FILE
@@ -49,6 +59,14 @@ def factor_file(workspace_path: str | None) -> Path:
             _better_folder(path),
         )
     return file.resolve()
+
+
+def _not_found(workspace_path: str, where: str) -> WorkspaceNotFoundError:
+    return WorkspaceNotFoundError(
+        f"SOTA workspace path not found: {workspace_path}",
+        f"SOTA_WORKSPACE_PATH, {where}",
+        "correct the path; a relative path is relative to the folder that the command is started in",
+    )
 
 
 def _what_it_is(folder: Path) -> str:

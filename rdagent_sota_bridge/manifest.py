@@ -145,9 +145,15 @@ def versions(
 
 
 def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:
-    """Write the manifest of a model run into its workspace, whole or not at all, and return its path."""
+    """Write the manifest of a model run into its workspace, whole or not at all, and return its path.
+
+    Raises:
+        TypeError, ValueError: if the record holds what JSON can't, NaN included; nothing is written then.
+    """
     target = workspace / MANIFEST_FILE
-    text = json.dumps({"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2)
+    text = json.dumps(
+        {"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2, allow_nan=False
+    )
     descriptor, temporary = tempfile.mkstemp(dir=workspace, prefix=f".{MANIFEST_FILE}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

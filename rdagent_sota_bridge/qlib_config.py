@@ -55,12 +55,10 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
     """
     try:
         document = _rendered(text, variables)
-        start, end = document["task"]["dataset"]["kwargs"]["segments"]["train"]
-        return Task(
-            str(document["qlib_init"]["provider_uri"]),
-            str(document["market"]),
-            (pd.Timestamp(start), pd.Timestamp(end)),
-        )
+        start, end = (pd.Timestamp(day) for day in document["task"]["dataset"]["kwargs"]["segments"]["train"])
+        if pd.isna(start) or pd.isna(end):
+            raise ValueError(f"a training segment from {start} to {end}")
+        return Task(str(document["qlib_init"]["provider_uri"]), str(document["market"]), (start, end))
     except (KeyError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError) as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
 
@@ -97,7 +95,8 @@ def adapt(text: str, base: BaseSet, note: str) -> str:
     else:
         adapted, found = _FEATURES.subn("", body)
         adapted = adapted.replace(_ALPHA_LOADER, _PLAIN_LOADER)
-    if found != 1:
+    already_plain = not base.features and found == 0 and _PLAIN_LOADER in body
+    if found != 1 and not already_plain:
         raise _unknown_form(f"its first loader's features were found {found} times, not once")
     _verify(adapted, base)
     return f"{_NOTE} {note}\n{adapted}"

@@ -602,7 +602,7 @@ def test_factors_that_the_run_accepted_itself_come_beside_the_set(
     seams.develop_up_to_qlib(seams.build_runner(), experiment)
     assert asked == [own]
     assert experiment.based_experiments[0] is own
-    assert len(experiment.based_experiments) == 2, "with one of its own RD-Agent needs no empty one"
+    assert len(experiment.based_experiments) == 2, "with one of its own it needs no empty one"
     written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
     assert set(written.columns) == {"overnight_gap", "own", "MA20"}
     assert (written["overnight_gap"] == 2.0).all()

@@ -1,0 +1,219 @@
+"""`log/latest.log`: the text log of real runs of RD-Agent's logger, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.frames import NOBODY, public_folder
+
+_STAMP = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d{3}")
+
+# The file that every run here executes; `caller` is where its messages come from.
+_START = """\
+import multiprocessing, os, sys
+from pathlib import Path
+from rdagent.log import rdagent_logger as logger
+
+def caller(text, **options):
+    logger.info(text, **options)
+
+def child(text):
+    caller(text)
+    logger.log_object({"child": 1}, tag="child")
+    caller(text + " again")
+
+"""
+
+
+def run(
+    folder: Path, body: str, *, run_name: str = "run1", check: bool = True, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run RD-Agent's logger in a process, with `folder/log/<run_name>` as the run's folder."""
+    script = folder / "story.py"
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    script.write_text(f'{_START}if __name__ == "__main__":\n{indented}', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env={
+            **os.environ,
+            "LOG_TRACE_PATH": str(folder / "log" / run_name),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def text_log(folder: Path) -> str:
+    """Return the text log, its time stamps replaced."""
+    return _STAMP.sub("<time>", (folder / "log" / "latest.log").read_text(encoding="utf-8"))
+
+
+CALLER_LINE = _START.splitlines().index("    logger.info(text, **options)") + 1
+LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
+
+
+def test_lines_reach_the_text_log(tmp_path: Path) -> None:
+    """Lines before and after the run's first object stand there in order, with level and real caller."""
+    body = (
+        'caller("before")\nlogger.log_object({}, tag="first")\ncaller("因子 after")\n'
+        'logger.warning("careful")\nlogger.error("bad\\nsecond line")'
+    )
+    run(tmp_path, body)
+    below = len(_START.splitlines()) + 1
+    assert text_log(tmp_path) == (
+        f"{LINE}before\n{LINE}因子 after\n"
+        f"<time> | WARNING  | __main__:<module>:{below + 4} - careful\n"
+        f"<time> | ERROR    | __main__:<module>:{below + 5} - bad\nsecond line\n"
+    )
+
+
+def test_no_colour_codes(tmp_path: Path) -> None:
+    """Colours that RD-Agent puts into messages don't reach the text log, the console keeps them."""
+    body = 'logger.log_object({})\ncaller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")'
+    done = run(tmp_path, body)
+    assert text_log(tmp_path) == f"{LINE}red blue\n"
+    assert "\x1b[91m" in done.stdout + done.stderr
+
+
+def test_streamed_messages(tmp_path: Path) -> None:
+    """Pieces of a stream join to one text, and the next whole line begins on a line of its own."""
+    body = (
+        'logger.log_object({})\nfor piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
+        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
+    )
+    run(tmp_path, body)
+    assert text_log(tmp_path) == f"one two\nthree\n{LINE}whole\nx\n{LINE}next\n"
+
+
+def test_console_is_as_without_the_package(tmp_path: Path) -> None:
+    """Both console streams show the same lines with the same callers as RD-Agent alone."""
+    body = (
+        'caller("one")\nlogger.warning("two")\nlogger.log_object({})\nlogger.error("three")\n'
+        'caller("streamed ", raw=True)\ncaller("four")'
+    )
+    ours = run(tmp_path, body)
+    assert (tmp_path / "log" / "latest.log").is_file()
+    plain = run(tmp_path, body, run_name="run2", RDAGENT_SOTA_BRIDGE="0")
+    for mine, theirs in ((ours.stdout, plain.stdout), (ours.stderr, plain.stderr)):
+        assert _STAMP.sub("<time>", mine) == _STAMP.sub("<time>", theirs)
+    assert f"caller:{CALLER_LINE}" in ours.stdout + ours.stderr
+
+
+def test_turned_off_there_is_no_text_log(tmp_path: Path) -> None:
+    """With the package off no text log is written."""
+    run(tmp_path, 'caller("x")\nlogger.log_object({})', RDAGENT_SOTA_BRIDGE="0")
+    assert not (tmp_path / "log" / "latest.log").exists()
+
+
+def test_nothing_is_written_before_the_first_object(tmp_path: Path) -> None:
+    """A process that only imports and logs, such as a listing, leaves the last run's log as it is."""
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "latest.log").write_text("the last run\n")
+    run(tmp_path, 'caller("only looking")')
+    assert text_log(tmp_path) == "the last run\n"
+    (tmp_path / "log" / "latest.log").unlink()
+    run(tmp_path, 'caller("only looking")')
+    assert list((tmp_path / "log").iterdir()) == []
+
+
+def test_each_run_starts_it_anew(tmp_path: Path) -> None:
+    """The next run of the same folder begins with an empty text log."""
+    run(tmp_path, 'logger.log_object({})\ncaller("the first run, which has the longer line")')
+    run(tmp_path, 'logger.log_object({})\ncaller("second")', run_name="run2")
+    assert text_log(tmp_path) == f"{LINE}second\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_process_goes_on_in_it(tmp_path: Path, method: str) -> None:
+    """A process of the same run adds its lines and takes none away."""
+    body = (
+        'logger.log_object({})\ncaller("parent")\n'
+        f'process = multiprocessing.get_context("{method}").Process(target=child, args=("child",))\n'
+        'process.start()\nprocess.join()\nassert process.exitcode == 0\ncaller("parent again")'
+    )
+    run(tmp_path, body)
+    in_child = LINE if method == "fork" else LINE.replace("__main__", "__mp_main__")
+    assert text_log(tmp_path) == (
+        f"{LINE}parent\n{in_child}child\n{in_child}child again\n{LINE}parent again\n"
+    )
+
+
+def test_link_is_replaced(tmp_path: Path) -> None:
+    """A link of that name is replaced by a file; what it pointed to is not touched."""
+    (tmp_path / "log").mkdir()
+    (tmp_path / "precious.txt").write_text("precious\n")
+    (tmp_path / "log" / "latest.log").symlink_to(tmp_path / "precious.txt")
+    run(tmp_path, 'logger.log_object({})\ncaller("x")')
+    assert (tmp_path / "precious.txt").read_text() == "precious\n"
+    assert not (tmp_path / "log" / "latest.log").is_symlink()
+    assert text_log(tmp_path) == f"{LINE}x\n"
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the package's own lines on the console."""
+    return [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
+
+
+def test_folder_in_its_place(tmp_path: Path) -> None:
+    """A folder of that name is told once on stderr; the run goes on and stores its objects."""
+    (tmp_path / "log" / "latest.log").mkdir(parents=True)
+    body = 'logger.log_object({})\ncaller("x")\nlogger.log_object({})\ncaller("y")\nprint("at the end")'
+    done = run(tmp_path, body)
+    file = tmp_path / "log" / "latest.log"
+    assert complaints(done) == [
+        f"rdagent-sota-bridge: {file} can't be written (Is a directory); the run goes on"
+    ]
+    assert "at the end" in done.stdout
+    assert len(list((tmp_path / "log" / "run1").rglob("*.pkl"))) == 2
+
+
+def test_read_only_folder() -> None:
+    """Where the log folder may not be written to, that is told once and the run goes on."""
+    with public_folder() as folder:
+        (folder / "log" / "run1").mkdir(parents=True)
+        (folder / "log" / "run1").chmod(0o777)
+        (folder / "log").chmod(0o555)
+        body = (
+            f"if os.geteuid() == 0:\n    os.seteuid({NOBODY})\n"
+            'logger.log_object({})\ncaller("x")\nprint("at the end")'
+        )
+        # RD-Agent 1.0.0 signs what it stores; the key's file may be closed to the other user.
+        done = run(folder, body, ARTIFACT_SIGNING_KEY="k" * 32)
+        (folder / "log").chmod(0o755)
+        file = folder / "log" / "latest.log"
+        assert complaints(done) == [
+            f"rdagent-sota-bridge: {file} can't be written (Permission denied); the run goes on"
+        ]
+        assert "at the end" in done.stdout
+        assert not file.exists()
+        assert len(list((folder / "log" / "run1").rglob("*.pkl"))) == 1
+
+
+def test_disk_that_fills_up(tmp_path: Path) -> None:
+    """A write that fails in the middle of the run is told once; what was written stays, the run goes on."""
+    body = (
+        'import resource, signal\nlogger.log_object({})\ncaller("x")\n'
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        'caller("y")\ncaller("z")\nprint("at the end")'
+    )
+    done = run(tmp_path, body)
+    assert complaints(done) == [
+        f"rdagent-sota-bridge: {tmp_path / 'log' / 'latest.log'} can't be written (File too large); "
+        "the run goes on"
+    ]
+    assert text_log(tmp_path) == f"{LINE}x\n"
+    assert "at the end" in done.stdout

@@ -1,0 +1,374 @@
+"""The model YAML: what it names, and the features of its first loader, in both forms that RD-Agent had."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from typing import Any
+
+import jinja2
+import pandas as pd
+import pytest
+import yaml
+
+from rdagent_sota_bridge.alpha import ALPHA20, NO_BASE_SET, BaseSet, base_set
+from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.qlib_config import CONFIG_FILE, adapt, feature_variables, read_task
+from tests.frames import assert_survives_pickling
+
+_HEAD = """\
+qlib_init:
+    provider_uri: "~/.qlib/qlib_data/cn_data"
+market: &market csi300
+data_handler_config: &data_handler_config
+    instruments: *market
+    data_loader:
+        class: NestedDataLoader
+        kwargs:
+            dataloader_l:
+                - class: qlib.contrib.data.loader.Alpha158DL
+                  kwargs:
+                    config:
+                        label:
+                            - ["Ref($close, -2)/Ref($close, -1) - 1"]
+                            - ["LABEL0"]
+                        feature:
+"""
+_LOADER = """\
+                - class: qlib.data.dataset.loader.StaticDataLoader
+                  kwargs:
+                    config: "combined_factors_df.parquet"
+
+"""
+_TASK = """\
+task:
+    model:
+        kwargs:
+            pt_model_kwargs: {
+                "num_features": {{ num_features }}{% if num_timesteps %}, "x": {{ num_timesteps }}{% endif %}
+            }
+    dataset:
+        kwargs:
+            handler:
+                kwargs: *data_handler_config
+            segments:
+"""
+# The forms of 0.8.0 and of 1.0.0, shortened.
+OLD_FORM = (
+    _HEAD
+    + """\
+                            - ["Resi($close, 5)/$close", "($high-$low)/$open",
+                               "Corr($close/Ref($close,1), Log($volume/Ref($volume, 1)+1), 5)"]
+                            - ["RESI5", "KLEN",
+                               "CORD5"]
+"""
+    + _LOADER
+    + _TASK
+    + "                train: [2008-01-01, 2014-12-31]\n"
+)
+NEW_FORM = (
+    _HEAD
+    + """\
+                            - {{ feature_expressions }}
+                            - {{ feature_names }}
+"""
+    + _LOADER
+    + _TASK
+    + '                train: [{{ train_start | default("2008-01-01", true) }}, '
+    + '{{ train_end | default("2014-12-31", true) }}]\n'
+)
+_PACKAGE = resources.files("rdagent.scenarios.qlib.experiment")
+INSTALLED = (_PACKAGE / "model_template" / CONFIG_FILE).read_text(encoding="utf-8")
+FORMS = {"installed": INSTALLED, "0.8.0": OLD_FORM, "1.0.0": NEW_FORM}
+CUSTOM = BaseSet(
+    "/base.yaml",
+    (
+        ("动量 5", "Ref($close, 5)/$close"),
+        ('it\'s "quoted"', "If($close > 1, \"a]\", 'b')"),
+        ("{{ braces }}", "Mean($close, 5) - [1][0]"),
+        ("a: b, c # d", "$open\\\n + 1"),
+        ("on", "$high"),
+        ("5", "$low"),
+    ),
+)
+NOTE = "set sha256:12ab, base set alpha22"
+
+every_form = pytest.mark.parametrize("text", FORMS.values(), ids=FORMS.keys())
+
+
+def loaders(text: str, base: BaseSet, **variables: str) -> list[dict[str, Any]]:
+    """Render an adapted YAML as Qlib would and return its loaders."""
+    values = {"num_features": "30", **feature_variables(base), **variables}
+    document = yaml.safe_load(jinja2.Template(text).render(values))
+    nest = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]
+    assert nest["class"] == "NestedDataLoader"
+    found: list[dict[str, Any]] = nest["kwargs"]["dataloader_l"]
+    return found
+
+
+def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
+    """Return the lines that are gone and those that are new."""
+    lines = list(difflib.ndiff(before.splitlines(), after.splitlines()))
+    return [line[2:] for line in lines if line[0] == "-"], [line[2:] for line in lines if line[0] == "+"]
+
+
+def reason(error: SeamError) -> str:
+    """Return what an unknown form is like; fail unless the error is one of an unknown form."""
+    assert_survives_pickling(error)
+    assert error.place == f"model_template/{CONFIG_FILE} of the installed RD-Agent"
+    start = "RD-Agent's model YAML has a form that is not known: "
+    assert error.fact.startswith(start)
+    return error.fact.removeprefix(start)
+
+
+def refused(text: str, base: BaseSet) -> str:
+    """Return why a YAML is not adapted; fail where it is."""
+    with pytest.raises(SeamError) as caught:
+        adapt(text, base, NOTE)
+    return reason(caught.value)
+
+
+def test_installed_yaml_has_one_of_the_two_forms() -> None:
+    """The installed RD-Agent has placeholders or lists, so the short forms here stand for real ones."""
+    assert ("{{ feature_expressions }}" in INSTALLED) != ('"RESI5", "WVMA5"' in INSTALLED)
+
+
+@every_form
+def test_task_is_read(text: str) -> None:
+    """Data folder, market and training segment are read, by default those of RD-Agent."""
+    task = read_task(text, {})
+    assert task.provider_uri == "~/.qlib/qlib_data/cn_data"
+    assert task.market == "csi300"
+    assert task.train == (pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31"))
+
+
+@every_form
+def test_task_with_other_dates(text: str) -> None:
+    """Dates in the settings win where the YAML has placeholders for them, and only there."""
+    task = read_task(text, {"train_start": "2010-05-04", "train_end": "2012-12-31"})
+    if "train_start" in text:
+        assert task.train == (pd.Timestamp("2010-05-04"), pd.Timestamp("2012-12-31"))
+    else:
+        assert task.train == (pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31"))
+
+
+@every_form
+@pytest.mark.parametrize("name", ["alpha20", "alpha22", "alpha158"])
+def test_presets_are_what_the_loader_loads(text: str, name: str) -> None:
+    """Adapted and rendered, the first loader computes exactly the preset, the second reads the factors."""
+    base = base_set(name)
+    first, second = loaders(adapt(text, base, NOTE), base)
+    assert first["class"] == "qlib.contrib.data.loader.Alpha158DL"
+    expressions, names = first["kwargs"]["config"]["feature"]
+    assert list(zip(names, expressions, strict=True)) == list(base.features)
+    assert first["kwargs"]["config"]["label"] == [["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]]
+    assert second["class"] == "qlib.data.dataset.loader.StaticDataLoader"
+    assert second["kwargs"]["config"] == FACTOR_FILE
+
+
+@every_form
+def test_custom_set_with_difficult_names(text: str) -> None:
+    """Quotes, braces, brackets, colons, non-ASCII letters and words of YAML arrive as they are."""
+    first, _ = loaders(adapt(text, CUSTOM, NOTE), CUSTOM)
+    expressions, names = first["kwargs"]["config"]["feature"]
+    assert tuple(zip(names, expressions, strict=True)) == CUSTOM.features
+
+
+@every_form
+def test_empty_set_leaves_the_label_alone(text: str) -> None:
+    """Without base features the plain loader loads the label and no feature, then the factors follow."""
+    first, second = loaders(adapt(text, NO_BASE_SET, NOTE), NO_BASE_SET)
+    assert first["class"] == "qlib.data.dataset.loader.QlibDataLoader"
+    assert list(first["kwargs"]["config"]) == ["label"]
+    assert second["kwargs"]["config"] == FACTOR_FILE
+
+
+@every_form
+def test_set_that_the_mined_columns_replace(text: str) -> None:
+    """A base set of which mined columns took every name is an empty set, whatever its own name."""
+    base = base_set("alpha20").without(ALPHA20)
+    first, _ = loaders(adapt(text, base, NOTE), base)
+    assert "feature" not in first["kwargs"]["config"]
+
+
+@every_form
+@pytest.mark.parametrize("base", [base_set("alpha22"), CUSTOM], ids=["alpha22", "custom"])
+def test_adapted_twice_is_adapted_once(text: str, base: BaseSet) -> None:
+    """A workspace that is used again gets the same text, and with another note nothing else changes."""
+    once = adapt(text, base, NOTE)
+    assert adapt(once, base, NOTE) == once
+    gone, new = changed_lines(once, adapt(once, base, "another set"))
+    assert (gone, new) == ([f"# rdagent-sota-bridge: {NOTE}"], ["# rdagent-sota-bridge: another set"])
+
+
+@every_form
+def test_adapted_again_for_another_set(text: str) -> None:
+    """An adapted text can be adapted for another set, down to none."""
+    other = base_set("alpha158")
+    assert adapt(adapt(text, CUSTOM, NOTE), other, NOTE) == adapt(text, other, NOTE)
+    assert adapt(adapt(text, CUSTOM, NOTE), NO_BASE_SET, NOTE) == adapt(text, NO_BASE_SET, NOTE)
+
+
+@every_form
+def test_features_that_were_taken_out_stay_out(text: str) -> None:
+    """Without features a second time changes nothing; they can't be put back: no silent mistake."""
+    without = adapt(text, NO_BASE_SET, NOTE)
+    assert adapt(without, NO_BASE_SET, NOTE) == without
+    assert refused(without, CUSTOM) == "its first loader's features were found 0 times, not once"
+
+
+@every_form
+@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
+def test_note_is_the_first_line(text: str, base: BaseSet) -> None:
+    """The note stands alone on the first line, as a comment, once."""
+    lines = adapt(text, base, NOTE).splitlines()
+    assert lines[0] == f"# rdagent-sota-bridge: {NOTE}"
+    assert sum("rdagent-sota-bridge" in line for line in lines) == 1
+
+
+@every_form
+def test_all_else_stays_as_it_was(text: str) -> None:
+    """Beside the note, only the lines of the features change; where they are placeholders, none does."""
+    gone, new = changed_lines(text, adapt(text, CUSTOM, NOTE))
+    note = f"# rdagent-sota-bridge: {NOTE}"
+    if "{{ feature_expressions }}" in text:
+        assert (gone, new) == ([], [note])
+    else:
+        indent = " " * 28
+        assert new == [note, f"{indent}- {{{{ feature_expressions }}}}", f"{indent}- {{{{ feature_names }}}}"]
+        start = text.splitlines().index(" " * 24 + "feature:") + 1
+        assert gone == text.splitlines()[start : start + len(gone)]
+        assert text.splitlines()[start + len(gone)].strip() == (
+            "- class: qlib.data.dataset.loader.StaticDataLoader"
+        )
+
+
+@every_form
+def test_all_else_stays_as_it_was_without_a_set(text: str) -> None:
+    """Without base features only their lines go and the first loader's class changes."""
+    gone, new = changed_lines(text, adapt(text, NO_BASE_SET, NOTE))
+    indent = " " * 16
+    assert new == [
+        f"# rdagent-sota-bridge: {NOTE}",
+        f"{indent}- class: qlib.data.dataset.loader.QlibDataLoader",
+    ]
+    assert gone[:2] == [f"{indent}- class: qlib.contrib.data.loader.Alpha158DL", " " * 24 + "feature:"]
+    assert all(line.startswith(" " * 28) for line in gone[2:])
+
+
+def test_users_own_lines_stay() -> None:
+    """The user's own comments and values beside the features stay."""
+    text = "# mine\n" + NEW_FORM.replace("market: &market csi300", "market: &market csi500  # mine") + "# end"
+    adapted = adapt(text, CUSTOM, NOTE)
+    assert changed_lines(text, adapted) == ([], [f"# rdagent-sota-bridge: {NOTE}"])
+    assert read_task(adapted, feature_variables(CUSTOM)).market == "csi500"
+
+
+def test_feature_variables_are_lists_of_one_length() -> None:
+    """The variables are JSON lists, which are YAML lists too, of names and expressions in one order."""
+    variables = feature_variables(CUSTOM)
+    assert list(variables) == ["feature_names", "feature_expressions"]
+    assert yaml.safe_load(variables["feature_names"]) == list(CUSTOM.names)
+    assert yaml.safe_load(variables["feature_expressions"]) == [pair[1] for pair in CUSTOM.features]
+    assert "动量" in variables["feature_names"]
+
+
+# --- forms that are not known ---
+
+
+@every_form
+@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
+def test_no_feature_block(text: str, base: BaseSet) -> None:
+    """A YAML whose first loader has no features is refused."""
+    other = text.replace(" feature:\n", " features:\n")
+    assert refused(other, base) == "its first loader's features were found 0 times, not once"
+
+
+@every_form
+@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
+def test_two_feature_blocks(text: str, base: BaseSet) -> None:
+    """A YAML with features in two places is refused, for which of them to change is not known."""
+    other = text + 'more:\n    feature:\n    - ["$close"]\n    - ["CLOSE"]\n'
+    assert refused(other, base) == "its first loader's features were found 2 times, not once"
+
+
+@every_form
+def test_no_yaml(text: str) -> None:
+    """A text that is no YAML is refused for the parser's reason, by `adapt` and `read_task`."""
+    broken = text.replace("class: NestedDataLoader", "class: [NestedDataLoader")
+    assert refused(broken, CUSTOM).startswith("ParserError: ")
+    with pytest.raises(SeamError) as caught:
+        read_task(broken, feature_variables(CUSTOM))
+    assert reason(caught.value).startswith("ParserError: ")
+
+
+@every_form
+def test_no_template(text: str) -> None:
+    """A text that is no Jinja template is refused for Jinja's reason, by `adapt` and `read_task`."""
+    broken = text + "x: {{ end\n"
+    assert refused(broken, CUSTOM).startswith("TemplateSyntaxError: ")
+    with pytest.raises(SeamError) as caught:
+        read_task(broken, {})
+    assert reason(caught.value).startswith("TemplateSyntaxError: ")
+
+
+@every_form
+@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
+def test_other_static_file(text: str, base: BaseSet) -> None:
+    """A YAML that reads another file of factors would never see the set: refused."""
+    other = text.replace(FACTOR_FILE, "other.parquet")
+    assert refused(other, base) == f"its other loaders read ['other.parquet'], not ['{FACTOR_FILE}']"
+
+
+@every_form
+def test_no_static_loader(text: str) -> None:
+    """A YAML without a loader for the factors is refused."""
+    start, end = (
+        text.index("                - class: qlib.data.dataset.loader.Static"),
+        text.index(FACTOR_FILE),
+    )
+    other = text[:start] + text[end + len(FACTOR_FILE) + 1 :]
+    assert refused(other, CUSTOM) == f"its other loaders read [], not ['{FACTOR_FILE}']"
+
+
+def test_features_of_another_loader() -> None:
+    """Features that stand outside of the first loader are not taken for its own."""
+    block = NEW_FORM[
+        NEW_FORM.index(" " * 24 + "feature:") : NEW_FORM.index("                - class: qlib.data")
+    ]
+    other = NEW_FORM.replace(block, "") + "else:\n" + block
+    assert refused(other, CUSTOM).startswith("its first loader would load None, not [[")
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        ("qlib_init:", "KeyError: 'qlib_init'"),
+        ("task:", "KeyError: 'task'"),
+        ("segments:", "KeyError: 'segments'"),
+    ],
+)
+def test_task_without_a_key(key: str, error: str) -> None:
+    """A YAML without what the check needs is refused, and the key is named."""
+    with pytest.raises(SeamError) as caught:
+        read_task(NEW_FORM.replace(key, f"x{key}"), {})
+    assert reason(caught.value) == error
+
+
+@pytest.mark.parametrize("dates", ["[soon, later]", "[2008-01-01]", "2008-01-01", "{}"])
+def test_task_with_dates_that_are_none(dates: str) -> None:
+    """A training segment that is no pair of dates is refused."""
+    text = OLD_FORM.replace("[2008-01-01, 2014-12-31]", dates)
+    with pytest.raises(SeamError) as caught:
+        read_task(text, {})
+    assert reason(caught.value).split(":")[0] in ("ValueError", "TypeError", "DateParseError")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "5\n", "[]\n"])
+def test_text_without_anything(text: str) -> None:
+    """An empty text and one that is no mapping are refused."""
+    with pytest.raises(SeamError) as caught:
+        read_task(text, {})
+    assert reason(caught.value).startswith("TypeError: ")
+    assert refused(text, CUSTOM) == "its first loader's features were found 0 times, not once"
