@@ -576,7 +576,7 @@ def test_factor_experiments_of_the_run_itself_stay_and_come_once(
 def test_factors_that_the_run_accepted_itself_come_beside_the_set(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, the newer values last."""
+    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, newer values last."""
     from rdagent.components.coder.factor_coder.factor import FactorTask
     from rdagent.scenarios.qlib.developer import model_runner
     from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
