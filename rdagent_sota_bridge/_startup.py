@@ -56,9 +56,13 @@ def _apply_after(loader: "Any") -> None:
     module keeps the loader that it would have without us.
     """
     execute = loader.exec_module
+    own = vars(loader).get("exec_module")  # of a loader that is a class, or that somebody else has told
 
     def exec_module(module: "Any") -> None:
-        del loader.exec_module
+        if own is None:
+            del loader.exec_module
+        else:
+            loader.exec_module = own
         execute(module)
         # Asked again here: RD-Agent's command line has loaded .env by now, and it may hold the variable.
         if not is_off():

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rdagent_sota_bridge.errors import BaseSetError
+from rdagent_sota_bridge.errors import BaseSetError, UnknownBaseSetError
 
 WINDOWS = (5, 10, 20, 30, 60)
 _EPSILON = "1e-12"  # Qlib's guard against a division by zero
@@ -106,7 +106,7 @@ class BaseSet:
     """A named, ordered list of Qlib features.
 
     Attributes:
-        name: A preset's name, the path of a file, `none`, or `rd-agent` for features chosen there.
+        name: A preset's name, the path of a file, `none`, or `GIVEN`.
         features: (name, Qlib expression) pairs, in order.
     """
 
@@ -135,6 +135,8 @@ class BaseSet:
 
 
 NO_BASE_SET = BaseSet("none", ())
+GIVEN = "rd-agent"
+"""The name of base features that the user chose in RD-Agent itself."""
 
 
 def base_set(name: str) -> BaseSet:
@@ -145,7 +147,8 @@ def base_set(name: str) -> BaseSet:
             current folder, of a file that maps names to Qlib expressions.
 
     Raises:
-        BaseSetError: if the name is unknown, or the file is missing or malformed.
+        UnknownBaseSetError: if the name is unknown.
+        BaseSetError: if the file is missing or malformed.
     """
     if name.lower() in PRESETS:
         return BaseSet(name.lower(), tuple(PRESETS[name.lower()].items()))
@@ -154,7 +157,7 @@ def base_set(name: str) -> BaseSet:
     except RuntimeError as error:  # a home folder (~name) that is not known
         raise _unreadable(Path(name), str(error)) from None
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
-        raise BaseSetError(
+        raise UnknownBaseSetError(
             f"ALPHA_FACTORS has an unknown value: {name!r}",
             "environment variable or .env entry ALPHA_FACTORS",
             f"use one of {', '.join(PRESETS)}, or the path of a .json, .yaml or .yml file",
@@ -169,7 +172,7 @@ def same_features(features: dict[str, str], other: dict[str, str]) -> bool:
 
 def given_set(features: dict[str, str]) -> BaseSet:
     """Return the base set of the features that the user chose in RD-Agent itself."""
-    return BaseSet("rd-agent", tuple(features.items()))
+    return BaseSet(GIVEN, tuple(features.items()))
 
 
 def _read_features(path: Path) -> dict[str, str]:

@@ -44,7 +44,11 @@ class FactorFileNotFoundError(LocateError):
 
 
 class BaseSetError(BridgeError):
-    """The base set is unknown, or its file is missing or malformed."""
+    """The file of the base set is missing or malformed, or the base set is unknown."""
+
+
+class UnknownBaseSetError(BaseSetError, SettingsError):
+    """ALPHA_FACTORS names no base set and no file."""
 
 
 class SeamError(BridgeError):
@@ -81,6 +85,7 @@ class Reason(enum.Enum):
     INFINITE = "a column has infinite values"
     NO_INSTRUMENT = "none of the file's instruments is in the market"
     NO_TRAINING_DATE = "no date of the file is inside the training segment"
+    NO_TRAINING_VALUE = "no factor has a value in the training segment of the market"
     CHANGED = "the file was changed while it was read"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,8 +12,6 @@ from rdagent.components.coder.factor_coder.factor import FactorTask
 from rdagent.core.experiment import Experiment
 from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
-
-from rdagent_sota_bridge.locate import RESULT_FILE
 
 ATTRIBUTE = "sota_factor_set"
 """The attribute that tells a synthetic experiment from RD-Agent's own: a plain dict, so that a session loads
@@ -36,36 +34,16 @@ METRICS = (
 )
 
 
-def factor_metrics(folder: Path) -> dict[str, float]:
-    """Return the metrics that the factor run left beside its factor file, or {} where it left none."""
-    file = folder / RESULT_FILE
-    if not file.is_file():
-        return {}
-    metrics = {}
-    with file.open(newline="", encoding="utf-8") as rows:
-        for row in csv.reader(rows):
-            if len(row) == 2 and row[0]:
-                metrics[row[0]] = _number(row[1])
-    return metrics
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # unknown, as every metric that is not there
-
-
-def synthetic_experiment(record: dict[str, Any], base_digest: str, metrics: dict[str, float]) -> Any:
+def synthetic_experiment(record: dict[str, Any], base_digest: str) -> Any:
     """Return a `QlibFactorExperiment` that stands for a set: a path, a digest and names, never the data.
 
     Its one sub-task carries the digests of the set and of the base set into RD-Agent's cache key, which is
     the text of the sub-tasks (`components/runner/__init__.py`, 0.8.0 and 1.0.0).
 
     Args:
-        record: The plain record of the set: path, digest, columns.
+        record: The plain record of the set: path, digest, columns, and the factor run's own metrics, of
+            which RD-Agent gets the missing ones as NaN.
         base_digest: The digest of the base set.
-        metrics: The factor run's own metrics; what is missing becomes NaN.
     """
     task = FactorTask(
         factor_name="SOTA factor set",
@@ -75,8 +53,8 @@ def synthetic_experiment(record: dict[str, Any], base_digest: str, metrics: dict
     )
     text = f"The {len(record['columns'])} factors of {record['path']} ({record['digest']}) were accepted."
     experiment = _bare_experiment([task], Hypothesis(text, text, text, text, text, text))
-    experiment.result = pd.Series({**dict.fromkeys(METRICS, math.nan), **metrics}, name="0")
-    setattr(experiment, ATTRIBUTE, record)
+    experiment.result = pd.Series({**dict.fromkeys(METRICS, math.nan), **record["metrics"]}, name="0")
+    setattr(experiment, ATTRIBUTE, {name: record[name] for name in ("path", "digest", "columns")})
     return experiment
 
 
@@ -99,6 +77,16 @@ def is_ours(experiment: Any) -> bool:
 def is_factor_experiment(experiment: Any) -> bool:
     """Return True for a factor experiment. (RD-Agent's `FactorExperiment` is an alias for models too.)"""
     return isinstance(experiment, QlibFactorExperiment)
+
+
+def codes_digest(experiments: list[Any]) -> str:
+    """Return the SHA-256 of the factor code of RD-Agent's own experiments, in order."""
+    codes = [
+        [task.get_task_information(), workspace.all_codes if workspace is not None else ""]
+        for experiment in experiments
+        for task, workspace in zip(experiment.sub_tasks, experiment.sub_workspace_list, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(codes).encode()).hexdigest()
 
 
 def _bare_experiment(tasks: list[FactorTask], hypothesis: Hypothesis | None) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
+from rdagent_sota_bridge.locate import RESULT_FILE
 
 DATETIME = "datetime"
 INSTRUMENT = "instrument"
@@ -43,6 +46,7 @@ class FactorSet:
         columns: Names of the factors, in the file's order, each once.
         dates: The days (or times) that have a row, each once, ascending.
         instruments: The instruments that have a row, each once, sorted.
+        columns_without_training_values: Factors without a single value where `examine` was told to look.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class FactorSet:
     columns: tuple[str, ...]
     dates: pd.DatetimeIndex
     instruments: tuple[str, ...]
+    columns_without_training_values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,18 @@ class _Index:
         return f"({self.dates[self.date_codes[row]]}, {self.instruments[self.instrument_codes[row]]})"
 
 
-def examine(path: Path) -> FactorSet:
+Cells = Callable[[pd.DatetimeIndex, tuple[str, ...]], tuple[Any, Any]]
+"""From dates and instruments to two boolean arrays of their lengths: which of them count."""
+
+
+def examine(path: Path, training_cells: Cells | None = None) -> FactorSet:
     """Check a factor file and return what it holds.
 
     Reads one column at a time: memory grows with the rows, not with the columns.
+
+    Args:
+        path: The factor file.
+        training_cells: Tells which dates and instruments a model is trained on; None for all.
 
     Raises:
         FactorFileError: if the file can't be trained on; it lists every reason.
@@ -90,8 +103,14 @@ def examine(path: Path) -> FactorSet:
         parquet = _parquet(path, file)
         layout = _layout(path, parquet)
         index, failures = _read_index(path, parquet, layout)
+        counting = None if index is None else _counting_rows(index, training_cells)
+        empty = []
         for field, column in zip(layout.fields, layout.columns, strict=True):
-            failures += _column_failures(column, _read_field(path, parquet, field, column), index)
+            values = _read_field(path, parquet, field, column)
+            column_failures = _column_failures(column, values, index)
+            if not column_failures and counting is not None and np.isnan(values.to_numpy()[counting]).all():
+                empty.append(column)
+            failures += column_failures
         if failures or index is None:
             raise FactorFileError(str(path), tuple(failures))
         return FactorSet(
@@ -101,6 +120,7 @@ def examine(path: Path) -> FactorSet:
             columns=layout.columns,
             dates=index.dates,
             instruments=tuple(sorted(index.instruments)),
+            columns_without_training_values=tuple(empty),
         )
 
 
@@ -153,6 +173,31 @@ def changed_set(path: Path, began: str, now: str) -> SetChangedError:
         str(path),
         "put the file of the first digest back and resume, or start a new run with the new set",
     )
+
+
+def metrics_beside(path: Path) -> dict[str, float]:
+    """Return the metrics that the factor run left beside its factor file, or {} where it left none.
+
+    A metric that is no number is NaN.
+
+    Raises:
+        OSError, ValueError: if the file of the metrics can't be read as text; the text names it.
+    """
+    file = path.parent / RESULT_FILE
+    if not file.is_file():
+        return {}
+    try:
+        with file.open(newline="", encoding="utf-8") as rows:
+            return {row[0]: _number(row[1]) for row in csv.reader(rows) if len(row) == 2 and row[0]}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} can't be read: {error}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @contextmanager
@@ -307,6 +352,14 @@ def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[_
     present, instrument_codes = np.unique(encoded.indices.to_numpy(), return_inverse=True)
     index = _Index(dates, date_codes, tuple(categories[code] for code in present), instrument_codes)
     return index, _duplicate_rows(index)
+
+
+def _counting_rows(index: _Index, cells: Cells | None) -> Any:
+    """Return a boolean array over the rows: whether a model is trained on that day and instrument."""
+    if cells is None:
+        return np.ones(len(index.date_codes), dtype=bool)
+    dates, instruments = cells(index.dates, index.instruments)
+    return dates[index.date_codes] & instruments[index.instrument_codes]
 
 
 def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> list[Failure]:

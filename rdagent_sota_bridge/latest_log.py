@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import re
 import sys
@@ -31,18 +32,18 @@ class _Text:
         self.fed = False
         self.inside_line = False
 
-    def start(self, run_folder: Path) -> None:
-        """Begin to write beside `run_folder`: anew for a run, further on in the processes of that run."""
+    def start(self, run_folder: Path, *, anew: bool = True) -> None:
+        """Begin to write beside `run_folder`: anew for a run, further on in that run's processes."""
         if self.file is not None or self.broken:
             return
         file = run_folder.absolute().parent / LOG_FILE
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            if os.environ.get(_VARIABLE) != str(file):
-                if file.is_symlink():
-                    file.unlink()  # what it points to is not ours
+            if file.is_symlink():
+                file.unlink()  # what it points to is not ours
+            if anew and not _goes_on(run_folder):
                 file.write_bytes(b"")
-                os.environ[_VARIABLE] = str(file)
+                os.environ[_VARIABLE] = str(run_folder.absolute())
         except OSError as error:
             self._give_up(file, error)
             return
@@ -83,6 +84,13 @@ class _Text:
         )
 
 
+def _goes_on(run_folder: Path) -> bool:
+    """Return True in a process of a run that has started the text log: a fork, or a Python of its pool."""
+    begun = os.environ.get(_VARIABLE)
+    same = begun == str(run_folder.absolute()) or multiprocessing.parent_process() is not None
+    return begun is not None and same
+
+
 _text = _Text()
 
 
@@ -92,12 +100,13 @@ def write_line(level: str, message: str, run_folder: Path | None = None) -> None
     Args:
         level: Such as ERROR.
         message: The text; may have several lines.
-        run_folder: The run's log folder, where the run has not started to write into it yet.
+        run_folder: The run's log folder, where the run has not started to write into it: the line is added
+            to what an earlier run left.
     """
     if not _text.fed:
         return  # the runner class alone is in use: there is no text log
     if run_folder is not None:
-        _text.start(run_folder)
+        _text.start(run_folder, anew=False)
     _text.add(_line(level, message, sys._getframe(1)), whole_line=True)
 
 
@@ -120,10 +129,10 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         )
 
     @functools.wraps(original_log)
-    def _log(self: Any, level: str, msg: Any, *, tag: str = "", raw: bool = False) -> Any:
-        text = str(msg)
+    def _log(self: Any, level: str, msg: Any, *args: Any, **kwargs: Any) -> Any:
+        text, raw = str(msg), bool(kwargs.get("raw"))
         _text.add(text if raw else _line(level, text, sys._getframe(2)), whole_line=not raw)
-        return original_log(self, level, msg, tag=tag, raw=raw)
+        return original_log(self, level, msg, *args, **kwargs)
 
     @functools.wraps(original_object)
     def log_object(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,8 +141,8 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         return original_object(self, *args, **kwargs)
 
     @functools.wraps(original_info)
-    def get_caller_info(level: int = 2) -> Any:
-        return original_info(level=level + 2)
+    def get_caller_info(level: int = 2, *args: Any, **kwargs: Any) -> Any:
+        return original_info(level + 2, *args, **kwargs)
 
     _text.fed = True
     return [

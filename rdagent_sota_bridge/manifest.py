@@ -59,9 +59,16 @@ _sota_loaded(latest_recorder)
 '''
 
 
-def with_probe(script: str) -> str:
-    """Return RD-Agent's `read_exp_res.py` with the lines at its end that write `LOADED_FILE`; once."""
-    return script if _MARK in script else script.rstrip("\n") + "\n" + _PROBE
+def with_probe(script: str, note: str) -> str:
+    """Return RD-Agent's `read_exp_res.py` with the lines at its end that write `LOADED_FILE`; once.
+
+    Args:
+        script: RD-Agent's script, or one that has the lines already.
+        note: A line of comment for its end. It makes the script differ where the set differs: RD-Agent's key
+            for a cached qrun (`utils/env.py`, `ENABLE_CACHE`) has the text of Python files, in 0.8.0 of those
+            and not of the YAML.
+    """
+    return f"{script.partition(_MARK)[0].rstrip()}\n{_PROBE}# {note}\n"
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
-from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, FactorSet
+from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, Cells, FactorSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Market:
 
 
 def read_market(provider_uri: str, name: str) -> Market | None:
-    """Read a market from a Qlib data folder, or return None if the folder does not have it (yet).
+    """Read a market from a Qlib data folder, or return None if the folder does not have it whole (yet).
 
     The format is Qlib's file storage (`qlib/data/storage/file_storage.py`, pyqlib 0.9.7):
     `calendars/day.txt` has one day a line, `instruments/<market>.txt` has code, start and end, tabs between.
@@ -37,16 +39,35 @@ def read_market(provider_uri: str, name: str) -> Market | None:
     folder = Path(provider_uri).expanduser()
     calendar = folder / "calendars" / "day.txt"
     instruments = folder / "instruments" / f"{name.lower()}.txt"
-    if not calendar.is_file() or not instruments.is_file():
+    try:
+        codes = {line.split("\t")[0].strip() for line in instruments.read_text(encoding="utf-8").splitlines()}
+        lines = calendar.read_text(encoding="utf-8").splitlines()
+        days = pd.DatetimeIndex(pd.to_datetime([line.strip() for line in lines if line.strip()]))
+    except (
+        OSError,
+        ValueError,
+    ):  # nothing there to be read, or half of a download: text or days that are none
         return None
-    codes = {line.split("\t")[0].strip() for line in instruments.read_text(encoding="utf-8").splitlines()}
-    days = [line.strip() for line in calendar.read_text(encoding="utf-8").splitlines()]
-    return Market(
-        folder,
-        name,
-        pd.DatetimeIndex(pd.to_datetime([day for day in days if day])),
-        tuple(sorted(codes - {""})),
-    )
+    codes.discard("")
+    return Market(folder, name, days, tuple(sorted(codes))) if codes and len(days) else None
+
+
+def training_cells(market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> Cells:
+    """Return what tells which dates and instruments a model of this market is trained on.
+
+    Args:
+        market: The market, or None where it is not known; then all instruments count.
+        train: First and last day of the training segment, both inclusive.
+    """
+
+    def cells(dates: pd.DatetimeIndex, instruments: tuple[str, ...]) -> tuple[Any, Any]:
+        days = dates.normalize()
+        counting = (days >= train[0]) & (days <= train[1])
+        if market is None:
+            return counting, np.ones(len(instruments), dtype=bool)
+        return counting & days.isin(market.calendar.normalize()), np.isin(instruments, market.instruments)
+
+    return cells
 
 
 def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> None:
@@ -67,6 +88,10 @@ def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timesta
     if market is not None:
         failures += [_times_of_day(factors, market), _instruments(factors, market)]
     found = tuple(failure for failure in failures if failure is not None)
+    if not found and len(factors.columns_without_training_values) == len(factors.columns):
+        mend = "mine the factors over the training segment too, or set the segment to where they have values"
+        examples = (f"{train[0].date()} to {train[1].date()} as training segment",)
+        found = (Failure(Reason.NO_TRAINING_VALUE, mend, None, len(factors.columns), examples),)
     if found:
         raise FactorFileError(str(factors.path), found)
 

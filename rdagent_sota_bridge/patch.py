@@ -129,14 +129,16 @@ def apply_module(module: ModuleType) -> None:
     for seam in SEAMS:
         if seam.module != module.__name__:
             continue
+        # The module has just run, perhaps once more (importlib.reload): what was replaced in it is gone.
+        _state.applied.pop(seam.name, None)
         try:
             _apply_seam(seam, module)
         except SeamError as error:
             if seam.essential:
-                handoff = importlib.import_module("rdagent_sota_bridge.handoff")
-                handoff.refuse(error)
+                importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
             else:
-                sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
+                checked = " and ".join(seam.checked)
+                sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
 
 
 def revert() -> None:
@@ -159,6 +161,17 @@ def revert() -> None:
 def status() -> tuple[SeamStatus, ...]:
     """Return how every seam stands in this process, in the order of the table."""
     return tuple(_status(seam) for seam in SEAMS)
+
+
+def is_applied(name: str) -> bool:
+    """Return True if the seam of that name is applied in this process."""
+    return name in _state.applied
+
+
+def is_ours(owner: Any, attribute: str) -> bool:
+    """Return True if an owner's own attribute is a replacement of ours."""
+    current = vars(owner).get(attribute, _ABSENT)
+    return any(replaced.replacement is current for seam in _state.applied.values() for replaced in seam)
 
 
 def apply_seam(name: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import handoff
+from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.settings import is_enabled
 
 MODEL_LOOPS = ("ModelRDLoop", "QuantRDLoop")
 """The loops that train models: `fin_model`, `fin_quant` (RD-Agent's `app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
@@ -26,7 +27,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         raise SeamError(
             "RD-Agent's loop has a form that is not known; a resumed run is checked in its first loop only",
             "rdagent.utils.workflow.loop: LoopBase.load",
-            "use a release of RD-Agent that README lists, or tell us about this one",
+            plans.OTHER_RELEASE,
         )
     original_load = vars(loop_class)["load"].__func__
     original_init = loop_class.__init__
@@ -35,9 +36,11 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     def load(cls: type, path: str | Path, *args: Any, **kwargs: Any) -> Any:
         if not trains_models(cls):
             return original_load(cls, path, *args, **kwargs)
-        plan = _check_session(module, Path(path))
+        plan = _checked_resume(module, Path(path))
         session = original_load(cls, path, *args, **kwargs)
-        handoff.adopt(_runner(session), plan)
+        runner = _runner(session)
+        if runner is not None:
+            plans.adopt(runner, plan)
         return session
 
     @functools.wraps(original_init)
@@ -65,40 +68,45 @@ def session_file(path: Path) -> Path | None:
     return files[-1] if files else None
 
 
-def _check_session(module: ModuleType, path: Path) -> handoff.Plan | None:
-    """Check the settings and the set against what the session began with; stop the run if they don't fit."""
-    plan = handoff.checked_plan(_run_folder(path))
-    file = session_file(path)
-    if plan is None or plan.record is None or file is None:
-        return plan
+def _checked_resume(module: ModuleType, path: Path) -> plans.Plan | None:
+    """Check settings, set and session; stop the run if they don't fit together."""
+    try:
+        plan = plans.checked_plan()
+        file = session_file(path)
+        if plan is not None and plan.record is not None and file is not None:
+            _check_session(module, file, plan.record)
+    except BridgeError as error:
+        plans.stop_before_loop(error, _run_folder(path))
+    return plan
+
+
+def _check_session(module: ModuleType, file: Path, record: plans.Record) -> None:
     # The same loader as RD-Agent's: a signature that it refuses is refused here, with its own error.
     with file.open("rb") as content:
         session = getattr(module, "secure_pickle_load", pickle.load)(content)
-    try:
-        if not trains_models(type(session)):
-            raise HandOffError(
-                f"The session is one of {type(session).__name__}, not of a loop that trains models",
-                str(file),
-                "resume a log folder of fin_model, or switch LOAD_SOTA_FROM_WORKSPACE off",
-            )
-        handoff.check_same_set(handoff.record_of(_runner(session)), plan.record)
-    except BridgeError as error:
-        handoff.stop_before_loop(error, _run_folder(path))
-    return plan
+    if not trains_models(type(session)):
+        raise HandOffError(
+            f"The session is one of {type(session).__name__}, not of a loop that trains models",
+            str(file),
+            "resume a log folder of fin_model, or switch LOAD_SOTA_FROM_WORKSPACE off",
+        )
+    runner = _runner(session)
+    plans.check_runner(runner)
+    began = plans.record_of(runner)
+    if began is not None:
+        plans.check_same_set(began, record)
 
 
 def _check_new_loop(loop: Any) -> None:
     """Stop a run that asked for the factors and has a runner that can't hand them over."""
-    runner = _runner(loop)
-    if not handoff.was_asked(runner) and handoff.switched_on():
-        kind = type(runner)
-        handoff.refuse(
-            HandOffError(
-                "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
-                f"{kind.__module__}.{kind.__qualname__}, which is no QlibModelRunner",
-                "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or derive the class from QlibModelRunner",
-            )
-        )
+    try:
+        if not is_enabled():
+            return
+        plans.check_runner(_runner(loop))
+    except HandOffError as error:
+        plans.refuse(error)
+    except BridgeError as error:
+        plans.stop_before_loop(error)
 
 
 def _runner(loop: Any) -> Any:

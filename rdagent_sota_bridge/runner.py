@@ -11,7 +11,7 @@ from typing import Any
 
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 
-from rdagent_sota_bridge import handoff, patch
+from rdagent_sota_bridge import handoff, patch, plan
 from rdagent_sota_bridge.errors import SeamError
 
 
@@ -21,7 +21,7 @@ class SotaModelRunner(QlibModelRunner):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build RD-Agent's runner, and check the set that the environment names."""
         super().__init__(*args, **kwargs)
-        handoff.build_without_hook(self)
+        handoff.check_when_built(self)
 
     def develop(self, exp: Any) -> Any:
         """Train and back-test one model on the factor set and the base set."""
@@ -33,4 +33,4 @@ for _name in ("workspace", "merge"):
     try:
         patch.apply_seam(_name)
     except SeamError as _error:
-        handoff.refuse(_error)
+        plan.refuse(_error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ def logged() -> Iterator[list[str]]:
     try:
         yield lines
     finally:
-        logger.remove(sink)
+        with suppress(ValueError):  # RD-Agent 0.8.0 removes all sinks at a streamed message
+            logger.remove(sink)
 
 
 def copy_set(source: Path, target: Path) -> Path:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import alpha, handoff, patch
+from rdagent_sota_bridge import handoff, patch, plan
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
@@ -342,7 +342,7 @@ def test_unreadable_file_stops_the_run(place: Place, monkeypatch: pytest.MonkeyP
 
 
 # A setting that means nothing is never guessed at, so it always stops.
-NOT_TYPOS = [bad for bad in BAD if not bad.name.startswith("unknown ") or "base" in bad.name]
+NOT_TYPOS = [bad for bad in BAD if not bad.name.startswith("unknown ") and "segment" not in bad.name]
 
 
 @pytest.mark.parametrize("bad", NOT_TYPOS, ids=lambda bad: bad.name)
@@ -360,10 +360,48 @@ def test_on_error_baseline_warns_and_goes_on(bad: Bad, place: Place, monkeypatch
     with seams.logged() as lines:
         runner = seams.build_runner()
     assert any(line.startswith(f"WARNING: {bad.line}") for line in lines)
-    assert handoff.record_of(runner) is None
+    assert plan.record_of(runner) is None
     experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
     assert experiment.based_experiments == []
     assert not (experiment.experiment_workspace.workspace_path / FACTOR_FILE).exists()
+
+
+def test_an_unknown_base_set_stops_the_run_whatever_on_error_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that means nothing is never guessed at: SOTA_ON_ERROR=baseline is about sets, not typos."""
+    seams.switch_on(monkeypatch, place.workspace, SOTA_ON_ERROR="baseline", ALPHA_FACTORS="alpha21")
+    with pytest.raises(SystemExit, match="ALPHA_FACTORS has an unknown value: 'alpha21'"):
+        seams.build_runner()
+
+
+@pytest.mark.parametrize("spoil", ["calendar", "instruments", "garbage"])
+def test_half_of_qlib_data_is_one_warning(
+    spoil: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that was cut off is data that is not there yet, not a traceback."""
+    home = tmp_path / "home"
+    folder = seams.put_market(home).provider
+    if spoil == "garbage":
+        (folder / "calendars" / "day.txt").write_text("<html>404</html>")
+    else:
+        next((folder / spoil.replace("calendar", "calendars")).glob("[dc]*.txt")).write_bytes(b"")
+    monkeypatch.setenv("HOME", str(home))
+    seams.switch_on(monkeypatch, place.workspace)
+    with seams.logged() as lines:
+        assert plan.record_of(seams.build_runner()) is not None
+    assert sum("Qlib data is not there yet" in line for line in lines) == 1
+
+
+def test_metrics_that_can_not_be_read_are_one_warning(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged qlib_res.csv beside the set costs its metrics, not the run; it is read at the start."""
+    (place.workspace / "qlib_res.csv").write_bytes(b"IC,\xff\xfe")
+    seams.switch_on(monkeypatch, place.workspace)
+    with seams.logged() as lines:
+        record = plan.record_of(seams.build_runner())
+    assert record is not None
+    assert record["metrics"] == {}
+    assert sum("qlib_res.csv can't be read" in line for line in lines) == 1
 
 
 def test_qlib_data_that_is_not_there_is_one_warning(
@@ -374,7 +412,7 @@ def test_qlib_data_that_is_not_there_is_one_warning(
     seams.switch_on(monkeypatch, place.workspace)
     with seams.logged() as lines:
         runner = seams.build_runner()
-    assert handoff.record_of(runner) is not None
+    assert plan.record_of(runner) is not None
     assert [line for line in lines if line.startswith("WARNING")] == [
         line for line in lines if "Qlib data is not there yet" in line
     ]
@@ -390,9 +428,9 @@ def test_develop_of_another_shape_is_refused() -> None:
     def develop(self: object, exp: object) -> object:
         return exp
 
-    missing = handoff.missing_from_develop(develop)
+    missing = plan.missing_from_develop(develop)
     assert {"process_factor_data", "to_parquet", FACTOR_FILE} <= set(missing)
-    assert handoff.missing_from_develop(len) == ["Python code"]
+    assert plan.missing_from_develop(len) == ["Python code"]
 
 
 def module_of_another_shape() -> object:
@@ -411,14 +449,14 @@ def test_another_shape_stops_a_run_that_asked(place: Place, monkeypatch: pytest.
         handoff.runner_patches(module_of_another_shape())  # type: ignore[arg-type]
     seams.switch_on(monkeypatch, place.workspace)
     with pytest.raises(SystemExit, match="a shape that is not known"):
-        handoff.refuse(
+        plan.refuse(
             SeamError("QlibModelRunner.develop has a shape that is not known", "model_runner.py", "m")
         )
 
 
 def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFixture[str]) -> None:
     """With the switch off a shape that is not known costs one line on stderr, and nothing else."""
-    handoff.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
+    plan.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
     assert (
         capsys.readouterr().err
         == "rdagent-sota-bridge: QlibModelRunner.develop has another shape (model_runner.py)\n"
@@ -431,7 +469,7 @@ def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFix
 def test_switched_off_the_original_is_called_and_nothing_else(place: Place) -> None:
     """Without the switch the runner carries nothing, and the experiment is what RD-Agent made."""
     runner = seams.build_runner()
-    assert not handoff.was_asked(runner)
+    assert not plan.was_asked(runner)
     before = seams.model_experiment()
     features = getattr(before, "base_features", None)
     experiment = seams.develop_up_to_qlib(runner, before)
@@ -486,12 +524,9 @@ def test_colliding_names_are_counted_once(
         monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(place.market, RESI5=1.0))
     )
     with seams.logged() as lines:
-        experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+        seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
     assert "INFO: 叠加Alpha因子: 21个\n" in lines
     assert any("1 of the 22 features of alpha22 give way" in line and "RESI5" in line for line in lines)
-    if hasattr(experiment, "base_features"):
-        assert len(experiment.base_features) == 21
-        assert "RESI5" not in experiment.base_features
 
 
 def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,8 +545,26 @@ def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.M
     monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
     experiment = seams.model_experiment(base_features=chosen)
     experiment.base_features = chosen
-    seams.develop_up_to_qlib(seams.build_runner(), experiment)
-    assert experiment.base_features == alpha.ALPHA20
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    assert "INFO: 叠加Alpha因子: 20个\n" in lines
+
+
+def test_chosen_features_that_change_in_a_run_stop_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run keeps its base set too, also where it is the user's choice in RD-Agent."""
+    import typer
+
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = seams.build_runner()
+    experiments = [seams.model_experiment(), seams.model_experiment()]
+    for experiment, name in zip(experiments, ("ONE", "TWO"), strict=True):
+        experiment.base_features = {name: "$close/$open"}
+    seams.develop_up_to_qlib(runner, experiments[0])
+    with pytest.raises(typer.Exit):
+        pickle.loads(pickle.dumps(runner)).develop(experiments[1])
+    assert "The base set is not the one that this run began with" in capsys.readouterr().err
 
 
 def test_the_synthetic_experiment_is_light_and_plain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,9 +659,6 @@ def test_factors_that_the_run_accepted_itself_come_beside_the_set(
     written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
     assert set(written.columns) == {"overnight_gap", "own", "MA20"}
     assert (written["overnight_gap"] == 2.0).all()
-    if hasattr(experiment, "base_features"):
-        assert "MA20" not in experiment.base_features
-        assert len(experiment.base_features) == 21
 
 
 # --- identity ---
@@ -648,7 +698,7 @@ def test_a_changed_file_stops_the_run_between_loops(
     seams.switch_on(monkeypatch, place.workspace)
     runner = seams.build_runner()
     seams.develop_up_to_qlib(runner, seams.model_experiment())
-    record = handoff.record_of(runner)
+    record = plan.record_of(runner)
     assert record is not None
     seams.write_set(place.workspace, seams.factor_frame(place.market) * 2)
     with pytest.raises(typer.Exit) as stop:

@@ -58,7 +58,7 @@ class Recorder:
 
 def run_probe(recorder: Recorder, script: str = "before = 1\n") -> None:
     """Run a script with the probe at its end, as Qlib's environment does."""
-    exec(compile(with_probe(script), "read_exp_res.py", "exec"), {"latest_recorder": recorder})
+    exec(compile(with_probe(script, "note"), "read_exp_res.py", "exec"), {"latest_recorder": recorder})
 
 
 COLUMNS = [("feature", "RESI5"), ("feature", "动量"), ("feature", "ret_0.5")]
@@ -75,7 +75,7 @@ PARAMETERS = {
 def test_probe_comes_after_the_whole_script() -> None:
     """RD-Agent's script stays as it is, the lines of the probe follow."""
     script = "import qlib\nprint(1)\n"
-    probed = with_probe(script)
+    probed = with_probe(script, "note")
     assert probed.startswith(script)
     assert len(probed) > len(script)
     ast.parse(probed)
@@ -84,8 +84,8 @@ def test_probe_comes_after_the_whole_script() -> None:
 @pytest.mark.parametrize("script", ["", "x = 1", "x = 1\n", "x = 1\n\n\n", "if 1:\n    x = 1"])
 def test_probe_is_added_once(script: str) -> None:
     """A script that has the probe is left as it is, however it ended before."""
-    probed = with_probe(script)
-    assert with_probe(probed) == probed
+    probed = with_probe(script, "note")
+    assert with_probe(probed, "note") == probed
     ast.parse(probed)
 
 
@@ -94,12 +94,12 @@ def test_probe_fits_rdagents_real_script() -> None:
     package = resources.files("rdagent.scenarios.qlib.experiment")
     script = (package / "model_template" / "read_exp_res.py").read_text(encoding="utf-8")
     assert "latest_recorder" in script
-    ast.parse(with_probe(script))
+    ast.parse(with_probe(script, "note"))
 
 
 def test_probe_is_python_3_8() -> None:
     """Qlib's environment may be Python 3.8: the probe has no newer syntax."""
-    ast.parse(with_probe(""), feature_version=(3, 8))
+    ast.parse(with_probe("", "note"), feature_version=(3, 8))
 
 
 def test_probe_writes_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
-from rdagent_sota_bridge import handoff, resume
+from rdagent_sota_bridge import plan, resume
 from tests import seams
 
 
@@ -37,6 +38,22 @@ class FactorRDLoop(_Loop):
 
 class OtherRunner:
     """A runner of a user's own, named in QLIB_MODEL_RUNNER."""
+
+
+class OwnDevelop(QlibModelRunner):
+    """A derived runner that does not build on its parent's develop."""
+
+    def develop(self, exp: Any) -> Any:
+        """Call itself, as RD-Agent's own does, and not its parent."""
+        return self.develop(exp)
+
+
+class Derived(QlibModelRunner):
+    """A derived runner that does."""
+
+    def develop(self, exp: Any) -> Any:
+        """Go on to the parent."""
+        return super().develop(exp)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +106,7 @@ def test_a_resumed_run_goes_on_with_its_set(
     folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
     with seams.logged() as lines:
         loaded = ModelRDLoop.load(folder / "__session__" / "0" / "0_running", checkout=True)
-    assert handoff.record_of(loaded.runner)["path"] == str(workspace / "combined_factors_df.parquet")
+    assert plan.record_of(loaded.runner)["path"] == str(workspace / "combined_factors_df.parquet")
     assert not (folder / "__session__" / "1").exists()
     assert "INFO: SOTA factors loaded from workspace" in "".join(lines)
     assert "WARNING" not in "".join(lines)
@@ -104,7 +121,7 @@ def test_a_moved_set_is_the_same_set(
     moved = workspace.rename(tmp_path / "moved")
     seams.switch_on(monkeypatch, moved)
     loaded = ModelRDLoop.load(folder)
-    assert handoff.record_of(loaded.runner)["path"] == str(moved / "combined_factors_df.parquet")
+    assert plan.record_of(loaded.runner)["path"] == str(moved / "combined_factors_df.parquet")
 
 
 @pytest.mark.parametrize("what", ["content", "another set", "base set", "set is gone", "factor log"])
@@ -115,7 +132,7 @@ def test_another_set_stops_before_anything_is_touched(
     seams.switch_on(monkeypatch, workspace)
     kind = FactorRDLoop if what == "factor log" else ModelRDLoop
     folder = session(kind(seams.build_runner()), tmp_path / "log" / "run")
-    began = handoff.record_of(seams.build_runner())
+    began = plan.record_of(seams.build_runner())
     expected = "The factor set is not the one that this run began with"
     if what == "content":
         seams.write_set(workspace, seams.factor_frame(market[1]) * 2)
@@ -153,7 +170,7 @@ def test_switched_off_a_bridged_session_warns_once(
     warnings = [line for line in lines if line.startswith("WARNING")]
     assert len(warnings) == 1
     assert "goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in warnings[0]
-    assert handoff.record_of(loaded.runner) is None
+    assert plan.record_of(loaded.runner) is None
     assert seams.develop_up_to_qlib(loaded.runner, seams.model_experiment()).based_experiments == []
 
 
@@ -166,7 +183,7 @@ def test_a_plain_session_resumed_with_the_switch_on_warns_once(
     with seams.logged() as lines:
         loaded = ModelRDLoop.load(folder)
     assert sum("was trained without factors so far" in line for line in lines) == 1
-    assert handoff.record_of(loaded.runner) is not None
+    assert plan.record_of(loaded.runner) is not None
 
 
 def test_switched_off_a_plain_session_loads_as_ever(tmp_path: Path) -> None:

@@ -1,0 +1,362 @@
+"""What a run is going to do with the factors: checked before the first LLM call, and kept by the runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import typer
+
+from rdagent_sota_bridge import alpha, factors, latest_log, locate, market, patch, qlib_config
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    FactorFileNotFoundError,
+    HandOffError,
+    SeamError,
+    SetChangedError,
+    SettingsError,
+    WorkspaceNotFoundError,
+)
+from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
+
+RUNNER_ATTRIBUTE = "sota_bridge"
+"""What a runner carries through a session: {"record": plain dict or None, "reason": text}."""
+
+OTHER_RELEASE = "use a release of RD-Agent that README lists, or tell us about this one"
+
+Record = dict[str, Any]
+
+_SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
+
+# What `develop` must do for the hand-off to reach it: this is its merge path in 0.8.0 and 1.0.0.
+_DEVELOP_NAMES = frozenset(
+    {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute", "sub_tasks"}
+)
+_DEVELOP_TEXTS = frozenset({locate.FACTOR_FILE, qlib_config.CONFIG_FILE})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do: hand over the set of `record`, or go on without factors for `reason`."""
+
+    record: Record | None
+    reason: str = ""
+
+
+# --- the check ---
+
+
+def checked_plan() -> Plan | None:
+    """Check everything that a run needs, and return its plan; None where the switch is off.
+
+    Where the factors can't be used and `SOTA_ON_ERROR=baseline`, the reason is logged as a warning and the
+    plan is to go on without them.
+
+    Raises:
+        BridgeError: where the factors can't be used otherwise, and for a setting that means nothing.
+    """
+    if not is_enabled():
+        return None
+    settings = read_settings()
+    try:
+        return Plan(_checked_record(settings))
+    except SettingsError:
+        raise
+    except BridgeError as error:
+        if settings.on_error == "fail":
+            raise
+        _warn_and_go_on(error)
+        return Plan(None, str(error))
+
+
+def refuse(error: BridgeError) -> None:
+    """Handle a shape of RD-Agent that is not known: stop a run that asked for the factors, or warn it."""
+    try:
+        asked = is_enabled()
+        on_error = read_settings().on_error if asked else ""
+    except BridgeError as settings_error:
+        stop_before_loop(settings_error)
+    if on_error == "fail":
+        stop_before_loop(error)
+    if asked:
+        _warn_and_go_on(error)
+    else:
+        sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
+
+
+def _checked_record(settings: Settings) -> Record:
+    """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
+    _check_seams()
+    base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
+    path = locate.factor_file(settings.workspace_path)
+    text = _packaged_config()
+    qlib_config.adapt(text, base, "")
+    task = qlib_config.read_task(text, _segment_variables())
+    home = market.read_market(task.provider_uri, task.market)
+    found = factors.examine(path, market.training_cells(home, task.train))
+    market.check_fit(found, home, task.train)
+    _log_loaded(found, home, task)
+    return {
+        "version": 1,
+        "path": str(path),
+        "digest": found.digest,
+        "columns": list(found.columns),
+        "rows": found.rows,
+        "instruments": len(found.instruments),
+        "start": str(found.dates[0]),
+        "end": str(found.dates[-1]),
+        "metrics": _metrics_beside(path),
+        "base_set": {
+            "name": base.name,
+            "digest": f"sha256:{base.digest}",
+            "features": [list(pair) for pair in base.features],
+            "explicit": settings.alpha_factors_explicit or not settings.use_alpha_factors,
+        },
+    }
+
+
+def _log_loaded(found: factors.FactorSet, home: market.Market | None, task: qlib_config.Task) -> None:
+    log = logger()
+    log.info(f"SOTA factors loaded from workspace: {found.path}")
+    log.info(f"SOTA factors shape: ({found.rows}, {len(found.columns)})")
+    log.info(f"SOTA factors digest: {found.digest}")
+    if home is None:
+        log.warning(
+            f"Qlib data is not there yet ({task.provider_uri}, market {task.market}): whether the factors' "
+            "instruments and times match the market was not checked"
+        )
+    empty = found.columns_without_training_values
+    if empty:
+        log.warning(
+            f"{len(empty)} of the {len(found.columns)} factors have no value in the training segment and "
+            f"will be zeros there: {', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}"
+        )
+
+
+def _metrics_beside(path: Path) -> dict[str, float]:
+    try:
+        return factors.metrics_beside(path)
+    except (OSError, ValueError) as error:
+        logger().warning(f"The factor run's own metrics are left out, for {error}")
+        return {}
+
+
+def missing_from_develop(develop: Any) -> list[str]:
+    """Return what the merge path of `develop` lacks, by the names and texts in its code; [] if it fits."""
+    code = getattr(inspect.unwrap(develop), "__code__", None)
+    if code is None:
+        return ["Python code"]
+    texts = {constant for constant in code.co_consts if isinstance(constant, str)}
+    return sorted((_DEVELOP_NAMES - set(code.co_names)) | (_DEVELOP_TEXTS - texts))
+
+
+def check_develop(module: Any) -> None:
+    """Check that the model runner of RD-Agent has the merge path that the hand-off goes through.
+
+    Raises:
+        SeamError: if not; it names what is missing.
+    """
+    develop = getattr(getattr(module, "QlibModelRunner", None), "develop", None)
+    if develop is None:
+        raise SeamError("RD-Agent has no QlibModelRunner.develop", module.__name__, OTHER_RELEASE)
+    missing = missing_from_develop(develop)
+    if missing:
+        raise SeamError(
+            f"QlibModelRunner.develop has a shape that is not known: it lacks {', '.join(missing)}",
+            str(module.__file__),
+            OTHER_RELEASE,
+        )
+
+
+def _check_seams() -> None:
+    """Raise the reason where a seam that the hand-off needs does not fit the installed RD-Agent."""
+    for status in patch.status():
+        if status.state == "misfit" and (status.seam.essential or status.seam.name == "workspace"):
+            raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
+    check_develop(import_module("rdagent.scenarios.qlib.developer.model_runner"))
+
+
+def _packaged_config() -> str:
+    """Return RD-Agent's own model YAML, which a model's workspace will start with."""
+    package = resources.files("rdagent.scenarios.qlib.experiment")
+    file = package / "model_template" / qlib_config.CONFIG_FILE
+    if not file.is_file():
+        raise SeamError("RD-Agent has no YAML for models that train on factors", str(file), OTHER_RELEASE)
+    return file.read_text(encoding="utf-8")
+
+
+def _segment_variables() -> dict[str, str]:
+    """Return the dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there."""
+    settings = import_module("rdagent.app.qlib_rd_loop.conf").ModelBasePropSetting()
+    found = {name: getattr(settings, name, None) for name in _SEGMENT_VARIABLES}
+    for name, value in found.items():
+        try:
+            pd.Timestamp(value)
+        except ValueError:
+            variable = f"QLIB_MODEL_{name.upper()}"
+            raise SettingsError(
+                f"{variable} is no date: {value!r}",
+                f"environment variable or .env entry {variable}, a setting of RD-Agent's",
+                "write it as 2008-01-01",
+            ) from None
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+# --- stopping ---
+
+
+def stop_before_loop(error: BridgeError, run_folder: Path | None = None) -> NoReturn:
+    """End the process with one message and status 1, outside of a loop's steps.
+
+    SystemExit rather than an exception of typer's: the command line would show that with a traceback here.
+
+    Args:
+        error: What the message says.
+        run_folder: The log folder of a run that was to be resumed; None for a new run.
+    """
+    text = text_of(error)
+    latest_log.write_line("ERROR", text, run_folder or Path(logger().storage.path))
+    raise SystemExit(text) from error
+
+
+def stop_in_step(error: BridgeError) -> NoReturn:
+    """End the run with one message and status 1, inside a step.
+
+    There `asyncio.run` makes a traceback of a SystemExit; typer's Exit ends cleanly, from a process pool too.
+    """
+    text = text_of(error)
+    latest_log.write_line("ERROR", text)
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+    raise typer.Exit(1) from error
+
+
+def text_of(error: BridgeError) -> str:
+    """Return the text that users grep for: the line of the plan, then the place and the mend."""
+    if isinstance(error, (WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError)):
+        return str(error)
+    return f"Failed to load SOTA factors from workspace: {error}"
+
+
+def _warn_and_go_on(error: BridgeError) -> None:
+    logger().warning(text_of(error))
+    logger().warning("SOTA_ON_ERROR=baseline: the run goes on without the factors")
+
+
+# --- the runner's memory ---
+
+
+def record_of(runner: Any) -> Record | None:
+    """Return the record of the set that a runner hands over, or None."""
+    carried = getattr(runner, RUNNER_ATTRIBUTE, None) or {}
+    return carried.get("record")
+
+
+def was_asked(runner: Any) -> bool:
+    """Return True if this runner was built with the switch on, whatever came of it."""
+    return hasattr(runner, RUNNER_ATTRIBUTE)
+
+
+def remember(runner: Any, plan: Plan | None) -> None:
+    """Let a runner carry a plan through its session; None takes away what it carries."""
+    if plan is not None:
+        setattr(runner, RUNNER_ATTRIBUTE, dataclasses.asdict(plan))
+    elif was_asked(runner):
+        delattr(runner, RUNNER_ATTRIBUTE)
+
+
+def adopt(runner: Any, plan: Plan | None) -> None:
+    """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
+
+    Raises:
+        SetChangedError: if the run would go on with another set, or another base set, than it began with.
+    """
+    began, now = record_of(runner), None if plan is None else plan.record
+    if began is not None and now is not None:
+        check_same_set(began, now)
+        if plan is not None and plan.record is not None and "base_of_run" in began:
+            plan.record["base_of_run"] = began["base_of_run"]
+    elif began is not None:
+        why = "LOAD_SOTA_FROM_WORKSPACE is off" if plan is None else "the set can't be used"
+        logger().warning(
+            f"This run was trained on the factor set {began['digest']} ({began['path']}) so far, and goes on "
+            f"without it: {why}. Results before and after don't compare"
+        )
+    elif now is not None:
+        logger().warning(
+            f"This run was trained without factors so far, and goes on with the set {now['digest']}: "
+            "results before and after don't compare"
+        )
+    remember(runner, plan)
+
+
+def check_same_set(began: Record, now: Record) -> None:
+    """Check that a run goes on with the set and the base set that it began with.
+
+    Raises:
+        SetChangedError: if not; it names both digests.
+    """
+    if began["digest"] != now["digest"]:
+        raise SetChangedError(
+            "The factor set is not the one that this run began with: "
+            f"it began with {began['digest']}, now named is {now['digest']}",
+            f"{began['path']} then, {now['path']} now",
+            "name the set of the first digest and resume, or start a new run with the new set",
+        )
+    before, after = began["base_set"], now["base_set"]
+    if (before["digest"], before["explicit"]) != (after["digest"], after["explicit"]):
+        raise changed_base_set(_asked_for(before), _asked_for(after))
+
+
+def changed_base_set(began: str, now: str) -> SetChangedError:
+    """Return the error for a base set that is not what the run began with."""
+    return SetChangedError(
+        "The base set is not the one that this run began with: "
+        f"it began with {began}, now asked for is {now}",
+        "USE_ALPHA_FACTORS and ALPHA_FACTORS, or the base features chosen in RD-Agent",
+        "set them as they were and resume, or start a new run",
+    )
+
+
+def _asked_for(base: dict[str, Any]) -> str:
+    how = "by ALPHA_FACTORS or USE_ALPHA_FACTORS" if base["explicit"] else "by default"
+    return f"{base['name']} ({base['digest']}, {how})"
+
+
+# --- runner classes ---
+
+
+def check_runner(runner: Any) -> None:
+    """Check that a runner's `develop` leads to the hand-off, whatever class QLIB_MODEL_RUNNER names.
+
+    Raises:
+        HandOffError: if it does not; the run would drop the factors in silence.
+    """
+    for kind in type(runner).__mro__:
+        develop = vars(kind).get("develop")
+        if develop is None:
+            continue
+        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
+            return
+        names = set(getattr(getattr(inspect.unwrap(develop), "__code__", None), "co_names", ()))
+        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
+        if "develop" not in names or names.isdisjoint(parents):
+            break
+    kind = type(runner)
+    raise HandOffError(
+        "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
+        f"{kind.__module__}.{kind.__qualname__}, whose develop does not lead to QlibModelRunner.develop",
+        "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
+        "from QlibModelRunner",
+    )
+
+
+def logger() -> Any:
+    """Return RD-Agent's logger. Imported late: the seams are applied while RD-Agent is being imported."""
+    return import_module("rdagent.log").rdagent_logger

@@ -1,0 +1,280 @@
+"""The hand-off to its end, with a qrun that fails in ways the real one can't be made to.
+
+The real qrun runs in test_e2e; here the programs `qrun` and `python` of Qlib's environment are stand-ins that
+leave the files which a test asks for, so that every way a training can end is looked at in a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+
+from rdagent_sota_bridge.alpha import ALPHA22
+from rdagent_sota_bridge.demo import sandbox
+from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.plan import record_of
+from tests import seams
+
+STAND_IN = """#!{python}
+import json, os, shutil, sys
+from pathlib import Path
+box = Path({box!r})
+what = json.loads((box / "what.json").read_text())
+with (box / "calls.txt").open("a") as calls:
+    calls.write(Path(sys.argv[0]).name + "\\n")
+if Path(sys.argv[0]).name == "qrun":
+    (box / "environment.json").write_text(json.dumps(dict(os.environ)))
+    runs = (box / "calls.txt").read_text().split().count("qrun")
+    if runs <= what["races"]:
+        print("MlflowException: Metric 'Rank IC' is malformed; No data found.")
+        sys.exit(1)
+    Path("ran").touch()
+elif Path("ran").exists():
+    for name in ("ret.parquet", "ret.pkl", "qlib_res.csv"):
+        shutil.copy(box / name, name)
+    if what["loaded"] is not None:
+        Path("sota_loaded.json").write_text(json.dumps(what["loaded"]))
+"""
+
+
+@dataclass
+class Qlib:
+    """The stand-in for Qlib's environment."""
+
+    box: Path
+    set: Path
+    market: Any
+    columns: list[str] = field(default_factory=lambda: sorted({*ALPHA22, "overnight_gap"}))
+
+    def will(self, *, races: int = 0, **loaded: Any) -> None:
+        """Say how often qrun dies of the race, and what Qlib will have loaded."""
+        content = {
+            "recorder": "r",
+            "columns": self.columns,
+            "columns_without_training_values": [],
+            "num_features": len(self.columns),
+            "versions": {"qlib": "0.9.7"},
+        }
+        what = {"races": races, "loaded": {**content, **loaded}}
+        (self.box / "what.json").write_text(json.dumps(what))
+        (self.box / "calls.txt").write_text("")
+
+    def will_leave_no_record(self) -> None:
+        """Say that what Qlib loaded can't be read back."""
+        (self.box / "what.json").write_text(json.dumps({"races": 0, "loaded": None}))
+
+    @property
+    def runs(self) -> int:
+        """How often qrun was started."""
+        return (self.box / "calls.txt").read_text().split().count("qrun")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the last qrun."""
+        found: dict[str, str] = json.loads((self.box / "environment.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a home folder and the demo's market in it, shared by tests that only read it."""
+    folder = tmp_path_factory.mktemp("home")
+    return folder, seams.put_market(folder)
+
+
+@pytest.fixture
+def qlib(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qlib:
+    """Put the stand-ins where RD-Agent looks for Qlib's environment, and switch the bridge on."""
+    box = sandbox.create(tmp_path / "box")
+    for name in ("qrun", "python"):
+        (box.bin / name).write_text(STAND_IN.format(python=sys.executable, box=str(tmp_path)))
+        (box.bin / name).chmod(0o755)
+    returns = pd.DataFrame({"return": [0.0]})
+    returns.to_parquet(tmp_path / "ret.parquet")
+    returns.to_pickle(tmp_path / "ret.pkl")
+    (tmp_path / "qlib_res.csv").write_text(",0\nIC,0.5\n")
+    for name, value in box.environment("http://127.0.0.1:1/v1").items():
+        if name in ("PATH", "CONDA_DEFAULT_ENV"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(home[0]))
+    folder = seams.write_set(tmp_path / "set", seams.factor_frame(home[1]))
+    seams.switch_on(monkeypatch, folder)
+    stand_in = Qlib(tmp_path, folder, home[1])
+    stand_in.will()
+    return stand_in
+
+
+def model(qlib: Qlib, name: str = "", code: str = "") -> Any:
+    """Return a model experiment; name and code are the test's own, for RD-Agent's caches are shared."""
+    experiment = seams.model_experiment(f"{qlib.box.name}{name}")
+    text = f"model_cls = None  # {qlib.box.name} {code or name}\n"
+    experiment.sub_workspace_list[0].inject_files(**{"model.py": text})
+    return experiment
+
+
+def manifest_of(experiment: Any) -> dict[str, Any] | None:
+    """Return the manifest of a model run, or None."""
+    file = experiment.experiment_workspace.workspace_path / MANIFEST_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def test_a_training_that_went_well(qlib: Qlib) -> None:
+    """qrun gets the width and the features of the union, the run its proof, the experiment its own again."""
+    experiment = model(qlib)
+    features = getattr(experiment, "base_features", None)
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    assert experiment.result["IC"] == 0.5
+    assert qlib.environment["num_features"] == "23"
+    assert json.loads(qlib.environment["feature_names"]) == list(ALPHA22)
+    assert json.loads(qlib.environment["feature_expressions"]) == list(ALPHA22.values())
+    assert getattr(experiment, "base_features", None) is features
+    manifest = manifest_of(experiment)
+    assert manifest is not None
+    assert manifest["qlib_loaded"]["columns"] == qlib.columns
+    assert manifest["versions"]["qlib_side"] == {"qlib": "0.9.7"}
+    assert sum("SOTA factors used: Qlib loaded 23 columns (1 mined, 22 base)" in line for line in lines) == 1
+
+
+def test_a_colliding_name_is_handed_over_once(qlib: Qlib) -> None:
+    """A mined MA20 takes the place of the base feature: 23 columns, 21 features in the YAML."""
+    seams.write_set(qlib.set, seams.factor_frame(qlib.market, MA20=1.0))
+    seams.build_runner().develop(model(qlib))
+    assert qlib.environment["num_features"] == "23"
+    assert "MA20" not in json.loads(qlib.environment["feature_names"])
+    assert len(json.loads(qlib.environment["feature_names"])) == 21
+
+
+@pytest.mark.parametrize(
+    ("loaded", "expected"),
+    [
+        ({"columns": sorted(ALPHA22), "num_features": 22}, "missing: ['overnight_gap']"),
+        ({"num_features": 20}, "the network is 20 wide for 23 columns"),
+        ({"columns_without_training_values": ["overnight_gap"]}, "no value of the 1 mined columns"),
+    ],
+)
+def test_a_model_without_the_factors_stops_the_run(
+    loaded: dict[str, Any], expected: str, qlib: Qlib, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If Qlib loaded anything else than was handed over, the run ends, and nothing is claimed or cached."""
+    qlib.will(**loaded)
+    experiment = model(qlib)
+    with pytest.raises(typer.Exit):
+        seams.build_runner().develop(experiment)
+    assert expected in capsys.readouterr().err
+    assert manifest_of(experiment) is None
+    qlib.will()
+    seams.build_runner().develop(model(qlib))
+    assert qlib.runs == 1, "the result of the stopped run was not cached"
+
+
+def test_an_older_record_is_no_proof(qlib: Qlib) -> None:
+    """What an earlier qrun left in the workspace is not taken for what this one loaded."""
+    qlib.will_leave_no_record()
+    experiment = model(qlib)
+    (experiment.experiment_workspace.workspace_path / LOADED_FILE).write_text("{}")
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    assert sum("no proof that they were used" in line for line in lines) == 1
+    assert "SOTA factors used" not in "".join(lines)
+    manifest = manifest_of(experiment)
+    assert manifest is not None
+    assert manifest["qlib_loaded"] is None
+
+
+@pytest.mark.parametrize("cached", ["false", "true"], ids=["plain", "ENABLE_CACHE"])
+def test_a_qrun_lost_to_the_race_is_repeated_once(
+    cached: str, qlib: Qlib, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One death of Qlib's logging race is repeated, even where RD-Agent caches qruns; a second is not."""
+    from rdagent.core.exception import ModelEmptyError
+
+    monkeypatch.setenv("ENABLE_CACHE", cached)
+    qlib.will(races=1)
+    with seams.logged() as lines:
+        seams.build_runner().develop(model(qlib, "A"))
+    assert qlib.runs == 2
+    assert sum("it is repeated once" in line for line in lines) == 1
+    qlib.will(races=9)
+    with pytest.raises(ModelEmptyError, match="malformed"):
+        seams.build_runner().develop(model(qlib, "B"))
+    assert qlib.runs == 2
+
+
+def test_the_cache_of_qruns_tells_sets_apart(qlib: Qlib, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RD-Agent's ENABLE_CACHE knows texts but no data: the YAML's note makes another set another qrun."""
+    monkeypatch.setenv("ENABLE_CACHE", "true")
+    runs = []
+    for name, factor in (("A", 1), ("B", 1), ("C", 2)):
+        seams.write_set(qlib.set, seams.factor_frame(qlib.market) * factor)
+        seams.build_runner().develop(model(qlib, name, code="one code"))
+        runs.append(qlib.runs)
+    assert runs == [1, 1, 2]
+
+
+def test_a_result_from_the_cache_says_so_and_knows_its_set(
+    qlib: Qlib, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run of the same model comes from RD-Agent's cache; with a changed file it stops."""
+    seams.build_runner().develop(model(qlib))
+    again = model(qlib)
+    runner = seams.build_runner()
+    runner.develop(again)
+    assert qlib.runs == 1
+    manifest = manifest_of(again)
+    assert manifest is not None
+    assert manifest["from_cache"] is True
+    assert manifest["qlib_loaded"] is None
+    seams.write_set(qlib.set, seams.factor_frame(qlib.market) * 2)
+    with pytest.raises(typer.Exit):
+        runner.develop(model(qlib))
+    assert "The factor set is not the one that this run began with" in capsys.readouterr().err
+
+
+def test_a_result_without_a_training_is_no_cached_one(qlib: Qlib, capsys: pytest.CaptureFixture[str]) -> None:
+    """A develop that neither trains nor answers from the cache stops the run; nothing is claimed."""
+    from rdagent_sota_bridge import handoff
+
+    runner, experiment = seams.build_runner(), model(qlib)
+    with pytest.raises(typer.Exit):
+        handoff.hand_over(lambda exp: exp, runner, experiment)
+    assert "gave a result without training a model, and not from its cache" in capsys.readouterr().err
+    assert manifest_of(experiment) is None
+
+
+def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the hook's check of a resume, SotaModelRunner checks in its first develop, loudly."""
+    import pickle
+
+    from rdagent_sota_bridge import handoff, patch
+    from rdagent_sota_bridge.runner import SotaModelRunner
+
+    monkeypatch.setattr(patch, "is_applied", lambda name: False)
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "no")
+    plain = pickle.dumps(SotaModelRunner(None))
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "yes")
+    bridged = pickle.dumps(SotaModelRunner(None))
+
+    with seams.logged() as lines:
+        resumed = pickle.loads(plain)
+        resumed.develop(model(qlib, "A"))
+    assert record_of(resumed) is not None
+    assert sum("was trained without factors so far" in line for line in lines) == 1
+    monkeypatch.setenv("USE_ALPHA_FACTORS", "no")
+    with pytest.raises(typer.Exit):
+        pickle.loads(bridged).develop(model(qlib, "B"))
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "no")
+    with seams.logged() as lines:
+        resumed = pickle.loads(bridged)
+        seams.develop_up_to_qlib(resumed, seams.model_experiment())
+    assert sum("goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in line for line in lines) == 1
+    assert handoff.RESULT_SCRIPT == "read_exp_res.py"
+    shutil.rmtree(qlib.box / "box")
