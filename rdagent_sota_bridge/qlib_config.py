@@ -82,9 +82,9 @@ def adapt(text: str, base: BaseSet, note: str) -> str:
     Args:
         text: RD-Agent's YAML, or one that was adapted before.
         base: The base features that the model gets beside the mined columns; may be empty.
-        note: A line of comment for the top, which tells the set. It makes the YAML differ where the set does,
-            and with it the key of a cached qrun (`utils/env.py` of RD-Agent 1.0.0, `ENABLE_CACHE`), which knows
-            texts but no data.
+        note: A line of comment for the top, which tells the set. It makes the YAML differ where the set
+            does, and with it the key of a cached qrun (`ENABLE_CACHE` in `utils/env.py` of RD-Agent 1.0.0),
+            which knows texts but no data.
 
     Raises:
         SeamError: if the YAML has a form that is not known.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge.demo.llm import Script, UnknownPromptError, answer, recognise
 from rdagent_sota_bridge.demo.market import gap_factor, write_market
 
 ROW = r"^\s*(baseline|bridge)\s+(\S+)\s+(\S+)\s+\S+\s+\S+\s+\S+\s+(\d+)\s+(\w+)"
@@ -45,6 +47,20 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("The folder for the demo is not empty")
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:
+    """The prompt that RD-Agent asks only where an output is long is known too: no run shows it at will."""
+    from rdagent.utils.agent.tpl import T
+
+    system = T("utils.prompts:filter_redundant_text.system").r()
+    assert recognise(system, "The following text contains stdout: ...") == "output_filter"
+    assert json.loads(answer(Script(), "output_filter", system, "", 0)) == {
+        "needs_sub": False,
+        "regex_patterns": [],
+    }
+    with pytest.raises(UnknownPromptError):
+        recognise("You are somebody else.", "Hello")
 
 
 @pytest.mark.e2e

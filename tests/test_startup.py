@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from rdagent_sota_bridge import _startup, patch
+from rdagent_sota_bridge.settings import FALSE_WORDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,6 +107,75 @@ def test_registering_twice_is_registering_once() -> None:
 def test_the_hook_waits_for_exactly_the_modules_of_the_table() -> None:
     """The standard-library list of module names and the table of seams say the same."""
     assert {seam.module for seam in patch.SEAMS} == _startup.SEAM_MODULES
+
+
+def test_the_two_lists_of_off_words_are_one() -> None:
+    """What turns the hook off is what reads as "off" everywhere; the hook can't import the settings."""
+    assert set(_startup.OFF_WORDS) == set(FALSE_WORDS)
+
+
+def test_a_reloaded_module_is_patched_again() -> None:
+    """importlib.reload makes new classes: they get the seams that the old ones had."""
+    code = """
+        import importlib
+        from rdagent.scenarios.qlib.developer import model_runner
+        from rdagent_sota_bridge import patch
+        importlib.reload(model_runner)
+        runner = model_runner.QlibModelRunner
+        print(patch.is_ours(runner, "develop"), patch.is_ours(model_runner, "process_factor_data"))
+        patch.revert()
+        print(patch.is_ours(model_runner.QlibModelRunner, "develop"))
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "True", "False"]
+
+
+def test_a_start_without_the_package_is_silent(tmp_path: Path) -> None:
+    """A .pth that outlived its package (a moved checkout) says nothing and fails nothing."""
+    line = (ROOT / "rdagent_sota_bridge" / "rdagent-sota-bridge.pth").read_text()
+    assert line.startswith("import ")
+    assert line.count("\n") == 1
+    code = f"exec({line!r}); print('fine')"
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (found.stdout, found.stderr) == ("fine\n", "")
+
+
+def test_a_loader_that_is_a_class_keeps_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen and compiled modules have classes for loaders: exec_module comes back after each."""
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    ran = []
+
+    class ClassLoader:
+        @staticmethod
+        def create_module(spec: ModuleSpec) -> None:
+            """Let Python make the module."""
+
+        @staticmethod
+        def exec_module(module: ModuleType) -> None:
+            """Run."""
+            ran.append(module.__name__)
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            """Find two modules."""
+            return ModuleSpec(name, ClassLoader) if name.startswith("frozen_") else None  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_startup, "SEAM_MODULES", frozenset({"frozen_one"}))
+    applied: list[str] = []
+    monkeypatch.setattr(patch, "apply_module", lambda module: applied.append(module.__name__))
+    monkeypatch.setattr(sys, "meta_path", [_startup.SeamFinder, Finder, *sys.meta_path])
+    for name in ("frozen_one", "frozen_two"):
+        importlib.import_module(name)
+        del sys.modules[name]
+    assert ran == ["frozen_one", "frozen_two"]
+    assert applied == ["frozen_one"]
 
 
 def test_a_loader_is_as_it_was_after_its_module_has_run(

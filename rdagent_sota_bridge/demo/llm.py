@@ -308,6 +308,8 @@ KINDS = (
     Kind("model_critic", ("check whether user's code is align with the model information and the scenario",)),
     Kind("model_decision", ("trying to implement a model in", _DECIDE)),
     Kind("model_feedback", (_JUDGE,), "# Current Round Information:"),
+    # Asked where the output of a run is long (`filter_redundant_text` in `utils/__init__.py`).
+    Kind("output_filter", ("designed to analyze and filter text containing training log messages",)),
 )
 
 
@@ -337,6 +339,8 @@ def answer(script: Script, kind: str, system: str, user: str, loop: int) -> str:
     Raises:
         UnknownPromptError: the prompt is about a factor or model that the script never proposes.
     """
+    if kind == "output_filter":
+        return json.dumps({"needs_sub": False, "regex_patterns": []})
     about: Callable[[int], Factor | Model] = script.factor if kind.startswith("factor") else script.model
     step = kind.partition("_")[2]
     if step == "hypothesis":

@@ -59,8 +59,9 @@ FACTOR_PYTHON_SHIM = """\
 exec {python} "$*"
 """
 
-# `python -m qlib.cli.run` is what the `qrun` script of pyqlib 0.9.7 calls. Its log goes to stderr, and so
-# does the traceback of the race; both are handed on line by line, for RD-Agent keeps them.
+# `python -m qlib.cli.run` is what the `qrun` script of pyqlib 0.9.7 calls. Only the last attempt's output
+# is handed on: with the traceback of the race on top the text is so long that RD-Agent asks the LLM which
+# parts of it to leave out (`filter_redundant_text` in `rdagent/utils/__init__.py`, 0.8.0 and 1.0.0).
 QRUN_SCRIPT = '''\
 """Runs Qlib's qrun, once more when Qlib's asynchronous logging raced mlflow's file store."""
 
@@ -69,22 +70,19 @@ import subprocess
 import sys
 
 
-def qrun() -> tuple[int, bool]:
-    malformed = False
+def qrun() -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qlib.cli.run", *sys.argv[1:]]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
-        for line in process.stderr:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-            malformed = malformed or re.search("Metric '.*' is malformed", line) is not None
-    return process.returncode, malformed
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
 
 
-status, malformed = qrun()
-if status != 0 and malformed:
-    print("qrun died of a race in Qlib's logging; running it once more", file=sys.stderr, flush=True)
-    status, _ = qrun()
-sys.exit(status)
+done = qrun()
+if done.returncode != 0 and re.search("Metric '.*' is malformed", done.stdout):
+    print("qrun died of a race in Qlib's logging; running it once more", flush=True)
+    done = qrun()
+print(done.stdout, end="", flush=True)
+sys.exit(done.returncode)
 '''
 
 
