@@ -138,31 +138,38 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert model.manifest["factor_set"]["digest"] != digest
 
 
-def test_mined_factors_alone_in_parallel_steps(tmp_path: Path) -> None:
-    """Without the base set a recurrent model is as wide as the set; steps run in processes of their own."""
+def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> None:
+    """Without the base set a recurrent model is as wide as the set; in parallel steps; resumed."""
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market, noise=1.0)
     seams.write_set(box.project / "set", frame.swaplevel().sample(frac=1.0, random_state=1), nested=False)
-    run = runs.rdagent(
-        box,
-        "fin_model",
-        "--loop-n",
-        "1",
-        script=runs.GRU,
-        SOTA_WORKSPACE_PATH="set/combined_factors_df.parquet",
-        LOAD_SOTA_FROM_WORKSPACE="Yes",
-        USE_ALPHA_FACTORS="off",
-        STEP_SEMAPHORE="2",
-    )
+    variables = {
+        "SOTA_WORKSPACE_PATH": "set/combined_factors_df.parquet",
+        "LOAD_SOTA_FROM_WORKSPACE": "Yes",
+        "USE_ALPHA_FACTORS": "off",
+        "STEP_SEMAPHORE": "2",
+    }
+    run = runs.rdagent(box, "fin_model", "--loop-n", "1", script=runs.GRU, **variables)
     assert run.status == 0, run.output[-3000:]
     (model,) = run.trained
     assert model.metrics["IC"] > USED
     assert model.width == 2
     assert model.manifest is not None
     assert model.manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
-    assert "SOTA factor experiment added to based_experiments" in run.text_log, (
-        "a step's process logs there too"
-    )
+    assert "SOTA factor experiment added to based_experiments" in run.text_log, "a step's process logs there"
+
+    assert run.log_folder is not None
+    (box.project / "set").rename(box.project / "moved")
+    variables |= {"SOTA_WORKSPACE_PATH": "moved", "STEP_SEMAPHORE": "1"}
+    session = str(run.log_folder / "__session__")
+    resumed = runs.rdagent(box, "fin_model", "--path", session, "--loop_n", "2", script=runs.GRU, **variables)
+    assert resumed.status == 0, resumed.output[-3000:]
+    (second,) = resumed.trained
+    assert second.metrics["IC"] > USED
+    assert second.manifest is not None
+    assert second.manifest["model"]["name"] == "SmallGRU2"
+    assert second.manifest["factor_set"]["digest"] == model.manifest["factor_set"]["digest"]
+    assert second.manifest["factor_set"]["path"] == str(box.project / "moved" / "combined_factors_df.parquet")
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:
