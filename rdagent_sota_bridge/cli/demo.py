@@ -82,7 +82,12 @@ def _empty_folder(folder: Path) -> Path:
 
 def _table(rows: Sequence[story.Row]) -> Table:
     # Narrow enough for a terminal of 80 columns.
-    table = Table(title="Models without and with the mined factors", box=box.SIMPLE, pad_edge=False)
+    table = Table(
+        title="Models without and with the mined factors",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("run", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("IC", "rank IC", "annualized return", "max drawdown", "features"):

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,20 +38,19 @@ class Stage:
     Attributes:
         title: What the progress display calls it.
         command: RD-Agent's command.
-        with_factors: True where the bridge is switched on.
         steps: How many steps of RD-Agent's loops it takes.
     """
 
     title: str
     command: str
-    with_factors: bool = False
     steps: int = LOOPS * STEPS_OF_LOOP
 
 
 FACTORS = Stage("rdagent fin_factor", "fin_factor")
 BASELINE = Stage("rdagent fin_model, without the factors", "fin_model")
-BRIDGED = Stage("rdagent fin_model, with the factors", "fin_model", with_factors=True)
+BRIDGED = Stage("rdagent fin_model, with the factors", "fin_model")
 STAGES = (FACTORS, BASELINE, BRIDGED)
+RUNS = ("baseline", "bridge")
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,30 @@ def check_requirements() -> None:
         )
 
 
-def tell(folder: Path, show: Callable[[Stage, int], None]) -> list[Row]:
+Show = Callable[[Stage, int], None]
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A stage whose command was started."""
+
+    stage: Stage
+    box: Sandbox
+    process: subprocess.Popen[bytes]
+    llm: ScriptedLLM
+    output: Path
+
+    @property
+    def steps(self) -> int:
+        """How many steps are done: RD-Agent leaves a session file after each."""
+        return min(len(list(self.box.project.glob("log/*/__session__/*/*_*"))), self.stage.steps)
+
+
+def tell(folder: Path, show: Show) -> list[Row]:
     """Run the three stages in `folder` and return the models that were trained, in order.
 
-    Each model run has a project folder of its own, so that neither finds results of the other in a cache.
+    The models without the factors are trained beside the factor run, which they don't need. Each run has a
+    project folder of its own, so that none finds results of another in a cache.
 
     Args:
         folder: An empty folder.
@@ -106,27 +125,31 @@ def tell(folder: Path, show: Callable[[Stage, int], None]) -> list[Row]:
     Raises:
         BridgeError: if a stage fails; it names the stage's output.
     """
-    rows: list[Row] = []
-    factor_box = create(folder / "factors")
-    market = write_market(factor_box.provider)
-    write_source_data(market, factor_box.project)
-    _run(factor_box, FACTORS, show, {})
-    factor_set = _accepted_set(factor_box)
-    for stage, name in ((BASELINE, "baseline"), (BRIDGED, "bridge")):
-        box = create(folder / name)
-        write_market(box.provider)
+    boxes = {stage: create(folder / name) for stage, name in zip(STAGES, ("factors", *RUNS), strict=True)}
+    for box in boxes.values():
+        market = write_market(box.provider)
+    write_source_data(market, boxes[FACTORS].project)
+    with contextlib.ExitStack() as stack:
+        factors = stack.enter_context(_started(FACTORS, boxes[FACTORS], {}))
+        baseline = stack.enter_context(
+            _started(BASELINE, boxes[BASELINE], {"LOAD_SOTA_FROM_WORKSPACE": "false"})
+        )
+        _wait_for([factors], [baseline], show)
         settings = {
-            "LOAD_SOTA_FROM_WORKSPACE": "true" if stage.with_factors else "false",
-            "SOTA_WORKSPACE_PATH": str(factor_set),
+            "LOAD_SOTA_FROM_WORKSPACE": "true",
+            "SOTA_WORKSPACE_PATH": str(_accepted_set(boxes[FACTORS])),
             "USE_ALPHA_FACTORS": "true",
         }
-        _run(box, stage, show, settings)
-        rows += _rows(box, name)
-    return rows
+        bridged = stack.enter_context(_started(BRIDGED, boxes[BRIDGED], settings))
+        _wait_for([baseline, bridged], [], show)
+    return [
+        row for stage, run in zip((BASELINE, BRIDGED), RUNS, strict=True) for row in _rows(boxes[stage], run)
+    ]
 
 
-def _run(box: Sandbox, stage: Stage, show: Callable[[Stage, int], None], settings: dict[str, str]) -> None:
-    show(stage, 0)
+@contextlib.contextmanager
+def _started(stage: Stage, box: Sandbox, settings: dict[str, str]) -> Iterator[_Running]:
+    """Start a stage's command; at the end of the block nothing of it is left running."""
     output = box.folder / f"{stage.command}.txt"
     rdagent = Path(sys.executable).parent / "rdagent"
     with ScriptedLLM() as llm, output.open("wb") as file:
@@ -140,24 +163,32 @@ def _run(box: Sandbox, stage: Stage, show: Callable[[Stage, int], None], setting
             start_new_session=True,  # one group, so that its children end with it
         )
         try:
-            _watch(process, box.project / "log", lambda done: show(stage, min(done, stage.steps)))
+            yield _Running(stage, box, process, llm, output)
         finally:
             _end(process)
-    if process.returncode != 0 or llm.unknown:
+
+
+def _wait_for(awaited: list[_Running], beside: list[_Running], show: Show) -> None:
+    """Wait until the awaited stages have ended well; a stage that ends badly ends the demo at once."""
+    while True:
+        for running in (*awaited, *beside):
+            show(running.stage, running.steps)
+            if running.process.poll() is not None:
+                _check_ended_well(running)
+        if all(running.process.poll() is not None for running in awaited):
+            return
+        time.sleep(0.5)
+
+
+def _check_ended_well(running: _Running) -> None:
+    status, unknown = running.process.returncode, running.llm.unknown
+    if status != 0 or unknown:
         raise BridgeError(
-            f"The stage «{stage.title}» ended with status {process.returncode}"
-            + (f"; {len(llm.unknown)} prompts were not in the script" if llm.unknown else ""),
-            f"{output}; its last lines:\n{_tail(output)}",
+            f"The stage «{running.stage.title}» ended with status {status}"
+            + (f"; {len(unknown)} prompts were not in the script" if unknown else ""),
+            f"{running.output}; its last lines:\n{_tail(running.output)}",
             "run it again with --keep FOLDER and look at that file",
         )
-    show(stage, stage.steps)
-
-
-def _watch(process: subprocess.Popen[bytes], log: Path, done: Callable[[int], None]) -> None:
-    """Count the session files that RD-Agent leaves, one after each step."""
-    while process.poll() is None:
-        done(len(list(log.glob("*/__session__/*/*_*"))))
-        time.sleep(0.5)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
