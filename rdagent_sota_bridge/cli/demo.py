@@ -91,7 +91,7 @@ def _table(rows: Sequence[story.Row]) -> Table:
     for name in ("run", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("IC", "rank IC", "annualized return", "max drawdown", "features"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     table.add_column("factor set", no_wrap=True)
     previous = ""
     for row in rows:
