@@ -260,8 +260,12 @@ def _base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
 def _log_base_set(hand_off: _HandOff) -> None:
     log = logger()
     base, beside = hand_off.base, hand_off.base_beside_mined
+    given = getattr(hand_off.experiment, "base_features", None) or alpha.ALPHA20
     if base.name == alpha.GIVEN:
-        log.info("Base features chosen in RD-Agent are kept, for ALPHA_FACTORS is not set")
+        shown = ", ".join(base.names[:5]) + (", …" if len(base.names) > 5 else "")
+        log.info(f"Base features chosen in RD-Agent are kept, for ALPHA_FACTORS is not set: {shown}")
+    elif not alpha.same_features(given, alpha.ALPHA20):
+        log.info(f"The base set {base.name} takes the place of {len(given)} base features chosen in RD-Agent")
     if not base.features:
         log.info("USE_ALPHA_FACTORS is off: the model trains on the mined factors alone")
         return

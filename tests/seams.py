@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ def cache_key(experiment: Any) -> str:
 @contextmanager
 def logged() -> Iterator[list[str]]:
     """Collect what RD-Agent's logger says, through loguru."""
+    import rdagent.log  # noqa: F401 - it removes all sinks when it is first imported
     from loguru import logger
 
     lines: list[str] = []
@@ -110,8 +111,7 @@ def logged() -> Iterator[list[str]]:
     try:
         yield lines
     finally:
-        with suppress(ValueError):  # RD-Agent 0.8.0 removes all sinks at a streamed message
-            logger.remove(sink)
+        logger.remove(sink)
 
 
 def copy_set(source: Path, target: Path) -> Path:

@@ -539,7 +539,7 @@ def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.M
     with seams.logged() as lines:
         seams.develop_up_to_qlib(seams.build_runner(), experiment)
     assert experiment.base_features == chosen
-    assert any("Base features chosen in RD-Agent are kept" in line for line in lines)
+    assert any("Base features chosen in RD-Agent are kept" in line and "MINE" in line for line in lines)
     assert "INFO: 叠加Alpha因子: 1个\n" in lines
 
     monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
@@ -548,6 +548,7 @@ def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.M
     with seams.logged() as lines:
         seams.develop_up_to_qlib(seams.build_runner(), experiment)
     assert "INFO: 叠加Alpha因子: 20个\n" in lines
+    assert "INFO: The base set alpha20 takes the place of 1 base features chosen in RD-Agent\n" in lines
 
 
 def test_chosen_features_that_change_in_a_run_stop_it(
