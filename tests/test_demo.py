@@ -49,6 +49,16 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_the_script_knows_its_later_takes() -> None:
+    """A model that is proposed again under another name is not taken for its first take."""
+    script = Script()
+    for loop in range(6):
+        target = f"Target hypothesis: {script.model(loop).hypothesis}\nThe former hypothesis ..."
+        assert list(json.loads(answer(script, "model_experiment", "", target, 0))) == [
+            script.model(loop).name
+        ]
+
+
 def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:
     """The prompt that RD-Agent asks only where an output is long is known too: no run shows it at will."""
     from rdagent.utils.agent.tpl import T

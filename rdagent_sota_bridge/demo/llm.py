@@ -349,7 +349,7 @@ def answer(script: Script, kind: str, system: str, user: str, loop: int) -> str:
     if step == "experiment":
         # Older hypotheses follow further down in the same prompt.
         target = user.partition("The former hypothesis")[0]
-        proposal = _first(about, lambda one: one.hypothesis in target, "the target hypothesis")
+        proposal = _of_hypothesis(about, target)
         return json.dumps({proposal.name: proposal.task()})
     if step == "code":
         return json.dumps({"code": _named(about, user).code})
@@ -365,7 +365,7 @@ def answer(script: Script, kind: str, system: str, user: str, loop: int) -> str:
 def _judged(about: Callable[[int], Factor | Model], kind: str, user: str) -> Factor | Model:
     if kind == "factor_feedback":
         target = user.partition("Tasks and Factors:")[0]
-        return _first(about, lambda one: one.hypothesis in target, "the target hypothesis")
+        return _of_hypothesis(about, target)
     # The best model so far stands above, with its own "name:".
     return _named(about, user.partition("# Current Round Information:")[2])
 
@@ -374,18 +374,23 @@ def _named(about: Callable[[int], Factor | Model], text: str) -> Factor | Model:
     # The first name is the task's own: code of similar tasks may follow.
     found = re.search(r"^[ \t]*(?:Specific Task: )?(?:factor_)?name: (.+?)[ \t]*$", text, re.MULTILINE)
     name = found.group(1) if found else ""
-    return _first(about, lambda one: one.name == name, f"the name {name!r}")
-
-
-def _first(
-    about: Callable[[int], Factor | Model], fits: Callable[[Factor | Model], bool], what: str
-) -> Factor | Model:
-    """The first proposal that fits. Nothing is remembered: a resumed run may come to a new server."""
-    for loop in range(200):
-        proposal = about(loop)
-        if fits(proposal):
+    for proposal in _proposals(about):
+        if proposal.name == name:
             return proposal
-    raise UnknownPromptError(f"no proposal of the script fits {what}")
+    raise UnknownPromptError(f"no proposal of the script has the name {name!r}")
+
+
+def _of_hypothesis(about: Callable[[int], Factor | Model], text: str) -> Factor | Model:
+    # The longest: the hypothesis of a later take begins with that of the first.
+    found = [proposal for proposal in _proposals(about) if proposal.hypothesis in text]
+    if not found:
+        raise UnknownPromptError("no proposal of the script has the target hypothesis")
+    return max(found, key=lambda proposal: len(proposal.hypothesis))
+
+
+def _proposals(about: Callable[[int], Factor | Model]) -> Iterator[Factor | Model]:
+    """All that the script may have proposed. Nothing is remembered: a resumed run may come to a new server."""
+    return (about(loop) for loop in range(200))
 
 
 def _verdict(system: str, proposal: Factor | Model) -> str:
