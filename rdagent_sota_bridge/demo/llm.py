@@ -389,7 +389,7 @@ def _of_hypothesis(about: Callable[[int], Factor | Model], text: str) -> Factor 
 
 
 def _proposals(about: Callable[[int], Factor | Model]) -> Iterator[Factor | Model]:
-    """All that the script may have proposed. Nothing is remembered: a resumed run may come to a new server."""
+    """All that the script may have proposed. Nothing is remembered: a resumed run may have a new server."""
     return (about(loop) for loop in range(200))
 
 
