@@ -19,6 +19,9 @@ LOG_FILE = "latest.log"
 # Tells the processes of a run, which go on in its file, from the next run, which starts it anew.
 _VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# RD-Agent logs its settings whole. A text log is what people send to each other.
+_SECRETS = re.compile(r"(\b\w*(?:key|token|secret|password)\w*\s*[=:]\s*(['\"]))[^'\"]+(?=\2)", re.IGNORECASE)
+_FIRST_OF_A_RUN = "scenario"  # the tag, in `components/workflow/rd_loop.py` and `app/qlib_rd_loop/quant.py`
 _BUFFER_LIMIT = 10_000
 
 
@@ -52,8 +55,8 @@ class _Text:
         self._append("".join(waiting))
 
     def add(self, text: str, *, whole_line: bool) -> None:
-        """Write text without its colour codes; whole lines begin on a line of their own."""
-        text = _COLOURS.sub("", text)
+        """Write text without colour codes and secrets; whole lines begin on a line of their own."""
+        text = _SECRETS.sub(r"\1***", _COLOURS.sub("", text))
         if whole_line:
             text = ("\n" if self.inside_line else "") + text + "\n"
         if not text:
@@ -136,8 +139,10 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(original_object)
     def log_object(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # The first object that a run stores: now it is a run, and its folder is the one it will stay with.
-        _text.start(Path(self.storage.path))
+        # A run stores its scenario first, and a resumed one what belongs to a step. What other commands store
+        # (their settings, when they are imported) begins no run: `rdagent ui` must not empty a run's log.
+        if kwargs.get("tag") == _FIRST_OF_A_RUN or self._tag:
+            _text.start(Path(self.storage.path))
         return original_object(self, *args, **kwargs)
 
     @functools.wraps(original_info)

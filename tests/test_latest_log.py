@@ -23,9 +23,14 @@ from rdagent.log import rdagent_logger as logger
 def caller(text, **options):
     logger.info(text, **options)
 
+def store():
+    # The first object that a run of RD-Agent stores.
+    logger.log_object({}, tag="scenario")
+
 def child(text):
     caller(text)
-    logger.log_object({"child": 1}, tag="child")
+    with logger.tag("Loop_0.coding"):
+        logger.log_object({"child": 1}, tag="child")
     caller(text + " again")
 
 """
@@ -69,7 +74,7 @@ LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
 def test_lines_reach_the_text_log(tmp_path: Path) -> None:
     """Lines before and after the run's first object stand there in order, with level and real caller."""
     body = (
-        'caller("before")\nlogger.log_object({}, tag="first")\ncaller("因子 after")\n'
+        'caller("before")\nstore()\ncaller("因子 after")\n'
         'logger.warning("careful")\nlogger.error("bad\\nsecond line")'
     )
     run(tmp_path, body)
@@ -83,7 +88,7 @@ def test_lines_reach_the_text_log(tmp_path: Path) -> None:
 
 def test_no_colour_codes(tmp_path: Path) -> None:
     """Colours that RD-Agent puts into messages don't reach the text log, the console keeps them."""
-    body = 'logger.log_object({})\ncaller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")'
+    body = 'store()\ncaller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")'
     done = run(tmp_path, body)
     assert text_log(tmp_path) == f"{LINE}red blue\n"
     assert "\x1b[91m" in done.stdout + done.stderr
@@ -92,7 +97,7 @@ def test_no_colour_codes(tmp_path: Path) -> None:
 def test_streamed_messages(tmp_path: Path) -> None:
     """Pieces of a stream join to one text, and the next whole line begins on a line of its own."""
     body = (
-        'logger.log_object({})\nfor piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
+        'store()\nfor piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
         '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
     )
     run(tmp_path, body)
@@ -102,7 +107,7 @@ def test_streamed_messages(tmp_path: Path) -> None:
 def test_console_is_as_without_the_package(tmp_path: Path) -> None:
     """Both console streams show the same lines with the same callers as RD-Agent alone."""
     body = (
-        'caller("one")\nlogger.warning("two")\nlogger.log_object({})\nlogger.error("three")\n'
+        'caller("one")\nlogger.warning("two")\nstore()\nlogger.error("three")\n'
         'caller("streamed ", raw=True)\ncaller("four")'
     )
     ours = run(tmp_path, body)
@@ -115,7 +120,7 @@ def test_console_is_as_without_the_package(tmp_path: Path) -> None:
 
 def test_turned_off_there_is_no_text_log(tmp_path: Path) -> None:
     """With the package off no text log is written."""
-    run(tmp_path, 'caller("x")\nlogger.log_object({})', RDAGENT_SOTA_BRIDGE="0")
+    run(tmp_path, 'caller("x")\nstore()', RDAGENT_SOTA_BRIDGE="0")
     assert not (tmp_path / "log" / "latest.log").exists()
 
 
@@ -132,8 +137,8 @@ def test_nothing_is_written_before_the_first_object(tmp_path: Path) -> None:
 
 def test_each_run_starts_it_anew(tmp_path: Path) -> None:
     """The next run of the same folder begins with an empty text log."""
-    run(tmp_path, 'logger.log_object({})\ncaller("the first run, which has the longer line")')
-    run(tmp_path, 'logger.log_object({})\ncaller("second")', run_name="run2")
+    run(tmp_path, 'store()\ncaller("the first run, which has the longer line")')
+    run(tmp_path, 'store()\ncaller("second")', run_name="run2")
     assert text_log(tmp_path) == f"{LINE}second\n"
 
 
@@ -141,7 +146,7 @@ def test_each_run_starts_it_anew(tmp_path: Path) -> None:
 def test_child_process_goes_on_in_it(tmp_path: Path, method: str) -> None:
     """A process of the same run adds its lines and takes none away."""
     body = (
-        'logger.log_object({})\ncaller("parent")\n'
+        'store()\ncaller("parent")\n'
         f'process = multiprocessing.get_context("{method}").Process(target=child, args=("child",))\n'
         'process.start()\nprocess.join()\nassert process.exitcode == 0\ncaller("parent again")'
     )
@@ -157,7 +162,7 @@ def test_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "precious.txt").write_text("precious\n")
     (tmp_path / "log" / "latest.log").symlink_to(tmp_path / "precious.txt")
-    run(tmp_path, 'logger.log_object({})\ncaller("x")')
+    run(tmp_path, 'store()\ncaller("x")')
     assert (tmp_path / "precious.txt").read_text() == "precious\n"
     assert not (tmp_path / "log" / "latest.log").is_symlink()
     assert text_log(tmp_path) == f"{LINE}x\n"
@@ -171,7 +176,7 @@ def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
 def test_folder_in_its_place(tmp_path: Path) -> None:
     """A folder of that name is told once on stderr; the run goes on and stores its objects."""
     (tmp_path / "log" / "latest.log").mkdir(parents=True)
-    body = 'logger.log_object({})\ncaller("x")\nlogger.log_object({})\ncaller("y")\nprint("at the end")'
+    body = 'store()\ncaller("x")\nstore()\ncaller("y")\nprint("at the end")'
     done = run(tmp_path, body)
     file = tmp_path / "log" / "latest.log"
     assert complaints(done) == [
@@ -187,10 +192,7 @@ def test_read_only_folder() -> None:
         (folder / "log" / "run1").mkdir(parents=True)
         (folder / "log" / "run1").chmod(0o777)
         (folder / "log").chmod(0o555)
-        body = (
-            f"if os.geteuid() == 0:\n    os.seteuid({NOBODY})\n"
-            'logger.log_object({})\ncaller("x")\nprint("at the end")'
-        )
+        body = f'if os.geteuid() == 0:\n    os.seteuid({NOBODY})\nstore()\ncaller("x")\nprint("at the end")'
         # RD-Agent 1.0.0 signs what it stores; the key's file may be closed to the other user.
         done = run(folder, body, ARTIFACT_SIGNING_KEY="k" * 32)
         (folder / "log").chmod(0o755)
@@ -206,7 +208,7 @@ def test_read_only_folder() -> None:
 def test_disk_that_fills_up(tmp_path: Path) -> None:
     """A write that fails in the middle of the run is told once; what was written stays, the run goes on."""
     body = (
-        'import resource, signal\nlogger.log_object({})\ncaller("x")\n'
+        'import resource, signal\nstore()\ncaller("x")\n'
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         'caller("y")\ncaller("z")\nprint("at the end")'
     )
@@ -217,3 +219,28 @@ def test_disk_that_fills_up(tmp_path: Path) -> None:
     ]
     assert text_log(tmp_path) == f"{LINE}x\n"
     assert "at the end" in done.stdout
+
+
+def test_commands_that_are_no_run_leave_the_log_alone(tmp_path: Path) -> None:
+    """RD-Agent stores its LLM settings when they are imported (`rdagent ui`, `--help`): it stays as it is."""
+    (tmp_path / "log").mkdir()
+    log = tmp_path / "log" / "latest.log"
+    log.write_text("precious\n")
+    run(tmp_path, 'logger.log_object({}, tag="LITELLM_SETTINGS")\ncaller("x")\nlogger.log_object({})')
+    assert log.read_text() == "precious\n"
+
+
+def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path) -> None:
+    """A resumed run stores no scenario: what it stores inside a step begins it, with the lines before."""
+    run(tmp_path, 'caller("early")\nwith logger.tag("Loop_1.coding"):\n    logger.log_object({}, tag="x")')
+    assert "early" in (tmp_path / "log" / "latest.log").read_text()
+
+
+def test_secrets_are_masked(tmp_path: Path) -> None:
+    """What RD-Agent logs of its settings has no key in the text log; limits of tokens stay."""
+    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
+    run(tmp_path, f'store()\ncaller("{settings}")')
+    text = (tmp_path / "log" / "latest.log").read_text()
+    assert "sk-" not in text
+    assert "openai_api_key='***'" in text
+    assert "chat_token_limit=100" in text

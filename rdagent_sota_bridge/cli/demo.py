@@ -45,6 +45,9 @@ def run(keep: Path | None) -> None:
             TimeElapsedColumn(),
             console=console,
         )
+        console.print(
+            "Three runs of RD-Agent, the first two side by side: about four minutes on two idle cores."
+        )
         with progress:
             rows = _tell(folder, progress)
         console.print(_table(rows))
@@ -54,7 +57,10 @@ def run(keep: Path | None) -> None:
             "factor run finds them."
         )
         if keep is not None:
-            console.print(f"Everything is kept in {folder}", soft_wrap=True)
+            projects = ", ".join(f"{name}/project" for name in story.FOLDERS)
+            console.print(
+                f"Everything is kept in {folder}; RD-Agent's projects are {projects}", soft_wrap=True
+            )
 
 
 def _tell(folder: Path, progress: Progress) -> list[story.Row]:

@@ -51,6 +51,7 @@ BASELINE = Stage("rdagent fin_model, without the factors", "fin_model")
 BRIDGED = Stage("rdagent fin_model, with the factors", "fin_model")
 STAGES = (FACTORS, BASELINE, BRIDGED)
 RUNS = ("baseline", "bridge")
+FOLDERS = ("factors", *RUNS)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def tell(folder: Path, show: Show) -> list[Row]:
     Raises:
         BridgeError: if a stage fails; it names the stage's output.
     """
-    boxes = {stage: create(folder / name) for stage, name in zip(STAGES, ("factors", *RUNS), strict=True)}
+    boxes = {stage: create(folder / name) for stage, name in zip(STAGES, FOLDERS, strict=True)}
     for box in boxes.values():
         market = write_market(box.provider)
     write_source_data(market, boxes[FACTORS].project)
