@@ -141,7 +141,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     def log_object(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A run stores its scenario first, and a resumed one what belongs to a step. What other commands store
         # (their settings, when they are imported) begins no run: `rdagent ui` must not empty a run's log.
-        if kwargs.get("tag") == _FIRST_OF_A_RUN or self._tag:
+        if kwargs.get("tag") == _FIRST_OF_A_RUN or getattr(self, "_tag", ""):
             _text.start(Path(self.storage.path))
         return original_object(self, *args, **kwargs)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,12 @@ def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variabl
     """Run `rdagent` in a sandbox, and return what came of it; nothing of earlier runs there is included."""
     workspaces = set(box.project.glob(f"{WORKSPACES}/*"))
     logs = set(box.project.glob("log/*"))
-    with ScriptedLLM(script) as llm:
+    # A short path: Qlib leaves folders there, and torch's workers hang where a socket's path is long.
+    with tempfile.TemporaryDirectory(prefix="sota-") as temporary, ScriptedLLM(script) as llm:
         process = subprocess.run(
             [str(box.python.parent / "rdagent"), *options],
             cwd=box.project,
-            env=box.environment(llm.url, **variables),
+            env=box.environment(llm.url, TMPDIR=temporary, **variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ CONDA_ENVIRONMENT = "rdagent4qlib"
 # LiteLLM are all steered by variables, and a forgotten QLIB_FACTOR_TRAIN_START would make another
 # experiment of the same command.
 INHERITED = (
-    "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ", "LD_LIBRARY_PATH",
+    "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 )  # fmt: skip
@@ -109,11 +109,6 @@ class Sandbox:
         return self.folder / "project"
 
     @property
-    def temporary(self) -> Path:
-        """TMPDIR of the runs."""
-        return self.folder / "tmp"
-
-    @property
     def bin(self) -> Path:
         """The stand-ins for `conda` and `qrun`, first on PATH."""
         return self.folder / "bin"
@@ -144,8 +139,6 @@ class Sandbox:
         return {
             "PATH": os.pathsep.join(path),
             "HOME": str(self.home),
-            # Qlib's recorder leaves a temporary folder behind for everything that it saves.
-            "TMPDIR": str(self.temporary),
             # Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
             # `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
             "CONDA_DEFAULT_ENV": CONDA_ENVIRONMENT,
@@ -167,7 +160,7 @@ def create(folder: Path, *, python: str | Path = sys.executable) -> Sandbox:
         if set(":=") & set(str(path)):
             raise ValueError(f"a sandbox needs paths without ':' and '=', for they go on PATH: {path}")
 
-    for place in (sandbox.home, sandbox.project, sandbox.bin, sandbox.temporary):
+    for place in (sandbox.home, sandbox.project, sandbox.bin):
         place.mkdir(parents=True, exist_ok=True)
     prefix = sandbox.python.parent.parent
     _write_executable(sandbox.bin / "conda", _conda_shim(prefix))

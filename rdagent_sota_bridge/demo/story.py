@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -153,11 +154,17 @@ def _started(stage: Stage, box: Sandbox, settings: dict[str, str]) -> Iterator[_
     """Start a stage's command; at the end of the block nothing of it is left running."""
     output = box.folder / f"{stage.command}.txt"
     rdagent = Path(sys.executable).parent / "rdagent"
-    with ScriptedLLM() as llm, output.open("wb") as file:
+    # Qlib's recorder leaves a temporary folder behind for all that it saves. Not below `folder`: torch's
+    # workers put sockets there, whose paths may have a hundred characters; with longer ones they hang.
+    with (
+        tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as temporary,
+        ScriptedLLM() as llm,
+        output.open("wb") as file,
+    ):
         process = subprocess.Popen(  # noqa: S603 - our own interpreter's rdagent, with options of our own
             [str(rdagent), stage.command, "--loop_n", str(LOOPS)],
             cwd=box.project,
-            env=box.environment(llm.url, **settings),
+            env=box.environment(llm.url, TMPDIR=temporary, **settings),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
