@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import _startup
+import rdagent_sota_bridge as startup
 from rdagent_sota_bridge.errors import BridgeError, SeamError, SettingsError
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
@@ -112,7 +112,7 @@ def apply() -> None:
     Raises:
         SeamError: if an imported module has a shape that is not known.
     """
-    _startup.register()
+    startup.register()
     for seam in SEAMS:
         module = sys.modules.get(seam.module)
         if module is not None:
@@ -146,7 +146,7 @@ def revert() -> None:
 
     What somebody else has replaced after us is left as it is.
     """
-    _startup.unregister()
+    startup.unregister()
     for seam in reversed(SEAMS):
         for replaced in reversed(_state.applied.pop(seam.name, [])):
             if vars(replaced.owner).get(replaced.attribute) is not replaced.replacement:

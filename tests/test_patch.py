@@ -14,7 +14,8 @@ from rdagent_sota_bridge import patch
 IMPORTS = """
 import importlib, os, sys
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-from rdagent_sota_bridge import _startup, patch
+import rdagent_sota_bridge as startup
+from rdagent_sota_bridge import patch
 """
 RAW = """
 def raw():
@@ -51,7 +52,7 @@ def test_revert_restores_by_identity() -> None:
     """After apply twice and revert twice every raw attribute is the very object that it was; then again."""
     run(
         """
-        _startup.unregister()
+        startup.unregister()
         for seam in patch.SEAMS:
             importlib.import_module(seam.module)
         before = raw()
@@ -64,7 +65,7 @@ def test_revert_restores_by_identity() -> None:
             after = raw()
             assert all(now is then for now, then in zip(after, before))
             assert all(status.state == "waiting" for status in patch.status())
-            assert _startup.SeamFinder not in sys.meta_path
+            assert startup.SeamFinder not in sys.meta_path
         """,
         RDAGENT_SOTA_BRIDGE="",
     )

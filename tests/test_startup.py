@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import _startup, patch
+import rdagent_sota_bridge as startup
+from rdagent_sota_bridge import patch
 from rdagent_sota_bridge.settings import FALSE_WORDS
 
 ROOT = Path(__file__).parent.parent
@@ -28,11 +29,11 @@ def modules_of(code: str, **variables: str) -> set[str]:
     return set(json.loads(found.stdout))
 
 
-def test_an_idle_start_loads_two_modules_of_ours_and_no_other() -> None:
-    """An unrelated Python gets the package's empty front and the hook, and nothing that it had not anyway."""
+def test_an_idle_start_loads_one_module_of_ours_and_no_other() -> None:
+    """An unrelated Python gets the hook, and nothing that it had not anyway."""
     with_hook = modules_of("pass")
     without = modules_of("pass", RDAGENT_SOTA_BRIDGE="0")
-    ours = {"rdagent_sota_bridge", "rdagent_sota_bridge._startup"}
+    ours = {"rdagent_sota_bridge"}
     assert ours <= with_hook, "the package is not activated by its .pth in this environment"
     assert with_hook == without | ours
     bare = subprocess.run(
@@ -42,8 +43,7 @@ def test_an_idle_start_loads_two_modules_of_ours_and_no_other() -> None:
         check=True,
     )
     needed = (
-        modules_of(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import rdagent_sota_bridge._startup")
-        - with_hook
+        modules_of(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import rdagent_sota_bridge") - with_hook
     )
     assert needed == set()
     assert "sys" in bare.stdout.split()
@@ -53,7 +53,7 @@ def test_the_hook_imports_only_what_a_bare_python_has() -> None:
     """Started with neither site nor .pth, importing the hook loads os and nothing else."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os; before = set(sys.modules)\n"
-        "import rdagent_sota_bridge._startup; print(*sorted(set(sys.modules) - before))"
+        "import rdagent_sota_bridge; print(*sorted(set(sys.modules) - before))"
     )
     found = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
@@ -61,7 +61,6 @@ def test_the_hook_imports_only_what_a_bare_python_has() -> None:
     assert set(found.stdout.split()) <= {
         "__future__",
         "rdagent_sota_bridge",
-        "rdagent_sota_bridge._startup",
     }
 
 
@@ -91,27 +90,27 @@ def test_a_value_that_means_nothing_stops_rdagent_and_no_other_python() -> None:
 
 def test_registering_twice_is_registering_once() -> None:
     """A virtual environment runs a .pth twice; unregistering takes the hook away whole."""
-    was_there = _startup.SeamFinder in sys.meta_path
+    was_there = startup.SeamFinder in sys.meta_path
     try:
-        _startup.register()
-        _startup.register()
-        assert sys.meta_path.count(_startup.SeamFinder) == 1  # type: ignore[arg-type]
-        _startup.unregister()
-        _startup.unregister()
-        assert _startup.SeamFinder not in sys.meta_path
+        startup.register()
+        startup.register()
+        assert sys.meta_path.count(startup.SeamFinder) == 1  # type: ignore[arg-type]
+        startup.unregister()
+        startup.unregister()
+        assert startup.SeamFinder not in sys.meta_path
     finally:
         if was_there:
-            _startup.register()
+            startup.register()
 
 
 def test_the_hook_waits_for_exactly_the_modules_of_the_table() -> None:
     """The standard-library list of module names and the table of seams say the same."""
-    assert {seam.module for seam in patch.SEAMS} == _startup.SEAM_MODULES
+    assert {seam.module for seam in patch.SEAMS} == startup.SEAM_MODULES
 
 
 def test_the_two_lists_of_off_words_are_one() -> None:
     """What turns the hook off is what reads as "off" everywhere; the hook can't import the settings."""
-    assert set(_startup.OFF_WORDS) == set(FALSE_WORDS)
+    assert set(startup.OFF_WORDS) == set(FALSE_WORDS)
 
 
 def test_a_reloaded_module_is_patched_again() -> None:
@@ -167,10 +166,10 @@ def test_a_loader_that_is_a_class_keeps_its_method(monkeypatch: pytest.MonkeyPat
             """Find two modules."""
             return ModuleSpec(name, ClassLoader) if name.startswith("frozen_") else None  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_startup, "SEAM_MODULES", frozenset({"frozen_one"}))
+    monkeypatch.setattr(startup, "SEAM_MODULES", frozenset({"frozen_one"}))
     applied: list[str] = []
     monkeypatch.setattr(patch, "apply_module", lambda module: applied.append(module.__name__))
-    monkeypatch.setattr(sys, "meta_path", [_startup.SeamFinder, Finder, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [startup.SeamFinder, Finder, *sys.meta_path])
     for name in ("frozen_one", "frozen_two"):
         importlib.import_module(name)
         del sys.modules[name]
@@ -189,10 +188,10 @@ def test_a_loader_is_as_it_was_after_its_module_has_run(
     (tmp_path / "stand_in.py").write_text("value = 1\n")
     (tmp_path / "broken.py").write_text("raise RuntimeError('as ever')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(_startup, "SEAM_MODULES", frozenset({"stand_in", "broken"}))
+    monkeypatch.setattr(startup, "SEAM_MODULES", frozenset({"stand_in", "broken"}))
     applied = []
     monkeypatch.setattr(patch, "apply_module", lambda module: applied.append(module.__name__))
-    _startup.register()
+    startup.register()
     try:
         module = importlib.import_module("stand_in")
         assert (module.value, applied) == (1, ["stand_in"])

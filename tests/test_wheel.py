@@ -82,10 +82,7 @@ def test_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
         "rdagent-sota-bridge"
     }
     assert versions <= fresh.versions()
-    assert fresh.run("python", "-c", IDLE).stdout.split() == [
-        "rdagent_sota_bridge",
-        "rdagent_sota_bridge._startup",
-    ]
+    assert fresh.run("python", "-c", IDLE).stdout.split() == ["rdagent_sota_bridge"]
     assert fresh.run("python", "-c", STATES).stdout.split()[-1] == "applied"
     for option in ("--loop_n", "--loop-n"):
         understood = fresh.run("rdagent", "fin_model", option, "many")
