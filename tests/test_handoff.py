@@ -118,6 +118,12 @@ def with_value(value: float, rows: slice) -> Callable[[pd.DataFrame], pd.DataFra
     return change
 
 
+def only_after_training(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep every row, and values after the training segment alone."""
+    frame.loc[frame.index.get_level_values("datetime") < pd.Timestamp("2016-01-01")] = np.nan
+    return frame
+
+
 def empty_folder(place: Place) -> Path:
     """Make a folder without a factor file."""
     folder = place.workspace.parent / "empty"
@@ -240,6 +246,13 @@ BAD = [
         ("2008-01-01 to 2014-12-31",),
         Reason.NO_TRAINING_DATE,
     ),
+    Bad(
+        "no value in training",
+        changed(only_after_training),
+        ("2008-01-01 to 2014-12-31",),
+        Reason.NO_TRAINING_VALUE,
+    ),
+    Bad("no date of a segment", good, ("QLIB_MODEL_TRAIN_START",), None, {"QLIB_MODEL_TRAIN_START": "soon"}),
     Bad(
         "unknown switch",
         good,

@@ -213,6 +213,58 @@ def test_a_runner_that_can_not_be_bridged_stops_the_run(
         ModelRDLoop(OtherRunner())
 
 
+def test_a_derived_runner_that_leaves_its_parent_out_stops_the_run(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It inherits the check and loses the hand-off: refused, or, with SOTA_ON_ERROR=baseline, warned."""
+    seams.switch_on(monkeypatch, workspace)
+    runner = OwnDevelop(None)
+    with pytest.raises(SystemExit, match=r"can't be given the factors\n.*test_resume\.OwnDevelop"):
+        ModelRDLoop(runner)
+    monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
+    with seams.logged() as lines:
+        ModelRDLoop(runner)
+    assert sum("can't be given the factors" in line for line in lines) == 1
+
+
+def test_a_derived_runner_that_calls_its_parent_is_bridged(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class of the user's that builds on QlibModelRunner.develop gets the factors as that does."""
+    seams.switch_on(monkeypatch, workspace)
+    loop = ModelRDLoop(Derived(None))
+    assert len(seams.develop_up_to_qlib(loop.runner, seams.model_experiment()).based_experiments) == 2
+
+
+def test_a_resumed_runner_that_can_not_be_bridged_stops_the_run(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session with such a runner is refused before it is touched, not resumed with a claim."""
+    folder = session(ModelRDLoop(OtherRunner()), tmp_path / "log" / "run")
+    before = tree(folder)
+    seams.switch_on(monkeypatch, workspace)
+    with pytest.raises(SystemExit, match="can't be given the factors"):
+        ModelRDLoop.load(folder)
+    assert tree(folder) == before
+
+
+def test_a_session_without_a_runner_loads_as_ever(tmp_path: Path) -> None:
+    """Switched off nothing of ours is in the way, whatever the session holds."""
+    folder = session(ModelRDLoop(None), tmp_path / "log" / "run")
+    assert ModelRDLoop.load(folder).runner is None
+
+
+def test_a_base_set_asked_for_by_name_is_not_the_default(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """alpha22 by default keeps features chosen in RD-Agent, alpha22 by name does not: the resume stops."""
+    seams.switch_on(monkeypatch, workspace)
+    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    monkeypatch.setenv("ALPHA_FACTORS", "alpha22")
+    with pytest.raises(SystemExit, match="The base set is not the one that this run began with"):
+        ModelRDLoop.load(folder)
+
+
 @pytest.mark.parametrize("form", ["folder", "__session__", "file"])
 def test_the_session_file_is_the_one_that_rdagent_reads(form: str, tmp_path: Path) -> None:
     """A folder, its __session__ and a file lead to the file that RD-Agent picks: by number, not name."""
