@@ -249,10 +249,10 @@ def _base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
     given = getattr(exp, "base_features", None)
     if given and not asked["explicit"] and not alpha.same_features(given, alpha.ALPHA20):
         base = alpha.given_set(given)
-    began = record.setdefault("base_of_run", [base.name, base.digest])
-    if began[1] != base.digest:
+    began_name, began_digest = record.setdefault("base_of_run", [base.name, base.digest])
+    if began_digest != base.digest:
         raise plans.changed_base_set(
-            *(f"{name} (sha256:{digest})" for name, digest in (began, (base.name, base.digest)))
+            f"{began_name} (sha256:{began_digest})", f"{base.name} (sha256:{base.digest})"
         )
     return base
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rdagent_sota_bridge.demo.market import Market
+from tests import seams
+
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
@@ -23,6 +26,13 @@ VARIABLES = (
     "QLIB_MODEL_RUNNER",
     "_RDAGENT_SOTA_LATEST_LOG",
 )
+
+
+@pytest.fixture(scope="session")
+def market_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Market]:
+    """Return a home folder and the demo's market in it, shared by tests that only read it."""
+    folder = tmp_path_factory.mktemp("home")
+    return folder, seams.put_market(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -32,17 +32,10 @@ class Place:
     workspace: Path
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Market]:
-    """Return a home folder with the demo's market, shared by the tests of this module, which only read it."""
-    folder = tmp_path_factory.mktemp("home")
-    return folder, seams.put_market(folder)
-
-
 @pytest.fixture
-def place(home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Point HOME at the market, and write a good factor set."""
-    folder, market = home
+    folder, market = market_home
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(tmp_path)
     return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)))

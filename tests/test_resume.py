@@ -13,6 +13,7 @@ from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
 from rdagent_sota_bridge import plan, resume
+from rdagent_sota_bridge.demo.market import Market
 from tests import seams
 
 
@@ -56,17 +57,10 @@ class Derived(QlibModelRunner):
         return super().develop(exp)
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a home folder and the demo's market in it, shared by tests that only read it."""
-    home = tmp_path_factory.mktemp("home")
-    return home, seams.put_market(home)
-
-
 @pytest.fixture
-def workspace(market: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point HOME at the market, and return a good factor set."""
-    home, content = market
+    home, content = market_home
     monkeypatch.setenv("HOME", str(home))
     return seams.write_set(tmp_path / "set", seams.factor_frame(content))
 
@@ -126,7 +120,11 @@ def test_a_moved_set_is_the_same_set(
 
 @pytest.mark.parametrize("what", ["content", "another set", "base set", "set is gone", "factor log"])
 def test_another_set_stops_before_anything_is_touched(
-    what: str, workspace: Path, market: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    workspace: Path,
+    market_home: tuple[Path, Market],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A set that is not the run's ends the process with one message; every session file is as it was."""
     seams.switch_on(monkeypatch, workspace)
@@ -135,9 +133,11 @@ def test_another_set_stops_before_anything_is_touched(
     began = plan.record_of(seams.build_runner())
     expected = "The factor set is not the one that this run began with"
     if what == "content":
-        seams.write_set(workspace, seams.factor_frame(market[1]) * 2)
+        seams.write_set(workspace, seams.factor_frame(market_home[1]) * 2)
     elif what == "another set":
-        seams.switch_on(monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(market[1]) * 2))
+        seams.switch_on(
+            monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(market_home[1]) * 2)
+        )
     elif what == "base set":
         monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
         expected = "The base set is not the one that this run began with"

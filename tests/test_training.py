@@ -19,6 +19,7 @@ import typer
 
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo import sandbox
+from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
 from rdagent_sota_bridge.plan import record_of
 from tests import seams
@@ -83,15 +84,8 @@ class Qlib:
         return found
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a home folder and the demo's market in it, shared by tests that only read it."""
-    folder = tmp_path_factory.mktemp("home")
-    return folder, seams.put_market(folder)
-
-
 @pytest.fixture
-def qlib(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qlib:
+def qlib(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qlib:
     """Put the stand-ins where RD-Agent looks for Qlib's environment, and switch the bridge on."""
     box = sandbox.create(tmp_path / "box")
     for name in ("qrun", "python"):
@@ -104,10 +98,11 @@ def qlib(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Qlib:
     for name, value in box.environment("http://127.0.0.1:1/v1").items():
         if name in ("PATH", "CONDA_DEFAULT_ENV"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HOME", str(home[0]))
-    folder = seams.write_set(tmp_path / "set", seams.factor_frame(home[1]))
+    home, market = market_home
+    monkeypatch.setenv("HOME", str(home))
+    folder = seams.write_set(tmp_path / "set", seams.factor_frame(market))
     seams.switch_on(monkeypatch, folder)
-    stand_in = Qlib(tmp_path, folder, home[1])
+    stand_in = Qlib(tmp_path, folder, market)
     stand_in.will()
     return stand_in
 

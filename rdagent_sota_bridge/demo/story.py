@@ -128,9 +128,8 @@ def tell(folder: Path, show: Show) -> list[Row]:
         BridgeError: if a stage fails; it names the stage's output.
     """
     boxes = {stage: create(folder / name) for stage, name in zip(STAGES, FOLDERS, strict=True)}
-    for box in boxes.values():
-        market = write_market(box.provider)
-    write_source_data(market, boxes[FACTORS].project)
+    markets = {stage: write_market(box.provider) for stage, box in boxes.items()}
+    write_source_data(markets[FACTORS], boxes[FACTORS].project)
     with contextlib.ExitStack() as stack:
         factors = stack.enter_context(_started(FACTORS, boxes[FACTORS], {}))
         baseline = stack.enter_context(
