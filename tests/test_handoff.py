@@ -245,7 +245,6 @@ BAD = [
         ("2008-01-01 to 2014-12-31",),
         Reason.NO_TRAINING_VALUE,
     ),
-    Bad("no date of a segment", good, ("QLIB_MODEL_TRAIN_START",), None, {"QLIB_MODEL_TRAIN_START": "soon"}),
     Bad(
         "unknown switch",
         good,
@@ -348,7 +347,7 @@ def test_unreadable_file_stops_the_run(place: Place, monkeypatch: pytest.MonkeyP
 
 
 # A setting that means nothing is never guessed at, so it always stops.
-NOT_TYPOS = [bad for bad in BAD if not bad.name.startswith("unknown ") and "segment" not in bad.name]
+NOT_TYPOS = [bad for bad in BAD if not bad.name.startswith("unknown ")]
 
 
 @pytest.mark.parametrize("bad", NOT_TYPOS, ids=lambda bad: bad.name)
@@ -370,6 +369,20 @@ def test_on_error_baseline_warns_and_goes_on(bad: Bad, place: Place, monkeypatch
     experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
     assert experiment.based_experiments == []
     assert not (experiment.experiment_workspace.workspace_path / FACTOR_FILE).exists()
+
+
+def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent 1.0.0 takes the segments from variables; 0.8.0 has them in its YAML and reads none."""
+    from rdagent.app.qlib_rd_loop.conf import ModelBasePropSetting
+
+    seams.switch_on(monkeypatch, place.workspace, SOTA_ON_ERROR="baseline", QLIB_MODEL_TRAIN_START="soon")
+    if "train_start" in ModelBasePropSetting.model_fields:
+        with pytest.raises(SystemExit, match="QLIB_MODEL_TRAIN_START is no date: 'soon'"):
+            seams.build_runner()
+    else:
+        assert plan.record_of(seams.build_runner()) is not None
 
 
 def test_an_unknown_base_set_stops_the_run_whatever_on_error_says(
