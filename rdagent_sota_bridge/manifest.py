@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.errors import HandOffError
+from rdagent_sota_bridge.writing import write_whole
 
 MANIFEST_FILE = "sota_manifest.json"
 LOADED_FILE = "sota_loaded.json"
@@ -161,15 +160,5 @@ def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:
     text = json.dumps(
         {"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2, allow_nan=False
     )
-    descriptor, temporary = tempfile.mkstemp(dir=workspace, prefix=f".{MANIFEST_FILE}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(target, text + "\n")
     return target

@@ -22,6 +22,11 @@ VARIABLES = (
     "USE_ALPHA_FACTORS",
     "ALPHA_FACTORS",
     "SOTA_ON_ERROR",
+    "SOTA_LOG_PATH",
+    "SOTA_FACTORS",
+    "SOTA_FACTORS_EXCLUDE",
+    "SOTA_MAX_CORRELATION",
+    "WORKSPACE_PATH",
     "RDAGENT_SOTA_BRIDGE",
     "QLIB_MODEL_RUNNER",
     "_RDAGENT_SOTA_LATEST_LOG",
@@ -50,6 +55,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Go to a temporary folder, before any test module imports RD-Agent: it works where it was imported."""
     if session.config.getoption("dist", "no") != "no" and not hasattr(session.config, "workerinput"):
         return  # xdist's controller runs no test, and its workers start where it is
+    os.environ["XDG_CACHE_HOME"] = str(Path(_folder.name) / "cache")
     os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(Path(_folder.name) / "artifact_signing.key")
     os.chdir(_folder.name)
 
