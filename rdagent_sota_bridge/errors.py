@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+OTHER_RELEASE = "use a release of RD-Agent that README lists, or tell us about this one"
+"""The mend where RD-Agent has a shape that is not known."""
+
 
 class BridgeError(Exception):
     """Base of every error that a user can cause or mend.
@@ -43,6 +46,18 @@ class FactorFileNotFoundError(LocateError):
     """The factor workspace exists, and holds no factor file."""
 
 
+class SessionError(LocateError):
+    """A log folder's sessions can't be read, or lead to no factor set."""
+
+
+class UntrustedSessionError(SessionError):
+    """RD-Agent's loader refuses a session: it is not signed, or not with the key that is set."""
+
+
+class NothingAcceptedError(SessionError):
+    """The run's sessions can be read, and no factor loop of it was accepted."""
+
+
 class BaseSetError(BridgeError):
     """The file of the base set is missing or malformed, or the base set is unknown."""
 
@@ -57,6 +72,18 @@ class SeamError(BridgeError):
 
 class SetChangedError(BridgeError):
     """A run would go on with another factor set or base set than it began with."""
+
+
+class ChoiceError(BridgeError):
+    """SOTA_FACTORS or SOTA_FACTORS_EXCLUDE names a factor that is not there, or leaves none."""
+
+
+class UnequalFactorError(BridgeError):
+    """A factor is in two sets with different values."""
+
+
+class MarketError(BridgeError):
+    """Qlib's data of the market can't be read."""
 
 
 class HandOffError(BridgeError):
@@ -86,6 +113,8 @@ class Reason(enum.Enum):
     NO_INSTRUMENT = "none of the file's instruments is in the market"
     NO_TRAINING_DATE = "no date of the file is inside the training segment"
     NO_TRAINING_VALUE = "no factor has a value in the training segment of the market"
+    LOW_COVERAGE = "too little of the market is filled in a segment"
+    NO_MARKET_DAY = "the market has no trading day in a segment"
     CHANGED = "the file was changed while it was read"
 
 
@@ -107,11 +136,16 @@ class Failure:
     count: int | None = None
     examples: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    @property
+    def fact(self) -> str:
+        """What is wrong: reason, column, count, examples."""
         about = "" if self.column is None else f" [{self.column}]"
         count = "" if self.count is None else f", {self.count:,} in all"
         examples = "" if not self.examples else f", such as {' and '.join(self.examples)}"
-        return f"{self.reason.value}{about}{count}{examples}; mend: {self.mend}"
+        return f"{self.reason.value}{about}{count}{examples}"
+
+    def __str__(self) -> str:
+        return f"{self.fact}; mend: {self.mend}"
 
 
 class FactorFileError(BridgeError):

@@ -6,9 +6,8 @@ import csv
 import hashlib
 import math
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rdagent_sota_bridge import memory
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
 from rdagent_sota_bridge.locate import RESULT_FILE
 
@@ -32,21 +32,19 @@ _BLOCK = 1 << 22
 _EXAMPLES = 2
 # What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
-_COARSE_CLOCK = 2_000_000_000  # nanoseconds; FAT keeps two seconds
 
 
 @dataclass(frozen=True, eq=False)
 class FactorSet:
-    """What a factor file holds, without its values.
+    """What a factor set holds, without its values.
 
     Attributes:
-        path: The factor file, absolute.
-        digest: `sha256:` and the digest of the file's bytes; it names the set.
+        path: The factor file, absolute; of a joined set the first.
+        digest: What names the set.
         rows: Number of (datetime, instrument) rows.
-        columns: Names of the factors, in the file's order, each once.
+        columns: Names of the factors, in order, each once.
         dates: The days (or times) that have a row, each once, ascending.
         instruments: The instruments that have a row, each once, sorted.
-        columns_without_training_values: Factors without a single value where `examine` was told to look.
     """
 
     path: Path
@@ -55,7 +53,23 @@ class FactorSet:
     columns: tuple[str, ...]
     dates: pd.DatetimeIndex
     instruments: tuple[str, ...]
-    columns_without_training_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a factor file's footer tells of it, without a look at the data.
+
+    Attributes:
+        rows: Number of (datetime, instrument) rows.
+        columns: Names of the factors, in the file's order, each once.
+        start: The first day (or time); None where the footer has no statistics of it.
+        end: The last one; likewise.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+    start: pd.Timestamp | None
+    end: pd.Timestamp | None
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,15 @@ class _Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class _Index:
-    """The rows' keys: codes into `dates` and `instruments`, one pair a row."""
+class Index:
+    """The rows' keys: codes into `dates` and `instruments`, one pair a row.
+
+    Attributes:
+        dates: The days (or times) that have a row, each once, ascending.
+        date_codes: int32, (rows,): position in `dates`.
+        instruments: The instruments that have a row, each once, sorted.
+        instrument_codes: int32, (rows,): position in `instruments`.
+    """
 
     dates: pd.DatetimeIndex
     date_codes: Any
@@ -82,50 +103,67 @@ class _Index:
         return f"({self.dates[self.date_codes[row]]}, {self.instruments[self.instrument_codes[row]]})"
 
 
-Cells = Callable[[pd.DatetimeIndex, tuple[str, ...]], tuple[Any, Any]]
-"""From dates and instruments to two boolean arrays of their lengths: which of them count."""
+@dataclass(frozen=True, eq=False)
+class FactorFile:
+    """An open factor file, read one column at a time.
+
+    Attributes:
+        path: The factor file, absolute.
+        digest: `sha256:` and the digest of the file's bytes; it names the set.
+        columns: Names of the factors, in the file's order, each once.
+        index: The rows' keys; None where they have faults.
+        failures: The faults of the rows' keys.
+    """
+
+    path: Path
+    digest: str
+    columns: tuple[str, ...]
+    index: Index | None
+    failures: tuple[Failure, ...]
+    _parquet: pq.ParquetFile
+    _fields: dict[str, str]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self._parquet.metadata.num_rows)
+
+    def read(self, column: str) -> Any:
+        """Return a factor's values, one a row in the file's order, NaN where there is none.
+
+        Raises:
+            FactorFileError: if they are not numbers, all NaN, infinite, or can't be read.
+        """
+        values = _read_field(self.path, self._parquet, self._fields[column], column)
+        if failures := _column_failures(column, values, self.index):
+            raise FactorFileError(str(self.path), tuple(failures))
+        return values.to_numpy()
 
 
-def examine(path: Path, training_cells: Cells | None = None) -> FactorSet:
-    """Check a factor file and return what it holds.
-
-    Reads one column at a time: memory grows with the rows, not with the columns.
-
-    Args:
-        path: The factor file.
-        training_cells: Tells which dates and instruments a model is trained on; None for all.
+@contextmanager
+def opened(path: Path) -> Iterator[FactorFile]:
+    """Open a factor file, so that digest and values are of the same bytes even if it is replaced meanwhile.
 
     Raises:
-        FactorFileError: if the file can't be trained on; it lists every reason.
+        FactorFileError: if it can't be read, or is no table of factors; faults of its rows are told by
+            `FactorFile.failures`. At the end, if it was changed while it was open.
     """
     with _opened(path) as file:
         digest = _digest_of(file)
         parquet = _parquet(path, file)
         layout = _layout(path, parquet)
         index, failures = _read_index(path, parquet, layout)
-        counting = None if index is None else _counting_rows(index, training_cells)
-        empty = []
-        for field, column in zip(layout.fields, layout.columns, strict=True):
-            values = _read_field(path, parquet, field, column)
-            column_failures = _column_failures(column, values, index)
-            if not column_failures and counting is not None and np.isnan(values.to_numpy()[counting]).all():
-                empty.append(column)
-            failures += column_failures
-        if failures or index is None:
-            raise FactorFileError(str(path), tuple(failures))
-        return FactorSet(
-            path=path,
-            digest=digest,
-            rows=parquet.metadata.num_rows,
-            columns=layout.columns,
-            dates=index.dates,
-            instruments=tuple(sorted(index.instruments)),
-            columns_without_training_values=tuple(empty),
-        )
+        fields = dict(zip(layout.columns, layout.fields, strict=True))
+        yield FactorFile(path, digest, layout.columns, index, tuple(failures), parquet, fields)
 
 
-def load(path: Path, digest: str) -> pd.DataFrame:
-    """Load a factor file that was examined before.
+def load(path: Path, digest: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Load a factor file that was checked before.
+
+    Args:
+        path: The factor file.
+        digest: The digest that it had then.
+        columns: The factors to load, in order; all if None.
 
     Returns:
         One flat float or integer column a factor; index levels (datetime, instrument); the file's row order.
@@ -143,16 +181,39 @@ def load(path: Path, digest: str) -> pd.DataFrame:
         index, failures = _read_index(path, parquet, layout)
         if index is None:
             raise FactorFileError(str(path), tuple(failures))
+        fields = dict(zip(layout.columns, layout.fields, strict=True))
         values = {
-            column: _read_field(path, parquet, field, column).to_numpy()
-            for field, column in zip(layout.fields, layout.columns, strict=True)
+            column: _read_field(path, parquet, fields[column], column).to_numpy()
+            for column in (layout.columns if columns is None else columns)
         }
     instruments = pd.Index(index.instruments, dtype=object)
     levels = [index.dates.take(index.date_codes), instruments.take(index.instrument_codes)]
     return pd.DataFrame(values, index=pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT]))
 
 
-_seen: dict[Path, tuple[tuple[int, ...], str]] = {}
+def read_footer(path: Path) -> Footer:
+    """Return what the footer of a factor file tells; values are neither read nor checked.
+
+    Raises:
+        FactorFileError: if the file can't be read, or has a layout that is not known.
+    """
+    with _opened(path) as file:
+        parquet = _parquet(path, file)
+        layout = _layout(path, parquet)
+        start, end = _date_range(path, parquet, layout.datetime_field)
+        return Footer(int(parquet.metadata.num_rows), layout.columns, start, end)
+
+
+def count_instruments(path: Path) -> int:
+    """Return how many instruments have a row; reads that one column.
+
+    Raises:
+        FactorFileError: if the file can't be read, or has a layout that is not known.
+    """
+    with _opened(path) as file:
+        parquet = _parquet(path, file)
+        values = _read_field(path, parquet, _layout(path, parquet).instrument_field, INSTRUMENT)
+        return len(values.unique().drop_null())
 
 
 def current_digest(path: Path) -> str:
@@ -223,20 +284,18 @@ def _signature(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _digest_of(file: BinaryIO) -> str:
-    path = Path(file.name)
-    signature = _signature(file)
-    known = _seen.get(path)
-    if known is not None and known[0] == signature:
-        return known[1]
+    key = [str(Path(file.name).absolute()), memory.identity(os.fstat(file.fileno()))]
+    known = None if key[1] is None else memory.recall("digests-1", key)
+    if isinstance(known, str):
+        return known
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(_BLOCK):
         digest.update(block)
     file.seek(0)
     name = f"sha256:{digest.hexdigest()}"
-    # A file written just now can change again without a new time, where the file system's clock is coarse.
-    if time.time_ns() - signature[1] > _COARSE_CLOCK:
-        _seen[path] = (signature, name)
+    if key[1] is not None:
+        memory.remember("digests-1", key, name)
     return name
 
 
@@ -292,6 +351,24 @@ def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
     )
 
 
+def _date_range(path: Path, parquet: pq.ParquetFile, field: str) -> tuple[Any, Any]:
+    """Return the first and the last date by the statistics of the row groups, or (None, None)."""
+    try:
+        groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
+        chunks = [
+            group.column(parquet.schema_arrow.get_field_index(field)) for group in groups if group.num_rows
+        ]
+        statistics = [chunk.statistics for chunk in chunks]
+        if not all(found is not None and found.has_min_max for found in statistics):
+            return None, None
+        return (
+            pd.Timestamp(min(found.min for found in statistics)),
+            pd.Timestamp(max(found.max for found in statistics)),
+        )
+    except _DAMAGE as error:
+        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", examples=(_text(error),)) from None
+
+
 def _missing_level(name: str, levels: list[Any], names: list[str]) -> Failure:
     if name in names:
         mend = f"make the column {name} a level: df.set_index(['datetime', 'instrument'])"
@@ -326,40 +403,49 @@ def _read_field(path: Path, parquet: pq.ParquetFile, field: str, column: str) ->
     return values
 
 
-def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[_Index | None, list[Failure]]:
+def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[Index | None, list[Failure]]:
     days = _read_field(path, parquet, layout.datetime_field, DATETIME)
     codes = _read_field(path, parquet, layout.instrument_field, INSTRUMENT)
     failures = _level_failures(days, codes)
     if failures:
         return None, failures
-    found, date_codes = np.unique(days.to_numpy(), return_inverse=True)
     try:
-        dates = pd.DatetimeIndex(found).astype("datetime64[ns]")
-    except pd.errors.OutOfBoundsDatetime as error:
-        mend = "name a set with dates that pandas can hold, 1677 to 2262"
-        return None, [Failure(Reason.NOT_DATES, mend, DATETIME, examples=(_text(error),))]
-    try:
-        encoded = codes.combine_chunks()
-        if not pa.types.is_dictionary(encoded.type):
-            encoded = encoded.dictionary_encode()
-        categories = encoded.dictionary.to_pylist()
+        # Hashed, not sorted: five million rows have a thousand days.
+        day_codes, found_days = _encoded(days)
+        instrument_codes, found_instruments = _encoded(codes)
+        days_there, names = found_days.to_numpy(zero_copy_only=False), found_instruments.to_pylist()
     except _DAMAGE as error:
         examples = (_text(error),)
         raise _one_failure(
             path, Reason.DAMAGED, "copy the file anew", INSTRUMENT, examples=examples
         ) from None
-    # Only what has a row: a categorical level may name instruments that the file does not have.
-    present, instrument_codes = np.unique(encoded.indices.to_numpy(), return_inverse=True)
-    index = _Index(dates, date_codes, tuple(categories[code] for code in present), instrument_codes)
+    days_there, day_codes = _in_order(days_there, day_codes)
+    try:
+        dates = pd.DatetimeIndex(days_there).astype("datetime64[ns]")
+    except pd.errors.OutOfBoundsDatetime as error:
+        mend = "name a set with dates that pandas can hold, 1677 to 2262"
+        return None, [Failure(Reason.NOT_DATES, mend, DATETIME, examples=(_text(error),))]
+    instruments, instrument_codes = _in_order(np.array(names, dtype=object), instrument_codes)
+    index = Index(dates, day_codes, tuple(instruments), instrument_codes)
     return index, _duplicate_rows(index)
 
 
-def _counting_rows(index: _Index, cells: Cells | None) -> Any:
-    """Return a boolean array over the rows: whether a model is trained on that day and instrument."""
-    if cells is None:
-        return np.ones(len(index.date_codes), dtype=bool)
-    dates, instruments = cells(index.dates, index.instruments)
-    return dates[index.date_codes] & instruments[index.instrument_codes]
+def _encoded(values: pa.ChunkedArray) -> tuple[Any, pa.Array]:
+    """Return a level as codes, one a row, and what they stand for."""
+    encoded = values.combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary
+
+
+def _in_order(values: Any, codes: Any) -> tuple[Any, Any]:
+    """Return the values that have a code, each once and sorted, and the codes into them (int32)."""
+    # Only what has a row: a categorical level may name instruments that the file does not have, or one twice.
+    there = np.flatnonzero(np.bincount(codes, minlength=len(values)))
+    found, order = np.unique(values[there], return_inverse=True)
+    new_codes = np.zeros(len(values), dtype=np.int32)
+    new_codes[there] = order
+    return found, new_codes[codes]
 
 
 def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> list[Failure]:
@@ -380,8 +466,10 @@ def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> list[Failu
     return failures
 
 
-def _duplicate_rows(index: _Index) -> list[Failure]:
+def _duplicate_rows(index: Index) -> list[Failure]:
     keys = index.date_codes.astype(np.int64) * len(index.instruments) + index.instrument_codes
+    if (keys[1:] > keys[:-1]).all():  # sorted, as RD-Agent writes them
+        return []
     order = np.argsort(keys, kind="stable")
     repeated = order[1:][keys[order][1:] == keys[order][:-1]]
     if not len(repeated):
@@ -391,7 +479,7 @@ def _duplicate_rows(index: _Index) -> list[Failure]:
     return [Failure(Reason.DUPLICATE_ROW, mend, None, len(repeated), examples)]
 
 
-def _column_failures(column: str, values: pa.ChunkedArray, index: _Index | None) -> list[Failure]:
+def _column_failures(column: str, values: pa.ChunkedArray, index: Index | None) -> list[Failure]:
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         mend = "convert it to numbers, or leave it out"
         return [Failure(Reason.NOT_NUMERIC, mend, column, len(values), _values(values))]

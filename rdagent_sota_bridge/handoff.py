@@ -17,10 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
+from rdagent_sota_bridge import alpha, factors, manifest, panel, qlib_config
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, HandOffError, SeamError
-from rdagent_sota_bridge.plan import OTHER_RELEASE, Record, logger
+from rdagent_sota_bridge.errors import (
+    OTHER_RELEASE,
+    BridgeError,
+    FactorFileNotFoundError,
+    HandOffError,
+    SeamError,
+)
+from rdagent_sota_bridge.plan import Record, logger
 
 RESULT_SCRIPT = "read_exp_res.py"
 """RD-Agent's reader of a back-test's results, which runs in Qlib's environment after qrun."""
@@ -227,16 +233,17 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
 
 
 def _check_unchanged(record: Record) -> None:
-    path = Path(record["path"])
-    if not path.is_file():
-        raise FactorFileNotFoundError(
-            f"SOTA factors file not found: {path}, though the run began with it",
-            f"{path}, {record['digest']}",
-            "put the file back and resume the run",
-        )
-    now = factors.current_digest(path)
-    if now != record["digest"]:
-        raise factors.changed_set(path, record["digest"], now)
+    for source in record["sources"]:
+        path = Path(source["path"])
+        if not path.is_file():
+            raise FactorFileNotFoundError(
+                f"SOTA factors file not found: {path}, though the run began with it",
+                f"{path}, {source['digest']}",
+                "put the file back and resume the run",
+            )
+        now = factors.current_digest(path)
+        if now != source["digest"]:
+            raise factors.changed_set(path, source["digest"], now)
 
 
 def _base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
@@ -304,7 +311,10 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     """Return the loaded set, and beside it what this run's own factor experiments (fin_quant) bring."""
     from rdagent_sota_bridge import experiment
 
-    frame = factors.load(Path(hand_off.record["path"]), hand_off.record["digest"])
+    sources = hand_off.record["sources"]
+    frame = panel.load([(Path(at["path"]), at["digest"], at["columns"]) for at in sources])
+    if list(frame.columns) != hand_off.record["columns"]:
+        frame = frame[hand_off.record["columns"]]
     listed = experiments if isinstance(experiments, list) else [experiments]
     own = [
         based
@@ -392,6 +402,8 @@ def _write_manifest(hand_off: _HandOff, exp: Any, from_cache: bool) -> None:
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
                 "columns": record["columns"],
                 "metrics": _finite(record["metrics"]),
+                "sources": [{**at, "metrics": _finite(at["metrics"])} for at in record["sources"]],
+                "choice": record["choice"],
             },
             "mined_columns": list(hand_off.mined),
             "base_set": {

@@ -1,10 +1,21 @@
-"""From what the user named to the factor file."""
+"""From what the user named to the factor file: a workspace, or the log of the run that accepted the set."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge.errors import FactorFileNotFoundError, LocateError, WorkspaceNotFoundError
+from rdagent_sota_bridge import sessions
+from rdagent_sota_bridge.errors import (
+    FactorFileError,
+    FactorFileNotFoundError,
+    LocateError,
+    NothingAcceptedError,
+    SessionError,
+    WorkspaceNotFoundError,
+)
+from rdagent_sota_bridge.sessions import Experiment, Session
 
 FACTOR_FILE = "combined_factors_df.parquet"
 """The name that RD-Agent gives the factors of an experiment (`scenarios/qlib/developer/factor_runner.py`)."""
@@ -12,27 +23,143 @@ FACTOR_FILE = "combined_factors_df.parquet"
 RESULT_FILE = "qlib_res.csv"
 """Where RD-Agent's `read_exp_res.py` leaves the metrics of a back-test, beside the factor file."""
 
+LATEST = "latest"
+"""The word for the newest log that accepted anything; a folder of that name is `./latest`."""
 
-def factor_file(workspace_path: str | None) -> Path:
-    """Return the absolute path of the factor file that `SOTA_WORKSPACE_PATH` names.
+LOGS = Path("log")
+"""Where RD-Agent puts its log folders, below the folder it is started in (`log/conf.py`, 0.8.0 and 1.0.0)."""
+
+_WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
+_TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A factor file, and what led to it.
+
+    Attributes:
+        path: The factor file, absolute, links followed.
+        log: The log folder that led to it; None where a workspace was named.
+        loop: The number of the accepted loop, where a log tells it.
+        workspace_id: Name of the workspace folder, where a log tells it.
+        notes: What the user should know about the choice.
+    """
+
+    path: Path
+    log: Path | None = None
+    loop: int | None = None
+    workspace_id: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def factor_sets(workspace_paths: tuple[str, ...], log_paths: tuple[str, ...]) -> tuple[Located, ...]:
+    """Return the factor files that `SOTA_WORKSPACE_PATH` and `SOTA_LOG_PATH` name, in order, each once.
 
     Args:
-        workspace_path: A workspace folder or the parquet file itself; relative to the current folder;
-            `~` is the home folder. None where the variable is not set.
+        workspace_paths: Workspace folders or parquet files, relative to the current folder; `~` is the home
+            folder. Empty where the variable is not set.
+        log_paths: Log folders, their `__session__`, session files, or `LATEST`; likewise.
 
     Raises:
-        LocateError: if no path is set, or it can't be looked at.
-        WorkspaceNotFoundError: if nothing is there.
-        FactorFileNotFoundError: if the folder holds no factor file.
+        LocateError: if nothing is named, the variables contradict each other, or a path can't be looked at.
+        WorkspaceNotFoundError: if nothing is at a path, or the workspace of an accepted loop is gone.
+        FactorFileNotFoundError: if a workspace holds no factor file.
+        SessionError: if a log leads to no accepted factor set.
     """
-    if workspace_path is None:
+    if not workspace_paths and not log_paths:
         raise LocateError(
-            "LOAD_SOTA_FROM_WORKSPACE is on, and no factor set is named",
-            "environment variable or .env entry SOTA_WORKSPACE_PATH (not set)",
-            f"set it to the workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}",
+            "No factor set is named",
+            "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)",
+            "set SOTA_LOG_PATH to the log folder of a run of fin_factor, or SOTA_WORKSPACE_PATH to the "
+            f"workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}; "
+            "`rdagent-sota list` shows both",
         )
+    named = _each_once([Located(_named_file(path)) for path in workspace_paths])
+    logged = _each_once([_accepted_set(path) for path in log_paths])
+    if named and logged and {found.path for found in named} != {found.path for found in logged}:
+        raise LocateError(
+            "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets",
+            f"{_shown(named)} by the first, {_shown(logged)} by the second",
+            "unset one of them; to join sets, name them all in one of them, with "
+            f"{os.pathsep!r} between the paths",
+        )
+    return logged or named
+
+
+def named(text: str) -> Located:
+    """Return the factor file of a workspace, a file, a log folder or `LATEST`, whichever the text names.
+
+    Raises:
+        LocateError: as `factor_sets` does.
+    """
+    if text == LATEST:
+        return _latest()
+    path = Path(text)
+    is_log = sessions.SESSION_FOLDER in path.parts or (path.expanduser() / sessions.SESSION_FOLDER).is_dir()
+    return _accepted_set(text) if is_log else Located(_named_file(text))
+
+
+def told_by_log(found: Located) -> Located:
+    """Return a file whose workspace was named with the log that tells of it, if there is one.
+
+    Looked at are the logs below the current folder, and those of the project that holds the workspace.
+    """
+    folder = found.path.parent
+    notes = list(found.notes)
+    for log in dict.fromkeys([*logs(), *logs(folder.parent.parent.parent)]):
+        try:
+            session = sessions.read_session(log)
+        except SessionError as error:
+            notes.append(f"a log was left out of the search: {error.fact} ({error.place})")
+            continue
+        for experiment in session.experiments:
+            if experiment.is_factor and experiment.workspace_id == folder.name:
+                return Located(found.path, log, experiment.loop, folder.name, tuple(notes))
+    return Located(found.path, notes=tuple(notes))
+
+
+def factor_file(workspace_path: str | None) -> Path:
+    """Return the absolute path of the factor file that one entry of `SOTA_WORKSPACE_PATH` names.
+
+    Raises:
+        LocateError: as `factor_sets` does; None, where the variable is not set, is one too.
+    """
+    return factor_sets(() if workspace_path is None else (workspace_path,), ())[0].path
+
+
+def workspace_root() -> Path:
+    """Return the folder of all workspaces, as RD-Agent's settings have it, without importing them.
+
+    `RD_AGENT_SETTINGS.workspace_path` (`core/conf.py`, 0.8.0 and 1.0.0): the variable WORKSPACE_PATH, in any
+    case as pydantic reads it, or a folder below the current one.
+    """
+    named = next((value for name, value in os.environ.items() if name.upper() == "WORKSPACE_PATH"), None)
+    return Path.cwd() / (_WORKSPACES if named is None else named)
+
+
+def logs(project: Path | None = None) -> list[Path]:
+    """Return the log folders of a project that hold sessions, by name; None is the current folder."""
+    folder = (project or Path.cwd()) / LOGS
+    return sorted(found.parent for found in folder.glob(f"*/{sessions.SESSION_FOLDER}"))
+
+
+def _each_once(found: list[Located]) -> tuple[Located, ...]:
+    first: dict[Path, Located] = {}
+    for one in found:
+        first.setdefault(one.path, one)
+    return tuple(first.values())
+
+
+def _shown(found: tuple[Located, ...]) -> str:
+    return " and ".join(str(one.path) for one in found)
+
+
+# --- a workspace ---
+
+
+def _named_file(workspace_path: str) -> Path:
     try:
-        return _factor_file(workspace_path)
+        return _file_of(workspace_path)
     except OSError as error:
         raise LocateError(
             f"SOTA workspace path can't be read: {error.strerror}",
@@ -41,7 +168,7 @@ def factor_file(workspace_path: str | None) -> Path:
         ) from None
 
 
-def _factor_file(workspace_path: str) -> Path:
+def _file_of(workspace_path: str) -> Path:
     try:
         named = Path(workspace_path).expanduser()
     except RuntimeError as error:  # ~name of a user that the system does not know
@@ -73,6 +200,8 @@ def _what_it_is(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "(an empty folder)"
+    if sessions.SESSION_FOLDER in names:
+        return "(a log folder: name it in SOTA_LOG_PATH instead)"
     if "factor.py" in names:
         return "(a coder's folder: it holds factor.py, the code of one factor)"
     if "model.py" in names:
@@ -89,7 +218,182 @@ def _better_folder(folder: Path) -> str:
             shown = " or ".join(str(file.parent) for file in found[:2])
             return (
                 f"name the workspace of an accepted factor loop; {len(found)} folder(s) there hold a "
-                f"{FACTOR_FILE}, the newest {shown}. A rejected loop leaves one too: the run's log or its UI "
-                "tells which loop was accepted"
+                f"{FACTOR_FILE}, the newest {shown}. A rejected loop leaves one too: {_TELLS}"
             )
     return f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
+
+
+# --- a log ---
+
+
+def _accepted_set(log_path: str) -> Located:
+    """Return the set of the last accepted factor loop of a log, or of the newest log."""
+    if log_path == LATEST:
+        return _latest()
+    try:
+        path = Path.cwd() / Path(log_path).expanduser()
+        found = path.exists()
+    except RuntimeError as error:
+        raise _log_not_found(log_path, str(error)) from None
+    except OSError as error:
+        raise _log_not_found(log_path, str(error.strerror)) from None
+    if not found:
+        raise _log_not_found(log_path, f"looked for at {path}")
+    if path.is_dir() and (path / FACTOR_FILE).exists():
+        raise SessionError(
+            "SOTA_LOG_PATH names a workspace, not a log folder",
+            f"SOTA_LOG_PATH={log_path}, which holds {FACTOR_FILE}",
+            "name it in SOTA_WORKSPACE_PATH instead",
+        )
+    path = path.resolve()
+    try:
+        return _set_of(path, sessions.read_session(path))
+    except OSError as error:  # a place where the workspace may be can't be entered
+        raise LocateError(
+            f"The workspace of an accepted loop can't be looked for: {error.strerror}",
+            f"{error.filename}, for SOTA_LOG_PATH={log_path}",
+            "name the workspace itself in SOTA_WORKSPACE_PATH, or make the folder one that you may enter",
+        ) from None
+
+
+def _log_not_found(log_path: str, where: str) -> SessionError:
+    return SessionError(
+        f"SOTA log path not found: {log_path}",
+        f"SOTA_LOG_PATH, {where}",
+        "correct the path; a relative path is relative to the folder that the command is started in",
+    )
+
+
+def _latest() -> Located:
+    """Return the set of the newest log that accepted one, by the times in the sessions: a copy has others."""
+    found, notes, others = [], [], 0
+    for log in logs():
+        try:
+            session = sessions.read_session(log)
+        except SessionError as error:
+            notes.append(f"a log was left out of the search for the latest: {error.fact} ({error.place})")
+            continue
+        if session.accepted_factors:
+            found.append((_ended(session), log, session))
+        else:
+            others += 1
+    if not found:
+        unread = f", {len(notes)} could not be read: {'; '.join(notes)}" if notes else ""
+        raise NothingAcceptedError(
+            "No log accepted a factor loop",
+            f"{Path.cwd() / LOGS}: {others} log folder(s) without one{unread}",
+            "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH",
+        )
+    _, log, session = max(found, key=lambda entry: entry[:2])
+    return _set_of(log.resolve(), session, tuple(notes))
+
+
+def _ended(session: Session) -> float:
+    return max((one.ended.timestamp() for one in session.experiments if one.ended is not None), default=0.0)
+
+
+def _set_of(path: Path, session: Session, notes: tuple[str, ...] = ()) -> Located:
+    accepted = _last_accepted(session)
+    log = sessions.log_folder(path)
+    file = _file_of_experiment(accepted, log)
+    notes += _sibling_notes(file, accepted, session, log)
+    return Located(file, log, accepted.loop, accepted.workspace_id, notes)
+
+
+def _last_accepted(session: Session) -> Experiment:
+    place = str(session.file)
+    if not session.mines_factors:
+        what = "fin_model" if session.loop_class == "ModelRDLoop" else "another command"
+        raise SessionError(
+            f"The log is one of {what} ({session.loop_class}), which mines no factors",
+            place,
+            "name a log folder of fin_factor or fin_quant; `rdagent-sota list` shows which runs left sets",
+        )
+    if not session.experiments:
+        raise NothingAcceptedError(
+            "The run has not finished a loop: no factor set has a verdict yet",
+            place,
+            "let it finish a loop, or name another log",
+        )
+    if session.accepted_factors:
+        return session.accepted_factors[-1]
+    count = sum(one.is_factor for one in session.experiments)
+    raise NothingAcceptedError(
+        f"The run accepted no factor loop (finished factor loops: {count})",
+        place,
+        "go on with the run, or name another log; a rejected set is used if SOTA_WORKSPACE_PATH names it",
+    )
+
+
+def _file_of_experiment(experiment: Experiment, log: Path | None) -> Path:
+    """Find the factor file of an accepted loop; the recorded path is stale once the project has moved."""
+    places = workspaces_of(experiment, log)
+    for place in places:
+        if (place / FACTOR_FILE).is_file():
+            return (place / FACTOR_FILE).resolve()
+    which = f"of the accepted loop {_number(experiment)}" + (f" of {log}" if log is not None else "")
+    there = [place for place in places if place.is_dir()]
+    if there:
+        raise FactorFileNotFoundError(
+            f"SOTA factors file not found: {there[0] / FACTOR_FILE}",
+            f"workspace {which}. RD-Agent leaves none where it answers a loop from its result cache",
+            "name the workspace of another accepted loop in SOTA_WORKSPACE_PATH (`rdagent-sota list` shows "
+            "them), or mine it again with RD-Agent's CACHE_WITH_PICKLE=false",
+        )
+    raise WorkspaceNotFoundError(
+        f"SOTA workspace path not found: {experiment.workspace_id or 'no workspace is recorded'}",
+        f"workspace {which}, looked for at {', '.join(map(str, places))}",
+        "start in the project folder of that run or set WORKSPACE_PATH to the folder of its workspaces; if "
+        "the workspace was removed, name another log",
+    )
+
+
+def workspaces_of(experiment: Experiment, log: Path | None) -> list[Path]:
+    """Return where the workspace of an experiment may be, most likely first; the log is that of its run."""
+    if not experiment.workspace_id:
+        return []
+    roots = [workspace_root()]
+    if log is not None:
+        roots.append(log.parent.parent / _WORKSPACES)
+    by_id = [root / experiment.workspace_id for root in roots]
+    return list(dict.fromkeys([*by_id, Path(experiment.recorded_path)]))
+
+
+def _number(experiment: Experiment) -> str:
+    return "of unknown number" if experiment.loop is None else str(experiment.loop)
+
+
+def _sibling_notes(file: Path, accepted: Experiment, session: Session, log: Path | None) -> tuple[str, ...]:
+    """Tell of accepted factors that the last accepted file lacks.
+
+    A loop starts from what was accepted when it was proposed: one that ran beside it is not in its file.
+    """
+    siblings = [one for one in session.accepted_factors if one is not accepted]
+    if not siblings:
+        return ()
+    from rdagent_sota_bridge import factors  # late: pandas and pyarrow; and it names RESULT_FILE from here
+
+    try:
+        columns = set(factors.read_footer(file).columns)
+    except FactorFileError:
+        return ()  # whatever reads the set next refuses it, with every reason
+    notes = []
+    for sibling in siblings:
+        found = next(
+            (place / FACTOR_FILE for place in workspaces_of(sibling, log) if (place / FACTOR_FILE).is_file()),
+            None,
+        )
+        both = f"loop {_number(sibling)} was accepted too, and"
+        try:
+            names = sibling.factor_names if found is None else factors.read_footer(found).columns
+        except FactorFileError as error:
+            notes.append(f"{both} its set could not be compared: {error.failures[0]} ({found})")
+            continue
+        missing = ", ".join(name for name in names if name not in columns)
+        lacks = f"{both} the set of loop {_number(accepted)} lacks its {missing}"
+        if missing and found is None:
+            notes.append(f"{lacks}; its own file is gone")
+        elif missing and found is not None:
+            joined = f"{found.resolve().parent}{os.pathsep}{file.parent}"
+            notes.append(f"{lacks}: they ran side by side. To join both: SOTA_WORKSPACE_PATH={joined}")
+    return tuple(notes)

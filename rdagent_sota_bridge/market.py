@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
-from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, Cells, FactorSet
+from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, FactorSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +23,32 @@ class Market:
         name: The market's name, such as csi300.
         calendar: The trading days (with times of day, where the calendar has them), ascending.
         instruments: The instruments that were ever in the market, sorted.
+        memberships: When an instrument was in it: position in `instruments`, first and last day; one that has
+            none was in it always.
+        digest: SHA-256 of the two files that it was read from.
     """
 
     folder: Path
     name: str
     calendar: pd.DatetimeIndex
     instruments: tuple[str, ...]
+    memberships: tuple[tuple[int, str, str], ...] = ()
+    digest: str = ""
+
+    def members(self) -> Any:
+        """Return which instruments were in the market when: bool, (days of the calendar, instruments)."""
+        change = np.zeros((len(self.calendar) + 1, len(self.instruments)), dtype=np.int8)
+        if self.memberships:
+            positions, starts, ends = (np.array(part) for part in zip(*self.memberships, strict=True))
+            days = self.calendar.normalize()
+            first = days.searchsorted(_dates(starts).normalize(), side="left")
+            after = days.searchsorted(_dates(ends), side="right")
+            np.add.at(change, (first, positions), 1)
+            # One that ends before it begins is none, as in Qlib (`qlib/data/data.py`, pyqlib 0.9.7).
+            np.add.at(change, (np.maximum(first, after), positions), -1)
+        always = np.setdiff1d(np.arange(len(self.instruments)), [found[0] for found in self.memberships])
+        change[0, always] = 1
+        return np.cumsum(change[:-1], axis=0, dtype=np.int8) > 0
 
 
 def read_market(provider_uri: str, name: str) -> Market | None:
@@ -40,34 +61,29 @@ def read_market(provider_uri: str, name: str) -> Market | None:
     calendar = folder / "calendars" / "day.txt"
     instruments = folder / "instruments" / f"{name.lower()}.txt"
     try:
-        codes = {line.split("\t")[0].strip() for line in instruments.read_text(encoding="utf-8").splitlines()}
-        lines = calendar.read_text(encoding="utf-8").splitlines()
-        days = pd.DatetimeIndex(pd.to_datetime([line.strip() for line in lines if line.strip()]))
+        texts = [file.read_text(encoding="utf-8") for file in (instruments, calendar)]
+        listed = [[part.strip() for part in line.split("\t")] for line in texts[0].splitlines()]
+        codes = sorted({parts[0] for parts in listed} - {""})
+        positions = {code: position for position, code in enumerate(codes)}
+        memberships = tuple(
+            (positions[parts[0]], parts[1], parts[2]) for parts in listed if parts[0] and len(parts) > 2
+        )
+        _dates(list({day for _, *span in memberships for day in span}))  # what is no date is no market
+        days = _dates([line.strip() for line in texts[1].splitlines() if line.strip()])
     except (
         OSError,
         ValueError,
     ):  # nothing there to be read, or half of a download: text or days that are none
         return None
-    codes.discard("")
-    return Market(folder, name, days, tuple(sorted(codes))) if codes and len(days) else None
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    if not codes or not len(days) or not days.is_monotonic_increasing or not days.is_unique:
+        return None
+    return Market(folder, name, days, tuple(codes), memberships, digest)
 
 
-def training_cells(market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> Cells:
-    """Return what tells which dates and instruments a model of this market is trained on.
-
-    Args:
-        market: The market, or None where it is not known; then all instruments count.
-        train: First and last day of the training segment, both inclusive.
-    """
-
-    def cells(dates: pd.DatetimeIndex, instruments: tuple[str, ...]) -> tuple[Any, Any]:
-        days = dates.normalize()
-        counting = (days >= train[0]) & (days <= train[1])
-        if market is None:
-            return counting, np.ones(len(instruments), dtype=bool)
-        return counting & days.isin(market.calendar.normalize()), np.isin(instruments, market.instruments)
-
-    return cells
+def _dates(texts: Any) -> pd.DatetimeIndex:
+    # Each by itself, as Qlib reads them: days and times of day may stand in one file.
+    return pd.DatetimeIndex(pd.to_datetime(texts, format="mixed"))
 
 
 def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> None:
@@ -88,10 +104,6 @@ def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timesta
     if market is not None:
         failures += [_times_of_day(factors, market), _instruments(factors, market)]
     found = tuple(failure for failure in failures if failure is not None)
-    if not found and len(factors.columns_without_training_values) == len(factors.columns):
-        mend = "mine the factors over the training segment too, or set the segment to where they have values"
-        examples = (f"{train[0].date()} to {train[1].date()} as training segment",)
-        found = (Failure(Reason.NO_TRAINING_VALUE, mend, None, len(factors.columns), examples),)
     if found:
         raise FactorFileError(str(factors.path), found)
 

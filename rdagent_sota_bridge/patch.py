@@ -35,6 +35,11 @@ class Seam:
     checked: tuple[str, ...] = ("0.8.0", "1.0.0")
     essential: bool = False
 
+    @property
+    def carries_factors(self) -> bool:
+        """True where no model would be trained on the factors without it."""
+        return self.essential or self.name == "workspace"
+
 
 SEAMS = (
     Seam(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import sys
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pandas as pd
 import typer
 
-from rdagent_sota_bridge import alpha, factors, latest_log, locate, market, patch, qlib_config
+from rdagent_sota_bridge import factors, inspection, latest_log, locate, patch, qlib_config
 from rdagent_sota_bridge.errors import (
+    OTHER_RELEASE,
     BridgeError,
     FactorFileNotFoundError,
     HandOffError,
@@ -28,11 +29,7 @@ from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
 RUNNER_ATTRIBUTE = "sota_bridge"
 """What a runner carries through a session: {"record": plain dict or None, "reason": text}."""
 
-OTHER_RELEASE = "use a release of RD-Agent that README lists, or tell us about this one"
-
 Record = dict[str, Any]
-
-_SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
 
 # What `develop` must do for the hand-off to reach it: this is its merge path in 0.8.0 and 1.0.0.
 _DEVELOP_NAMES = frozenset(
@@ -93,25 +90,40 @@ def refuse(error: BridgeError) -> None:
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
     _check_seams()
-    base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
-    path = locate.factor_file(settings.workspace_path)
-    text = _packaged_config()
-    qlib_config.adapt(text, base, "")
-    task = qlib_config.read_task(text, _segment_variables())
-    home = market.read_market(task.provider_uri, task.market)
-    found = factors.examine(path, market.training_cells(home, task.train))
-    market.check_fit(found, home, task.train)
-    _log_loaded(found, home, task)
+    found = inspection.inspect(settings)
+    found.raise_failures()
+    _log_loaded(found)
+    held, base = found.quality.factors, found.base
+    metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
+    whole = found.quality.sources[0].digest == held.digest
     return {
         "version": 1,
-        "path": str(path),
-        "digest": found.digest,
-        "columns": list(found.columns),
-        "rows": found.rows,
-        "instruments": len(found.instruments),
-        "start": str(found.dates[0]),
-        "end": str(found.dates[-1]),
-        "metrics": _metrics_beside(path),
+        "path": str(held.path),
+        "digest": held.digest,
+        "columns": list(held.columns),
+        "rows": held.rows,
+        "instruments": len(held.instruments),
+        "start": str(held.dates[0]),
+        "end": str(held.dates[-1]),
+        # Those of a back-test of the whole set say nothing of a part of it, or of a join.
+        "metrics": metrics[held.path] if whole else {},
+        "sources": [
+            {
+                "path": str(source.path),
+                "digest": source.digest,
+                "columns": list(source.columns),
+                "metrics": metrics[source.path],
+                **_origin(source.path, found.located),
+            }
+            for source in found.quality.sources
+        ],
+        "choice": {
+            "factors": list(settings.factor_patterns),
+            "exclude": list(settings.excluded_patterns),
+            "max_correlation": settings.max_correlation if math.isfinite(settings.max_correlation) else "off",
+            "left_out": list(found.quality.left_out),
+            "dropped": [dataclasses.asdict(drop) for drop in found.quality.dropped],
+        },
         "base_set": {
             "name": base.name,
             "digest": f"sha256:{base.digest}",
@@ -121,22 +133,29 @@ def _checked_record(settings: Settings) -> Record:
     }
 
 
-def _log_loaded(found: factors.FactorSet, home: market.Market | None, task: qlib_config.Task) -> None:
+def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
+    """Return what led to a file; {} where its path was named."""
+    for at in located:
+        if at.path == path and at.log is not None:
+            return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
+    return {}
+
+
+def _log_loaded(found: inspection.Inspection) -> None:
     log = logger()
-    log.info(f"SOTA factors loaded from workspace: {found.path}")
-    log.info(f"SOTA factors shape: ({found.rows}, {len(found.columns)})")
-    log.info(f"SOTA factors digest: {found.digest}")
-    if home is None:
-        log.warning(
-            f"Qlib data is not there yet ({task.provider_uri}, market {task.market}): whether the factors' "
-            "instruments and times match the market was not checked"
-        )
-    empty = found.columns_without_training_values
-    if empty:
-        log.warning(
-            f"{len(empty)} of the {len(found.columns)} factors have no value in the training segment and "
-            f"will be zeros there: {', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}"
-        )
+    for at in found.located:
+        if at.log is not None:
+            log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
+        for note in at.notes:
+            log.warning(note)
+    for source in found.quality.sources:
+        log.info(f"SOTA factors loaded from workspace: {source.path}")
+    held = found.quality.factors
+    log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
+    log.info(f"SOTA factors digest: {held.digest}")
+    for line in found.lines:
+        if line.state == "warn":
+            log.warning(f"SOTA factors check: {line}")
 
 
 def _metrics_beside(path: Path) -> dict[str, float]:
@@ -177,35 +196,9 @@ def check_develop(module: Any) -> None:
 def _check_seams() -> None:
     """Raise the reason where a seam that the hand-off needs does not fit the installed RD-Agent."""
     for status in patch.status():
-        if status.state == "misfit" and (status.seam.essential or status.seam.name == "workspace"):
+        if status.state == "misfit" and status.seam.carries_factors:
             raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
     check_develop(import_module("rdagent.scenarios.qlib.developer.model_runner"))
-
-
-def _packaged_config() -> str:
-    """Return RD-Agent's own model YAML, which a model's workspace will start with."""
-    package = resources.files("rdagent.scenarios.qlib.experiment")
-    file = package / "model_template" / qlib_config.CONFIG_FILE
-    if not file.is_file():
-        raise SeamError("RD-Agent has no YAML for models that train on factors", str(file), OTHER_RELEASE)
-    return file.read_text(encoding="utf-8")
-
-
-def _segment_variables() -> dict[str, str]:
-    """Return the dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there."""
-    settings = import_module("rdagent.app.qlib_rd_loop.conf").ModelBasePropSetting()
-    found = {name: getattr(settings, name, None) for name in _SEGMENT_VARIABLES}
-    for name, value in found.items():
-        try:
-            pd.Timestamp(value)
-        except ValueError:
-            variable = f"QLIB_MODEL_{name.upper()}"
-            raise SettingsError(
-                f"{variable} is no date: {value!r}",
-                f"environment variable or .env entry {variable}, a setting of RD-Agent's",
-                "write it as 2008-01-01",
-            ) from None
-    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 # --- stopping ---
@@ -302,6 +295,14 @@ def check_same_set(began: Record, now: Record) -> None:
     Raises:
         SetChangedError: if not; it names both digests.
     """
+    files_then, files_now = ([source["digest"] for source in record["sources"]] for record in (began, now))
+    if began["digest"] != now["digest"] and files_then == files_now:
+        raise SetChangedError(
+            "The factors taken are not those that this run began with: "
+            f"it began with {', '.join(began['columns'])}, now taken are {', '.join(now['columns'])}",
+            f"SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION, {now['path']}",
+            "set them as they were and resume, or start a new run",
+        )
     if began["digest"] != now["digest"]:
         raise SetChangedError(
             "The factor set is not the one that this run began with: "

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.sessions import log_folder, session_file
 from rdagent_sota_bridge.settings import is_enabled
 
 MODEL_LOOPS = ("ModelRDLoop", "QuantRDLoop")
@@ -27,7 +28,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         raise SeamError(
             "RD-Agent's loop has a form that is not known; a resumed run is checked in its first loop only",
             "rdagent.utils.workflow.loop: LoopBase.load",
-            plans.OTHER_RELEASE,
+            OTHER_RELEASE,
         )
     original_load = vars(loop_class)["load"].__func__
     original_init = loop_class.__init__
@@ -57,17 +58,6 @@ def trains_models(loop_class: type) -> bool:
     return any(base.__name__ in MODEL_LOOPS for base in loop_class.__mro__)
 
 
-def session_file(path: Path) -> Path | None:
-    """Return the file that RD-Agent's `load` would read (its own rule, 0.8.0 and 1.0.0), or None."""
-    if not path.is_dir():
-        return path if path.is_file() else None
-    folder = path if path.name == "__session__" else path / "__session__"
-    files = sorted(
-        folder.glob("*/*_*"), key=lambda file: (int(file.parent.name), int(file.name.split("_")[0]))
-    )
-    return files[-1] if files else None
-
-
 def _checked_resume(module: ModuleType, path: Path) -> plans.Plan | None:
     """Check settings, set and session; stop the run if they don't fit together."""
     try:
@@ -76,7 +66,7 @@ def _checked_resume(module: ModuleType, path: Path) -> plans.Plan | None:
         if plan is not None and plan.record is not None and file is not None:
             _check_session(module, file, plan.record)
     except BridgeError as error:
-        plans.stop_before_loop(error, _run_folder(path))
+        plans.stop_before_loop(error, log_folder(path))
     return plan
 
 
@@ -112,10 +102,3 @@ def _check_new_loop(loop: Any) -> None:
 def _runner(loop: Any) -> Any:
     # fin_quant has a factor runner and a model runner, fin_model only `runner`.
     return getattr(loop, "model_runner", None) or getattr(loop, "runner", None)
-
-
-def _run_folder(path: Path) -> Path | None:
-    """Return the log folder that a session path belongs to: itself, its __session__, or a file two below."""
-    if path.name == "__session__":
-        return path.parent
-    return path if path.is_dir() else next((p.parent for p in path.parents if p.name == "__session__"), None)

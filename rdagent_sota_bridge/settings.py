@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -36,6 +38,43 @@ def _error_mode(value: object) -> object:
     return str(value).strip().lower()
 
 
+def _entries(value: str) -> tuple[str, ...]:
+    """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
+    return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
+
+
+def _path_list(value: object) -> object:
+    if not all(_entries(str(value))):
+        raise ValueError(
+            f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
+        )
+    return str(value)
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(","))
+
+
+def _name_list(value: object) -> object:
+    if not all(_names(str(value))):
+        raise ValueError("a name between the commas is empty")
+    return str(value)
+
+
+def _correlation(value: object) -> object:
+    text = str(value).strip().lower()
+    try:
+        threshold = math.inf if text == "off" else float(text)
+    except ValueError:
+        threshold = math.nan
+    if text != "off" and not 0 < threshold <= 1:
+        raise ValueError("expected a number above 0 and up to 1, or off")
+    return threshold
+
+
+PathList = Annotated[str, BeforeValidator(_path_list)]
+NameList = Annotated[str, BeforeValidator(_name_list)]
+Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
 ErrorMode = Annotated[Literal["fail", "baseline"], BeforeValidator(_error_mode)]
 
@@ -53,13 +92,37 @@ class Settings(BaseSettings):
     enabled: Switch = Field(
         default=False,
         validation_alias="LOAD_SOTA_FROM_WORKSPACE",
-        description="The switch. `true` trains every model on the factors of `SOTA_WORKSPACE_PATH`.",
+        description="The switch. `true` trains every model on the factors of `SOTA_WORKSPACE_PATH` or "
+        "`SOTA_LOG_PATH`.",
     )
-    workspace_path: str | None = Field(
+    workspace_path: PathList | None = Field(
         default=None,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
-        "itself; relative to the current folder.",
+        "itself; relative to the current folder. Several, with the platform's separator "
+        "(`:`, on Windows `;`) between them, are joined.",
+    )
+    log_path: PathList | None = Field(
+        default=None,
+        validation_alias="SOTA_LOG_PATH",
+        description="A log folder of `fin_factor` or `fin_quant`: the set of its last *accepted* factor "
+        "loop. `latest` is the newest log under `log/` that accepted one. Several are joined, as above.",
+    )
+    factors: NameList | None = Field(
+        default=None,
+        validation_alias="SOTA_FACTORS",
+        description="The factors to take: names or shell patterns, commas between; all if not set.",
+    )
+    factors_exclude: NameList | None = Field(
+        default=None,
+        validation_alias="SOTA_FACTORS_EXCLUDE",
+        description="The factors to leave out, written likewise.",
+    )
+    max_correlation: Correlation = Field(
+        default=0.99,
+        validation_alias="SOTA_MAX_CORRELATION",
+        description="Of two factors whose mean daily cross-sectional correlation, without its sign, is at "
+        "least this, the later is dropped; `off` keeps all.",
     )
     use_alpha_factors: Switch = Field(
         default=True,
@@ -90,6 +153,26 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read the environment alone: RD-Agent's command line has loaded `.env` into it already."""
         return (env_settings,)
+
+    @property
+    def workspace_paths(self) -> tuple[str, ...]:
+        """The entries of `SOTA_WORKSPACE_PATH`; empty where it is not set."""
+        return () if self.workspace_path is None else _entries(self.workspace_path)
+
+    @property
+    def log_paths(self) -> tuple[str, ...]:
+        """The entries of `SOTA_LOG_PATH`; empty where it is not set."""
+        return () if self.log_path is None else _entries(self.log_path)
+
+    @property
+    def factor_patterns(self) -> tuple[str, ...]:
+        """The entries of `SOTA_FACTORS`; empty where it is not set."""
+        return () if self.factors is None else _names(self.factors)
+
+    @property
+    def excluded_patterns(self) -> tuple[str, ...]:
+        """The entries of `SOTA_FACTORS_EXCLUDE`; empty where it is not set."""
+        return () if self.factors_exclude is None else _names(self.factors_exclude)
 
     @property
     def alpha_factors_explicit(self) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import factors
+from rdagent_sota_bridge import panel
 from rdagent_sota_bridge.errors import FactorFileError, Failure
 from rdagent_sota_bridge.factors import FactorSet
 
@@ -65,10 +65,23 @@ def write_table(table: pa.Table, folder: Path, name: str = "combined_factors_df.
     return path
 
 
+def write_prices(folder: Path, instrument: str, field: str, start: int, values: Sequence[float]) -> Path:
+    """Write a field of an instrument into a Qlib data folder, from a day's position on; return the file."""
+    file = folder / "features" / instrument.lower() / f"{field}.day.bin"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.array([start, *values], dtype="<f4").tofile(file)
+    return file
+
+
+def examine(path: Path) -> FactorSet:
+    """Check one factor file whole, and return what it holds."""
+    return panel.examine((path,))
+
+
 def failures_of(path: Path) -> tuple[Failure, ...]:
     """Return the failures that `examine` reports for a file; fail where it reports none."""
     with pytest.raises(FactorFileError) as caught:
-        factors.examine(path)
+        examine(path)
     assert caught.value.path == str(path)
     assert_survives_pickling(caught.value)
     return caught.value.failures

@@ -88,13 +88,18 @@ def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variabl
         requests=llm.requests,
         text_log=latest.read_text(encoding="utf-8") if latest.is_file() else "",
         log_folder=folders[0] if folders else None,
-        trained=[_model(folder) for folder in new if (folder / "qlib_res.csv").is_file()],
+        trained=[_model(folder) for folder in new if _is_trained_model(folder)],
         manifests=[
             _json(folder / "sota_manifest.json")
             for folder in new
             if (folder / "sota_manifest.json").is_file()
         ],
     )
+
+
+def _is_trained_model(workspace: Path) -> bool:
+    # A factor's workspace has results too, of a back-test with Qlib's LightGBM.
+    return all((workspace / name).is_file() for name in ("qlib_res.csv", "model.py"))
 
 
 def _model(workspace: Path) -> Model:

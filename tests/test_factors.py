@@ -21,6 +21,7 @@ from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChan
 from tests.frames import (
     INSTRUMENTS,
     assert_survives_pickling,
+    examine,
     factor_frame,
     failures_of,
     nested,
@@ -48,7 +49,7 @@ def make_old(path: Path) -> None:
 
 def assert_loads_exactly(path: Path, flat: pd.DataFrame) -> None:
     """Fail unless `examine` describes, and `load` gives, exactly the rows and values of the flat frame."""
-    found = factors.examine(path)
+    found = examine(path)
     assert found.path == path
     assert found.digest == sha256(path)
     assert found.rows == len(flat)
@@ -155,7 +156,7 @@ def test_unused_category_is_no_instrument(tmp_path: Path) -> None:
         frame.index.get_level_values("instrument"), categories=["AA000000", *INSTRUMENTS]
     )
     path = write(with_level(frame, "instrument", categories), tmp_path)
-    assert factors.examine(path).instruments == INSTRUMENTS
+    assert examine(path).instruments == INSTRUMENTS
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
@@ -179,7 +180,7 @@ def test_nullable_columns_load_as_plain_numbers(tmp_path: Path, dtype: str) -> N
     frame = factor_frame(dtype="int64" if dtype == "Int64" else "float64").astype(dtype)
     frame.iloc[2, 1] = pd.NA
     path = write(frame, tmp_path)
-    loaded = factors.load(path, factors.examine(path).digest)
+    loaded = factors.load(path, examine(path).digest)
     assert all(isinstance(dtype, np.dtype) for dtype in loaded.dtypes)
     np.testing.assert_array_equal(loaded, frame.astype("float64"))
 
@@ -209,7 +210,7 @@ def test_every_compression_loads_exactly(tmp_path: Path, compression: str | None
 
 def test_order_of_the_columns_is_kept(tmp_path: Path) -> None:
     """The factors are named in the file's order, not sorted."""
-    assert factors.examine(write(factor_frame(["z", "a", "m"]), tmp_path)).columns == ("z", "a", "m")
+    assert examine(write(factor_frame(["z", "a", "m"]), tmp_path)).columns == ("z", "a", "m")
 
 
 # --- digest ---
@@ -218,7 +219,7 @@ def test_order_of_the_columns_is_kept(tmp_path: Path) -> None:
 def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     """The digest is SHA-256 of the file's bytes, and the same from `examine` and `current_digest`."""
     path = write(factor_frame(), tmp_path)
-    assert factors.examine(path).digest == sha256(path)
+    assert examine(path).digest == sha256(path)
     assert factors.current_digest(path) == sha256(path)
 
 
@@ -279,7 +280,7 @@ def test_touch_keeps_the_digest(tmp_path: Path) -> None:
     """A new time without new content keeps the digest, and the set loads."""
     path = write(factor_frame(), tmp_path)
     make_old(path)
-    digest = factors.examine(path).digest
+    digest = examine(path).digest
     path.touch()
     assert factors.current_digest(path) == digest
     pd.testing.assert_frame_equal(factors.load(path, digest), factor_frame(), check_freq=False)
@@ -309,7 +310,7 @@ def test_unchanged_old_file_is_not_read_again(tmp_path: Path) -> None:
 def test_load_after_a_change_names_both_digests(tmp_path: Path) -> None:
     """A set with other values than it was examined with is not loaded; the error has both digests."""
     path = write(factor_frame(), tmp_path)
-    began = factors.examine(path).digest
+    began = examine(path).digest
     write(factor_frame(seed=8), tmp_path)
     with pytest.raises(SetChangedError) as caught:
         factors.load(path, began)
@@ -324,7 +325,7 @@ def test_load_after_a_change_names_both_digests(tmp_path: Path) -> None:
 def test_load_of_a_file_that_is_gone(tmp_path: Path) -> None:
     """A set that was deleted since it was examined can't be read."""
     path = write(factor_frame(), tmp_path)
-    digest = factors.examine(path).digest
+    digest = examine(path).digest
     path.unlink()
     with pytest.raises(FactorFileError) as caught:
         factors.load(path, digest)
@@ -368,7 +369,7 @@ def test_unreadable_file() -> None:
             failure = only_failure(path)
         path.chmod(0o644)
         with without_privileges():
-            assert factors.examine(path).rows == 12
+            assert examine(path).rows == 12
     assert failure.reason is Reason.UNREADABLE
     assert failure.examples == ("Permission denied",)
 
@@ -442,13 +443,13 @@ def test_no_flipped_byte_breaks_the_contract(tmp_path: Path, compression: str | 
     factor_frame().to_parquet(tmp_path / "good.parquet", compression=compression)
     code = (
         "import pathlib, sys, warnings; warnings.simplefilter('ignore')\n"
-        "from rdagent_sota_bridge import factors, errors\n"
+        "from rdagent_sota_bridge import factors, errors, panel\n"
         "folder = pathlib.Path(sys.argv[1]); good = (folder / 'good.parquet').read_bytes()\n"
         "path = folder / 'bad.parquet'; escaped = {}\n"
         "for place in range(0, len(good), 7):\n"
         "    bad = bytearray(good); bad[place] = 255 if good[place] != 255 else 0; path.write_bytes(bad)\n"
         "    try:\n"
-        "        factors.load(path, factors.examine(path).digest)\n"
+        "        factors.load(path, panel.examine((path,)).digest)\n"
         "    except errors.FactorFileError:\n"
         "        pass\n"
         "    except Exception as error:\n"
@@ -756,7 +757,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         (Reason.NOT_NUMERIC, "flag", 13),
     ]
     with pytest.raises(FactorFileError) as caught:
-        factors.examine(path)
+        examine(path)
     assert str(caught.value).splitlines() == [
         f"The factor file can't be used for training: {path}",
         *(f"  - {failure}" for failure in found),

@@ -136,6 +136,18 @@ def good(place: Place) -> Path:
     return place.workspace
 
 
+def nothing(place: Place) -> None:
+    """Name no workspace."""
+
+
+def unequal(place: Place) -> str:
+    """Join two sets that have other values of one factor."""
+    frame = seams.factor_frame(place.market)
+    frame.iloc[100] += 1
+    other = seams.write_set(place.workspace.parent / "bad", frame)
+    return f"{place.workspace}{os.pathsep}{other}"
+
+
 def base_file(name: str, text: str) -> Callable[[Place], Path]:
     """Return a maker of a file in the current folder, beside a good set."""
 
@@ -245,6 +257,27 @@ BAD = [
         ("2008-01-01 to 2014-12-31",),
         Reason.NO_TRAINING_VALUE,
     ),
+    Bad(
+        "too little of a segment",
+        changed(lambda frame: frame.loc[:"2015-06-30"]),
+        ("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
+        Reason.LOW_COVERAGE,
+    ),
+    Bad(
+        "too little of a factor",
+        changed(with_value(np.nan, slice(0, 27_000))),
+        ("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
+        Reason.LOW_COVERAGE,
+    ),
+    Bad("misspelt factor", good, ("overnight_gap",), None, {"SOTA_FACTORS": "overnite_gap"}),
+    Bad("misspelt exclusion", good, ("SOTA_FACTORS_EXCLUDE",), None, {"SOTA_FACTORS_EXCLUDE": "noise*"}),
+    Bad("no factor left", good, ("No factor is left",), None, {"SOTA_FACTORS_EXCLUDE": "*"}),
+    Bad("log missing", nothing, ("SOTA log path not found: log/no",), None, {"SOTA_LOG_PATH": "log/no"}),
+    Bad("log that is none", nothing, ("no session",), None, {"SOTA_LOG_PATH": "."}),
+    Bad("no log at all", nothing, ("No log accepted",), None, {"SOTA_LOG_PATH": "latest"}),
+    Bad("factor unequal in two sets", unequal, ("other values in two sets", "the first of 1 rows"), None),
+    Bad("unknown entry of a list", good, ("SOTA_LOG_PATH", "is empty"), None, {"SOTA_LOG_PATH": "a::b"}),
+    Bad("unknown correlation", good, ("SOTA_MAX_CORRELATION",), None, {"SOTA_MAX_CORRELATION": "1.5"}),
     Bad(
         "unknown switch",
         good,

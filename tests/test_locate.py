@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.errors import FactorFileNotFoundError, LocateError, WorkspaceNotFoundError
-from rdagent_sota_bridge.locate import FACTOR_FILE, factor_file
+from rdagent_sota_bridge.errors import (
+    FactorFileNotFoundError,
+    LocateError,
+    NothingAcceptedError,
+    SessionError,
+    WorkspaceNotFoundError,
+)
+from rdagent_sota_bridge.locate import FACTOR_FILE, Located, factor_file, factor_sets, workspace_root
+from tests import logs
 from tests.frames import (
     assert_survives_pickling,
     factor_frame,
@@ -34,14 +43,17 @@ def test_name_of_the_factor_file() -> None:
 
 
 def test_no_path_set() -> None:
-    """The switch on and no path set, the error names the variable and says what to set it to."""
+    """The switch on and no path set, the error names both variables and the command that shows sets."""
     with pytest.raises(LocateError) as caught:
         factor_file(None)
     error = caught.value
     assert type(error) is LocateError
-    assert error.fact == "LOAD_SOTA_FROM_WORKSPACE is on, and no factor set is named"
-    assert error.place == "environment variable or .env entry SOTA_WORKSPACE_PATH (not set)"
+    assert error.fact == "No factor set is named"
+    assert error.place == (
+        "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
+    )
     assert FACTOR_FILE in error.mend
+    assert "rdagent-sota list" in error.mend
     assert_survives_pickling(error)
 
 
@@ -107,8 +119,8 @@ def test_workspace_root_names_the_newest_sets(tmp_path: Path) -> None:
         factor_file(str(root))
     assert caught.value.mend == (
         f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
-        f"the newest {newest} or {middle}. A rejected loop leaves one too: the run's log or its UI "
-        "tells which loop was accepted"
+        f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` tells which "
+        "loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
     )
 
 
@@ -225,3 +237,340 @@ def test_folder_that_may_not_be_entered(mode: int) -> None:
                 factor_file(str(closed))
         finally:
             closed.chmod(0o700)
+
+
+# --- logs ---
+
+MANY = os.pathsep
+
+
+class Project:
+    """A project folder with workspaces and logs, as RD-Agent lays them out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "git_ignore_folder" / "RD-Agent_workspace"
+        self.root.mkdir(parents=True)
+
+    def set(self, name: str, *columns: str) -> Path:
+        """Make a workspace with a factor file, and return the file."""
+        (self.root / name).mkdir()
+        return write(factor_frame(columns), self.root / name)
+
+    def run(
+        self,
+        name: str,
+        *loops: tuple[str, tuple[str, ...], bool],
+        kind: str = "FactorRDLoop",
+        hours: int = 0,
+    ) -> Path:
+        """Write the log of a run, whose first loop ended `hours` after `logs.BEGIN`."""
+        ended = logs.BEGIN + timedelta(hours=hours)
+        return logs.write_run(self.folder / "log" / name, self.root, *loops, kind=kind, ended=ended)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Return an empty project, and start in it."""
+    made = Project(tmp_path / "project")
+    monkeypatch.chdir(made.folder)
+    return made
+
+
+def from_log(*paths: Path | str) -> Located:
+    """Return the one set that SOTA_LOG_PATH leads to."""
+    (found,) = factor_sets((), tuple(map(str, paths)))
+    return found
+
+
+def log_error(path: Path | str, error_class: type[LocateError] = SessionError) -> LocateError:
+    """Return the error of a log that leads to no set; fail where it leads to one."""
+    with pytest.raises(LocateError) as caught:
+        from_log(path)
+    assert type(caught.value) is error_class
+    assert_survives_pickling(caught.value)
+    return caught.value
+
+
+ACCEPTED_TWICE = (("first", ("a",), True), ("second", ("b",), True), ("third", ("c",), False))
+
+
+@pytest.mark.parametrize("form", ["log/run", "./log/run/", "log/run/__session__", "file", "absolute"])
+def test_the_last_accepted_loop_of_a_log(project: Project, form: str) -> None:
+    """The set is that of the last accepted loop, not the newest folder, which a rejected loop left."""
+    project.set("first", "a")
+    file = project.set("second", "a", "b")
+    project.set("third", "a", "b", "c")
+    log = project.run("run", *ACCEPTED_TWICE)
+    (newest,) = (log / "__session__" / "2").iterdir()
+    named = {"file": str(newest), "absolute": str(log)}.get(form, form)
+    assert from_log(named) == Located(file, log, 1, "second")
+
+
+def test_an_earlier_session_file(project: Project) -> None:
+    """A session file is taken as it is named: what was accepted by then."""
+    file = project.set("first", "a")
+    log = project.run("run", *ACCEPTED_TWICE)
+    (early,) = (log / "__session__" / "0").iterdir()
+    assert from_log(early).path == file
+
+
+def test_accepted_factors_of_fin_quant(project: Project) -> None:
+    """In a run of fin_quant the last accepted experiment on factors counts, whatever models came after."""
+    file = project.set("f", "a")
+    log = project.run("run", ("f", ("a",), True), ("m", (), True), kind="QuantRDLoop")
+    assert from_log(log).path == file
+
+
+@pytest.mark.parametrize("where", ["beside the log", "WORKSPACE_PATH", "current folder", "recorded"])
+def test_a_project_that_was_moved(
+    project: Project, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workspace is found by its id, for the recorded path is stale; last of all, at that path."""
+    project.set("w", "a")
+    log = project.run("run", ("w", ("a",), True))
+    moved = tmp_path / "moved"
+    if where == "beside the log":
+        project.folder.rename(moved)
+        monkeypatch.chdir(tmp_path)
+        log, root = moved / "log" / "run", moved / "git_ignore_folder" / "RD-Agent_workspace"
+    elif where == "WORKSPACE_PATH":
+        root = project.root.rename(moved)
+        monkeypatch.setenv("WORKSPACE_PATH", str(root))
+    elif where == "current folder":
+        project.folder.rename(moved)
+        log = (moved / "log" / "run").rename(tmp_path / "log only")
+        monkeypatch.chdir(moved)
+        root = moved / "git_ignore_folder" / "RD-Agent_workspace"
+    else:
+        log = log.rename(tmp_path / "log only")
+        monkeypatch.chdir(tmp_path)
+        root = project.root
+    assert from_log(log).path == root / "w" / FACTOR_FILE
+
+
+def test_the_present_workspace_root_comes_first(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a copied project the copy is used, where the run starts in it."""
+    project.set("w", "a")
+    log = project.run("run", ("w", ("a",), True))
+    copy = Path(shutil.copytree(project.folder, tmp_path / "copy"))
+    monkeypatch.chdir(copy)
+    assert copy in from_log(log).path.parents
+    assert copy in from_log("log/run").path.parents
+
+
+def test_a_workspace_that_is_gone(project: Project) -> None:
+    """The error lists where the workspace was looked for."""
+    log = project.run("run", ("w", ("a",), True))
+    error = log_error(log, WorkspaceNotFoundError)
+    assert error.fact == "SOTA workspace path not found: w"
+    assert error.place == f"workspace of the accepted loop 0 of {log}, looked for at {project.root / 'w'}"
+    assert "WORKSPACE_PATH" in error.mend
+
+
+def test_a_loop_that_was_answered_from_the_cache(project: Project) -> None:
+    """RD-Agent then leaves a workspace without a factor file: the error says so."""
+    (project.root / "w").mkdir()
+    log = project.run("run", ("w", ("a",), True))
+    error = log_error(log, FactorFileNotFoundError)
+    assert error.fact == f"SOTA factors file not found: {project.root / 'w' / FACTOR_FILE}"
+    assert "answers a loop from its result cache" in error.place
+    assert "CACHE_WITH_PICKLE=false" in error.mend
+
+
+def test_a_run_that_accepted_nothing(project: Project) -> None:
+    """A rejected set is never taken for want of an accepted one."""
+    project.set("w", "a")
+    log = project.run("run", ("w", ("a",), False), ("m", (), True), kind="QuantRDLoop")
+    error = log_error(log, NothingAcceptedError)
+    assert error.fact == "The run accepted no factor loop (finished factor loops: 1)"
+    assert str(log) in error.place
+
+
+def test_an_unfinished_first_loop(project: Project) -> None:
+    """A run without a verdict has no set yet."""
+    loop = logs.new_loop()
+    logs.begin(loop, 0, logs.factor_experiment(project.root / "w", "a"))
+    logs.dump(loop, project.folder / "log" / "run", 0)
+    error = log_error("log/run", NothingAcceptedError)
+    assert error.fact == "The run has not finished a loop: no factor set has a verdict yet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("ModelRDLoop", "one of fin_model (ModelRDLoop)"), ("RDLoop", "another command")]
+)
+def test_a_log_that_mines_no_factors(project: Project, kind: str, what: str) -> None:
+    """A log of fin_model, or of another scenario of RD-Agent's, is named as such."""
+    assert what in log_error(project.run("run", ("m", (), True), kind=kind)).fact
+
+
+def test_log_path_does_not_exist(project: Project) -> None:
+    """A log path that is not there is named as written, and as looked for."""
+    error = log_error("log/absent")
+    assert error.fact == "SOTA log path not found: log/absent"
+    assert error.place == f"SOTA_LOG_PATH, looked for at {project.folder / 'log/absent'}"
+
+
+@pytest.mark.parametrize("path", ["~no-such-user-here/log", "w" * 300])
+def test_log_path_that_can_not_be(path: str) -> None:
+    """A home of nobody's and a path that no file system can hold are not there, with the reason."""
+    assert log_error(path).fact == f"SOTA log path not found: {path}"
+
+
+def test_log_below_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder in a log path too."""
+    file = project.set("w", "a")
+    project.run("run", ("w", ("a",), True))
+    monkeypatch.setenv("HOME", str(project.folder))
+    assert from_log("~/log/run").path == file
+
+
+def test_the_variables_exchanged(project: Project) -> None:
+    """A workspace in SOTA_LOG_PATH, and a log in SOTA_WORKSPACE_PATH, are told apart."""
+    file = project.set("w", "a")
+    assert "names a workspace, not a log folder" in log_error(file.parent).fact
+    log = project.run("run", ("w", ("a",), True))
+    with pytest.raises(FactorFileNotFoundError, match="a log folder: name it in SOTA_LOG_PATH"):
+        factor_sets((str(log),), ())
+
+
+def test_a_workspace_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the recorded folder is closed to the user, the error names it."""
+    with public_folder() as folder:
+        monkeypatch.chdir(folder)
+        closed = folder / "closed"
+        log = logs.write_run(folder / "log" / "run", closed, ("w", ("a",), True))
+        closed.mkdir(mode=0o000)
+        try:
+            with without_privileges(), pytest.raises(LocateError) as caught:
+                from_log(log)
+            assert (
+                caught.value.fact
+                == "The workspace of an accepted loop can't be looked for: Permission denied"
+            )
+            assert caught.value.place == f"{closed / 'w' / FACTOR_FILE}, for SOTA_LOG_PATH={log}"
+        finally:
+            monkeypatch.undo()
+            closed.chmod(0o700)
+
+
+# --- latest ---
+
+
+def test_latest_goes_by_the_times_in_the_sessions(project: Project) -> None:
+    """The newest log that accepted anything: not the last by name, nor by the times of its files."""
+    for name in ("x", "y", "z"):
+        project.set(name, name)
+    newest = project.run("a run", ("x", ("x",), True), hours=9)
+    project.run("b run", ("y", ("y",), True), hours=1)
+    project.run("c rejected", ("z", ("z",), False), hours=20)
+    project.run("d models", ("m", (), True), kind="ModelRDLoop", hours=30)
+    for file in newest.rglob("*"):
+        os.utime(file, (1, 1))
+    found = from_log("latest")
+    assert (found.log, found.workspace_id, found.notes) == (newest, "x", ())
+
+
+def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
+    """A log that may have been the latest is told of, with its reason."""
+    project.set("x", "x")
+    project.run("a", ("x", ("x",), True))
+    damaged = logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
+    (note,) = from_log("latest").notes
+    assert "left out of the search for the latest" in note
+    assert str(damaged) in note
+
+
+def test_latest_without_an_accepted_loop(project: Project) -> None:
+    """Without any set the error says how many logs there were, and which could not be read."""
+    assert (
+        log_error("latest", NothingAcceptedError).place
+        == f"{project.folder / 'log'}: 0 log folder(s) without one"
+    )
+    project.run("a", ("x", ("x",), False))
+    logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
+    place = log_error("latest", NothingAcceptedError).place
+    assert place.startswith(f"{project.folder / 'log'}: 1 log folder(s) without one, 1 could not be read: ")
+
+
+# --- parallel loops ---
+
+
+def test_a_sibling_whose_factors_are_missing(project: Project) -> None:
+    """Two accepted loops that ran side by side: the note names the loop, its factors and the mend."""
+    first = project.set("first", "a", "both")
+    second = project.set("second", "b", "both")
+    log = project.run("run", ("first", ("a",), True), ("second", ("b",), True))
+    found = from_log(log)
+    assert found.path == second
+    assert found.notes == (
+        "loop 0 was accepted too, and the set of loop 1 lacks its a: they ran side by side. "
+        f"To join both: SOTA_WORKSPACE_PATH={first.parent}{MANY}{second.parent}",
+    )
+
+
+def test_a_sibling_that_can_not_be_compared(project: Project) -> None:
+    """A sibling whose file is gone is compared by the names in the log; a damaged one is told of."""
+    project.set("third", "a", "c")
+    project.set("second").write_bytes(b"damaged")
+    loops = (("first", ("a", "x"), True), ("second", ("b",), True), ("third", ("c",), True))
+    gone, damaged = from_log(project.run("run", *loops)).notes
+    assert gone == ("loop 0 was accepted too, and the set of loop 2 lacks its x; its own file is gone")
+    assert damaged.startswith("loop 1 was accepted too, and its set could not be compared: ")
+
+
+# --- both variables ---
+
+
+def test_both_variables_that_agree(project: Project) -> None:
+    """Naming one set twice is no contradiction; what the log tells is kept."""
+    file = project.set("w", "a")
+    log = project.run("run", ("w", ("a",), True))
+    (found,) = factor_sets((str(file.parent),), (str(log),))
+    assert found == Located(file, log, 0, "w")
+
+
+def test_both_variables_that_contradict_each_other(project: Project) -> None:
+    """Two different sets are an error that names both files."""
+    file, other = project.set("w", "a"), project.set("other", "b")
+    log = project.run("run", ("w", ("a",), True))
+    with pytest.raises(LocateError) as caught:
+        factor_sets((str(other),), (str(log),))
+    assert caught.value.fact == "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets"
+    assert caught.value.place == f"{other} by the first, {file} by the second"
+
+
+def test_several_entries(project: Project) -> None:
+    """Every entry is found, in order, and each file once."""
+    file, other = project.set("w", "a"), project.set("other", "b")
+    log = project.run("run", ("w", ("a",), True))
+    assert [one.path for one in factor_sets((str(other), str(file), str(other.parent)), ())] == [other, file]
+    assert [one.loop for one in factor_sets((), (str(log), "latest"))] == [0]
+    with pytest.raises(WorkspaceNotFoundError, match="nowhere"):
+        factor_sets((str(other), "nowhere"), ())
+
+
+# --- the root ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (None, "", "git_ignore_folder/RD-Agent_workspace"),
+        ("WORKSPACE_PATH", "there", "there"),
+        ("workspace_path", "/absolute", "/absolute"),
+    ],
+)
+def test_workspace_root_is_rdagents(
+    name: str | None, value: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root is where RD-Agent's own settings put it, which are asked here for the same environment."""
+    from rdagent.core.conf import RDAgentSettings
+
+    monkeypatch.chdir(tmp_path)
+    if name is not None:
+        monkeypatch.setenv(name, value)
+        assert Path.cwd() / RDAgentSettings().workspace_path == workspace_root()
+    assert workspace_root() == tmp_path / expected

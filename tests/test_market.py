@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
-from rdagent_sota_bridge.factors import FactorSet, examine
+from rdagent_sota_bridge.factors import FactorSet
 from rdagent_sota_bridge.market import Market, check_fit, read_market
-from tests.frames import assert_survives_pickling, factor_frame, factor_set, nested, write
+from tests.frames import assert_survives_pickling, examine, factor_frame, factor_set, nested, write
 
 CALENDAR = pd.DatetimeIndex(["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07", "2020-01-08"])
 TRAIN = (pd.Timestamp("2020-01-03"), pd.Timestamp("2020-01-07"))
@@ -93,9 +94,148 @@ def test_market_without_one_of_its_files(tmp_path: Path, missing: str) -> None:
     assert read_market(str(tmp_path), "csi300") is None
 
 
+@pytest.mark.parametrize("days", ["2020-01-02\n2020-01-02\n", "2020-01-03\n2020-01-02\n"])
+def test_a_calendar_that_is_none(tmp_path: Path, days: str) -> None:
+    """Days that stand twice or in another order are no calendar: positions in it would mean nothing."""
+    put_market(tmp_path, days, "SH600000\t2005-01-04\t2020-01-03\n")
+    assert read_market(str(tmp_path), "csi300") is None
+
+
 def test_missing_data_folder(tmp_path: Path) -> None:
     """Qlib's data not downloaded yet, there is no market."""
     assert read_market(str(tmp_path / "absent"), "csi300") is None
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "soon\n", "2020-01-02\n2020-13-45\n", "\x00\x01"])
+def test_calendar_without_days(tmp_path: Path, text: str) -> None:
+    """An empty calendar, or half of a download, is no market yet."""
+    put_market(tmp_path, text, "SH600000\t2005-01-04\t2020-01-03\n")
+    assert read_market(str(tmp_path), "csi300") is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\t2005-01-04\t2020-01-03\n", "SH600000\tsoon\tlater\n"])
+def test_market_without_instruments(tmp_path: Path, text: str) -> None:
+    """A market without an instrument, or with memberships that are no dates, is no market yet."""
+    put_market(tmp_path, "2020-01-02\n", text)
+    assert read_market(str(tmp_path), "csi300") is None
+
+
+@pytest.mark.parametrize("file", ["calendars/day.txt", "instruments/csi300.txt"])
+def test_market_that_is_no_text(tmp_path: Path, file: str) -> None:
+    """Bytes that are no text, in either file, are no market yet."""
+    put_market(tmp_path, "2020-01-02\n", "SH600000\t2005-01-04\t2020-01-03\n")
+    (tmp_path / file).write_bytes(b"\xff\xfe2020")
+    assert read_market(str(tmp_path), "csi300") is None
+
+
+def test_days_that_are_written_in_several_ways(tmp_path: Path) -> None:
+    """Days with and without a time of day in one file are read, as Qlib reads them."""
+    put_market(
+        tmp_path,
+        "2020-01-02\n2020-01-03 00:00:00\n20200106\n",
+        "A\t2020-01-03\t2020-01-03 00:00:00\nB\t2020-01-02 00:00:00\t20200103\n",
+    )
+    market = read_market(str(tmp_path), "csi300")
+    assert market is not None
+    assert list(market.calendar) == list(CALENDAR[:3])
+    assert market.members().tolist() == [[False, True], [True, True], [False, False]]
+
+
+# --- who was in the market when ---
+
+ALL = [True] * 5
+SPANS = {
+    "always": ([("2000-01-01", "2030-12-31")], ALL),
+    "both ends belong": ([("2020-01-03", "2020-01-07")], [False, True, True, True, False]),
+    "one day": ([("2020-01-06", "2020-01-06")], [False, False, True, False, False]),
+    "a week-end": ([("2020-01-04", "2020-01-05")], [False] * 5),
+    "ends on a week-end": ([("2020-01-04", "2020-01-12")], [False, False, True, True, True]),
+    "before the calendar": ([("2000-01-01", "2010-12-31")], [False] * 5),
+    "after the calendar": ([("2021-01-01", "2030-12-31")], [False] * 5),
+    "twice": ([("2000-01-01", "2020-01-02"), ("2020-01-07", "2030-12-31")], [True, False, False, True, True]),
+    "in any order": (
+        [("2020-01-07", "2030-12-31"), ("2000-01-01", "2020-01-02")],
+        [True, False, False, True, True],
+    ),
+    "next to each other": ([("2000-01-01", "2020-01-03"), ("2020-01-06", "2030-12-31")], ALL),
+    "overlapping": ([("2000-01-01", "2020-01-07"), ("2020-01-03", "2030-12-31")], ALL),
+    "the same twice": ([("2020-01-06", "2030-12-31")] * 2, [False, False, True, True, True]),
+    "ends before it begins": ([("2020-01-07", "2020-01-03")], [False] * 5),
+    "one of two ends before it begins": ([("2000-01-01", "2030-12-31"), ("2020-01-07", "2020-01-03")], ALL),
+    "without an end": ([("2020-01-07", "")], [False, False, False, True, True]),
+    "none given": ([], ALL),
+}
+
+
+@pytest.mark.parametrize("hours", [0, 15])
+def test_members(tmp_path: Path, hours: int) -> None:
+    """Memberships begin, end, and begin again, in any order of the lines; without dates they are for ever."""
+    lines = [f"{name}\t{start}\t{end}\n" for name, (spans, _) in SPANS.items() for start, end in spans]
+    lines += [f"{name}\n" for name, (spans, _) in SPANS.items() if not spans]
+    calendar = "".join(f"{day + pd.Timedelta(hours=hours)}\n" for day in CALENDAR)
+    put_market(tmp_path, calendar, "".join(lines[::-1]))
+    market = read_market(str(tmp_path), "csi300")
+    assert market is not None
+    found = {name: list(column) for name, column in zip(market.instruments, market.members().T, strict=True)}
+    assert found == {name: days for name, (_, days) in SPANS.items()}
+
+
+def test_members_with_times_of_day(tmp_path: Path) -> None:
+    """A membership that is given by the minute counts by the day."""
+    put_market(
+        tmp_path, "2020-01-02\n2020-01-03\n2020-01-06\n", "A\t2020-01-03 15:00:00\t2020-01-03 15:00:00\n"
+    )
+    market = read_market(str(tmp_path), "csi300")
+    assert market is not None
+    assert market.members().tolist() == [[False], [True], [False]]
+
+
+def test_members_of_a_market_without_memberships() -> None:
+    """Where nothing is known of memberships, everyone is in the market on every day."""
+    assert CSI300.members().shape == (5, 4)
+    assert CSI300.members().all()
+
+
+def test_members_of_random_memberships() -> None:
+    """Many memberships of many instruments are what a look-up a cell says."""
+    random = np.random.default_rng(5)
+    days = pd.bdate_range("2020-01-01", periods=40)
+    every = pd.date_range("2019-12-20", "2020-03-10")
+    spans = [
+        (int(position), *(str(every[day].date()) for day in sorted(random.choice(len(every), 2))))
+        for position in random.integers(0, 6, size=15)
+    ]
+    codes = tuple("ABCDEF")
+    expected = [
+        [
+            any(at == place and pd.Timestamp(one) <= day <= pd.Timestamp(end) for at, one, end in spans)
+            or place not in {at for at, *_ in spans}
+            for place in range(len(codes))
+        ]
+        for day in days
+    ]
+    assert Market(Path("/qlib"), "m", days, codes, tuple(spans)).members().tolist() == expected
+
+
+def test_digest_changes_with_either_file(tmp_path: Path) -> None:
+    """The digest is the same for the same two texts anywhere, and another one where one of them differs."""
+    texts = [
+        ("2020-01-02\n", "A\t2005-01-04\t2020-01-03\n"),
+        ("2020-01-02\n2020-01-03\n", "A\t2005-01-04\t2020-01-03\n"),
+        ("2020-01-02\n", "A\t2005-01-04\t2020-01-06\n"),
+        ("2020-01-02\n", "A\t2005-01-04\t2020-01-03\n"),
+    ]
+    digests = []
+    for number, (calendar, instruments) in enumerate(texts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        put_market(folder, calendar, instruments, "csi300" if number else "other")
+        market = read_market(str(folder), "csi300" if number else "other")
+        assert market is not None
+        digests.append(market.digest)
+    assert len(digests[0]) == 64
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
 
 
 def test_fitting_set_passes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import resources
 from typing import Any
 
@@ -66,6 +67,8 @@ OLD_FORM = (
     + _LOADER
     + _TASK
     + "                train: [2008-01-01, 2014-12-31]\n"
+    + "                valid: [2015-01-01, 2016-12-31]\n"
+    + "                test: [2017-01-01, 2020-08-01]\n"
 )
 NEW_FORM = (
     _HEAD
@@ -77,6 +80,10 @@ NEW_FORM = (
     + _TASK
     + '                train: [{{ train_start | default("2008-01-01", true) }}, '
     + '{{ train_end | default("2014-12-31", true) }}]\n'
+    + '                valid: [{{ valid_start | default("2015-01-01", true) }}, '
+    + '{{ valid_end | default("2016-12-31", true) }}]\n'
+    + '                test: [{{ test_start | default("2017-01-01", true) }}, '
+    + '{{ test_end | default("null", true) }}]\n'
 )
 _PACKAGE = resources.files("rdagent.scenarios.qlib.experiment")
 INSTALLED = (_PACKAGE / "model_template" / CONFIG_FILE).read_text(encoding="utf-8")
@@ -136,11 +143,82 @@ def test_installed_yaml_has_one_of_the_two_forms() -> None:
 
 @every_form
 def test_task_is_read(text: str) -> None:
-    """Data folder, market and training segment are read, by default those of RD-Agent."""
+    """Data folder, market, segments and label are read, by default those of RD-Agent."""
     task = read_task(text, {})
     assert task.provider_uri == "~/.qlib/qlib_data/cn_data"
     assert task.market == "csi300"
     assert task.train == (pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31"))
+    assert task.valid == (pd.Timestamp("2015-01-01"), pd.Timestamp("2016-12-31"))
+    assert task.test[0] == pd.Timestamp("2017-01-01")
+    assert pd.isna(task.test[1]) if "test_end" in text else task.test[1] == pd.Timestamp("2020-08-01")
+    assert task.label == "Ref($close, -2)/Ref($close, -1) - 1"
+    assert task.segments == {"train": task.train, "valid": task.valid, "test": task.test}
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"), [("2020-08-01", pd.Timestamp("2020-08-01")), ("null", pd.NaT), ("", pd.NaT)]
+)
+def test_end_of_the_test_segment(end: str, expected: Any) -> None:
+    """The test segment ends where the settings say, or is open."""
+    start, found = read_task(NEW_FORM, {"test_start": "2018-01-01", "test_end": end}).test
+    assert start == pd.Timestamp("2018-01-01")
+    assert found is expected or found == expected
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+@pytest.mark.parametrize("ends", ["null, 2019-12-31", "null, null", "2016-01-01, null"])
+def test_open_segments(name: str, ends: str) -> None:
+    """Only the test segment's end may be open: any other open end is a form that is not known."""
+    text = re.sub(rf"{name}: \[.*\]", f"{name}: [{ends}]", OLD_FORM)
+    if name == "test" and ends.startswith("2016"):
+        start, end = read_task(text, {}).test
+        assert start == pd.Timestamp("2016-01-01")
+        assert pd.isna(end)
+        return
+    with pytest.raises(SeamError) as caught:
+        read_task(text, {})
+    assert reason(caught.value).startswith(f"ValueError: a {name} segment from ")
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_segment_that_is_not_there(name: str) -> None:
+    """Each of the three segments is needed, and the missing one is named."""
+    with pytest.raises(SeamError) as caught:
+        read_task(re.sub(rf" {name}: \[.*\]", f" x{name}: [2008-01-01, 2009-01-01]", OLD_FORM), {})
+    assert reason(caught.value) == f"KeyError: '{name}'"
+
+
+@every_form
+def test_another_label(text: str) -> None:
+    """The label is the user's own where it was changed."""
+    other = text.replace("Ref($close, -2)/Ref($close, -1) - 1", "Ref($vwap, -6)/Ref($vwap, -1) - 1")
+    assert read_task(other, {}).label == "Ref($vwap, -6)/Ref($vwap, -1) - 1"
+
+
+def test_label_without_a_name() -> None:
+    """Qlib takes expressions without names too, and then their list stands alone."""
+    lines = ('                            - ["Ref($close, -2)/Ref($close, -1) - 1"]\n', '- ["LABEL0"]')
+    other = OLD_FORM.replace(lines[0], lines[0].replace("[", "").replace("]", "")).replace(lines[1], "")
+    assert read_task(other, {}).label == "Ref($close, -2)/Ref($close, -1) - 1"
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("label", "error"),
+    [("xlabel:", "KeyError: 'label'"), ("label: []\nx:", "IndexError"), ("label:\nx:", "TypeError")],
+)
+def test_missing_label(text: str, label: str, error: str) -> None:
+    """A first loader without a label is a form that is not known."""
+    other = re.sub(
+        r"^( +)label: *$",
+        lambda found: found[1] + label.replace("\n", f"\n{found[1]}"),
+        text,
+        flags=re.MULTILINE,
+    )
+    assert other != text
+    with pytest.raises(SeamError) as caught:
+        read_task(other, {})
+    assert reason(caught.value).startswith(error)
 
 
 @every_form

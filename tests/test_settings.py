@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import subprocess
 import sys
 
@@ -119,6 +121,10 @@ def test_error_mode_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, exp
         "USE_ALPHA_FACTORS",
         "ALPHA_FACTORS",
         "SOTA_ON_ERROR",
+        "SOTA_LOG_PATH",
+        "SOTA_FACTORS",
+        "SOTA_FACTORS_EXCLUDE",
+        "SOTA_MAX_CORRELATION",
     ],
 )
 def test_empty_value_is_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
@@ -144,6 +150,149 @@ def test_chosen_base_set_is_explicit(monkeypatch: pytest.MonkeyPatch, value: str
     """A user who sets ALPHA_FACTORS has chosen, even where the choice equals the default."""
     monkeypatch.setenv("ALPHA_FACTORS", value)
     assert read_settings().alpha_factors_explicit is True
+
+
+PATHS = {"SOTA_WORKSPACE_PATH": "workspace_paths", "SOTA_LOG_PATH": "log_paths"}
+NAMES = {"SOTA_FACTORS": "factor_patterns", "SOTA_FACTORS_EXCLUDE": "excluded_patterns"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (["one"], ("one",)),
+        (["/a b/因子"], ("/a b/因子",)),
+        (["one", "two", "one"], ("one", "two", "one")),
+        ([" one ", " ./two "], ("one", "./two")),
+        (["file:///data/set.parquet"], ("file:///data/set.parquet",)),
+        (["/one", "s3://bucket/set", "~/two"], ("/one", "s3://bucket/set", "~/two")),
+        (["s3://a", "s3://b"], ("s3://a", "s3://b")),
+        (["latest"], ("latest",)),
+    ],
+)
+@pytest.mark.parametrize("separator", [":", ";"])
+@pytest.mark.parametrize("variable", PATHS)
+def test_several_paths(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    separator: str,
+    entries: list[str],
+    expected: tuple[str, ...],
+) -> None:
+    """Entries are split at the platform's separator, which never splits a scheme from its place."""
+    monkeypatch.setattr(os, "pathsep", separator)
+    monkeypatch.setenv(variable, separator.join(entries))
+    assert getattr(read_settings(), PATHS[variable]) == expected
+
+
+@pytest.mark.parametrize("variable", PATHS)
+def test_the_other_platforms_separator_is_part_of_a_path(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where a semicolon separates, a drive's colon does not split; where a colon does, a semicolon."""
+    for separator, path in ((";", r"C:\sets\one"), (":", "/sets/a;b")):
+        monkeypatch.setattr(os, "pathsep", separator)
+        monkeypatch.setenv(variable, path)
+        assert getattr(read_settings(), PATHS[variable]) == (path,)
+
+
+@pytest.mark.parametrize("value", [":", "one:", ":one", "one::two", "one: :two", " ", "s3://a:"])
+@pytest.mark.parametrize("variable", PATHS)
+def test_empty_path_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """An entry that is empty, as of a variable that was not set, is not passed over."""
+    monkeypatch.setattr(os, "pathsep", ":")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert caught.value.fact == f"{variable} has an unknown value: {value!r}"
+    assert caught.value.place == f"environment variable or .env entry {variable}"
+    assert caught.value.mend == (
+        "an entry between the separators (:) is empty; is a variable in it not set?; then start again"
+    )
+    assert_survives_pickling(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("mom", ("mom",)),
+        ("mom,size", ("mom", "size")),
+        (" mom , vol_* ,动量", ("mom", "vol_*", "动量")),
+        ("a b,[!x]?", ("a b", "[!x]?")),
+    ],
+)
+@pytest.mark.parametrize("variable", NAMES)
+def test_names_of_factors(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: tuple[str, ...]
+) -> None:
+    """Names and patterns stand between commas, without the blanks around them."""
+    monkeypatch.setenv(variable, value)
+    assert getattr(read_settings(), NAMES[variable]) == expected
+
+
+@pytest.mark.parametrize("value", [",", "mom,", ",mom", "mom,,size", "mom, ,size", " "])
+@pytest.mark.parametrize("variable", NAMES)
+def test_empty_name_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """A name that is empty is not passed over."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert caught.value.fact == f"{variable} has an unknown value: {value!r}"
+    assert caught.value.mend == "a name between the commas is empty; then start again"
+
+
+def test_lists_that_are_not_set_are_empty() -> None:
+    """No variable set, there is no path and no name, and factors are dropped from 0.99 on."""
+    settings = read_settings()
+    assert [getattr(settings, name) for name in (*PATHS.values(), *NAMES.values())] == [(), (), (), ()]
+    assert settings.max_correlation == 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0.9", 0.9),
+        ("1", 1.0),
+        ("1.0", 1.0),
+        (" 0.95 ", 0.95),
+        ("1e-3", 1e-3),
+        ("off", math.inf),
+        ("OFF", math.inf),
+        (" Off ", math.inf),
+    ],
+)
+def test_largest_correlation(monkeypatch: pytest.MonkeyPatch, value: str, expected: float) -> None:
+    """A number above 0 and up to 1 is taken; `off`, in any case, is beyond every correlation."""
+    monkeypatch.setenv("SOTA_MAX_CORRELATION", value)
+    assert read_settings().max_correlation == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "-0.5",
+        "1.01",
+        "99",
+        "99%",
+        "nan",
+        "inf",
+        "-inf",
+        "infinity",
+        "true",
+        "false",
+        "none",
+        "0,9",
+        "0.9 0.8",
+        " ",
+    ],
+)
+def test_unknown_correlation_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Anything else is an error, also what Python takes for a number."""
+    monkeypatch.setenv("SOTA_MAX_CORRELATION", value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert caught.value.fact == f"SOTA_MAX_CORRELATION has an unknown value: {value!r}"
+    assert caught.value.mend == "expected a number above 0 and up to 1, or off; then start again"
 
 
 def test_is_enabled_ignores_the_other_variables(monkeypatch: pytest.MonkeyPatch) -> None:

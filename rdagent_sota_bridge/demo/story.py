@@ -24,11 +24,12 @@ from rdagent_sota_bridge.demo.llm import ScriptedLLM
 from rdagent_sota_bridge.demo.market import write_market, write_source_data
 from rdagent_sota_bridge.demo.sandbox import Sandbox, create
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.locate import RESULT_FILE
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
 
 LOOPS = 2
 STEPS_OF_LOOP = 5  # RD-Agent's: direct_exp_gen, coding, running, feedback, record
+_SIGNING_KEY = Path(".rdagent") / "artifact_signing.key"  # RD-Agent's default, `core/conf.py` of 1.0.0
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 
 
@@ -138,8 +139,10 @@ def tell(folder: Path, show: Show) -> list[Row]:
         _wait_for([factors], [baseline], show)
         settings = {
             "LOAD_SOTA_FROM_WORKSPACE": "true",
-            "SOTA_WORKSPACE_PATH": str(_accepted_set(boxes[FACTORS])),
+            "SOTA_LOG_PATH": str(_log(boxes[FACTORS])),
             "USE_ALPHA_FACTORS": "true",
+            # RD-Agent 1.0.0 signs its sessions with a key of the home folder, and each run has its own here.
+            "ARTIFACT_SIGNING_KEY_PATH": str(boxes[FACTORS].home / _SIGNING_KEY),
         }
         bridged = stack.enter_context(_started(BRIDGED, boxes[BRIDGED], settings))
         _wait_for([baseline, bridged], [], show)
@@ -208,13 +211,13 @@ def _tail(file: Path, lines: int = 12) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _accepted_set(box: Sandbox) -> Path:
-    """Return the workspace of the last factor loop: the script accepts it, and RD-Agent wrote it last."""
-    files = sorted(box.project.glob(f"{WORKSPACES}/*/{FACTOR_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not files:
+def _log(box: Sandbox) -> Path:
+    """Return the log folder of the one run in a sandbox."""
+    folders = [found.parent for found in box.project.glob("log/*/__session__")]
+    if len(folders) != 1:
         mend = "run it again with --keep FOLDER"
-        raise BridgeError("The factor run left no factor set", str(box.project), mend)
-    return files[-1].parent
+        raise BridgeError("The factor run left no log", str(box.project), mend)
+    return folders[0]
 
 
 def _rows(box: Sandbox, run: str) -> list[Row]:

@@ -1,0 +1,96 @@
+"""Everything about a set that a run checks, and `rdagent-sota check` without a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module, resources
+
+import pandas as pd
+
+from rdagent_sota_bridge import alpha, checks, locate, market, qlib_config, quality
+from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
+from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.market import Market
+from rdagent_sota_bridge.qlib_config import Task
+from rdagent_sota_bridge.quality import Quality
+from rdagent_sota_bridge.settings import Settings
+from rdagent_sota_bridge.verdict import Line
+
+_SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        located: The factor files, and how they were found.
+        base: The base set.
+        task: The segments, the market's name and the label.
+        market: The market; None where Qlib's data is not there yet.
+        quality: What was found out about the set.
+        lines: The lines of the check.
+    """
+
+    located: tuple[Located, ...]
+    base: alpha.BaseSet
+    task: Task
+    market: Market | None
+    quality: Quality
+    lines: list[Line]
+
+    def raise_failures(self) -> None:
+        """Raise what stops a run.
+
+        Raises:
+            FactorFileError: if the set fills too little of the market.
+        """
+        if found := checks.failures(self.quality, self.task):
+            raise FactorFileError(" and ".join(str(source.path) for source in self.quality.sources), found)
+
+
+def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> Inspection:
+    """Look at the set that the settings name, against the market and the segments of the installed RD-Agent.
+
+    Args:
+        settings: The settings.
+        located: The factor files, where something else than the settings names them.
+
+    Raises:
+        BridgeError: if the set can't be used, whatever the figures of its values.
+    """
+    base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
+    if located is None:
+        located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
+    text = qlib_config.adapt(_packaged_config(), base, "")
+    task = qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
+    home = market.read_market(task.provider_uri, task.market)
+    wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
+    found = quality.look([at.path for at in located], wish, home, task)
+    return Inspection(located, base, task, home, found, checks.lines(found, home, task))
+
+
+def _packaged_config() -> str:
+    """Return RD-Agent's own model YAML, which a model's workspace will start with."""
+    package = resources.files("rdagent.scenarios.qlib.experiment")
+    file = package / "model_template" / qlib_config.CONFIG_FILE
+    if not file.is_file():
+        raise SeamError("RD-Agent has no YAML for models that train on factors", str(file), OTHER_RELEASE)
+    return file.read_text(encoding="utf-8")
+
+
+def _segment_variables() -> dict[str, str]:
+    """Return the dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there."""
+    settings = import_module("rdagent.app.qlib_rd_loop.conf").ModelBasePropSetting()
+    found = {name: getattr(settings, name, None) for name in _SEGMENT_VARIABLES}
+    for name, value in found.items():
+        try:
+            pd.Timestamp(value)
+        except ValueError:
+            variable = f"QLIB_MODEL_{name.upper()}"
+            raise SettingsError(
+                f"{variable} is no date: {value!r}",
+                f"environment variable or .env entry {variable}, a setting of RD-Agent's",
+                "write it as 2008-01-01",
+            ) from None
+    return {name: str(value) for name, value in found.items() if value is not None}

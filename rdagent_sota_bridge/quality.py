@@ -1,0 +1,208 @@
+"""A factor set before it is trained on: which factors are taken, and what they look like on the market."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rdagent_sota_bridge import choice, correlation, factors, figures, memory
+from rdagent_sota_bridge import panel as panels
+from rdagent_sota_bridge.correlation import Dropped
+from rdagent_sota_bridge.factors import FactorSet
+from rdagent_sota_bridge.figures import FactorFigures
+from rdagent_sota_bridge.market import Market, check_fit
+from rdagent_sota_bridge.qlib_config import Task
+
+_KIND = "quality-1"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which factors the user wants.
+
+    Attributes:
+        wanted: Names or shell patterns; empty for all.
+        excluded: Names or shell patterns.
+        max_correlation: Of two factors that are at least so alike the later is dropped; infinite for none.
+    """
+
+    wanted: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    max_correlation: float = 0.99
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a set: its path, its digest, and the factors taken from it."""
+
+    path: Path
+    digest: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What was found out about a set.
+
+    Attributes:
+        factors: The set as it is handed over. Its digest is the file's, or where factors were chosen or files
+            joined, that of the sources' digests and factors.
+        sources: The files.
+        left_out: Factors that the wish leaves out.
+        dropped: Factors that say the same as an earlier one.
+        figures: By factor.
+        filled: By segment, the share of the market's cells that have a row; None where the market has no day.
+        missing_days: Days of the calendar inside the set's range that have no row.
+        in_market: How many of the set's instruments are in the market; None without a market.
+    """
+
+    factors: FactorSet
+    sources: tuple[Source, ...]
+    left_out: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+    figures: dict[str, FactorFigures]
+    filled: dict[str, float | None]
+    missing_days: pd.DatetimeIndex
+    in_market: int | None
+
+
+def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
+    """Look at a set; what is known of the same content, wish, market and segments is not computed anew.
+
+    Streams: one factor's values at a time are in memory.
+
+    Args:
+        paths: The factor files.
+        wish: Which factors are wanted.
+        market: The market; None where Qlib's data is not there yet.
+        task: The segments and the label.
+
+    Raises:
+        FactorFileError: if a file can't be trained on; it lists every reason.
+        ChoiceError: if the wish names a factor that is not there, or leaves none.
+        UnequalFactorError: if a factor has different values in two files.
+    """
+    digests = [factors.current_digest(path) for path in paths]
+    key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market)]
+    known = memory.recall(_KIND, key)
+    if known is not None:
+        return _from_record(known, dict(zip(digests, paths, strict=True)))
+    found = _look(paths, wish, market, task)
+    memory.remember(_KIND, key, _as_record(found))
+    return found
+
+
+def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
+    def choose(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        place = " and ".join(map(str, paths))
+        return choice.chosen(panels.union(columns), wish.wanted, wish.excluded, place)
+
+    with panels.opened(paths, choose) as panel:
+        check_fit(_described(panel), market, task.train)
+        dates = correlation.sampled_dates(panel)
+        ground = figures.ground(panel, market, task, dates)
+        sample = np.empty((len(panel.columns), len(ground.sample)), dtype=np.float64)
+        found = {}
+        for number, (column, values) in enumerate(panels.values(panel)):
+            found[column] = figures.take(values, panel, ground)
+            sample[number] = values[ground.sample]
+        starts = np.searchsorted(panel.date_codes[ground.sample], np.append(dates, len(panel.dates)))
+        days = [slice(*pair) for pair in itertools.pairwise(starts)]
+        dropped = correlation.to_drop(panel, sample, days, wish.max_correlation)
+        kept = tuple(name for name in panel.columns if name not in {drop.column for drop in dropped})
+        sources = tuple(
+            Source(file.path, file.digest, tuple(name for name in kept if name in file.columns))
+            for file in panel.files
+        )
+        left_out = tuple(
+            name for name in panels.union([file.columns for file in panel.files]) if name not in found
+        )
+        if all(source.columns for source in sources):
+            whole = len(sources) == 1 and kept == panel.files[0].columns
+            return Quality(
+                factors=dataclasses.replace(
+                    _described(panel), columns=kept, digest=sources[0].digest if whole else _digest(sources)
+                ),
+                sources=sources,
+                left_out=left_out,
+                dropped=tuple(dropped),
+                figures={name: found[name] for name in kept},
+                filled=ground.filled,
+                missing_days=ground.missing_days,
+                in_market=None if market is None else len(set(panel.instruments) & set(market.instruments)),
+            )
+    # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
+    used = [source.path for source in sources if source.columns]
+    rest = _look(used, dataclasses.replace(wish, wanted=kept, excluded=()), market, task)
+    return dataclasses.replace(rest, left_out=left_out, dropped=tuple(dropped))
+
+
+def _described(panel: panels.Panel) -> FactorSet:
+    first = panel.files[0]
+    return FactorSet(first.path, first.digest, panel.rows, panel.columns, panel.dates, panel.instruments)
+
+
+def _digest(sources: tuple[Source, ...]) -> str:
+    text = json.dumps([[source.digest, source.columns] for source in sources], ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+# --- as JSON ---
+
+
+def _plain(value: Wish | Task) -> dict[str, Any]:
+    return {name: repr(part) for name, part in dataclasses.asdict(value).items()}
+
+
+def _identity(market: Market) -> list[Any]:
+    prices = market.folder / "features"
+    changed = prices.stat().st_mtime_ns if prices.is_dir() else None
+    return [str(market.folder), market.name, market.digest, changed]
+
+
+def _as_record(quality: Quality) -> dict[str, Any]:
+    described = quality.factors
+    return {
+        "digest": described.digest,
+        "rows": described.rows,
+        "columns": described.columns,
+        "dates": described.dates.asi8.tolist(),
+        "instruments": described.instruments,
+        "sources": [[source.digest, source.columns] for source in quality.sources],
+        "left_out": quality.left_out,
+        "dropped": [dataclasses.astuple(drop) for drop in quality.dropped],
+        "figures": {name: dataclasses.asdict(found) for name, found in quality.figures.items()},
+        "filled": quality.filled,
+        "missing_days": quality.missing_days.asi8.tolist(),
+        "in_market": quality.in_market,
+    }
+
+
+def _from_record(record: dict[str, Any], paths: dict[str, Path]) -> Quality:
+    sources = tuple(Source(paths[digest], digest, tuple(columns)) for digest, columns in record["sources"])
+    return Quality(
+        factors=FactorSet(
+            path=sources[0].path,
+            digest=record["digest"],
+            rows=record["rows"],
+            columns=tuple(record["columns"]),
+            dates=pd.DatetimeIndex(record["dates"]),
+            instruments=tuple(record["instruments"]),
+        ),
+        sources=sources,
+        left_out=tuple(record["left_out"]),
+        dropped=tuple(Dropped(*drop) for drop in record["dropped"]),
+        figures={name: FactorFigures(**found) for name, found in record["figures"].items()},
+        filled=record["filled"],
+        missing_days=pd.DatetimeIndex(record["missing_days"]),
+        in_market=record["in_market"],
+    )
