@@ -1,0 +1,34 @@
+"""The command `rdagent-sota path`: the path that would be used, for scripts."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from rdagent_sota_bridge import locate
+
+
+def run(log: str | None) -> None:
+    """Print what SOTA_WORKSPACE_PATH would hold: workspace folders, or files of another name, on one line.
+
+    Args:
+        log: A log folder or `latest`; None for what the environment names.
+
+    Raises:
+        BridgeError: as a run would raise it.
+    """
+    if log is not None:
+        found = locate.factor_sets((), (log,))
+    else:
+        from rdagent_sota_bridge.settings import read_settings
+
+        settings = read_settings()
+        found = locate.factor_sets(settings.workspace_paths, settings.log_paths)
+    for one in found:
+        for note in one.notes:
+            typer.echo(f"note: {note}", err=True)
+    files = [one.path for one in found]
+    typer.echo(
+        os.pathsep.join(str(file.parent if file.name == locate.FACTOR_FILE else file) for file in files)
+    )

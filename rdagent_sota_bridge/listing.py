@@ -1,0 +1,241 @@
+"""Every factor set under the workspace root and logs, with its verdict. Reads footers, not values.
+
+What a file told is remembered under the file's identity: a second listing opens no parquet file and imports
+neither pandas nor pyarrow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rdagent_sota_bridge import locate, memory, sessions
+from rdagent_sota_bridge.errors import FactorFileError, SessionError
+from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.sessions import Experiment
+
+_REMEMBERED = "listing-1"
+
+_METRICS = {
+    "ic": "IC",
+    "rank_ic": "Rank IC",
+    "annualized_return": "1day.excess_return_with_cost.annualized_return",
+    "max_drawdown": "1day.excess_return_with_cost.max_drawdown",
+}
+"""Qlib's names of the metrics in `RESULT_FILE`."""
+
+# Of the files that RD-Agent puts into a workspace when it makes one (`scenarios/qlib/experiment/*_template`,
+# 0.8.0 and 1.0.0). A model.py alone tells nothing: fin_quant back-tests factors with its best model.
+_FACTOR_TEMPLATE = "conf_combined_factors.yaml"
+_MODEL_MARKS = ("conf_sota_factors_model.yaml", "model.py")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One factor set; None, NaN or empty where something is not known.
+
+    Attributes:
+        when: When its loop ended, by the log; without one, when the file was written. In UTC.
+        run: Name of the log folder.
+        loop: Number of the loop in that run.
+        accepted: The verdict; None without a log that tells.
+        factors: Names of the factors, in the file's order.
+        rows: Number of (datetime, instrument) rows.
+        start: First day, as 2008-01-02.
+        end: Last day.
+        instruments: How many instruments have a row.
+        ic: Mean daily correlation of prediction and label in the back-test of its loop.
+        rank_ic: The same of their ranks.
+        annualized_return: Excess return with cost, a year.
+        max_drawdown: Of that excess return; negative.
+        size: Size of the file in bytes.
+        id: Name of the workspace folder.
+        path: The workspace folder, absolute.
+        trouble: Why something of the file is not known.
+    """
+
+    when: datetime.datetime
+    run: str
+    loop: int | None
+    accepted: bool | None
+    factors: tuple[str, ...]
+    rows: int | None
+    start: str
+    end: str
+    instruments: int | None
+    ic: float
+    rank_ic: float
+    annualized_return: float
+    max_drawdown: float
+    size: int
+    id: str
+    path: Path
+    trouble: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the row as JSON can hold it: NaN as None, times and paths as text."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in plain.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                plain[name] = None
+        return {
+            **plain,
+            "when": self.when.isoformat(),
+            "factors": list(self.factors),
+            "start": self.start or None,
+            "end": self.end or None,
+            "run": self.run or None,
+            "path": str(self.path),
+            "trouble": self.trouble or None,
+        }
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Attributes:
+        rows: The factor sets, newest last.
+        notes: What could not be read: logs that may know more of the sets.
+    """
+
+    rows: list[Row]
+    notes: list[str]
+
+
+SORT_FIELDS = tuple(field.name for field in fields(Row) if field.name not in ("path", "trouble"))
+"""What `sort_rows` sorts by; `factors` by their number."""
+
+
+def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
+    """Return every factor set in the workspaces below a root, and in those that the logs tell of.
+
+    Args:
+        root: The folder of all workspaces.
+        logs: The log folders that tell of the sets.
+    """
+    told, notes = _told_by(logs)
+    folders = {folder.name: folder for folder in root.glob("*")}
+    for name, (log, told_of) in told.items():  # a run can have had its workspaces elsewhere
+        found = [folder for folder in locate.workspaces_of(told_of, log) if folder.is_dir()]
+        if name not in folders and found:
+            folders[name] = found[0]
+    rows = []
+    for name, folder in folders.items():
+        file = folder / FACTOR_FILE
+        if not os.path.lexists(file):  # a link to nowhere is a row too
+            continue
+        experiment = told[name][1] if name in told else None
+        if not _is_model(folder, experiment):
+            rows.append(_row(file, told[name][0].name if name in told else "", experiment))
+    return Listing(sort_rows(rows, "when"), notes)
+
+
+def sort_rows(rows: list[Row], name: str) -> list[Row]:
+    """Return the rows in ascending order of one of `SORT_FIELDS`, those where it is not known first."""
+
+    def key(row: Row) -> tuple[bool, Any]:
+        value = len(row.factors) if name == "factors" else getattr(row, name)
+        known = value is not None and not (isinstance(value, float) and math.isnan(value))
+        return known, value if known else 0
+
+    return sorted(sorted(rows, key=lambda row: (row.when, row.id)), key=key)
+
+
+def _told_by(logs: list[Path]) -> tuple[dict[str, tuple[Path, Experiment]], list[str]]:
+    told: dict[str, tuple[Path, Experiment]] = {}
+    notes = []
+    for log in logs:
+        try:
+            session = sessions.read_session(log)
+        except SessionError as error:
+            notes.append(f"{log.name} is left out: {error.fact} ({error.place}); mend: {error.mend}")
+            continue
+        for experiment in session.experiments:
+            told[experiment.workspace_id] = (log, experiment)
+    return told, notes
+
+
+def _is_model(workspace: Path, experiment: Experiment | None) -> bool:
+    """Return True for a model's workspace: the factors that the model was trained on have the same name."""
+    if experiment is not None:
+        return not experiment.is_factor
+    if (workspace / _FACTOR_TEMPLATE).exists():
+        return False
+    return any((workspace / name).exists() for name in _MODEL_MARKS)
+
+
+def _row(file: Path, run: str, experiment: Experiment | None) -> Row:
+    try:
+        status = file.stat()
+    except OSError:  # such as a link to nowhere: the look at the target tells why
+        status = file.lstat()
+    when = None if experiment is None else experiment.ended
+    facts = _facts(file, status)
+    return Row(
+        when=when or datetime.datetime.fromtimestamp(status.st_mtime, datetime.timezone.utc),
+        run=run,
+        loop=None if experiment is None else experiment.loop,
+        accepted=None if experiment is None else experiment.accepted,
+        factors=tuple(facts["factors"]),
+        rows=facts["rows"],
+        start=facts["start"],
+        end=facts["end"],
+        instruments=facts["instruments"],
+        **{name: math.nan if facts[name] is None else facts[name] for name in _METRICS},
+        size=status.st_size,
+        id=file.parent.name,
+        path=file.parent.absolute(),
+        trouble=facts["trouble"],
+    )
+
+
+def _facts(file: Path, status: os.stat_result) -> dict[str, Any]:
+    """Return what a set's files tell, as JSON can hold it; files are opened only when they are new."""
+    try:
+        metrics = memory.identity((file.parent / RESULT_FILE).stat())
+        settled = metrics is not None
+    except OSError:  # there is none
+        metrics, settled = None, True
+    identity = memory.identity(status)
+    key = [str(file.absolute()), identity, metrics]
+    settled = settled and identity is not None
+    known = memory.recall(_REMEMBERED, key) if settled else None
+    if isinstance(known, dict):
+        return known
+    facts = _look(file)
+    if settled:
+        memory.remember(_REMEMBERED, key, facts)
+    return facts
+
+
+def _look(file: Path) -> dict[str, Any]:
+    """Open a set's files: the footer, the column of instruments, and the metrics beside."""
+    from rdagent_sota_bridge import factors  # late: pandas and pyarrow
+
+    facts: dict[str, Any] = {"factors": [], "rows": None, "start": "", "end": "", "instruments": None}
+    facts |= dict.fromkeys(_METRICS)
+    trouble = []
+    try:
+        footer = factors.read_footer(file)
+        facts |= {"factors": list(footer.columns), "rows": footer.rows}
+        facts |= {
+            "start": "" if footer.start is None else footer.start.date().isoformat(),
+            "end": "" if footer.end is None else footer.end.date().isoformat(),
+        }
+        facts["instruments"] = factors.count_instruments(file)
+    except FactorFileError as error:
+        trouble += [str(failure) for failure in error.failures]
+    try:
+        metrics = factors.metrics_beside(file)
+    except (OSError, ValueError) as error:
+        metrics = {}
+        trouble.append(str(error))
+    for name, metric in _METRICS.items():
+        value = metrics.get(metric, math.nan)
+        facts[name] = value if math.isfinite(value) else None
+    return {**facts, "trouble": "; ".join(trouble)}
