@@ -53,3 +53,50 @@ def demo_command(
     except BridgeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+
+
+@app.command(name="list")
+def list_command(
+    accepted: Annotated[bool, typer.Option("--accepted", help="Only sets of accepted loops.")] = False,
+    sort: Annotated[str, typer.Option(help="The field to sort by, greatest last.")] = "when",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all names and paths.")] = False,
+) -> None:
+    """List the factor sets that RD-Agent left here: verdict, factors, dates, metrics. Newest last."""
+    from rdagent_sota_bridge.cli import list as listing
+
+    listing.run(accepted, sort, as_json)
+
+
+@app.command(name="path")
+def path_command(
+    log: Annotated[str | None, typer.Argument(help="A log folder, or latest.", show_default=False)] = None,
+) -> None:
+    """Print the path of the factor set that a run would use: of LOG, or of what the environment names."""
+    from rdagent_sota_bridge.cli import path
+
+    try:
+        path.run(log)
+    except BridgeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command(name="check")
+def check_command(
+    named: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH|LOG]",
+            help="A factor workspace or file, a log folder, or latest; the environment's set if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    look_ahead: Annotated[
+        bool, typer.Option("--look-ahead", help="Run the factors' code again on data without the future.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+) -> None:
+    """Check a factor set as a run would, without a run: status 0 if nothing fails, else 1."""
+    from rdagent_sota_bridge.cli import check
+
+    raise typer.Exit(check.run(named, look_ahead, as_json))

@@ -1,0 +1,431 @@
+"""The lines of a check about the machine: each from given facts, and the facts from real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from rdagent_sota_bridge import environment
+from rdagent_sota_bridge.environment import (
+    BACK_TEST_SIZE,
+    LOOPS,
+    OWN_RUNNER,
+    Place,
+    QlibSide,
+    Seams,
+    Unseen,
+    ask_qlib,
+    disk_line,
+    file_store_line,
+    nearest_existing,
+    parquet_line,
+    qlib_line,
+    rdagent_line,
+    seams_line,
+)
+from rdagent_sota_bridge.patch import SEAMS
+from rdagent_sota_bridge.verdict import Line
+
+HERE = {"pandas": "2.3.3", "pyarrow": "25.0.1"}
+VERSIONS = {
+    "python": "3.10.4",
+    "pyqlib": "0.9.7",
+    "torch": "2.13.0",
+    "pandas": "2.2.0",
+    "pyarrow": "17.0.0",
+    "mlflow": "3.17.2",
+}
+SIDE = QlibSide("rdagent4qlib", VERSIONS)
+NO_CONDA = Unseen("fail", "conda is not on PATH", "install conda")
+IN_DOCKER = Unseen("warn", "Qlib runs in Docker", "look later", in_docker=True)
+NOT_YET = Unseen("warn", "the environment is not there yet", "check again")
+REFUSAL = (
+    "MlflowException: The filesystem tracking backend … See https://mlflow.org/docs/migrate-from-file-store"
+)
+ALL_FIT = Seams(True, {})
+
+
+def executable(file: Path, text: str) -> Path:
+    """Write a script that can be started, and return its path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return file
+
+
+def place_with(folder: Path, python: str) -> Place:
+    """Return a place whose python is a shell script, and whose qrun is there."""
+    executable(folder / "bin" / "python", f"#!/bin/sh\n{python}\n")
+    executable(folder / "bin" / "qrun", "#!/bin/sh\n")
+    return Place("conda", "rdagent4qlib", str(folder / "bin"), True, True)
+
+
+def here() -> Place:
+    """Return this environment as the place where Qlib runs."""
+    return Place("conda", "rdagent4qlib", str(Path(sys.executable).parent), True, True)
+
+
+def unseen(place: Place, folder: Path) -> Unseen:
+    """Return why a place was not looked at; fail where it was."""
+    found = ask_qlib(place, folder)
+    assert isinstance(found, Unseen)
+    return found
+
+
+# --- lines from facts ---
+
+
+@pytest.mark.parametrize(
+    ("version", "state"), [(None, "fail"), ("0.8.0", "pass"), ("1.0.0", "pass"), ("1.0.1", "warn")]
+)
+def test_rdagent(version: str | None, state: str) -> None:
+    """The releases that the table of seams names pass, another one warns, and none fails with a mend."""
+    line = rdagent_line(version)
+    assert (line.state, line.figures["version"], line.figures["tested"]) == (
+        state,
+        version,
+        ["0.8.0", "1.0.0"],
+    )
+    assert bool(line.mend) is (state != "pass")
+
+
+def test_seams_that_fit() -> None:
+    """All seams fit, and each is among the figures."""
+    line = seams_line(ALL_FIT, "", "")
+    assert (line.state, line.mend) == ("pass", "")
+    assert line.figures == {"hook": True, "seams": {seam.name: "fits" for seam in SEAMS}}
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("options", "warn"),
+        ("text log", "warn"),
+        ("loop", "warn"),
+        ("workspace", "fail"),
+        ("merge", "fail"),
+        ("runner", "fail"),
+    ],
+)
+def test_a_seam_that_does_not_fit(name: str, state: str) -> None:
+    """What the hand-off needs fails, a courtesy warns, and both are named with the reason."""
+    line = seams_line(Seams(True, {name: "it has another form"}), "", "")
+    assert line.state == state
+    assert f"{name}: it has another form" in line.text
+    assert line.figures["seams"][name] == "it has another form"
+
+
+def test_seams_that_do_not_fit_are_all_named() -> None:
+    """Of two misfits the worse gives the state, and the text has both."""
+    line = seams_line(Seams(True, {"options": "one", "runner": "two"}), "", "")
+    assert (line.state, line.text) == (
+        "fail",
+        "2 of 6 seams do not fit the installed RD-Agent: options: one; runner: two",
+    )
+
+
+@pytest.mark.parametrize(
+    ("hooked", "switch", "runner", "state"),
+    [
+        (True, "1", "", "pass"),
+        (True, "On", "", "pass"),
+        (True, "0", "", "fail"),
+        (True, "OFF", "", "fail"),
+        (True, "0", OWN_RUNNER, "warn"),
+        (False, "", "", "fail"),
+        (False, "true", "", "fail"),
+        (False, "", OWN_RUNNER, "warn"),
+        (False, "", "my.Runner", "fail"),
+        (True, "maybe", "", "fail"),
+        (True, "maybe", OWN_RUNNER, "fail"),
+    ],
+)
+def test_seams_that_no_run_would_apply(hooked: bool, switch: str, runner: str, state: str) -> None:
+    """Fitting seams help nobody where the package is off or has no hook; our own runner needs neither."""
+    line = seams_line(Seams(hooked, {}), switch, runner)
+    assert line.state == state
+    assert bool(line.mend) is (state != "pass")
+    assert ("turns the package off" in line.text) is (switch in ("0", "OFF"))
+    assert ("rdagent-sota-bridge.pth" in line.text) is not hooked
+
+
+def test_name_of_our_own_runner() -> None:
+    """The name that is compared with QLIB_MODEL_RUNNER is one that RD-Agent can import."""
+    module, _, name = OWN_RUNNER.rpartition(".")
+    file = Path(environment.__file__).parent / f"{module.rpartition('.')[2]}.py"
+    assert f"class {name}(" in file.read_text(encoding="utf-8")
+
+
+def test_qlib() -> None:
+    """The versions that train stand in the text, all others in the figures."""
+    line = qlib_line(SIDE)
+    assert line == Line(
+        "qlib",
+        "pass",
+        "conda environment rdagent4qlib: pyqlib 0.9.7, torch 2.13.0, python 3.10.4",
+        figures={"environment": "rdagent4qlib", "versions": VERSIONS},
+    )
+
+
+@pytest.mark.parametrize("missing", ["pyqlib", "torch"])
+def test_qlib_half_made(missing: str) -> None:
+    """An environment whose making was broken off fails: RD-Agent looks at its name alone."""
+    versions = {name: version for name, version in VERSIONS.items() if name != missing}
+    line = qlib_line(QlibSide("rdagent4qlib", versions))
+    assert line.state == "fail"
+    assert f"has no {missing}" in line.text
+    assert line.mend.endswith("conda env remove -n rdagent4qlib")
+
+
+@pytest.mark.parametrize("reason", [NO_CONDA, IN_DOCKER, NOT_YET])
+def test_what_was_not_looked_at_never_passes(reason: Unseen) -> None:
+    """Where Qlib's side was not seen, its lines say so in words, and none of them claims anything."""
+    first = qlib_line(reason)
+    assert (first.state, first.text, first.mend) == (
+        reason.state,
+        f"not looked at: {reason.reason}",
+        reason.mend,
+    )
+    for line in (parquet_line(HERE, reason), file_store_line(reason, "")):
+        assert line.state == "warn"
+        assert "Qlib's side was not looked at (see qlib)" in line.text
+        assert line.mend
+    assert seams_line(reason, "", "").text == f"not looked at: {reason.reason}"
+
+
+@pytest.mark.parametrize(
+    ("pandas", "error", "state"),
+    [
+        ("2.0.0", "", "pass"),
+        ("1.5.3", "", "pass"),
+        ("3.0.0", "", "warn"),
+        ("2.2.0", "ArrowInvalid: unknown", "fail"),
+        ("1.5.3", "TypeError: data type 'str' not understood", "fail"),
+    ],
+)
+def test_pandas_and_pyarrow(pandas: str, error: str, state: str) -> None:
+    """What the trial said decides; a newer major version of pandas there warns though it went well."""
+    line = parquet_line(HERE, QlibSide("rdagent4qlib", {**VERSIONS, "pandas": pandas}, parquet=error))
+    assert line.state == state
+    assert error in line.text
+    assert line.figures["here"] == HERE
+    assert line.figures["qlib_side"] == {"pandas": pandas, "pyarrow": "17.0.0"}
+    assert bool(line.mend) is (state != "pass")
+
+
+def test_pandas_missing_on_qlibs_side() -> None:
+    """A package that is not there is called missing."""
+    error = "ModuleNotFoundError: No module named 'pandas'"
+    line = parquet_line(HERE, QlibSide("rdagent4qlib", {"python": "3.10.4"}, parquet=error))
+    assert line.state == "fail"
+    assert "pandas missing, pyarrow missing on Qlib's side" in line.text
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "mend"),
+    [
+        ("", "pass", ""),
+        (REFUSAL, "fail", "MLFLOW_ALLOW_FILE_STORE=true"),
+        ("ModuleNotFoundError: No module named 'mlflow'", "fail", "pip install --upgrade mlflow"),
+    ],
+)
+def test_file_store(error: str, state: str, mend: str) -> None:
+    """mlflow's own refusal is mended by the variable, another error is shown and mended otherwise."""
+    line = file_store_line(QlibSide("rdagent4qlib", VERSIONS, file_store=error), "")
+    assert line.state == state
+    assert mend in line.mend
+    assert line.figures["error"] == (error or None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "allowed", "state"),
+    [
+        (NOT_YET, "", "warn"),
+        (NOT_YET, "false", "warn"),
+        (NOT_YET, "yes", "warn"),  # a word that mlflow does not take
+        (NOT_YET, "TRUE", "pass"),
+        (NOT_YET, "1", "pass"),
+        (IN_DOCKER, "true", "warn"),  # the variable does not reach a container
+    ],
+)
+def test_file_store_of_a_side_that_was_not_seen(reason: Unseen, allowed: str, state: str) -> None:
+    """Unseen, the line passes only where the variable is set and will reach mlflow."""
+    line = file_store_line(reason, allowed)
+    assert line.state == state
+    assert "not looked at" in line.text
+    assert ("QLIB_DOCKER_ENV_DICT" in line.mend) is reason.in_docker
+
+
+@pytest.mark.parametrize(
+    ("loops", "state"), [(0.99, "fail"), (1, "warn"), (LOOPS - 0.01, "warn"), (LOOPS, "pass")]
+)
+def test_disk(loops: float, state: str) -> None:
+    """Room for less than one loop fails, for less than ten warns; a loop takes the set and its back-test."""
+    need = 1_400_000_000 + BACK_TEST_SIZE
+    line = disk_line(1_400_000_000, int(need * loops), Path("/w"))
+    assert line.state == state
+    assert "free in /w; a model loop takes about 1.5 GB" in line.text
+    assert (line.figures["loop_estimate"], line.figures["run_estimate"]) == (need, need * LOOPS)
+    assert bool(line.mend) is (state != "pass")
+
+
+# --- facts from processes ---
+
+
+def test_nearest_existing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not there yet is measured at the nearest one above; a file in its way is no folder."""
+    (tmp_path / "file").touch()
+    assert nearest_existing(tmp_path) == tmp_path
+    assert nearest_existing(tmp_path / "a" / "b") == tmp_path
+    assert nearest_existing(tmp_path / "file" / "b") == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert nearest_existing(Path("a")) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("place", "state", "words"),
+    [
+        (Place("docker"), "warn", "Docker"),
+        (Place("podman"), "fail", "does not know MODEL_CoSTEER_ENV_TYPE=podman"),
+        (Place("conda", "q"), "fail", "conda is not on PATH"),
+        (Place("conda", "q", has_conda=True), "warn", "the conda environment q is not there yet"),
+        (Place("conda", "q", has_conda=True, listed=True), "fail", "can't run anything in it"),
+    ],
+)
+def test_places_without_a_python(place: Place, state: str, words: str, tmp_path: Path) -> None:
+    """Docker and an environment that is still to be made warn; what no run could start fails."""
+    found = unseen(place, tmp_path)
+    assert found.state == state
+    assert words in found.reason
+    assert found.mend
+    assert found.in_docker is (place.kind == "docker")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_without_qrun(tmp_path: Path) -> None:
+    """An environment that lacks Qlib's command fails, though another one on the user's PATH may have it."""
+    place = place_with(tmp_path, "exit 0")
+    (tmp_path / "bin" / "qrun").unlink()
+    found = unseen(place, tmp_path)
+    assert (found.state, "has no qrun" in found.reason) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [
+        ("echo 'cannot open shared object file' >&2; exit 127", "cannot open shared object file"),
+        ("exit 3", "it ended with status 3"),
+        ("exit 0", "it ended with status 0"),
+    ],
+)
+def test_python_that_does_not_answer(python: str, words: str, tmp_path: Path) -> None:
+    """A Python that ends without an answer fails, with the last thing that it said."""
+    found = unseen(place_with(tmp_path, python), tmp_path)
+    assert (found.state, found.reason.endswith(words)) == ("fail", True)
+
+
+def test_python_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that hangs is given up after the time limit, and its children are ended with it."""
+    monkeypatch.setattr(environment, "_QLIB_SECONDS", 1.0)
+    place = place_with(tmp_path, "sleep 300 & echo $! > child; wait")
+    begin = time.monotonic()
+    found = unseen(place, tmp_path)
+    assert time.monotonic() - begin < 30
+    assert found.reason.endswith("no answer within 1 seconds")
+    child = int((tmp_path / "probe" / "child").read_text())
+    deadline = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def is_alive(process: int) -> bool:
+    """Return True if a process runs; one that has ended and waits to be collected does not."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_file_that_is_read_otherwise(tmp_path: Path) -> None:
+    """A side that reads other values than were written is told, though nothing was raised there."""
+    told = {"versions": VERSIONS, "read": {"values": [[0.5]]}, "parquet": "", "file_store": ""}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    side = ask_qlib(place_with(tmp_path, f"cp {tmp_path / 'told.json'} answer.json"), tmp_path)
+    assert isinstance(side, QlibSide)
+    assert side.parquet == 'it reads {"values": [[0.5]]}'
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_asking_a_real_environment(allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This environment, asked as Qlib's, reads the file alike; its mlflow refuses without the variable."""
+    if not allowed:
+        monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    side = ask_qlib(here(), folder)
+    assert isinstance(side, QlibSide)
+    assert side.parquet == ""
+    for name in ("pyqlib", "torch", "pandas", "pyarrow", "mlflow"):
+        assert side.versions[name] == metadata.version(name)
+    line = file_store_line(side, "true" if allowed else "")
+    assert line.state == ("pass" if allowed else "fail"), line
+    assert (folder / "probe" / "mlruns").is_dir() is allowed
+
+
+@pytest.mark.e2e
+def test_place_that_rdagent_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RD-Agent's own settings say where Qlib runs: Docker where the user chose it, else conda."""
+    programs = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.delenv("MODEL_CoSTEER_ENV_TYPE", raising=False)
+    assert "conda is not on PATH" in looked_at(tmp_path / "none").reason
+    executable(programs / "conda", '#!/bin/sh\n[ "$1" = env ] && echo "rdagent4qlib  /envs/q" || exit 1\n')
+    assert looked_at(tmp_path / "listed").reason.startswith("conda lists rdagent4qlib")
+    monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    assert looked_at(tmp_path / "docker").in_docker
+
+
+def looked_at(folder: Path) -> Unseen:
+    """Return why RD-Agent's own place for Qlib was not looked at."""
+    folder.mkdir()
+    found = environment.look_at_qlib(folder)
+    assert isinstance(found, Unseen)
+    return found
+
+
+def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
+    """Missing modules and missing classes are misfits with a reason each, and stop no check."""
+    loop = tmp_path / "rdagent" / "utils" / "workflow" / "loop.py"
+    loop.parent.mkdir(parents=True)
+    loop.touch()
+    for package in (loop.parent, loop.parent.parent, tmp_path / "rdagent"):
+        (package / "__init__.py").touch()
+    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
+    variables = {"PYTHONPATH": str(tmp_path), "LOAD_SOTA_FROM_WORKSPACE": "true"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **variables}, check=True)
+    told = json.loads((tmp_path / "answer.json").read_text())
+    assert told["hooked"] is True
+    assert list(told["misfits"]) == [seam.name for seam in SEAMS]
+    assert told["misfits"]["loop"].startswith("RD-Agent's loop has a form that is not known")
+    assert "ModuleNotFoundError: No module named 'rdagent.app'" in told["misfits"]["options"]
+    assert seams_line(Seams(**told), "", "").state == "fail"
+
+
+def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without RD-Agent one line fails with the mend, and those that need it were not looked at."""
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setattr(environment, "installed", lambda name: None)
+    first, *others, disk = environment.lines(1000)
+    assert (first.name, first.state) == ("rdagent", "fail")
+    assert [line.state for line in others] == ["warn"] * 4
+    assert all("not looked at" in line.text for line in others)
+    assert disk.name == "disk"
