@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def market_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Market]
     """Return a home folder and the demo's market in it, shared by tests that only read it."""
     folder = tmp_path_factory.mktemp("home")
     return folder, seams.put_market(folder)
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give a test a temporary folder of its own with a space in its name, and see that it ends empty."""
+    folder = tmp_path / "temporary files"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ import pytest
 from rdagent_sota_bridge.lookahead import check_set
 from rdagent_sota_bridge.rerun import Execution
 from rdagent_sota_bridge.verdict import Line
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 DAYS = pd.bdate_range("2020-01-01", periods=60)
 INSTRUMENTS = [f"SH6000{number:02}" for number in range(12)]
@@ -81,16 +82,6 @@ def leaving(tmp_path: Path) -> Callable[..., Code]:
         return Code(name, f"{first}import shutil; shutil.copyfile({str(prepared)!r}, 'result.h5')\n")
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test a temporary folder of its own with a space in its name, and see that it ends empty."""
-    folder = tmp_path / "temporary files"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield
-    assert list(folder.iterdir()) == []
 
 
 def columns_of(frame: pd.DataFrame) -> dict[str, pd.Series]:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.rerun import Execution, RunError, flat, run, settings_of_rdagent
 from tests.frames import assert_survives_pickling, factor_frame
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 FRAME = factor_frame(("alpha",))
 
 
@@ -29,16 +31,6 @@ def execution(tmp_path: Path) -> Execution:
     folder.mkdir(parents=True)
     (folder / "prices.csv").write_text("1,2")
     return Execution(sys.executable, folder, 60)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test a temporary folder of its own with a space in its name, and see that it ends empty."""
-    folder = tmp_path / "temporary files"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield
-    assert list(folder.iterdir()) == []
 
 
 def code_leaving(tmp_path: Path, table: pd.DataFrame | pd.Series) -> str:
