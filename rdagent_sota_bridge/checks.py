@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rdagent_sota_bridge import label
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market
@@ -102,7 +103,7 @@ def _choice_lines(quality: Quality) -> list[Line]:
             f"{drop.column} is dropped: its mean daily |correlation| with {drop.kept}, which comes first, is "
             f"{drop.correlation:.4f}"
         )
-        mend = "nothing to do; SOTA_MAX_CORRELATION=off keeps both"
+        mend = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
         found.append(Line("correlation", "warn", text, mend, dataclasses.asdict(drop)))
     return found
 
@@ -186,7 +187,12 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:
     if market is None or any(found.rank_ic is not None for found in quality.figures.values()):
         return []
-    text = f"the rank IC can't be told: no prices for the label {task.label!r} in {market.folder}"
+    if not label.is_known(task.label):
+        text = f"not known: what is read is a return between two later days, and the label is {task.label}"
+        return [Line("rank IC", "warn", text, "judge by the IC of a back-test")]
+    text = (
+        f"not known: no day of the test segment has both factors and prices for the label in {market.folder}"
+    )
     return [Line("rank IC", "warn", text, "download Qlib's data whole, with its features folder")]
 
 

@@ -13,7 +13,7 @@ SAMPLE_CELLS = 100_000
 """Pairs are looked for on evenly spread days of about this many rows, and then computed on all days."""
 
 _SAMPLE_VALUES = 12_000_000  # of all factors together, 96 MB
-_MARGIN = 0.05
+_MARGIN = 0.01
 _ROUNDING = 1e-9
 _ROUNDING_OF_VALUES = 1e-12
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import locate
-from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
 from rdagent_sota_bridge.patch import SEAMS, apply_seam
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 from rdagent_sota_bridge.verdict import Line, State
@@ -77,10 +77,12 @@ class Seams:
     Attributes:
         hooked: True if a Python that starts in this environment has the import hook.
         misfits: From a seam's name to the reason why it does not fit; seams that fit are left out.
+        runners: From a variable that names a model runner to the reason why that can't be given the factors.
     """
 
     hooked: bool
     misfits: dict[str, str]
+    runners: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def lines(set_size: int) -> list[Line]:
             os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip(),
             os.environ.get("QLIB_MODEL_RUNNER", "").strip(),
         ),
+        *runner_lines(seams),
         qlib_line(qlib),
         parquet_line(here, qlib),
         file_store_line(qlib, os.environ.get("MLFLOW_ALLOW_FILE_STORE", "")),
@@ -210,6 +213,21 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
     if switch.lower() in FALSE_WORDS or not seams.hooked:
         return _line_without_hook(switch, runner, figures)
     return Line("seams", "pass", f"all {len(SEAMS)} seams fit the installed RD-Agent", figures=figures)
+
+
+def runner_lines(seams: Seams | Unseen) -> list[Line]:
+    """Return the line about the classes that RD-Agent's settings name as model runners; none if not known."""
+    if isinstance(seams, Unseen) or seams.misfits:
+        return []
+    if not seams.runners:
+        return [
+            Line("runner", "pass", "the model runners of fin_model and fin_quant can be given the factors")
+        ]
+    text = "; ".join(f"{name}: {reason}" for name, reason in seams.runners.items())
+    mend = f"unset {' and '.join(seams.runners)}, or call super().develop(exp) in a class derived from "
+    return [
+        Line("runner", "fail", f"no factors for {text}", f"{mend}QlibModelRunner", {"unfit": seams.runners})
+    ]
 
 
 def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Line:
@@ -470,7 +488,29 @@ def tell_seams(answer: Path) -> None:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
-    write_whole(answer, json.dumps({"hooked": hooked, "misfits": misfits}))
+    write_whole(
+        answer,
+        json.dumps({"hooked": hooked, "misfits": misfits, "runners": {} if misfits else _unfit_runners()}),
+    )
+
+
+def _unfit_runners() -> dict[str, str]:
+    """Return why the runners that RD-Agent's settings name can't be given the factors, by variable."""
+    plans = import_module("rdagent_sota_bridge.plan")
+    conf = import_module("rdagent.app.qlib_rd_loop.conf")
+    named = {
+        "QLIB_MODEL_RUNNER": conf.ModelBasePropSetting().runner,
+        "QLIB_QUANT_MODEL_RUNNER": conf.QuantBasePropSetting().model_runner,
+    }
+    unfit = {}
+    for variable, path in named.items():
+        try:
+            plans.check_runner_class(import_module("rdagent.core.utils").import_class(path))
+        except HandOffError as error:
+            unfit[variable] = error.place
+        except Exception as error:  # whatever an import of foreign code raises is the answer here
+            unfit[variable] = f"{path} can't be imported: {type(error).__name__}: {error}"
+    return unfit
 
 
 def tell_place(answer: Path) -> None:
@@ -551,7 +591,7 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
         return Unseen(
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
-    return Seams(told["hooked"], told["misfits"])
+    return Seams(told["hooked"], told["misfits"], told["runners"])
 
 
 _ANSWER = "answer.json"

@@ -93,8 +93,11 @@ def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) 
     rows = {name: _rows_of(days, segment, panel) for name, segment in task.segments.items()}
     sample = np.concatenate([np.arange(panel.starts[date], ends[date]) for date in sampled_dates])
     if market is None:
-        cells = {name: found.stop - found.start for name, found in rows.items()}
-        filled: dict[str, float | None] = {name: 1.0 if number else None for name, number in cells.items()}
+        # Of the market's cells only those with a row are known; a segment without one is not filled at all.
+        cells = {name: max(1, found.stop - found.start) for name, found in rows.items()}
+        filled: dict[str, float | None] = {
+            name: 1.0 if found.stop > found.start else 0.0 for name, found in rows.items()
+        }
         nothing = np.empty(0, dtype=np.int64)
         return Ground(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
     members = market.members()

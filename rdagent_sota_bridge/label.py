@@ -16,6 +16,18 @@ _RETURN = re.compile(
 )
 
 
+def is_known(expression: str) -> bool:
+    """Tell whether an expression has the form that is read here."""
+    return _RETURN.fullmatch(expression.strip()) is not None
+
+
+def file_of(folder: Path, expression: str, instrument: str) -> Path:
+    """Return an instrument's file of the prices that the label is made from; of another form, its folder."""
+    form = _RETURN.fullmatch(expression.strip())
+    place = folder / "features" / instrument.lower()
+    return place if form is None else place / f"{form['field'].lower()}.day.bin"
+
+
 def values(folder: Path, expression: str, days: Any, instruments: Sequence[str]) -> Any:
     """Return the label of some days and instruments, or None where its expression is no plain return.
 
@@ -35,24 +47,22 @@ def values(folder: Path, expression: str, days: Any, instruments: Sequence[str])
     form = _RETURN.fullmatch(expression.strip())
     if form is None:
         return None
-    later, earlier = (
-        _field(folder, form["field"], days, int(form[name]), instruments) for name in ("later", "earlier")
-    )
+    files = [file_of(folder, expression, instrument) for instrument in instruments]
+    later, earlier = (_field(files, days, int(form[name])) for name in ("later", "earlier"))
     with np.errstate(divide="ignore", invalid="ignore"):
         found = later / earlier - 1
     found[~np.isfinite(found)] = np.nan
     return found
 
 
-def _field(folder: Path, field: str, days: Any, ahead: int, instruments: Sequence[str]) -> Any:
+def _field(files: Sequence[Path], days: Any, ahead: int) -> Any:
     """Return a field of Qlib's data so many days ahead; as in Qlib, none before an instrument's first day.
 
     The format is that of `qlib/data/storage/file_storage.py` (pyqlib 0.9.7): little-endian float32, the first
     the position of the first day.
     """
-    found = np.full((len(days), len(instruments)), np.nan, dtype=np.float32)
-    for column, instrument in enumerate(instruments):
-        file = folder / "features" / instrument.lower() / f"{field.lower()}.day.bin"
+    found = np.full((len(days), len(files)), np.nan, dtype=np.float32)
+    for column, file in enumerate(files):
         if not file.is_file():
             continue
         try:

@@ -121,9 +121,14 @@ def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
     told, notes = _told_by(logs)
     folders = {folder.name: folder for folder in root.glob("*")}
     for name, (log, told_of) in told.items():  # a run can have had its workspaces elsewhere
-        found = [folder for folder in locate.workspaces_of(told_of, log) if folder.is_dir()]
-        if name not in folders and found:
-            folders[name] = found[0]
+        if name in folders:
+            continue
+        for folder in locate.workspaces_of(told_of, log):
+            try:
+                if folder.is_dir():
+                    folders.setdefault(name, folder)
+            except OSError as error:
+                notes.append(f"{folder} is left out: {error.strerror}")
     rows = []
     for name, folder in folders.items():
         file = folder / FACTOR_FILE

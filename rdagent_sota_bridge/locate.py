@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,7 @@ LATEST = "latest"
 LOGS = Path("log")
 """Where RD-Agent puts its log folders, below the folder it is started in (`log/conf.py`, 0.8.0 and 1.0.0)."""
 
+_LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
 _WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 _TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
 
@@ -93,10 +97,33 @@ def named(text: str) -> Located:
         LocateError: as `factor_sets` does.
     """
     if text == LATEST:
-        return _latest()
-    path = Path(text)
-    is_log = sessions.SESSION_FOLDER in path.parts or (path.expanduser() / sessions.SESSION_FOLDER).is_dir()
-    return _accepted_set(text) if is_log else Located(_named_file(text))
+        return _accepted_set(text)
+    try:
+        path = Path.cwd() / Path(text).expanduser()
+        there, is_folder = path.exists(), path.is_dir()
+        is_log = sessions.SESSION_FOLDER in path.parts or (path / sessions.SESSION_FOLDER).is_dir()
+        is_set = not is_folder or (path / FACTOR_FILE).exists()
+        what = "" if is_log or is_set else _what_it_is(path)
+    except RuntimeError as error:  # ~name of a user that the system does not know
+        raise _nothing_named(text, str(error)) from None
+    except OSError as error:
+        raise _nothing_named(text, str(error.strerror)) from None
+    if not there:
+        raise _nothing_named(text, f"nothing is at {path}")
+    if is_log:
+        return _accepted_set(text)
+    if not is_set:
+        raise _nothing_named(text, f"{path} {what}")
+    return Located(path.resolve())
+
+
+def _nothing_named(text: str, where: str) -> LocateError:
+    return LocateError(
+        f"Neither a factor workspace nor a run's log: {text}",
+        where,
+        f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds {sessions.SESSION_FOLDER}; "
+        "`rdagent-sota list` shows both",
+    )
 
 
 def told_by_log(found: Located) -> Located:
@@ -229,7 +256,8 @@ def _better_folder(folder: Path) -> str:
 def _accepted_set(log_path: str) -> Located:
     """Return the set of the last accepted factor loop of a log, or of the newest log."""
     if log_path == LATEST:
-        return _latest()
+        with _places_that_may_be_closed(log_path):
+            return _latest()
     try:
         path = Path.cwd() / Path(log_path).expanduser()
         found = path.exists()
@@ -246,9 +274,16 @@ def _accepted_set(log_path: str) -> Located:
             "name it in SOTA_WORKSPACE_PATH instead",
         )
     path = path.resolve()
-    try:
+    with _places_that_may_be_closed(log_path):
         return _set_of(path, sessions.read_session(path))
-    except OSError as error:  # a place where the workspace may be can't be entered
+
+
+@contextmanager
+def _places_that_may_be_closed(log_path: str) -> Iterator[None]:
+    """Explain where a place that the workspace may be in can't be entered."""
+    try:
+        yield
+    except OSError as error:
         raise LocateError(
             f"The workspace of an accepted loop can't be looked for: {error.strerror}",
             f"{error.filename}, for SOTA_LOG_PATH={log_path}",
@@ -266,26 +301,47 @@ def _log_not_found(log_path: str, where: str) -> SessionError:
 
 def _latest() -> Located:
     """Return the set of the newest log that accepted one, by the times in the sessions: a copy has others."""
-    found, notes, others = [], [], 0
+    found, unread, others = [], [], 0
     for log in logs():
         try:
             session = sessions.read_session(log)
         except SessionError as error:
-            notes.append(f"a log was left out of the search for the latest: {error.fact} ({error.place})")
+            unread.append((log, error))
             continue
         if session.accepted_factors:
             found.append((_ended(session), log, session))
         else:
             others += 1
     if not found:
-        unread = f", {len(notes)} could not be read: {'; '.join(notes)}" if notes else ""
-        raise NothingAcceptedError(
-            "No log accepted a factor loop",
-            f"{Path.cwd() / LOGS}: {others} log folder(s) without one{unread}",
-            "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH",
+        facts = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
+        mend = (
+            "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH"
         )
-    _, log, session = max(found, key=lambda entry: entry[:2])
+        raise NothingAcceptedError(
+            "No log accepted a factor loop" + (", of those that can be read" if unread else ""),
+            f"{Path.cwd() / LOGS}: {others} log(s) that accepted none, {len(unread)} unreadable{facts}",
+            unread[0][1].mend if unread else mend,
+        )
+    ended, log, session = max(found, key=lambda entry: entry[:2])
+    for other, trouble in unread:
+        if _may_be_newer(other, log, ended):
+            raise SessionError(
+                f"A log that can't be read may be newer than the latest accepted one: {trouble.fact}",
+                f"{trouble.place}; the latest that can be read is {log}",
+                f"{trouble.mend}; or name the log to take in SOTA_LOG_PATH",
+            )
+    notes = (
+        f"a log was left out of the search for the latest: {error.fact} ({error.place})"
+        for _, error in unread
+    )
     return _set_of(log.resolve(), session, tuple(notes))
+
+
+def _may_be_newer(unread: Path, log: Path, ended: float) -> bool:
+    """Tell whether a log may be newer than one that ended then: by RD-Agent's names, or by its files."""
+    if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
+        return unread.name > log.name
+    return any(file.stat().st_mtime > ended for file in unread.glob(f"{sessions.SESSION_FOLDER}/*/*"))
 
 
 def _ended(session: Session) -> float:
@@ -395,5 +451,8 @@ def _sibling_notes(file: Path, accepted: Experiment, session: Session, log: Path
             notes.append(f"{lacks}; its own file is gone")
         elif missing and found is not None:
             joined = f"{found.resolve().parent}{os.pathsep}{file.parent}"
-            notes.append(f"{lacks}: they ran side by side. To join both: SOTA_WORKSPACE_PATH={joined}")
+            notes.append(
+                f"{lacks} (loops that run side by side do not see each other's). To join both: "
+                f"SOTA_WORKSPACE_PATH={joined}"
+            )
     return tuple(notes)

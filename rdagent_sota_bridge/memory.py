@@ -1,11 +1,12 @@
 """What was found out once and need not be found out again: small JSON files in the user's cache folder.
 
-Nothing here is needed for a right answer: deleted, it is found out anew. A key holds all that an answer
-depends on (a digest, or a file's identity), so nothing here grows stale.
+Nothing here is needed for a right answer: deleted, it is found out anew. A key holds what an answer depends
+on (a digest, or a file's identity), so that a change asks anew.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -18,8 +19,8 @@ import platformdirs
 
 from rdagent_sota_bridge.writing import write_whole
 
-_KEPT = 1000
-"""How many entries of a kind are kept; the ones written longest ago go first."""
+_DAYS = 90
+"""How long an entry is kept after it was written."""
 
 _COARSE_CLOCK = 2_000_000_000  # nanoseconds; FAT keeps two seconds
 
@@ -64,11 +65,14 @@ def remember(kind: str, key: list[Any], content: Any) -> None:
     file = _file(kind, key)
     text = json.dumps({"key": key, "content": content})  # in ASCII: a path may hold what is no UTF-8
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
         write_whole(file, text)
-        _forget_oldest(file.parent)
+        _forget_old(file.parent)
     except OSError as error:
-        _log.warning("What was found out can't be remembered, and will be found out anew: %s", error)
+        _warn(
+            f"What was found out can't be remembered in {folder()}, and is found out anew: {error.strerror}"
+        )
 
 
 def _file(kind: str, key: list[Any]) -> Path:
@@ -76,16 +80,19 @@ def _file(kind: str, key: list[Any]) -> Path:
     return folder() / kind / f"{name}.json"
 
 
-def _forget_oldest(place: Path) -> None:
-    files = list(place.glob("*.json"))
-    if len(files) <= _KEPT:
-        return
-    for file in sorted(files, key=_written)[:-_KEPT]:
-        file.unlink(missing_ok=True)
+@functools.cache
+def _warn(text: str) -> None:
+    """Log a warning, once a process."""
+    _log.warning(text)
 
 
-def _written(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:  # another process forgets too
-        return 0.0
+@functools.cache
+def _forget_old(place: Path) -> None:
+    """Remove the entries of a kind that were written long ago; once a process."""
+    oldest = time.time() - _DAYS * 24 * 3600
+    for file in place.glob("*.json"):
+        try:
+            if file.stat().st_mtime < oldest:
+                file.unlink()
+        except FileNotFoundError:  # another process forgets too
+            continue

@@ -18,6 +18,8 @@ from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, FactorFile, Factor
 RELATIVE_TOLERANCE = 1e-6
 """Values of one factor in two files are equal up to this share of the larger: float32's precision."""
 
+_OF_MEAN = 1e-9  # and of the mean value: what rounding leaves beside a zero is no difference
+
 Choose = Callable[[Sequence[tuple[str, ...]]], tuple[str, ...]]
 """From the factors of each file to those that are wanted."""
 
@@ -96,7 +98,8 @@ class Panel:
                 mend,
             )
         larger = np.maximum(np.abs(before), np.abs(values))
-        differing = np.flatnonzero(shared & (np.abs(before - values) > RELATIVE_TOLERANCE * larger))
+        tolerance = RELATIVE_TOLERANCE * larger + _OF_MEAN * larger[shared].mean()
+        differing = np.flatnonzero(shared & (np.abs(before - values) > tolerance))
         if not len(differing):
             return
         row = differing[0]

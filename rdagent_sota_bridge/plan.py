@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,6 +31,9 @@ RUNNER_ATTRIBUTE = "sota_bridge"
 """What a runner carries through a session: {"record": plain dict or None, "reason": text}."""
 
 Record = dict[str, Any]
+
+RECORD_VERSION = 2
+"""The form of the records that runners carry; 1 was that of one file taken whole."""
 
 # What `develop` must do for the hand-off to reach it: this is its merge path in 0.8.0 and 1.0.0.
 _DEVELOP_NAMES = frozenset(
@@ -97,7 +101,7 @@ def _checked_record(settings: Settings) -> Record:
     metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
     whole = found.quality.sources[0].digest == held.digest
     return {
-        "version": 1,
+        "version": RECORD_VERSION,
         "path": str(held.path),
         "digest": held.digest,
         "columns": list(held.columns),
@@ -295,6 +299,12 @@ def check_same_set(began: Record, now: Record) -> None:
     Raises:
         SetChangedError: if not; it names both digests.
     """
+    if began["version"] != now["version"]:
+        raise SetChangedError(
+            "The session was written by another release of rdagent-sota-bridge",
+            f"form {began['version']} then, {now['version']} now",
+            "install the release that it was written with, or start a new run",
+        )
     files_then, files_now = ([source["digest"] for source in record["sources"]] for record in (began, now))
     if began["digest"] != now["digest"] and files_then == files_now:
         raise SetChangedError(
@@ -308,11 +318,16 @@ def check_same_set(began: Record, now: Record) -> None:
             "The factor set is not the one that this run began with: "
             f"it began with {began['digest']}, now named is {now['digest']}",
             f"{began['path']} then, {now['path']} now",
-            "name the set of the first digest and resume, or start a new run with the new set",
+            f"name the set of the first digest and resume (SOTA_WORKSPACE_PATH={_named_again(began)}, and "
+            "SOTA_LOG_PATH not set), or start a new run with the new set",
         )
     before, after = began["base_set"], now["base_set"]
     if (before["digest"], before["explicit"]) != (after["digest"], after["explicit"]):
         raise changed_base_set(_asked_for(before), _asked_for(after))
+
+
+def _named_again(record: Record) -> str:
+    return os.pathsep.join(str(source["path"]) for source in record["sources"])
 
 
 def changed_base_set(began: str, now: str) -> SetChangedError:
@@ -339,7 +354,12 @@ def check_runner(runner: Any) -> None:
     Raises:
         HandOffError: if it does not; the run would drop the factors in silence.
     """
-    for kind in type(runner).__mro__:
+    check_runner_class(type(runner))
+
+
+def check_runner_class(runner_class: type) -> None:
+    """Check the class of a runner, as `check_runner` does; once the seams are applied."""
+    for kind in runner_class.__mro__:
         develop = vars(kind).get("develop")
         if develop is None:
             continue
@@ -349,10 +369,10 @@ def check_runner(runner: Any) -> None:
         parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
         if "develop" not in names or names.isdisjoint(parents):
             break
-    kind = type(runner)
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
-        f"{kind.__module__}.{kind.__qualname__}, whose develop does not lead to QlibModelRunner.develop",
+        f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop does not lead to "
+        "QlibModelRunner.develop",
         "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
         "from QlibModelRunner",
     )

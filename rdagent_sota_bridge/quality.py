@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import choice, correlation, factors, figures, memory
+from rdagent_sota_bridge import choice, correlation, factors, figures, label, memory
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.correlation import Dropped
 from rdagent_sota_bridge.factors import FactorSet
@@ -23,6 +23,7 @@ from rdagent_sota_bridge.market import Market, check_fit
 from rdagent_sota_bridge.qlib_config import Task
 
 _KIND = "quality-1"
+_PRICE_FILES = 200
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,26 @@ def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -
         ChoiceError: if the wish names a factor that is not there, or leaves none.
         UnequalFactorError: if a factor has different values in two files.
     """
-    digests = [factors.current_digest(path) for path in paths]
-    key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market)]
+    # Two files of one content are one.
+    known_paths = dict(reversed([(factors.current_digest(path), path) for path in paths]))
+    paths = list(reversed(known_paths.values()))
+    digests = list(reversed(known_paths))
+    key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market, task)]
     known = memory.recall(_KIND, key)
     if known is not None:
-        return _from_record(known, dict(zip(digests, paths, strict=True)))
+        return _from_record(known, known_paths)
     found = _look(paths, wish, market, task)
-    memory.remember(_KIND, key, _as_record(found))
+    if {source.digest for source in found.sources} <= set(digests):  # else a file was replaced meanwhile
+        memory.remember(_KIND, key, _as_record(found))
     return found
 
 
 def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
+    there: list[str] = []
+
     def choose(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         place = " and ".join(map(str, paths))
+        there.extend(panels.union(columns))
         return choice.chosen(panels.union(columns), wish.wanted, wish.excluded, place)
 
     with panels.opened(paths, choose) as panel:
@@ -123,9 +131,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
             Source(file.path, file.digest, tuple(name for name in kept if name in file.columns))
             for file in panel.files
         )
-        left_out = tuple(
-            name for name in panels.union([file.columns for file in panel.files]) if name not in found
-        )
+        left_out = tuple(name for name in there if name not in found)
         if all(source.columns for source in sources):
             whole = len(sources) == 1 and kept == panel.files[0].columns
             return Quality(
@@ -143,7 +149,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
     # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
     used = [source.path for source in sources if source.columns]
     rest = _look(used, dataclasses.replace(wish, wanted=kept, excluded=()), market, task)
-    return dataclasses.replace(rest, left_out=left_out, dropped=tuple(dropped))
+    return dataclasses.replace(rest, left_out=left_out, dropped=(*dropped, *rest.dropped))
 
 
 def _described(panel: panels.Panel) -> FactorSet:
@@ -163,10 +169,20 @@ def _plain(value: Wish | Task) -> dict[str, Any]:
     return {name: repr(part) for name, part in dataclasses.asdict(value).items()}
 
 
-def _identity(market: Market) -> list[Any]:
-    prices = market.folder / "features"
-    changed = prices.stat().st_mtime_ns if prices.is_dir() else None
-    return [str(market.folder), market.name, market.digest, changed]
+def _identity(market: Market, task: Task) -> list[Any]:
+    """Return what tells a market from others: its lists, and the identity of price files that the IC is from.
+
+    The files of evenly spread instruments stand for all: an update or a new adjustment writes every one.
+    """
+    step = max(1, len(market.instruments) // _PRICE_FILES)
+    prices = []
+    for instrument in market.instruments[::step]:
+        try:
+            status = label.file_of(market.folder, task.label, instrument).stat()
+        except OSError:  # not there, or not to be read: the look tells
+            continue
+        prices.append([instrument, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    return [str(market.folder), market.name, market.digest, prices]
 
 
 def _as_record(quality: Quality) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import collections
 import datetime
+import hashlib
 import io
+import os
 import pathlib
 import pickle
 import re
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -45,6 +47,12 @@ _DAMAGE = (
     OverflowError,
     MemoryError,
     RecursionError,
+)
+
+
+_NAME_KEY = (
+    "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
+    "the key of that run"
 )
 
 
@@ -232,7 +240,7 @@ def _read(file: Path) -> _Read:
         identity = memory.identity(file.stat())
     except OSError as error:
         raise _unreadable(file, error) from None
-    key = [str(file), identity]
+    key = [str(file), identity, _trust()]
     known = memory.recall(_REMEMBERED, key) if identity is not None else None
     if known is not None:
         return _from_plain(file, known)
@@ -244,6 +252,40 @@ def _read(file: Path) -> _Read:
     if identity is not None:
         memory.remember(_REMEMBERED, key, _to_plain(read))
     return read
+
+
+def _trust() -> list[Any]:
+    """Return all that RD-Agent's verdict on a signature depends on, without importing it.
+
+    Its release, and the settings of `core/conf.py` and `core/serialization.py` (1.0.0): the key or its file,
+    and whether unsigned sessions are allowed. Names of settings count in any case, as pydantic has it.
+    """
+    settings = {name.upper(): value for name, value in os.environ.items()}
+    key_file = _key_file(settings)
+    try:
+        status = key_file.stat()
+        identity = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+    except OSError:  # no key yet, or one that may not be read: RD-Agent's loader tells
+        identity = []
+    return [
+        _release(),
+        hashlib.sha256(settings.get("ARTIFACT_SIGNING_KEY", "").encode()).hexdigest(),
+        str(key_file),
+        identity,
+        settings.get("ALLOW_UNSAFE_LEGACY_PICKLE", ""),
+    ]
+
+
+def _release() -> str:
+    try:
+        return metadata.version("rdagent")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _key_file(settings: dict[str, str]) -> Path:
+    named = settings.get("ARTIFACT_SIGNING_KEY_PATH")
+    return Path(named).expanduser() if named else Path.home() / ".rdagent" / "artifact_signing.key"
 
 
 def _to_plain(read: _Read) -> dict[str, Any]:
@@ -460,10 +502,29 @@ def _load_content(file: Path, content: BinaryIO, signed: bool, serialization: Mo
                 "SOTA_WORKSPACE_PATH",
             )
         return _Unpickler(content).load()
+    settings = serialization.RD_AGENT_SETTINGS
+    key_file = Path(settings.artifact_signing_key_path).expanduser()
+    if signed and not settings.artifact_signing_key and _is_missing(key_file):
+        # RD-Agent's loader would make one first, which can't be the right one.
+        raise UntrustedSessionError(
+            "The session is signed, and there is no signing key to verify it with",
+            f"{file}, with the key looked for at {key_file}",
+            f"{_NAME_KEY}; or name the workspace itself in SOTA_WORKSPACE_PATH",
+        )
     try:
         return serialization.load(content, serializer=_Serializer())
     except serialization.UntrustedArtifactError as error:
         raise _untrusted(file, signed, error) from None
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # in a closed folder: RD-Agent's loader tells
+        return False
+    return False
 
 
 def _serialization() -> ModuleType | None:
@@ -487,8 +548,7 @@ def _untrusted(file: Path, signed: bool, error: Exception) -> UntrustedSessionEr
         return UntrustedSessionError(
             f"RD-Agent refuses the session: {error}. It was signed with another key, or changed since",
             str(file),
-            "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not "
-            "set), to the key of that run; or name the workspace itself in SOTA_WORKSPACE_PATH",
+            f"{_NAME_KEY}; or name the workspace itself in SOTA_WORKSPACE_PATH",
         )
     return UntrustedSessionError(
         "RD-Agent refuses the session: it is not signed, as those of RD-Agent 0.8.0 are not",

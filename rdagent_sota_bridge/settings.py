@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -41,6 +42,14 @@ def _error_mode(value: object) -> object:
 def _entries(value: str) -> tuple[str, ...]:
     """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
     return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
+
+
+def _paths(value: str) -> tuple[str, ...]:
+    """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
+    try:
+        return (value,) if Path(value).expanduser().exists() else _entries(value)
+    except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
+        return _entries(value)
 
 
 def _path_list(value: object) -> object:
@@ -157,12 +166,12 @@ class Settings(BaseSettings):
     @property
     def workspace_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_WORKSPACE_PATH`; empty where it is not set."""
-        return () if self.workspace_path is None else _entries(self.workspace_path)
+        return () if self.workspace_path is None else _paths(self.workspace_path)
 
     @property
     def log_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_LOG_PATH`; empty where it is not set."""
-        return () if self.log_path is None else _entries(self.log_path)
+        return () if self.log_path is None else _paths(self.log_path)
 
     @property
     def factor_patterns(self) -> tuple[str, ...]:

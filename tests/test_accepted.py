@@ -192,12 +192,13 @@ def test_a_log_without_a_verdict(run: Mined, what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", [NEWEST], indirect=True)
-def test_a_signed_log_under_an_rdagent_that_signs_nothing(run: Mined, tmp_path: Path) -> None:
-    """A log of 1.0.0 that is new to 0.8.0 is an error of its own."""
+def test_a_signed_log_under_an_rdagent_that_signs_nothing(run: Mined) -> None:
+    """A log of 1.0.0 is an error of its own under 0.8.0, though 1.0.0 has remembered what it says."""
+    assert sota(run, "path", "latest").returncode == 0
     done = subprocess.run(
         [str(runs.oldest_python().parent / "rdagent-sota"), "path", str(run.log)],
         cwd=run.box.project,
-        env=run.box.environment("http://127.0.0.1:1/v1", XDG_CACHE_HOME=str(tmp_path)),
+        env=run.box.environment("http://127.0.0.1:1/v1"),
         capture_output=True,
         text=True,
     )
@@ -239,7 +240,14 @@ def test_the_check(run: Mined) -> None:
     states = {check["name"]: check["state"] for check in found["checks"]}
     for name in ("set", "coverage valid", "coverage test", "missing days", "instruments", "rdagent", "seams"):
         assert states[name] == "pass", found
-    for name in ("qlib", "pandas and pyarrow", "mlflow file store", "disk", f"factor {run.accepted[0]}"):
+    for name in (
+        "runner",
+        "qlib",
+        "pandas and pyarrow",
+        "mlflow file store",
+        "disk",
+        f"factor {run.accepted[0]}",
+    ):
         assert states[name] == "pass", found
     assert states["coverage train"] == "warn", "RD-Agent's price table begins at the end of 2008"
     gap = next(check for check in found["checks"] if check["name"] == "factor overnight_gap")
@@ -254,14 +262,14 @@ def test_the_check(run: Mined) -> None:
 @pytest.mark.parametrize("run", [NEWEST], indirect=True)
 def test_the_check_of_what_can_not_be_used(run: Mined) -> None:
     """Status 1 and a failed line with the mend for what stops a run; the machine is looked at too."""
-    done = sota(run, "check", "latest", SOTA_FACTORS="overnight")
+    done = sota(run, "check", "latest", SOTA_FACTORS="overnight", QLIB_MODEL_RUNNER="nowhere.Missing")
     assert done.returncode == 1, done.stdout
     assert "✗ fail" in done.stdout
-    assert "SOTA_FACTORS names a factor that the set does not have: overnight" in " ".join(
-        done.stdout.split()
-    )
+    said = " ".join(done.stdout.split())
+    assert "SOTA_FACTORS names a factor that the set does not have: overnight" in said
     assert "mend: did you mean overnight_gap?" in done.stdout
     assert "✓ pass  rdagent" in done.stdout
+    assert "no factors for QLIB_MODEL_RUNNER: nowhere.Missing can't be imported" in said
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -188,9 +188,14 @@ def test_without_a_market() -> None:
 
 def test_without_prices() -> None:
     """A market whose label can't be read is told once, not passed over."""
-    line = lines(quality(dataclasses.replace(GOOD, rank_ic=None)))["rank IC"]
+    found = quality(dataclasses.replace(GOOD, rank_ic=None))
+    line = lines(found)["rank IC"]
     assert line.state == "warn"
-    assert TASK.label in line.text
+    assert "prices for the label in /qlib" in line.text
+    other = dataclasses.replace(TASK, label="Ref($open, -1) / $close")
+    (line,) = (line for line in checks.lines(found, MARKET, other) if line.name == "rank IC")
+    assert line.state == "warn"
+    assert "the label is Ref($open, -1) / $close" in line.text
 
 
 def test_what_was_left_out_and_dropped() -> None:

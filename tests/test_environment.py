@@ -29,6 +29,7 @@ from rdagent_sota_bridge.environment import (
     parquet_line,
     qlib_line,
     rdagent_line,
+    runner_lines,
     seams_line,
 )
 from rdagent_sota_bridge.patch import SEAMS
@@ -275,6 +276,20 @@ def test_disk(loops: float, state: str) -> None:
     assert "free in /w; a model loop takes about 1.5 GB" in line.text
     assert (line.figures["loop_estimate"], line.figures["run_estimate"]) == (need, need * LOOPS)
     assert bool(line.mend) is (state != "pass")
+
+
+def test_runners() -> None:
+    """A model runner that can't be given the factors fails, with its variable; unknown, nothing is said."""
+    assert [line.state for line in runner_lines(ALL_FIT)] == ["pass"]
+    unfit = {"QLIB_MODEL_RUNNER": "mine.Runner, whose develop does not lead there"}
+    (line,) = runner_lines(Seams(True, {}, unfit))
+    assert (line.state, line.text) == (
+        "fail",
+        "no factors for QLIB_MODEL_RUNNER: mine.Runner, whose develop does not lead there",
+    )
+    assert line.mend.startswith("unset QLIB_MODEL_RUNNER, or call super().develop(exp)")
+    assert runner_lines(Unseen("warn", "no RD-Agent", "install it")) == []
+    assert runner_lines(Seams(True, {"merge": "another form"})) == []
 
 
 # --- facts from processes ---

@@ -183,15 +183,15 @@ def test_without_a_market(tmp_path: Path, open_end: bool) -> None:
 
 @pytest.mark.parametrize("with_market", [True, False])
 def test_segments_without_a_row(tmp_path: Path, with_market: bool) -> None:
-    """A segment that the set does not reach is not filled; without a market nothing can be said of it."""
+    """A segment that the set does not reach is not filled, with a market and without."""
     at = market(tmp_path) if with_market else None
     frame = factor_frame(["a"], days=CALENDAR[3:10], instruments=CODES)
     nowhere = (pd.Timestamp("2030-01-01"), pd.Timestamp("2030-12-31"))
     on, found = looked_at(frame, tmp_path, at, task(valid=nowhere))
-    share = 0.0 if with_market else None
-    assert on.filled["test"] == share
-    assert (found["a"].coverage["valid"], found["a"].coverage["test"]) == (None, share)
-    assert on.filled["valid"] is None
+    no_day = None if with_market else 0.0
+    assert on.filled["test"] == 0.0
+    assert (found["a"].coverage["valid"], found["a"].coverage["test"]) == (no_day, 0.0)
+    assert on.filled["valid"] == no_day
     assert (found["a"].rank_ic, found["a"].rank_ic_days) == (None, 0)
 
 
@@ -359,4 +359,4 @@ def test_one_value(tmp_path: Path) -> None:
     figure = spread(frame, tmp_path)
     assert (figure.days, figure.constant_days, figure.missing, figure.extreme) == (0, 0, 0, None)
     assert figure.low == figure.high == frame.iloc[0, 0]
-    assert figure.coverage == {"train": 1.0, "valid": None, "test": None}
+    assert figure.coverage == {"train": 1.0, "valid": 0.0, "test": 0.0}

@@ -386,7 +386,10 @@ def test_path_tells_notes_on_stderr(project: Path) -> None:
     [
         ((), "No factor set is named"),
         (("latest",), "No log accepted a factor loop"),
-        (("log/absent",), "SOTA log path not found: log/absent"),
+        (("log/absent",), "Neither a factor workspace nor a run's log: log/absent"),
+        (("log",), "Neither a factor workspace nor a run's log: log"),
+        (("~nobody-here/x",), "Neither a factor workspace nor a run's log: ~nobody-here/x"),
+        (("x" * 300,), "File name too long"),
     ],
 )
 def test_path_without_a_set(project: Path, arguments: tuple[str, ...], expected: str) -> None:

@@ -474,25 +474,33 @@ def test_latest_goes_by_the_times_in_the_sessions(project: Project) -> None:
 
 
 def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
-    """A log that may have been the latest is told of, with its reason."""
+    """An older log is told of, with its reason; one that may be newer stops, for it may be the latest."""
     project.set("x", "x")
-    project.run("a", ("x", ("x",), True))
-    damaged = logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
+    log = project.run("2026-01-05_08-00-00-000000", ("x", ("x",), True))
+    folder = project.folder / "log"
+    damaged = logs.dump_object(None, folder / "2025-12-31_08-00-00-000000" / "__session__" / "0" / "0_step")
     (note,) = from_log("latest").notes
     assert "left out of the search for the latest" in note
     assert str(damaged) in note
+    for name in ("2026-02-01_08-00-00-000000", "a name of the user's"):
+        newer = logs.dump_object(None, folder / name / "__session__" / "0" / "0_step")
+        error = log_error("latest", SessionError)
+        assert error.fact.startswith("A log that can't be read may be newer than the latest accepted one: ")
+        assert error.place == f"{newer}; the latest that can be read is {log}"
+        assert error.mend.endswith("or name the log to take in SOTA_LOG_PATH")
+        shutil.rmtree(folder / name)
 
 
 def test_latest_without_an_accepted_loop(project: Project) -> None:
     """Without any set the error says how many logs there were, and which could not be read."""
-    assert (
-        log_error("latest", NothingAcceptedError).place
-        == f"{project.folder / 'log'}: 0 log folder(s) without one"
-    )
+    error = log_error("latest", NothingAcceptedError)
+    assert error.place == f"{project.folder / 'log'}: 0 log(s) that accepted none, 0 unreadable"
+    assert "fin_factor" in error.mend
     project.run("a", ("x", ("x",), False))
     logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
-    place = log_error("latest", NothingAcceptedError).place
-    assert place.startswith(f"{project.folder / 'log'}: 1 log folder(s) without one, 1 could not be read: ")
+    error = log_error("latest", NothingAcceptedError)
+    assert error.place.startswith(f"{project.folder / 'log'}: 1 log(s) that accepted none, 1 unreadable; ")
+    assert "the one that holds __session__" in error.mend, "the mend of the log that can't be read"
 
 
 # --- parallel loops ---
@@ -506,8 +514,8 @@ def test_a_sibling_whose_factors_are_missing(project: Project) -> None:
     found = from_log(log)
     assert found.path == second
     assert found.notes == (
-        "loop 0 was accepted too, and the set of loop 1 lacks its a: they ran side by side. "
-        f"To join both: SOTA_WORKSPACE_PATH={first.parent}{MANY}{second.parent}",
+        "loop 0 was accepted too, and the set of loop 1 lacks its a (loops that run side by side do "
+        f"not see each other's). To join both: SOTA_WORKSPACE_PATH={first.parent}{MANY}{second.parent}",
     )
 
 

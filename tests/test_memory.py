@@ -151,27 +151,23 @@ def test_folder_that_can_not_be_written(
         assert list(folder.rglob("*")) == [folder / "cache"]
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "rdagent_sota_bridge.memory")
-    assert record.getMessage().startswith(
-        "What was found out can't be remembered, and will be found out anew: "
-    )
-    assert str(folder / "cache") in record.getMessage()
+    assert record.getMessage().startswith(f"What was found out can't be remembered in {folder / 'cache'}")
 
 
-def test_the_oldest_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a kind so many are kept, the newest; other kinds and other files are left alone."""
-    monkeypatch.setattr(memory, "_KEPT", 5)
-    remember("kind-2", ["other"], 0)
-    for number in range(5):
-        remember("kind-1", [number], number)
-        (file,) = (path for path in entries(cache) if json.loads(path.read_text())["key"] == [number])
-        os.utime(file, (1000 - number, 1000 - number))  # the first is the newest
-    (cache / "kind-1" / "note.txt").write_text('{"key": 0}')
-    remember("kind-1", ["new"], "new")
-    assert [recall("kind-1", [number]) for number in range(5)] == [0, 1, 2, 3, None]
-    remember("kind-1", ["newer"], "newer")
-    assert [recall("kind-1", [number]) for number in range(5)] == [0, 1, 2, None, None]
-    assert (recall("kind-1", ["new"]), recall("kind-1", ["newer"])) == ("new", "newer")
-    assert recall("kind-2", ["other"]) == 0
+def test_what_is_old_is_forgotten(cache: Path) -> None:
+    """An entry of three months ago goes when a process first writes one of its kind; no other file does."""
+    remember("kind-1", ["old"], 1)
+    remember("kind-1", ["young"], 2)
+    remember("kind-2", ["other"], 3)
+    (cache / "kind-1" / "note.txt").write_text("mine")
+    for file in (*entries(cache), cache / "kind-1" / "note.txt"):
+        old = not file.name.endswith("json") or json.loads(file.read_text())["key"] != ["young"]
+        days = 91 if old else 89
+        os.utime(file, (time.time() - days * 86400,) * 2)
+    code = "from rdagent_sota_bridge.memory import remember; remember('kind-1', ['new'], 4)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert [recall("kind-1", [key]) for key in ("old", "young", "new")] == [None, 2, 4]
+    assert recall("kind-2", ["other"]) == 3
     assert (cache / "kind-1" / "note.txt").is_file()
 
 

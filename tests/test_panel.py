@@ -154,12 +154,13 @@ def test_factor_in_two_precisions(tmp_path: Path, dtypes: tuple[str, str]) -> No
         (1e30, 1e30 * (1 + 1.1e-6), False),
         (5.0, -5.0, False),
         (0.0, -0.0, True),
-        (0.0, 1e-9, False),
+        (0.0, 1e-9, True),
+        (0.0, 1e-3, False),
         (1.0, float("nan"), True),
     ],
 )
 def test_tolerance(tmp_path: Path, first: float, second: float, equal: bool) -> None:
-    """Equal up to a millionth of the larger, whichever file comes first; beyond it the row is named."""
+    """Equal up to a millionth of the larger and rounding beside zero; beyond it the row is named."""
     frame = factor_frame(["a"], days=DAYS, instruments=CODES)
     other = frame.copy()
     frame.iloc[7], other.iloc[7] = first, second

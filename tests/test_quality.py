@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,12 +173,14 @@ def test_a_file_that_only_repeats_is_no_part_of_the_set(
     assert [drop.column for drop in found.dropped] == ["again"]
 
 
-@pytest.mark.parametrize("change", ["nothing", "set", "wish", "segment", "market"])
+@pytest.mark.parametrize("change", ["nothing", "set", "wish", "segment", "market", "prices"])
 def test_what_is_known_is_not_computed_again(
     change: str, demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same content, wish, segments and market are answered from memory, whatever the path; others not."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(market.folder, tmp_path / "qlib")
+    market = dataclasses.replace(market, folder=tmp_path / "qlib")
     frame = seams.factor_frame(demo, noise=1.0)
     first = look([write(frame, tmp_path)], Wish(), market, TASK)
     taken: list[float] = []
@@ -188,6 +191,9 @@ def test_what_is_known_is_not_computed_again(
     wish = Wish(excluded=("noise",)) if change == "wish" else Wish()
     task = dataclasses.replace(TASK, test=(TASK.test[0], DAY("2019-08-01"))) if change == "segment" else TASK
     known = None if change == "market" else market
+    if change == "prices":  # a new adjustment writes them in place
+        for file in (tmp_path / "qlib" / "features").glob("*/close.day.bin"):
+            np.fromfile(file, dtype="<f4")[::-1].tofile(file)
     again = look([path], wish, known, task)
     assert again.factors.path == again.sources[0].path == path
     assert same(first, again) == (change == "nothing")
@@ -205,3 +211,41 @@ def test_a_damaged_memory_is_no_harm(
     assert len(entries) == 1
     entries[0].write_text(entries[0].read_text()[:100])
     assert same(first, look([path], Wish(), market, TASK))
+
+
+def test_a_file_replaced_during_the_look_is_not_remembered_as_another(
+    demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found out about the new content must never answer for the old one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    frame = seams.factor_frame(demo)
+    path = write(frame, tmp_path)
+    old = path.read_bytes()
+    digest = factors.current_digest(path)
+    write(frame * 2, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(factors, "current_digest", lambda _: digest)
+        assert look([path], Wish(), market, TASK).factors.digest != digest
+    path.write_bytes(old)
+    assert look([path], Wish(), market, TASK).factors.digest == digest
+
+
+def test_two_copies_of_one_file_are_one(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """The same content named twice is the set of the first path, with its digest."""
+    frame = seams.factor_frame(demo)
+    paths = [write(frame, tmp_path, f"{name}.parquet") for name in ("one", "two")]
+    for _ in range(2):
+        found = look(paths, Wish(), market, TASK)
+        assert [source.path for source in found.sources] == [paths[0]]
+        assert found.factors.digest == factors.current_digest(paths[0])
+
+
+def test_left_out_names_the_factors_of_unused_files_too(
+    demo: DemoMarket, market: Market, tmp_path: Path
+) -> None:
+    """A file without a chosen factor is no source, and its factors were left out."""
+    frame = seams.factor_frame(demo, a=1.0, b=1.0)
+    paths = [write(frame[["a"]], tmp_path, "one.parquet"), write(frame[["b"]], tmp_path, "two.parquet")]
+    found = look(paths, Wish(wanted=("a",)), market, TASK)
+    assert [source.path for source in found.sources] == [paths[0]]
+    assert found.left_out == ("b",)

@@ -28,6 +28,7 @@ ROOMS = (
     "choice",
     "correlation",
     "label",
+    "environment",
     "figures",
     "quality",
     "checks",

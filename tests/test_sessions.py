@@ -259,6 +259,53 @@ def test_an_unsigned_session_is_refused_unless_rdagent_allows_it(
     assert len(sessions.read_session(log).experiments) == 3
 
 
+@signed
+@pytest.mark.parametrize("change", ["another key", "key file", "no longer allowed"])
+def test_what_is_remembered_needs_the_same_trust(
+    change: str, tmp_path: Path, old_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that was read once is not answered from memory where RD-Agent would refuse it by now."""
+    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
+    if change == "no longer allowed":
+        file = sessions.session_file(log)
+        assert file is not None
+        file.write_bytes(file.read_bytes()[25 + 32 :])
+        reading(log, monkeypatch, ALLOW_UNSAFE_LEGACY_PICKLE="true")
+    else:
+        reading(log, monkeypatch)
+    changed = {"another key": {"ARTIFACT_SIGNING_KEY": "another key, of 32 bytes or more, too"}}
+    if change == "key file":
+        key = tmp_path / "key"
+        key.write_bytes(b"x" * 32)
+        changed["key file"] = {"ARTIFACT_SIGNING_KEY_PATH": str(key)}
+    with pytest.raises(UntrustedSessionError):
+        reading(log, monkeypatch, **changed.get(change, {}))
+
+
+@signed
+def test_no_key_is_made_for_a_session_that_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the key is missing the error says where it was looked for, and no file appears there."""
+    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
+    key = tmp_path / "home" / "artifact_signing.key"
+    with pytest.raises(UntrustedSessionError, match="there is no signing key") as caught:
+        reading(log, monkeypatch, ARTIFACT_SIGNING_KEY_PATH=str(key))
+    assert str(key) in caught.value.place
+    assert not key.parent.exists()
+
+
+def reading(log: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> sessions.Session:
+    """Read a session as a new process with these variables would."""
+    from rdagent.core import serialization
+    from rdagent.core.conf import RDAgentSettings
+
+    with monkeypatch.context() as patched:
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        patched.setattr(serialization, "RD_AGENT_SETTINGS", RDAgentSettings())
+        serialization._signing_key_from_config.cache_clear()
+        return sessions.read_session(log)
+
+
 @unsigned
 def test_a_signed_session_under_an_rdagent_that_signs_nothing(tmp_path: Path) -> None:
     """0.8.0 can't verify a session of 1.0.0: the error says so, and it is not read all the same."""

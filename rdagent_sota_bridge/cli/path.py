@@ -7,19 +7,20 @@ import os
 import typer
 
 from rdagent_sota_bridge import locate
+from rdagent_sota_bridge.locate import Located
 
 
 def run(log: str | None) -> None:
     """Print what SOTA_WORKSPACE_PATH would hold: workspace folders, or files of another name, on one line.
 
     Args:
-        log: A log folder or `latest`; None for what the environment names.
+        log: A log folder, `latest`, or a workspace; None for what the environment names.
 
     Raises:
         BridgeError: as a run would raise it.
     """
     if log is not None:
-        found = locate.factor_sets((), (log,))
+        found: tuple[Located, ...] = (locate.named(log),)
     else:
         from rdagent_sota_bridge.settings import read_settings
 
