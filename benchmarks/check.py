@@ -130,10 +130,14 @@ def report(name: str, figures: list[tuple[float, float]]) -> None:
 
 
 def write_factors(file: Path) -> None:
-    """Write a factor file as RD-Agent does, with some values missing."""
+    """Write a factor file as RD-Agent does: a third of the factors much alike, some values missing."""
     random = np.random.default_rng(0)
     index = pd.MultiIndex.from_product([days(), instruments()], names=["datetime", "instrument"])
     values = random.standard_normal((len(index), FACTORS))
+    # Mean daily correlations of 0.96, as variants of one idea have: alike, and too little so to be dropped.
+    values[:, : FACTORS // 3] = (
+        0.98 * random.standard_normal((len(index), 1)) + 0.2 * values[:, : FACTORS // 3]
+    )
     values[random.random(len(index)) < 0.02, 3] = np.nan
     columns = pd.MultiIndex.from_product([["feature"], [f"factor_{number}" for number in range(FACTORS)]])
     pd.DataFrame(values, index=index, columns=columns).to_parquet(file, engine="pyarrow")

@@ -166,7 +166,7 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
     if found.extreme is not None and found.extreme > MANY_EXTREMES:
         findings.append(("warn", "has many extreme values", "clip or rank them where the factor is made"))
     if found.rank_ic is not None and abs(found.rank_ic) > TOO_GOOD_IC:
-        mend = "look for the future in its code: rdagent-sota check --look-ahead"
+        mend = "look for the future in its code: --look-ahead runs it without"
         findings.append(("warn", f"has a rank IC of {found.rank_ic:+.3f}, too good for a real market", mend))
     extreme = "half of them the same" if found.extreme is None else f"{found.extreme:.2%} extreme"
     ic = "not known" if found.rank_ic is None else f"{found.rank_ic:+.3f} ({found.rank_ic_days} days)"
@@ -199,9 +199,7 @@ def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Lin
 def _coverage_mend(segment: str, column: str | None) -> str:
     variables = f"QLIB_MODEL_{segment.upper()}_START and _END"
     if column is None:
-        return (
-            f"mine the factors over that segment and market too, or set {variables} to the dates of the set"
-        )
+        return f"set {variables} to dates that the set covers, or mine over that segment and market"
     return f"leave it out (SOTA_FACTORS_EXCLUDE={column}), or mine it over that segment too"
 
 

@@ -42,7 +42,12 @@ def _fitting(names: Sequence[str], texts: Sequence[str], variable: str, place: s
         if not found:
             near = difflib.get_close_matches(text, names, n=3) or _same_letters(text, names)
             mend = f"did you mean {' or '.join(near)}?" if near else f"the set has {_shown(names)}"
-            raise ChoiceError(f"{variable} names a factor that the set does not have: {text}", place, mend)
+            what = (
+                "has a pattern that fits no factor"
+                if set(text) & set("*?[")
+                else "names a factor that is not"
+            )
+            raise ChoiceError(f"{variable} {what} in the set: {text}", place, mend)
         fitting |= found
     return fitting
 

@@ -13,7 +13,7 @@ from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Quality
-from rdagent_sota_bridge.settings import Settings
+from rdagent_sota_bridge.settings import Settings, misspelt_names
 from rdagent_sota_bridge.verdict import Line
 
 _SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
@@ -62,12 +62,42 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
     base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
     if located is None:
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
+    located = tuple(at if at.log is not None else locate.told_by_log(at) for at in located)
     text = qlib_config.adapt(_packaged_config(), base, "")
     task = qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
-    return Inspection(located, base, task, home, found, checks.lines(found, home, task))
+    lines = [*_settings_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
+    return Inspection(located, base, task, home, found, lines)
+
+
+def _settings_lines() -> list[Line]:
+    return [
+        Line(
+            "settings",
+            "warn",
+            f"{name} is no setting of this package",
+            f"did you mean {near}?",
+            {"name": name},
+        )
+        for name, near in misspelt_names()
+    ]
+
+
+def _verdict_lines(located: tuple[Located, ...]) -> list[Line]:
+    """Return the lines of sets that a run rejected: their files mix the rejected factors in."""
+    return [
+        Line(
+            "verdict",
+            "warn",
+            f"{at.path.parent} is the set of loop {at.loop} of {at.log}, which was rejected",
+            f"name the run's log, for the set of its last accepted loop: SOTA_LOG_PATH={at.log}",
+            {"loop": at.loop, "log": str(at.log)},
+        )
+        for at in located
+        if at.accepted is False
+    ]
 
 
 def _packaged_config() -> str:

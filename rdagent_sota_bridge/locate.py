@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ LATEST = "latest"
 LOGS = Path("log")
 """Where RD-Agent puts its log folders, below the folder it is started in (`log/conf.py`, 0.8.0 and 1.0.0)."""
 
+LATEST_LOG = "latest.log"
+"""The text log that this package writes beside the log folders."""
+
 _LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
 _WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 _TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
@@ -46,6 +50,7 @@ class Located:
         log: The log folder that led to it; None where a workspace was named.
         loop: The number of the accepted loop, where a log tells it.
         workspace_id: Name of the workspace folder, where a log tells it.
+        accepted: The verdict on its loop; None without a log that tells.
         notes: What the user should know about the choice.
     """
 
@@ -53,6 +58,7 @@ class Located:
     log: Path | None = None
     loop: int | None = None
     workspace_id: str = ""
+    accepted: bool | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -102,6 +108,7 @@ def named(text: str) -> Located:
         path = Path.cwd() / Path(text).expanduser()
         there, is_folder = path.exists(), path.is_dir()
         is_log = sessions.SESSION_FOLDER in path.parts or (path / sessions.SESSION_FOLDER).is_dir()
+        is_log = is_log or path.name == LATEST_LOG
         is_set = not is_folder or (path / FACTOR_FILE).exists()
         what = "" if is_log or is_set else _what_it_is(path)
     except RuntimeError as error:  # ~name of a user that the system does not know
@@ -121,28 +128,39 @@ def _nothing_named(text: str, where: str) -> LocateError:
     return LocateError(
         f"Neither a factor workspace nor a run's log: {text}",
         where,
-        f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds {sessions.SESSION_FOLDER}; "
-        "`rdagent-sota list` shows both",
+        _near(text)
+        or f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds "
+        f"{sessions.SESSION_FOLDER}; `rdagent-sota list` shows both",
     )
+
+
+def _near(text: str) -> str:
+    """Return the mend for a text that may be a name written wrong; empty if it is none."""
+    names = [LATEST, *(str(LOGS / log.name) for log in logs())]
+    near = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.8)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def told_by_log(found: Located) -> Located:
     """Return a file whose workspace was named with the log that tells of it, if there is one.
 
-    Looked at are the logs below the current folder, and those of the project that holds the workspace.
+    Looked at are the logs below the current folder, and of the project that holds the workspace; one that
+    can't be read tells nothing.
     """
     folder = found.path.parent
-    notes = list(found.notes)
-    for log in dict.fromkeys([*logs(), *logs(folder.parent.parent.parent)]):
+    try:
+        there = dict.fromkeys([*logs(), *logs(folder.parent.parent.parent)])
+    except OSError:  # a closed folder
+        return found
+    for log in there:
         try:
             session = sessions.read_session(log)
-        except SessionError as error:
-            notes.append(f"a log was left out of the search: {error.fact} ({error.place})")
+        except SessionError:
             continue
-        for experiment in session.experiments:
-            if experiment.is_factor and experiment.workspace_id == folder.name:
-                return Located(found.path, log, experiment.loop, folder.name, tuple(notes))
-    return Located(found.path, notes=tuple(notes))
+        for told in session.experiments:
+            if told.is_factor and told.workspace_id == folder.name:
+                return Located(found.path, log, told.loop, folder.name, told.accepted, found.notes)
+    return found
 
 
 def factor_file(workspace_path: str | None) -> Path:
@@ -267,6 +285,12 @@ def _accepted_set(log_path: str) -> Located:
         raise _log_not_found(log_path, str(error.strerror)) from None
     if not found:
         raise _log_not_found(log_path, f"looked for at {path}")
+    if path.name == LATEST_LOG:
+        raise SessionError(
+            "SOTA_LOG_PATH names the text log, which holds no session",
+            f"SOTA_LOG_PATH={log_path}",
+            f"name `{LATEST}`, or the log folder of a run, which is beside it",
+        )
     if path.is_dir() and (path / FACTOR_FILE).exists():
         raise SessionError(
             "SOTA_LOG_PATH names a workspace, not a log folder",
@@ -295,7 +319,8 @@ def _log_not_found(log_path: str, where: str) -> SessionError:
     return SessionError(
         f"SOTA log path not found: {log_path}",
         f"SOTA_LOG_PATH, {where}",
-        "correct the path; a relative path is relative to the folder that the command is started in",
+        _near(log_path)
+        or "correct the path; a relative path is relative to the folder that the command is started in",
     )
 
 
@@ -353,7 +378,7 @@ def _set_of(path: Path, session: Session, notes: tuple[str, ...] = ()) -> Locate
     log = sessions.log_folder(path)
     file = _file_of_experiment(accepted, log)
     notes += _sibling_notes(file, accepted, session, log)
-    return Located(file, log, accepted.loop, accepted.workspace_id, notes)
+    return Located(file, log, accepted.loop, accepted.workspace_id, True, notes)
 
 
 def _last_accepted(session: Session) -> Experiment:
@@ -408,9 +433,8 @@ def workspaces_of(experiment: Experiment, log: Path | None) -> list[Path]:
     """Return where the workspace of an experiment may be, most likely first; the log is that of its run."""
     if not experiment.workspace_id:
         return []
-    roots = [workspace_root()]
-    if log is not None:
-        roots.append(log.parent.parent / _WORKSPACES)
+    roots = [] if log is None else [log.parent.parent / _WORKSPACES]
+    roots.append(workspace_root())
     by_id = [root / experiment.workspace_id for root in roots]
     return list(dict.fromkeys([*by_id, Path(experiment.recorded_path)]))
 

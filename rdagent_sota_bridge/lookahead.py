@@ -165,11 +165,13 @@ def _why_changed(
     if not ahead.any():
         first = values.first(values.differ(values.stored, without), **arrays)
         text = (
-            f"not checked: the data are not those it was mined on: {_place(first)} is stored as "
+            f"not checked: the code gives other values than the stored ones: {_place(first)} is stored as "
             f"{_shown(first['stored'])} and is {_shown(first['without_future'])} now, "
             "with and without the future"
         )
-        mend = f"mine the factor anew, or restore the data of its run in {data}"
+        mend = (
+            f"the data in {data}, or the file, have changed since it was mined: restore them, or mine it anew"
+        )
         return line(text, mend, first=first), False
 
     repeated = values.of(_again(code, bench.early, f"the data up to {cut}", bench))

@@ -148,7 +148,7 @@ def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
 def _log_loaded(found: inspection.Inspection) -> None:
     log = logger()
     for at in found.located:
-        if at.log is not None:
+        if at.accepted:
             log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
         for note in at.notes:
             log.warning(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -44,7 +45,7 @@ def _entries(value: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
 
 
-def _paths(value: str) -> tuple[str, ...]:
+def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:
         return (value,) if Path(value).expanduser().exists() else _entries(value)
@@ -166,12 +167,12 @@ class Settings(BaseSettings):
     @property
     def workspace_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_WORKSPACE_PATH`; empty where it is not set."""
-        return () if self.workspace_path is None else _paths(self.workspace_path)
+        return () if self.workspace_path is None else path_entries(self.workspace_path)
 
     @property
     def log_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_LOG_PATH`; empty where it is not set."""
-        return () if self.log_path is None else _paths(self.log_path)
+        return () if self.log_path is None else path_entries(self.log_path)
 
     @property
     def factor_patterns(self) -> tuple[str, ...]:
@@ -199,6 +200,17 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise _settings_error(error.errors()[0]) from None
+
+
+def misspelt_names() -> list[tuple[str, str]]:
+    """Return variables of the environment that are nearly one of the settings, each with that setting."""
+    names = [str(field.validation_alias) for field in Settings.model_fields.values()]
+    found = []
+    for name in sorted(os.environ):
+        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.88)
+        if name not in names and near:
+            found.append((name, near[0]))
+    return found
 
 
 def is_enabled() -> bool:

@@ -266,7 +266,7 @@ def test_the_check_of_what_can_not_be_used(run: Mined) -> None:
     assert done.returncode == 1, done.stdout
     assert "✗ fail" in done.stdout
     said = " ".join(done.stdout.split())
-    assert "SOTA_FACTORS names a factor that the set does not have: overnight" in said
+    assert "SOTA_FACTORS names a factor that is not in the set: overnight" in said
     assert "mend: did you mean overnight_gap?" in done.stdout
     assert "✓ pass  rdagent" in done.stdout
     assert "no factors for QLIB_MODEL_RUNNER: nowhere.Missing can't be imported" in said

@@ -65,7 +65,12 @@ def test_a_name_is_that_name_whatever_signs_it_holds(name: str) -> None:
 def test_text_that_fits_no_factor(variable: str, text: str, mend: str) -> None:
     """A text that fits none is refused with variable, text and set; near names are offered, in any case."""
     error = refused((text,)) if variable == "SOTA_FACTORS" else refused((), (text,))
-    assert error.fact == f"{variable} names a factor that the set does not have: {text}"
+    what = (
+        "has a pattern that fits no factor"
+        if "*" in text or "?" in text or "[" in text
+        else "names a factor that is not"
+    )
+    assert error.fact == f"{variable} {what} in the set: {text}"
     assert error.place == "the set a.parquet"
     assert error.mend == mend
 

@@ -21,7 +21,7 @@ from rdagent_sota_bridge import handoff, patch, plan
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
-from tests import seams
+from tests import logs, seams
 
 
 @dataclass(frozen=True)
@@ -454,6 +454,26 @@ def test_metrics_that_can_not_be_read_are_one_warning(place: Place, monkeypatch:
     assert record is not None
     assert record["metrics"] == {}
     assert sum("qlib_res.csv can't be read" in line for line in lines) == 1
+
+
+def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workspace that its run rejected is used where it is named, and never without a word."""
+    project = tmp_path / "project"
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    workspace = seams.write_set(root / "w", seams.factor_frame(place.market))
+    log = logs.write_run(project / "log" / "run", root, ("w", ("overnight_gap",), False))
+    seams.switch_on(monkeypatch, workspace, SOTA_FACTOR="overnight_gap")
+    with seams.logged() as lines:
+        record = plan.record_of(seams.build_runner())
+    assert record is not None
+    assert (record["sources"][0]["log"], record["sources"][0]["loop"]) == (str(log), 0)
+    warnings = "".join(line for line in lines if line.startswith("WARNING"))
+    assert f"verdict: {workspace} is the set of loop 0 of {log}, which was rejected" in warnings
+    assert f"SOTA_LOG_PATH={log}" in warnings
+    assert "SOTA_FACTOR is no setting of this package; mend: did you mean SOTA_FACTORS?" in warnings
+    assert "accepted in loop" not in "".join(lines)
 
 
 def test_qlib_data_that_is_not_there_is_one_warning(

@@ -16,7 +16,15 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.locate import FACTOR_FILE, Located, factor_file, factor_sets, workspace_root
+from rdagent_sota_bridge.locate import (
+    FACTOR_FILE,
+    Located,
+    factor_file,
+    factor_sets,
+    named,
+    told_by_log,
+    workspace_root,
+)
 from tests import logs
 from tests.frames import (
     assert_survives_pickling,
@@ -304,7 +312,7 @@ def test_the_last_accepted_loop_of_a_log(project: Project, form: str) -> None:
     log = project.run("run", *ACCEPTED_TWICE)
     (newest,) = (log / "__session__" / "2").iterdir()
     named = {"file": str(newest), "absolute": str(log)}.get(form, form)
-    assert from_log(named) == Located(file, log, 1, "second")
+    assert from_log(named) == Located(file, log, 1, "second", True)
 
 
 def test_an_earlier_session_file(project: Project) -> None:
@@ -349,16 +357,18 @@ def test_a_project_that_was_moved(
     assert from_log(log).path == root / "w" / FACTOR_FILE
 
 
-def test_the_present_workspace_root_comes_first(
+def test_the_project_that_holds_the_log_comes_first(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a copied project the copy is used, where the run starts in it."""
+    """Each of two copies of a project has its own set, wherever a run starts; then comes the present root."""
     project.set("w", "a")
     log = project.run("run", ("w", ("a",), True))
     copy = Path(shutil.copytree(project.folder, tmp_path / "copy"))
     monkeypatch.chdir(copy)
-    assert copy in from_log(log).path.parents
+    assert project.folder in from_log(log).path.parents
     assert copy in from_log("log/run").path.parents
+    moved = Path(shutil.move(copy / "log", tmp_path / "elsewhere"))
+    assert copy in from_log(moved / "run").path.parents
 
 
 def test_a_workspace_that_is_gone(project: Project) -> None:
@@ -537,7 +547,7 @@ def test_both_variables_that_agree(project: Project) -> None:
     file = project.set("w", "a")
     log = project.run("run", ("w", ("a",), True))
     (found,) = factor_sets((str(file.parent),), (str(log),))
-    assert found == Located(file, log, 0, "w")
+    assert found == Located(file, log, 0, "w", True)
 
 
 def test_both_variables_that_contradict_each_other(project: Project) -> None:
@@ -582,3 +592,37 @@ def test_workspace_root_is_rdagents(
         monkeypatch.setenv(name, value)
         assert Path.cwd() / RDAgentSettings().workspace_path == workspace_root()
     assert workspace_root() == tmp_path / expected
+
+
+def test_the_log_that_tells_of_a_workspace(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workspace that was named is found in the logs of its project, with its verdict, or stays as it is."""
+    files = {name: project.set(name, "a") for name in ("w", "x", "y")}
+    log = project.run("run", ("w", ("a",), True), ("x", ("b",), False))
+    logs.dump_object(None, project.folder / "log" / "damaged" / "__session__" / "0" / "0_step")
+    monkeypatch.chdir(tmp_path)
+    assert told_by_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
+    assert told_by_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
+    assert told_by_log(Located(files["y"])) == Located(files["y"])
+
+
+@pytest.mark.parametrize("text", ["lastest", "LATEST", "log/rum"])
+def test_a_near_name_is_offered(project: Project, text: str) -> None:
+    """A log that is nearly `latest`, or nearly a run, is told so."""
+    project.run("run", ("w", ("a",), True))
+    expected = "log/run" if "/" in text else "latest"
+    assert log_error(text, SessionError).mend == f"did you mean {expected}?"
+    with pytest.raises(LocateError) as caught:
+        named(text)
+    assert caught.value.mend == f"did you mean {expected}?"
+
+
+def test_the_text_log_is_no_log_folder(project: Project) -> None:
+    """log/latest.log is easily taken for `latest`: the message says what it is."""
+    (project.folder / "log").mkdir(exist_ok=True)
+    (project.folder / "log" / "latest.log").write_text("text")
+    error = log_error("log/latest.log", SessionError)
+    assert error.fact == "SOTA_LOG_PATH names the text log, which holds no session"
+    with pytest.raises(SessionError, match="names the text log"):
+        named("log/latest.log")

@@ -223,10 +223,10 @@ def test_other_source_data_are_told_from_look_ahead(
     assert_line(
         line,
         "warn",
-        "alpha: not checked: the data are not those it was mined on",
+        "alpha: not checked: the code gives other values than the stored ones",
         f"stored as {first + 0.5:.9g} and is {first:.9g} now",
     )
-    assert f"restore the data of its run in {execution.data_folder}" in line.mend
+    assert f"the data in {execution.data_folder}, or the file, have changed" in line.mend
 
 
 def test_code_that_reads_data_from_elsewhere(execution: Execution, leaving: Callable[..., Code]) -> None:
@@ -324,7 +324,7 @@ def test_a_failing_code_that_may_have_made_an_unknown_column(
     assert [line.state for line in lines] == ["pass", "warn", "warn"]
     assert_line(lines[1], "warn", "lost: not checked: the code fails")
     (line,) = check_set([failing, alpha], columns_of(STORED + 0.5), execution)
-    assert_line(line, "warn", "alpha: not checked: the data are not those")
+    assert_line(line, "warn", "alpha: not checked: the code gives other values")
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["first", "last"])

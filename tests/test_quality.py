@@ -98,7 +98,7 @@ def test_an_unknown_name_is_told_with_near_ones(demo: DemoMarket, market: Market
     path = write(seams.factor_frame(demo), tmp_path)
     with pytest.raises(ChoiceError, match="did you mean overnight_gap") as caught:
         look([path], Wish(wanted=("overnightgap",)), market, TASK)
-    assert "SOTA_FACTORS names a factor that the set does not have: overnightgap" in str(caught.value)
+    assert "SOTA_FACTORS names a factor that is not in the set: overnightgap" in str(caught.value)
     assert str(path) in str(caught.value)
 
 

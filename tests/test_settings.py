@@ -11,7 +11,7 @@ import pydantic
 import pytest
 
 from rdagent_sota_bridge.errors import SettingsError
-from rdagent_sota_bridge.settings import is_enabled, read_settings
+from rdagent_sota_bridge.settings import is_enabled, misspelt_names, read_settings
 from tests.frames import assert_survives_pickling
 
 SWITCHES = {"LOAD_SOTA_FROM_WORKSPACE": "enabled", "USE_ALPHA_FACTORS": "use_alpha_factors"}
@@ -363,3 +363,14 @@ def test_dotenv_file_is_left_to_rdagent(
     (folder / ".env").write_text("LOAD_SOTA_FROM_WORKSPACE=true\n")
     monkeypatch.chdir(folder)
     assert read_settings().enabled is False
+
+
+def test_names_that_are_nearly_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is told with what was meant; settings, and what only looks alike, are not."""
+    for name in ("LOAD_SOTA_FROM_WORKSPCE", "SOTA_FACTOR", "sota_log_path", "SOTA_FACTORS", "WORKSPACE_PATH"):
+        monkeypatch.setenv(name, "x")
+    assert misspelt_names() == [
+        ("LOAD_SOTA_FROM_WORKSPCE", "LOAD_SOTA_FROM_WORKSPACE"),
+        ("SOTA_FACTOR", "SOTA_FACTORS"),
+        ("sota_log_path", "SOTA_LOG_PATH"),
+    ]

@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from rdagent_sota_bridge import checks, environment, factors, inspection, locate, lookahead, rerun, sessions
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Source
-from rdagent_sota_bridge.settings import Settings, read_settings
+from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
 from rdagent_sota_bridge.verdict import Line, State, worst
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail")
@@ -44,7 +45,7 @@ def run(named: str | None, look_ahead: bool, as_json: bool) -> int:
         located = (
             locate.factor_sets(settings.workspace_paths, settings.log_paths)
             if named is None
-            else (locate.named(named),)
+            else tuple(locate.named(entry) for entry in path_entries(named))
         )
     except BridgeError as error:
         blocks: Iterable[list[Line]] = (lines for lines in (checks.lines_of(error), environment.lines(0)))
@@ -70,7 +71,7 @@ def _blocks(
         try:
             found = inspection.inspect(settings, located)
             described.update(_described(found))
-            yield found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
+            yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             if look_ahead:
                 yield _look_ahead(found)
         except BridgeError as error:
@@ -78,11 +79,17 @@ def _blocks(
         yield machine.result()
 
 
+def _switch() -> list[Line]:
+    if is_enabled():
+        return []
+    text = "LOAD_SOTA_FROM_WORKSPACE is not on: a run would not use the set"
+    return [Line("switch", "warn", text, "set LOAD_SOTA_FROM_WORKSPACE=true, in the environment or in .env")]
+
+
 def _look_ahead(found: inspection.Inspection) -> list[Line]:
     lines: list[Line] = []
     for source in found.quality.sources:
-        named = next(at for at in found.located if at.path == source.path)
-        at = named if named.log is not None else locate.told_by_log(named)
+        at = next(at for at in found.located if at.path == source.path)
         if at.log is None:
             mend = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
             lines.append(
@@ -156,7 +163,8 @@ def show(
     lines: list[Line] = []
     if not as_json:
         _print_wrapped(console, Text(), heading)
-    for block in blocks:
+    waiting = Console(stderr=True).status("looking at the set, RD-Agent and Qlib's environment …")
+    for block in _while(waiting, blocks):
         lines += block
         if not as_json:
             _print_lines(block, console)
@@ -166,6 +174,17 @@ def show(
         counts = ", ".join(f"{sum(line.state == state for line in lines)} {state}" for state in STATES)
         _print_wrapped(console, Text(), f"{len(lines)} check{'' if len(lines) == 1 else 's'}: {counts}")
     return 1 if worst(lines) == "fail" else 0
+
+
+def _while(waiting: Status, blocks: Iterable[list[Line]]) -> Iterator[list[Line]]:
+    """Yield the blocks; a terminal shows that something goes on while the next one is awaited."""
+    following = iter(blocks)
+    while True:
+        with waiting:
+            block = next(following, None)
+        if block is None:
+            return
+        yield block
 
 
 def _print_json(lines: list[Line], factor_set: Mapping[str, Any], console: Console) -> None:

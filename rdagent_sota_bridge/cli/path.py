@@ -8,6 +8,7 @@ import typer
 
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.settings import path_entries, read_settings
 
 
 def run(log: str | None) -> None:
@@ -20,10 +21,8 @@ def run(log: str | None) -> None:
         BridgeError: as a run would raise it.
     """
     if log is not None:
-        found: tuple[Located, ...] = (locate.named(log),)
+        found: tuple[Located, ...] = tuple(locate.named(entry) for entry in path_entries(log))
     else:
-        from rdagent_sota_bridge.settings import read_settings
-
         settings = read_settings()
         found = locate.factor_sets(settings.workspace_paths, settings.log_paths)
     for one in found:
