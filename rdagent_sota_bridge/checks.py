@@ -79,7 +79,8 @@ def _low(share: float | None) -> bool:
 def _set_line(quality: Quality) -> Line:
     held = quality.factors
     text = (
-        f"{len(held.columns)} factors, {held.rows:,} rows, {held.dates[0].date()} to {held.dates[-1].date()}"
+        f"{len(held.columns)} factor{'s' if len(held.columns) > 1 else ''}, {held.rows:,} rows, "
+        f"{held.dates[0].date()} to {held.dates[-1].date()}"
         f", {len(held.instruments):,} instruments, {held.digest[:17]}"
     )
     figures = {
@@ -140,7 +141,7 @@ def _market_line(quality: Quality, market: Market | None, task: Task) -> Line:
     share = known / len(market.instruments)
     text = (
         f"{known:,} of the {len(market.instruments):,} of market {market.name} ({market.folder}) are in the "
-        f"set; {held - known:,} more of the set are not in the market"
+        f"set; {held - known:,} instruments of the set are not in the market"
     )
     figures = {"in_market": known, "of_market": len(market.instruments), "of_set": held}
     if share >= GOOD_COVERAGE:

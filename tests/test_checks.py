@@ -174,7 +174,7 @@ def test_few_instruments_of_the_market() -> None:
     """A set for another market's instruments warns with both numbers."""
     line = lines(quality(in_market=1))["instruments"]
     assert line.state == "warn"
-    assert "1 of the 3 of market csi300 (/qlib) are in the set; 2 more of the set" in line.text
+    assert "1 of the 3 of market csi300 (/qlib) are in the set; 2 instruments of the set" in line.text
 
 
 def test_without_a_market() -> None:

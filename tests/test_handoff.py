@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import handoff, patch, plan
+from rdagent_sota_bridge import environment, handoff, patch, plan
+from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
@@ -344,6 +346,28 @@ def test_bad_input_stops_the_run_when_the_runner_is_built(
     if bad.reason is not None:
         assert isinstance(error, FactorFileError)
         assert bad.reason in {failure.reason for failure in error.failures}
+
+
+@pytest.mark.parametrize("bad", BAD, ids=ids)
+def test_the_check_names_what_a_run_would_stop_at(
+    bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`rdagent-sota check` fails for every bad input, with a line that names the same, and status 1."""
+    path = bad.make(place)
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    if path is not None:
+        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
+    for name, value in bad.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(environment, "lines", lambda size: [])  # the machine has tests of its own
+    assert check.run(None, False, True) == 1
+    found = json.loads(capsys.readouterr().out)["checks"]
+    failed = [line for line in found if line["state"] == "fail"]
+    assert failed
+    assert all(line["mend"] for line in failed)
+    said = " ".join(f"{line['text']} {line['mend']}" for line in failed)
+    for text in bad.expected if bad.reason not in (Reason.LOW_COVERAGE, Reason.NO_TRAINING_VALUE) else ():
+        assert text in said
 
 
 @contextmanager
