@@ -186,7 +186,7 @@ def test_a_log_without_a_verdict(run: Mined, what: str, tmp_path: Path) -> None:
         (log / "__session__" / "0").mkdir(parents=True)
         shutil.copy(first, log / "__session__" / "0")
     done = sota(run, "path", str(log))
-    expected = "holds no session" if what == "empty" else "has not finished a loop"
+    expected = "(an empty folder)" if what == "empty" else "has not finished a loop"
     assert expected in done.stderr
     assert (done.stdout, done.returncode) == ("", 1)
 
