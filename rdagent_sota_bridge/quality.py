@@ -93,9 +93,10 @@ def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -
         UnequalFactorError: if a factor has different values in two files.
     """
     # Two files of one content are one.
-    known_paths = dict(reversed([(factors.current_digest(path), path) for path in paths]))
-    paths = list(reversed(known_paths.values()))
-    digests = list(reversed(known_paths))
+    known_paths: dict[str, Path] = {}
+    for path in paths:
+        known_paths.setdefault(factors.current_digest(path), path)
+    paths, digests = list(known_paths.values()), list(known_paths)
     key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market, task)]
     known = memory.recall(_KIND, key)
     if known is not None:

@@ -240,6 +240,16 @@ def test_two_copies_of_one_file_are_one(demo: DemoMarket, market: Market, tmp_pa
         assert found.factors.digest == factors.current_digest(paths[0])
 
 
+def test_a_copy_that_is_named_last_changes_no_order(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """Of two factors that say the same the one named first stays, also where its file is named twice."""
+    frame = seams.factor_frame(demo)
+    one = write(frame, tmp_path, "one.parquet")
+    two = write(frame.rename(columns={"overnight_gap": "again"}), tmp_path, "two.parquet")
+    found = look([one, two, write(frame, tmp_path, "copy.parquet")], Wish(), market, TASK)
+    assert found.factors.columns == ("overnight_gap",)
+    assert [drop.column for drop in found.dropped] == ["again"]
+
+
 def test_left_out_names_the_factors_of_unused_files_too(
     demo: DemoMarket, market: Market, tmp_path: Path
 ) -> None:
