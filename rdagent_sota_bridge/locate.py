@@ -163,15 +163,6 @@ def told_by_log(found: Located) -> Located:
     return found
 
 
-def factor_file(workspace_path: str | None) -> Path:
-    """Return the absolute path of the factor file that one entry of `SOTA_WORKSPACE_PATH` names.
-
-    Raises:
-        LocateError: as `factor_sets` does; None, where the variable is not set, is one too.
-    """
-    return factor_sets(() if workspace_path is None else (workspace_path,), ())[0].path
-
-
 def workspace_root() -> Path:
     """Return the folder of all workspaces, as RD-Agent's settings have it, without importing them.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import panel
+from rdagent_sota_bridge import locate, panel
 from rdagent_sota_bridge.errors import FactorFileError, Failure
 from rdagent_sota_bridge.factors import FactorSet
 
@@ -71,6 +71,11 @@ def write_prices(folder: Path, instrument: str, field: str, start: int, values: 
     file.parent.mkdir(parents=True, exist_ok=True)
     np.array([start, *values], dtype="<f4").tofile(file)
     return file
+
+
+def factor_file(workspace_path: str | None) -> Path:
+    """Return the factor file that one entry of SOTA_WORKSPACE_PATH names; None where it is not set."""
+    return locate.factor_sets(() if workspace_path is None else (workspace_path,), ())[0].path
 
 
 def examine(path: Path) -> FactorSet:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdagent_sota_bridge import errors, locate
+from rdagent_sota_bridge import errors
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
-from tests.frames import assert_survives_pickling, examine, factor_frame, write
+from tests.frames import assert_survives_pickling, examine, factor_file, factor_frame, write
 
 PLAIN_ERRORS = [
     error
@@ -127,12 +127,12 @@ def test_real_errors_cross_a_process_pool(tmp_path: Path, method: str) -> None:
         examine(path)
     missing = str(tmp_path / "nothing")
     with pytest.raises(errors.WorkspaceNotFoundError) as missing_here:
-        locate.factor_file(missing)
+        factor_file(missing)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         with pytest.raises(FactorFileError) as there:
             pool.submit(examine, path).result(timeout=60)
         with pytest.raises(errors.WorkspaceNotFoundError) as missing_there:
-            pool.submit(locate.factor_file, missing).result(timeout=60)
+            pool.submit(factor_file, missing).result(timeout=60)
     assert str(there.value) == str(here.value)
     assert there.value.failures == here.value.failures
     assert len(there.value.failures) == 2

@@ -317,14 +317,19 @@ BAD = [
 ids = [bad.name for bad in BAD]
 
 
-def stop_of(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> SystemExit:
-    """Build a runner on a bad input and return how it stopped."""
+def name_it(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a bad input and name it as a user would, with the switch on."""
     path = bad.make(place)
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
     if path is not None:
         monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
     for name, value in bad.variables.items():
         monkeypatch.setenv(name, value)
+
+
+def stop_of(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> SystemExit:
+    """Build a runner on a bad input and return how it stopped."""
+    name_it(bad, place, monkeypatch)
     with pytest.raises(SystemExit) as stop:
         seams.build_runner()
     return stop.value
@@ -353,12 +358,7 @@ def test_the_check_names_what_a_run_would_stop_at(
     bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`rdagent-sota check` fails for every bad input, with a line that names the same, and status 1."""
-    path = bad.make(place)
-    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
-    if path is not None:
-        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
-    for name, value in bad.variables.items():
-        monkeypatch.setenv(name, value)
+    name_it(bad, place, monkeypatch)
     monkeypatch.setattr(environment, "lines", lambda size: [])  # the machine has tests of its own
     assert check.run(None, False, True) == 1
     found = json.loads(capsys.readouterr().out)["checks"]

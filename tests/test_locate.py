@@ -19,7 +19,6 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.locate import (
     FACTOR_FILE,
     Located,
-    factor_file,
     factor_sets,
     named,
     told_by_log,
@@ -28,6 +27,7 @@ from rdagent_sota_bridge.locate import (
 from tests import logs
 from tests.frames import (
     assert_survives_pickling,
+    factor_file,
     factor_frame,
     public_folder,
     without_privileges,

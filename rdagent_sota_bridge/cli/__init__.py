@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,16 @@ def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"rdagent-sota-bridge {__version__}")
         raise typer.Exit
+
+
+@contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    """End a command with status 1 and one message at an error that the user can mend."""
+    try:
+        yield
+    except BridgeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
 
 
 @app.callback()
@@ -48,11 +60,8 @@ def demo_command(
     """
     from rdagent_sota_bridge.cli import demo
 
-    try:
+    with _errors_as_messages():
         demo.run(keep)
-    except BridgeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command(name="list")
@@ -74,11 +83,8 @@ def path_command(
     """Print the path of the factor set that a run would use: of LOG, or of what the environment names."""
     from rdagent_sota_bridge.cli import path
 
-    try:
+    with _errors_as_messages():
         path.run(log)
-    except BridgeError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command(name="check")
