@@ -103,7 +103,13 @@ def _is_trained_model(workspace: Path) -> bool:
 
 
 def _model(workspace: Path) -> Model:
-    (width,) = workspace.glob("mlruns/*/*/params/model.kwargs.pt_model_kwargs.num_features")
+    # mlflow keeps a parameter in a file, and status 3 for a finished run: one that Qlib's logging race (see
+    # the sandbox's qrun) stopped was begun anew, and lies beside it as failed.
+    (width,) = [
+        run / "params" / "model.kwargs.pt_model_kwargs.num_features"
+        for run in workspace.glob("mlruns/[0-9]*/*/")
+        if (run / "params").is_dir() and "\nstatus: 3\n" in (run / "meta.yaml").read_text(encoding="utf-8")
+    ]
     manifest = workspace / "sota_manifest.json"
     return Model(
         workspace,
