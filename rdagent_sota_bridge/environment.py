@@ -121,11 +121,12 @@ class QlibSide:
     file_store: str = ""
 
 
-def lines(set_size: int) -> list[Line]:
+def lines(set_size: int, place: Path) -> list[Line]:
     """Return the lines about the environment. Takes seconds: RD-Agent's modules are imported, in a child.
 
     Args:
-        set_size: Bytes of the factor file.
+        set_size: Bytes of the set's files.
+        place: The folder of the store.
     """
     version = installed("rdagent")
     here = {name: installed(name) or "missing" for name in ("pandas", "pyarrow")}
@@ -141,6 +142,7 @@ def lines(set_size: int) -> list[Line]:
                 qlib = look_at_qlib(folder)
                 seams = _seams(_answer(telling, folder / "seams", _CHILD_SECONDS))
     root = locate.workspace_root()
+    copies = gets_copies(place, root) or (isinstance(qlib, Unseen) and qlib.in_docker)
     return [
         rdagent_line(version),
         seams_line(
@@ -152,7 +154,7 @@ def lines(set_size: int) -> list[Line]:
         qlib_line(qlib),
         parquet_line(here, qlib),
         file_store_line(qlib, os.environ.get("MLFLOW_ALLOW_FILE_STORE", "")),
-        disk_line(set_size, shutil.disk_usage(nearest_existing(root)).free, root),
+        disk_line(set_size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root),
     ]
 
 
@@ -337,32 +339,67 @@ def file_store_line(side: QlibSide | Unseen, allowed: str) -> Line:
     return Line(name, "fail", text, mend, figures)
 
 
-def disk_line(set_size: int, free: int, root: Path) -> Line:
+def disk_line(copy_size: int, free: int, root: Path) -> Line:
     """Return the line about room for the workspaces of a run.
 
     Args:
-        set_size: Bytes of the factor file; a loop writes a copy into its workspace.
+        copy_size: Bytes of the set where a loop's workspace gets a copy; 0 where it gets a link.
         free: Bytes that the user may still write below `root`.
         root: The folder of all workspaces.
     """
     from rich.filesize import decimal
 
-    loop = set_size + BACK_TEST_SIZE
+    loop = copy_size + BACK_TEST_SIZE
     figures = {
         "free": free,
-        "set": set_size,
+        "copy": copy_size,
         "loop_estimate": loop,
         "loops": LOOPS,
         "run_estimate": loop * LOOPS,
     }
     text = (
-        f"{decimal(free)} free in {root}; a model loop takes about {decimal(loop)} (a copy of the set and "
-        f"{decimal(BACK_TEST_SIZE)} for its back-test), {LOOPS} loops {decimal(loop * LOOPS)}"
+        f"{decimal(free)} free in {root}; a model loop takes about {decimal(loop)} ("
+        f"{'a copy of the set and ' if copy_size else ''}{decimal(BACK_TEST_SIZE)} for its back-test), "
+        f"{LOOPS} loops {decimal(loop * LOOPS)}"
     )
     if free >= loop * LOOPS:
         return Line("disk", "pass", text, figures=figures)
     mend = "make room, or set WORKSPACE_PATH to a folder on a larger disk"
     return Line("disk", "fail" if free < loop else "warn", text, mend, figures)
+
+
+def store_line(size: int, place: Path, stored: bool) -> Line:
+    """Return the line about the store's copy of a set.
+
+    Args:
+        size: Bytes of the set's files.
+        place: The folder of the store.
+        stored: True if the copy is there.
+    """
+    from rich.filesize import decimal
+
+    near = nearest_existing(place)
+    free = shutil.disk_usage(near).free
+    figures = {"folder": str(place), "stored": stored, "size": size, "free": free}
+    if stored:
+        return Line("store", "pass", f"the set is stored in {place}", figures=figures)
+    text = (
+        f"a run will write one copy of the set, about {decimal(size)}, into {place}: {decimal(free)} are free"
+    )
+    mend = "set SOTA_STORE_PATH to a folder that can be written and has the room"
+    if place.exists() and not place.is_dir():
+        return Line("store", "fail", f"{place} is no folder: no run can store the set there", mend, figures)
+    effective = os.access in os.supports_effective_ids
+    if not os.access(near, os.W_OK | os.X_OK, effective_ids=effective):
+        return Line(
+            "store", "fail", f"{near} can't be written: no run can store the set there", mend, figures
+        )
+    return Line("store", "fail" if free < size else "pass", text, mend if free < size else "", figures)
+
+
+def gets_copies(place: Path, root: Path) -> bool:
+    """Return True where a workspace can't link what is in the store, being on another file system."""
+    return nearest_existing(place).stat().st_dev != nearest_existing(root).stat().st_dev
 
 
 def _major(version: str) -> str:

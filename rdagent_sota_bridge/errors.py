@@ -86,6 +86,10 @@ class MarketError(BridgeError):
     """Qlib's data of the market can't be read."""
 
 
+class StoreError(BridgeError):
+    """The copy of a factor set can't be written into the store, or placed in a model's workspace."""
+
+
 class HandOffError(BridgeError):
     """The factors did not reach the model that RD-Agent trained."""
 

@@ -128,6 +128,11 @@ class FactorFile:
         """Number of rows."""
         return int(self._parquet.metadata.num_rows)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The file's Arrow schema, with what pandas wrote of its index and columns."""
+        return self._parquet.schema_arrow
+
     def read(self, column: str) -> Any:
         """Return a factor's values, one a row in the file's order, NaN where there is none.
 
@@ -226,6 +231,16 @@ def current_digest(path: Path) -> str:
         return _digest_of(file)
 
 
+def content_digest(file: BinaryIO) -> str:
+    """Return `sha256:` and the digest of an open file's bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    file.seek(0)
+    return f"sha256:{digest.hexdigest()}"
+
+
 def changed_set(path: Path, began: str, now: str) -> SetChangedError:
     """Return the error for a set that is not what the run began with."""
     return SetChangedError(
@@ -288,12 +303,7 @@ def _digest_of(file: BinaryIO) -> str:
     known = None if key[1] is None else memory.recall("digests-1", key)
     if isinstance(known, str):
         return known
-    digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    file.seek(0)
-    name = f"sha256:{digest.hexdigest()}"
+    name = content_digest(file)
     if key[1] is not None:
         memory.remember("digests-1", key, name)
     return name

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, factors, manifest, panel, qlib_config
+from rdagent_sota_bridge import alpha, factors, manifest, placing, qlib_config, store
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
@@ -26,6 +26,8 @@ from rdagent_sota_bridge.errors import (
     HandOffError,
     SeamError,
 )
+from rdagent_sota_bridge.frame import StoredFrame
+from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
 
 RESULT_SCRIPT = "read_exp_res.py"
@@ -47,6 +49,7 @@ class _HandOff:
         merged: True once the merge path has asked for the factors.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
+        stored: The stored file in the model's workspace, once it is placed there.
     """
 
     record: Record
@@ -57,6 +60,7 @@ class _HandOff:
     merged: bool = False
     trained: bool = False
     loaded: manifest.Loaded | None = None
+    stored: dict[str, str] | None = None
 
     @property
     def base_beside_mined(self) -> alpha.BaseSet:
@@ -311,10 +315,8 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     """Return the loaded set, and beside it what this run's own factor experiments (fin_quant) bring."""
     from rdagent_sota_bridge import experiment
 
-    sources = hand_off.record["sources"]
-    frame = panel.load([(Path(at["path"]), at["digest"], at["columns"]) for at in sources])
-    if list(frame.columns) != hand_off.record["columns"]:
-        frame = frame[hand_off.record["columns"]]
+    stored = plans.keep_in_store(hand_off.record)
+    frame: pd.DataFrame = StoredFrame(stored, _may_link(), functools.partial(_placed, hand_off, stored))
     listed = experiments if isinstance(experiments, list) else [experiments]
     own = [
         based
@@ -322,12 +324,29 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
         if not experiment.is_ours(based) and (based.sub_tasks or getattr(based, "base_feature_codes", None))
     ]
     if own:
+        # RD-Agent will open this file for writing: where it is a link, it must not write through it.
+        placing.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
         frame = pd.concat([frame, process_before(own)], axis=1)
         hand_off.own_codes = experiment.codes_digest(own)
     hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
     hand_off.merged = True
     _give_base_features(hand_off)
     return frame
+
+
+def _may_link() -> bool:
+    """Return False where a model's workspace needs a file of its own.
+
+    In a container RD-Agent changes the modes of all files of the workspace (`_get_chmod_cmd` in
+    `utils/env.py`, 0.8.0 and 1.0.0), and through a hard link those of the stored file.
+    """
+    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
+    return bool(coder.env_type != "docker")
+
+
+def _placed(hand_off: _HandOff, stored: store.Stored, how: placing.How) -> None:
+    hand_off.stored = {"path": str(stored.path), "digest": stored.content, "placed_as": how}
+    logger().info(f"SOTA factors placed in the model's workspace: a {how} of {stored.path}")
 
 
 # --- the training ---
@@ -404,6 +423,7 @@ def _write_manifest(hand_off: _HandOff, exp: Any, from_cache: bool) -> None:
                 "metrics": _finite(record["metrics"]),
                 "sources": [{**at, "metrics": _finite(at["metrics"])} for at in record["sources"]],
                 "choice": record["choice"],
+                "stored": hand_off.stored,
             },
             "mined_columns": list(hand_off.mined),
             "base_set": {

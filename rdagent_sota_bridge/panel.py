@@ -55,7 +55,17 @@ class Panel:
     def read(self, column: str) -> Any:
         """Return a factor's values, float64, (rows,), NaN where there is none.
 
-        A factor that is in several files has their values together.
+        Raises:
+            FactorFileError: if a file's values can't be trained on.
+            UnequalFactorError: if two files have different values of it, or none in common.
+        """
+        return self.read_as_stored(column).astype(np.float64, copy=False)
+
+    def read_as_stored(self, column: str) -> Any:
+        """Return a factor's values in the type that they are stored in, (rows,).
+
+        Integers become float64 where a row has none. A factor that is in several files has their values
+        together, in a type that holds both.
 
         Raises:
             FactorFileError: if a file's values can't be trained on.
@@ -66,10 +76,15 @@ class Panel:
             if column in file.columns:
                 values = self._spread(position, column)
                 if found is not None:
-                    self._check_equal(column, found, position, values)
+                    self._check_equal(column, found.astype(np.float64), position, values.astype(np.float64))
                     values = np.where(np.isnan(found), values, found)
                 found = values
         return found
+
+    @property
+    def in_file_order(self) -> bool:
+        """True where the rows are those of the one file, in its order: it is sorted."""
+        return self._places[0] is None
 
     def day(self, row: int) -> str:
         """Name one row for a message."""
@@ -77,11 +92,15 @@ class Panel:
 
     def _spread(self, position: int, column: str) -> Any:
         """Return a factor's values in one file, on the panel's rows."""
-        values = self.files[position].read(column).astype(np.float64, copy=False)
+        values = self.files[position].read(column)
         places = self._places[position]
         if places is None:
             return values
-        spread = np.full(self.rows, np.nan)
+        if len(places) == self.rows:
+            spread = np.empty_like(values)
+        else:
+            kind = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+            spread = np.full(self.rows, np.nan, dtype=kind)
         spread[places] = values
         return spread
 

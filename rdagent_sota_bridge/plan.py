@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from rdagent_sota_bridge import factors, inspection, latest_log, locate, patch, qlib_config
+from rdagent_sota_bridge import factors, inspection, latest_log, locate, patch, qlib_config, store
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
     BridgeError,
@@ -66,7 +66,10 @@ def checked_plan() -> Plan | None:
         return None
     settings = read_settings()
     try:
-        return Plan(_checked_record(settings))
+        record = _checked_record(settings)
+        # Now, rather than in the first loop: a full disk is told before an LLM call is paid.
+        keep_in_store(record)
+        return Plan(record)
     except SettingsError:
         raise
     except BridgeError as error:
@@ -135,6 +138,23 @@ def _checked_record(settings: Settings) -> Record:
             "explicit": settings.alpha_factors_explicit or not settings.use_alpha_factors,
         },
     }
+
+
+def keep_in_store(record: Record) -> store.Stored:
+    """Return the copy in the store of the set that a run hands over; it is written where it is not there.
+
+    Raises:
+        BridgeError: if a file has changed, or the store can't be written.
+    """
+    wanted = store.Wanted(
+        record["digest"],
+        tuple(record["columns"]),
+        tuple((Path(source["path"]), source["digest"]) for source in record["sources"]),
+    )
+    stored = store.keep(wanted, store.folder(read_settings().store_path))
+    if stored.note:
+        logger().warning(f"SOTA factors store: {stored.note}; the copy was written anew")
+    return stored
 
 
 def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:

@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         description="The base set: `alpha20`, `alpha22`, `alpha158`, or a JSON or YAML file of name: Qlib "
         "expression. Not set, base features that you chose in RD-Agent itself are kept.",
     )
+    store_path: str | None = Field(
+        default=None,
+        validation_alias="SOTA_STORE_PATH",
+        description="The folder in which one copy of each factor set is kept, for the models' workspaces to "
+        "link; best on their disk. Not set, `sota_store` beside RD-Agent's folder of workspaces.",
+    )
     on_error: ErrorMode = Field(
         default="fail",
         validation_alias="SOTA_ON_ERROR",

@@ -246,6 +246,7 @@ def test_the_check(run: Mined) -> None:
         "pandas and pyarrow",
         "mlflow file store",
         "disk",
+        "store",
         f"factor {run.accepted[0]}",
     ):
         assert states[name] == "pass", found

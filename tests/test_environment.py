@@ -25,15 +25,18 @@ from rdagent_sota_bridge.environment import (
     ask_qlib,
     disk_line,
     file_store_line,
+    gets_copies,
     nearest_existing,
     parquet_line,
     qlib_line,
     rdagent_line,
     runner_lines,
     seams_line,
+    store_line,
 )
 from rdagent_sota_bridge.patch import SEAMS
 from rdagent_sota_bridge.verdict import Line
+from tests.frames import public_folder, without_privileges
 
 HERE = {"pandas": "2.3.3", "pyarrow": "25.0.1"}
 VERSIONS = {
@@ -269,13 +272,49 @@ def test_file_store_of_a_side_that_was_not_seen(reason: Unseen, allowed: str, st
     ("loops", "state"), [(0.99, "fail"), (1, "warn"), (LOOPS - 0.01, "warn"), (LOOPS, "pass")]
 )
 def test_disk(loops: float, state: str) -> None:
-    """Room for less than one loop fails, for less than ten warns; a loop takes the set and its back-test."""
+    """Room for less than one loop fails, for less than ten warns; a loop takes a copy and its back-test."""
     need = 1_400_000_000 + BACK_TEST_SIZE
     line = disk_line(1_400_000_000, int(need * loops), Path("/w"))
     assert line.state == state
     assert "free in /w; a model loop takes about 1.5 GB" in line.text
     assert (line.figures["loop_estimate"], line.figures["run_estimate"]) == (need, need * LOOPS)
     assert bool(line.mend) is (state != "pass")
+
+
+def test_disk_where_workspaces_link_the_set() -> None:
+    """Where a loop gets a link it takes the room of its back-test alone."""
+    line = disk_line(0, BACK_TEST_SIZE * LOOPS, Path("/w"))
+    assert line.state == "pass"
+    assert line.figures["loop_estimate"] == BACK_TEST_SIZE
+    assert "copy" not in line.text
+
+
+def test_store(tmp_path: Path) -> None:
+    """Where the set is stored, and where there is room for it, the store passes; without room it fails."""
+    assert store_line(1000, tmp_path, stored=True).state == "pass"
+    line = store_line(1000, tmp_path / "store", stored=False)
+    assert (line.state, line.mend) == ("pass", "")
+    assert f"about 1.0 kB, into {tmp_path / 'store'}" in line.text
+    full = store_line(10**18, tmp_path / "store", stored=False)
+    assert full.state == "fail"
+    assert "SOTA_STORE_PATH" in full.mend
+
+
+def test_store_that_can_not_be_written() -> None:
+    """A file in the store's place, and a folder that may not be written, fail; not if the set is there."""
+    with public_folder() as folder:
+        (folder / "file").touch()
+        assert "is no folder" in store_line(1, folder / "file", stored=False).text
+        with without_privileges():
+            line = store_line(1, folder / "store", stored=False)
+            assert (line.state, line.text.split(" can't")[0]) == ("fail", str(folder))
+            assert store_line(1, folder / "store", stored=True).state == "pass"
+
+
+def test_copies_on_another_file_system(tmp_path: Path) -> None:
+    """A store on another file system than the workspaces means copies."""
+    assert gets_copies(tmp_path / "store", tmp_path / "root") is False
+    assert gets_copies(Path("/proc/self"), tmp_path) is True
 
 
 def test_runners() -> None:
@@ -439,7 +478,7 @@ def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Without RD-Agent one line fails with the mend, and those that need it were not looked at."""
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     monkeypatch.setattr(environment, "installed", lambda name: None)
-    first, *others, disk = environment.lines(1000)
+    first, *others, disk = environment.lines(1000, Path("store"))
     assert (first.name, first.state) == ("rdagent", "fail")
     assert [line.state for line in others] == ["warn"] * 4
     assert all("not looked at" in line.text for line in others)

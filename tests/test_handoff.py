@@ -313,6 +313,13 @@ BAD = [
         None,
         {"ALPHA_FACTORS": "mine.json"},
     ),
+    Bad(
+        "store that is a file",
+        base_file("store", ""),
+        ("SOTA_STORE_PATH",),
+        None,
+        {"SOTA_STORE_PATH": "store"},
+    ),
 ]
 ids = [bad.name for bad in BAD]
 
@@ -359,7 +366,7 @@ def test_the_check_names_what_a_run_would_stop_at(
 ) -> None:
     """`rdagent-sota check` fails for every bad input, with a line that names the same, and status 1."""
     name_it(bad, place, monkeypatch)
-    monkeypatch.setattr(environment, "lines", lambda size: [])  # the machine has tests of its own
+    monkeypatch.setattr(environment, "lines", lambda size, place: [])  # the machine has tests of its own
     assert check.run(None, False, True) == 1
     found = json.loads(capsys.readouterr().out)["checks"]
     failed = [line for line in found if line["state"] == "fail"]

@@ -106,3 +106,46 @@ def check_command(
     from rdagent_sota_bridge.cli import check
 
     raise typer.Exit(check.run(named, look_ahead, as_json))
+
+
+store_app = typer.Typer(help="The copies of factor sets that models' workspaces link.")
+app.add_typer(store_app, name="store")
+
+
+@store_app.callback(invoke_without_command=True)
+def store_command(context: typer.Context) -> None:
+    """List the stored sets, where no command of the store is named."""
+    if context.invoked_subcommand is None:
+        store_list_command()
+
+
+@store_app.command(name="list")
+def store_list_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all names and paths.")] = False,
+) -> None:
+    """List the stored sets: what they were made of, size, links, last use. Last used last."""
+    from rdagent_sota_bridge.cli import store
+
+    with _errors_as_messages():
+        store.show(as_json)
+
+
+@store_app.command(name="verify")
+def store_verify_command() -> None:
+    """Read every stored set whole: status 0 if all are as they were written, else 1."""
+    from rdagent_sota_bridge.cli import store
+
+    with _errors_as_messages():
+        raise typer.Exit(store.verify())
+
+
+@store_app.command(name="prune")
+def store_prune_command(
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used in so many days.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove stored sets that were not used for some days. Models' workspaces keep what they hold of them."""
+    from rdagent_sota_bridge.cli import store
+
+    with _errors_as_messages():
+        store.prune(keep_days, dry_run)

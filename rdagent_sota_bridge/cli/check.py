@@ -15,7 +15,17 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from rdagent_sota_bridge import checks, environment, factors, inspection, locate, lookahead, rerun, sessions
+from rdagent_sota_bridge import (
+    checks,
+    environment,
+    factors,
+    inspection,
+    locate,
+    lookahead,
+    rerun,
+    sessions,
+    store,
+)
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Source
@@ -48,8 +58,9 @@ def run(named: str | None, look_ahead: bool, as_json: bool) -> int:
             else tuple(locate.named(entry) for entry in path_entries(named))
         )
     except BridgeError as error:
-        blocks: Iterable[list[Line]] = (lines for lines in (checks.lines_of(error), environment.lines(0)))
-        return show(blocks, "Factor set: none", as_json, described)
+        # Settings that mean nothing name no store either.
+        machine = environment.lines(0, store.folder(None))
+        return show((checks.lines_of(error), machine), "Factor set: none", as_json, described)
     heading = f"Factor set: {', '.join(str(at.path) for at in located)}"
     return show(_blocks(settings, located, look_ahead, described), heading, as_json, described)
 
@@ -65,13 +76,16 @@ def _blocks(
         look_ahead: Run the factors' code again on data without the future.
         described: Where to put what the JSON says about the set.
     """
+    size, place = sum(at.path.stat().st_size for at in located), store.folder(settings.store_path)
     with ThreadPoolExecutor(1) as beside:
         # RD-Agent's modules take seconds to import; meanwhile the set is looked at.
-        machine = beside.submit(environment.lines, sum(at.path.stat().st_size for at in located))
+        machine = beside.submit(environment.lines, size, place)
         try:
             found = inspection.inspect(settings, located)
             described.update(_described(found))
             yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
+            stored = store.find(found.quality.factors.digest, place) is not None
+            yield [environment.store_line(size, place, stored)]
             if look_ahead:
                 yield _look_ahead(found)
         except BridgeError as error:
