@@ -21,21 +21,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+from data import FACTORS, SEGMENTS, Panel, write_factors, write_market
 
 from rdagent_sota_bridge.locate import FACTOR_FILE
 
-DAYS, INSTRUMENTS, FACTORS = 1046, 5200, 30
-FIRST_DAY = "2016-01-04"
-SEGMENTS = {
-    "QLIB_MODEL_TRAIN_START": "2016-01-04",
-    "QLIB_MODEL_TRAIN_END": "2017-12-29",
-    "QLIB_MODEL_VALID_START": "2018-01-01",
-    "QLIB_MODEL_VALID_END": "2018-12-31",
-    "QLIB_MODEL_TEST_START": "2019-01-01",
-    "QLIB_MODEL_TEST_END": "2020-01-06",
-}
+PANEL = Panel()
 
 READ = "import pandas, sys; pandas.read_parquet(sys.argv[1])"
 LOOK = """
@@ -65,17 +55,17 @@ def main() -> None:
     )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sota-benchmark-") as temporary:
-        folder = asked.folder or Path(temporary)
+        folder = (asked.folder or Path(temporary)).absolute()
         file = folder / FACTOR_FILE
         if asked.write:
-            write_market(folder / "home" / ".qlib" / "qlib_data" / "cn_data")
-            write_factors(file)
+            write_market(folder / "home" / ".qlib" / "qlib_data" / "cn_data", PANEL)
+            write_factors(file, PANEL)
             return
         if not file.is_file():
             # In a process of its own: on Linux, a process's peak of memory counts for its later children too.
             subprocess.run([sys.executable, __file__, "--write", "--folder", str(folder)], check=True)
         size = file.stat().st_size / 1e9
-        print(f"{FACTOR_FILE}: {size:.2f} GB, {DAYS * INSTRUMENTS:,} rows, {FACTORS} factors")
+        print(f"{FACTOR_FILE}: {size:.2f} GB, {PANEL.rows:,} rows, {FACTORS} factors")
         reads, looks, known = [], [], []
         for repeat in range(asked.repeats):
             cache = Path(temporary) / f"cache{repeat}"
@@ -127,45 +117,6 @@ def report(name: str, figures: list[tuple[float, float]]) -> None:
     """Print one line of figures."""
     seconds = ", ".join(f"{seconds:.3g} s" for seconds, _ in figures)
     print(f"{name:22} {seconds}; peak {max(peak for _, peak in figures) / 1e9:.2f} GB")
-
-
-def write_factors(file: Path) -> None:
-    """Write a factor file as RD-Agent does: a third of the factors much alike, some values missing."""
-    random = np.random.default_rng(0)
-    index = pd.MultiIndex.from_product([days(), instruments()], names=["datetime", "instrument"])
-    values = random.standard_normal((len(index), FACTORS))
-    # Mean daily correlations of 0.96, as variants of one idea have: alike, and too little so to be dropped.
-    values[:, : FACTORS // 3] = (
-        0.98 * random.standard_normal((len(index), 1)) + 0.2 * values[:, : FACTORS // 3]
-    )
-    values[random.random(len(index)) < 0.02, 3] = np.nan
-    columns = pd.MultiIndex.from_product([["feature"], [f"factor_{number}" for number in range(FACTORS)]])
-    pd.DataFrame(values, index=index, columns=columns).to_parquet(file, engine="pyarrow")
-
-
-def write_market(folder: Path) -> None:
-    """Write calendar, instruments and closing prices in Qlib's format."""
-    random = np.random.default_rng(1)
-    (folder / "calendars").mkdir(parents=True)
-    (folder / "calendars" / "day.txt").write_text("".join(f"{day:%Y-%m-%d}\n" for day in days()))
-    (folder / "instruments").mkdir()
-    lines = "".join(f"{code}\t{FIRST_DAY}\t2020-12-31\n" for code in instruments())
-    (folder / "instruments" / "csi300.txt").write_text(lines)
-    for code in instruments():
-        place = folder / "features" / code.lower()
-        place.mkdir(parents=True)
-        closes = 10 * np.cumprod(1 + 0.01 * random.standard_normal(DAYS))
-        np.concatenate([[0.0], closes]).astype("<f4").tofile(place / "close.day.bin")
-
-
-def days() -> pd.DatetimeIndex:
-    """Return the trading days."""
-    return pd.bdate_range(FIRST_DAY, periods=DAYS)
-
-
-def instruments() -> list[str]:
-    """Return the instruments' codes."""
-    return [f"SH{600000 + number}" for number in range(INSTRUMENTS)]
 
 
 if __name__ == "__main__":

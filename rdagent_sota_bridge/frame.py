@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
 
     @columns.setter
     def columns(self, names: Any) -> None:
-        if self._is_lazy() and len(names) == len(self._names):
-            self._names = names if isinstance(names, pd.Index) else pd.Index(names)
+        if self._is_lazy():
+            without_rows = pd.DataFrame(columns=range(len(self._names)))
+            without_rows.columns = names  # so that pandas says what they are, or refuses them
+            self._names = without_rows.columns
         else:
             pd.DataFrame.columns.__set__(self, names)
 
@@ -84,10 +87,10 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
             StoreError: if the stored file can't be placed.
         """
         plain = not args and set(kwargs) <= {"engine"} and kwargs.get("engine", "auto") in ("auto", "pyarrow")
-        if not isinstance(path, (str, Path)):
+        if not isinstance(path, (str, os.PathLike)) or "://" in os.fspath(path):
             return super().to_parquet(path, *args, **kwargs)
-        target = Path(path)
-        if plain and self._is_lazy() and self._names.equals(normal.nested_columns(self._stored.columns)):
+        target = Path(path).expanduser()  # as pandas does
+        if plain and self._is_lazy() and not self.attrs and self._has_merged_names():
             self._placed(hand_out(self._stored, target, link=self._link))
             return None
         placing.detach(target)
@@ -112,15 +115,20 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
         return pd.DataFrame
 
     def __reduce__(self) -> Any:
-        return pd.DataFrame(self._mgr).__reduce__()
+        return self.copy(deep=False).__reduce__()
 
     def _is_lazy(self) -> bool:
         return self._values_read is None
 
     def _again(self) -> StoredFrame:
         again = StoredFrame(self._stored, self._link, self._placed)
-        again._names = self._names
+        again._names = self._names.view()  # so that names given to one are not the other's
+        again.__finalize__(self)
         return again
+
+    def _has_merged_names(self) -> bool:
+        # With the names of the levels, which pandas writes too.
+        return bool(self._names.identical(normal.nested_columns(self._stored.columns)))
 
 
 class _Loc:
@@ -131,7 +139,9 @@ class _Loc:
         self._accessor = accessor
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, tuple) and len(key) == 2 and _is_all(key[0], key[1], len(self._frame.columns)):
+        # It may have been asked for before a value was changed.
+        pair = isinstance(key, tuple) and len(key) == 2 and self._frame._is_lazy()
+        if pair and _is_all(key[0], key[1], len(self._frame.columns)):
             return self._frame._again()
         return self._accessor[key]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, factors, manifest, placing, qlib_config, store
+from rdagent_sota_bridge import alpha, factors, inspection, manifest, placing, prepared, qlib_config, store
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
@@ -29,6 +29,7 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.frame import StoredFrame
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.settings import read_settings
 
 RESULT_SCRIPT = "read_exp_res.py"
 """RD-Agent's reader of a back-test's results, which runs in Qlib's environment after qrun."""
@@ -50,6 +51,7 @@ class _HandOff:
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
         stored: The stored file in the model's workspace, once it is placed there.
+        prepared: What came of prepared data, where they are asked for.
     """
 
     record: Record
@@ -61,6 +63,7 @@ class _HandOff:
     trained: bool = False
     loaded: manifest.Loaded | None = None
     stored: dict[str, str] | None = None
+    prepared: str | None = None
 
     @property
     def base_beside_mined(self) -> alpha.BaseSet:
@@ -316,7 +319,10 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     from rdagent_sota_bridge import experiment
 
     stored = plans.keep_in_store(hand_off.record)
-    frame: pd.DataFrame = StoredFrame(stored, _may_link(), functools.partial(_placed, hand_off, stored))
+    # In a container RD-Agent changes the modes of all files of the workspace (`_get_chmod_cmd` in
+    # `utils/env.py`, 0.8.0 and 1.0.0), and through a hard link those of the stored file.
+    link = not inspection.is_qlib_in_docker()
+    frame: pd.DataFrame = StoredFrame(stored, link, functools.partial(_placed, hand_off, stored))
     listed = experiments if isinstance(experiments, list) else [experiments]
     own = [
         based
@@ -332,16 +338,6 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     hand_off.merged = True
     _give_base_features(hand_off)
     return frame
-
-
-def _may_link() -> bool:
-    """Return False where a model's workspace needs a file of its own.
-
-    In a container RD-Agent changes the modes of all files of the workspace (`_get_chmod_cmd` in
-    `utils/env.py`, 0.8.0 and 1.0.0), and through a hard link those of the stored file.
-    """
-    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
-    return bool(coder.env_type != "docker")
 
 
 def _placed(hand_off: _HandOff, stored: store.Stored, how: placing.How) -> None:
@@ -366,10 +362,18 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     run_env = {**run_env, **qlib_config.feature_variables(base), "num_features": str(width)}
     config, script = (_text_in(workspace, name) for name in (qlib_config.CONFIG_FILE, RESULT_SCRIPT))
 
+    settings = read_settings()
+
     def attempt(note: str) -> Any:
-        files = {qlib_config.CONFIG_FILE: qlib_config.adapt(config, base, note)}
-        workspace.inject_files(**files, **{RESULT_SCRIPT: manifest.with_probe(script, note)})
-        (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
+        adapted = qlib_config.adapt(config, base, note)
+        files = {RESULT_SCRIPT: manifest.with_probe(script, note)}
+        if settings.prepared_data:
+            adapted = prepared.with_prepared_handler(adapted)
+            folder = prepared.folder(store.folder(settings.store_path))
+            files[prepared.SCRIPT_FILE] = prepared.script(folder, hand_off.note)
+        workspace.inject_files(**files, **{qlib_config.CONFIG_FILE: adapted})
+        for left in (manifest.LOADED_FILE, prepared.OUTCOME_FILE):
+            (workspace.workspace_path / left).unlink(missing_ok=True)
         return run(qlib_config_name=qlib_config.CONFIG_FILE, run_env=run_env)
 
     result, output = attempt(hand_off.note)
@@ -380,6 +384,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     hand_off.trained = True
     if result is not None:
         _look_at_loaded(hand_off, workspace.workspace_path)
+        _look_at_prepared(hand_off, workspace.workspace_path)
     return result, output
 
 
@@ -404,6 +409,14 @@ def _look_at_loaded(hand_off: _HandOff, workspace: Path) -> None:
         f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns ({len(hand_off.mined)} mined, "
         f"{len(hand_off.base_beside_mined.features)} base), num_features {loaded.num_features}"
     )
+
+
+def _look_at_prepared(hand_off: _HandOff, workspace: Path) -> None:
+    outcome = prepared.outcome(workspace)
+    if outcome is not None:
+        hand_off.prepared = outcome.state
+        tell = logger().warning if outcome.warning else logger().info
+        tell(outcome.line)
 
 
 def _write_manifest(hand_off: _HandOff, exp: Any, from_cache: bool) -> None:
@@ -432,6 +445,7 @@ def _write_manifest(hand_off: _HandOff, exp: Any, from_cache: bool) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
             },
+            "prepared_data": hand_off.prepared,
             "qlib_loaded": None if hand_off.loaded is None else hand_off.loaded.as_record(),
             "versions": {
                 "rd_agent_side": manifest.versions(),

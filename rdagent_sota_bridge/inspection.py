@@ -59,6 +59,12 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
     Raises:
         BridgeError: if the set can't be used, whatever the figures of its values.
     """
+    if settings.prepared_data and is_qlib_in_docker():
+        raise SettingsError(
+            "SOTA_PREPARED_DATA=true does not work with Qlib in Docker, which keeps nothing for later models",
+            "environment variable or .env entry SOTA_PREPARED_DATA; MODEL_CoSTEER_ENV_TYPE is docker",
+            "set SOTA_PREPARED_DATA=false",
+        )
     base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
     if located is None:
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
@@ -70,6 +76,12 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
     found = quality.look([at.path for at in located], wish, home, task)
     lines = [*_settings_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
     return Inspection(located, base, task, home, found, lines)
+
+
+def is_qlib_in_docker() -> bool:
+    """Return True where RD-Agent's settings say that Qlib runs in a container."""
+    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
+    return bool(coder.env_type == "docker")
 
 
 def _settings_lines() -> list[Line]:

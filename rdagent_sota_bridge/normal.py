@@ -63,12 +63,12 @@ def write(panel: Panel, target: BinaryIO, folder: Path) -> None:
         UnequalFactorError: if a factor has different values in two files.
         OSError: if something can't be written.
     """
-    with tempfile.TemporaryFile(dir=folder) as aside:
+    with tempfile.TemporaryFile(dir=folder, prefix=f"{Path(target.name).name}.") as aside:
         kinds = {}
         for column in panel.columns:
             values = panel.read_as_stored(column)
             kinds[column] = values.dtype
-            values.tofile(aside)
+            aside.write(np.ascontiguousarray(values).data)
         schema = _schema(kinds, panel)
         # Version 2.6 keeps nanoseconds, whatever pyarrow's default is.
         with pq.ParquetWriter(target, schema, version="2.6") as writer:

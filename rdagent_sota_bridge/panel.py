@@ -13,7 +13,7 @@ import pandas as pd
 
 from rdagent_sota_bridge import factors
 from rdagent_sota_bridge.errors import FactorFileError, UnequalFactorError
-from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, FactorFile, FactorSet
+from rdagent_sota_bridge.factors import FactorFile, FactorSet
 
 RELATIVE_TOLERANCE = 1e-6
 """Values of one factor in two files are equal up to this share of the larger: float32's precision."""
@@ -214,35 +214,6 @@ def values(panel: Panel) -> Iterator[tuple[str, Any]]:
         raise FactorFileError(path, tuple(failures))
 
 
-def load(sources: Sequence[tuple[Path, str, Sequence[str]]]) -> pd.DataFrame:
-    """Load factors that were checked before, of one file or of several joined.
-
-    Args:
-        sources: Path, digest and factors of each file. A factor that is in several has their values together.
-
-    Returns:
-        One flat numeric column a factor; index levels (datetime, instrument). Of one file, its row order; of
-        several, sorted, NaN where a file has no row.
-
-    Raises:
-        SetChangedError: if a file has another digest by now.
-        FactorFileError: if a file can't be read any more.
-    """
-    frames = [factors.load(path, digest, columns) for path, digest, columns in sources]
-    if len(frames) == 1:
-        return frames[0]
-    joined: dict[str, pd.Series] = {}
-    rows = frames[0].index
-    for frame in frames[1:]:
-        rows = rows.union(frame.index)
-    rows = rows.sort_values()  # pandas leaves the union of equal indexes as it is
-    for frame in frames:
-        for name in frame.columns:
-            spread = frame[name].reindex(rows)
-            joined[name] = joined[name].fillna(spread) if name in joined else spread
-    return pd.DataFrame(joined, index=rows.set_names([DATETIME, INSTRUMENT]))
-
-
 def _joined(files: tuple[FactorFile, ...], columns: tuple[str, ...]) -> Panel:
     indexes = [file.index for file in files if file.index is not None]
     dates = indexes[0].dates
@@ -255,8 +226,16 @@ def _joined(files: tuple[FactorFile, ...], columns: tuple[str, ...]) -> Panel:
         date_codes = dates.get_indexer(index.dates).astype(np.int64)[index.date_codes]
         instrument_codes = np.searchsorted(names, np.array(index.instruments, dtype=object))
         keys.append(date_codes * len(names) + instrument_codes[index.instrument_codes])
+    places: list[Any]
     if len(keys) == 1 and (keys[0][1:] > keys[0][:-1]).all():
         rows, places = keys[0], [None]
+    elif (
+        len(keys) == 1
+    ):  # no key stands there twice: a search for each of millions would take ten times as long
+        order = np.argsort(keys[0], kind="stable")
+        rows, place = keys[0][order], np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        places = [place]
     else:
         rows = np.unique(np.concatenate(keys))
         places = [np.searchsorted(rows, key) for key in keys]

@@ -112,6 +112,7 @@ def _checked_record(settings: Settings) -> Record:
         "instruments": len(held.instruments),
         "start": str(held.dates[0]),
         "end": str(held.dates[-1]),
+        "is_normal": found.quality.is_normal,
         # Those of a back-test of the whole set say nothing of a part of it, or of a join.
         "metrics": metrics[held.path] if whole else {},
         "sources": [
@@ -150,6 +151,7 @@ def keep_in_store(record: Record) -> store.Stored:
         record["digest"],
         tuple(record["columns"]),
         tuple((Path(source["path"]), source["digest"]) for source in record["sources"]),
+        record["is_normal"],
     )
     stored = store.keep(wanted, store.folder(read_settings().store_path))
     if stored.note:

@@ -70,7 +70,7 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
         SeamError: if it has a form that is not known.
     """
     try:
-        document = _rendered(text, variables)
+        document = rendered(text, variables)
         dataset = document["task"]["dataset"]["kwargs"]
         train, valid, test = (
             _segment(name, dataset["segments"][name], open_end=name == "test")
@@ -151,7 +151,7 @@ def _placeholders(match: re.Match[str]) -> str:
 def _verify(text: str, base: BaseSet) -> None:
     """Read the adapted YAML as Qlib would, and compare what its loaders are told to load."""
     try:
-        document = _rendered(text, feature_variables(base))
+        document = rendered(text, feature_variables(base))
         kwargs = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         first, *others = kwargs["data_loader"]["kwargs"]["dataloader_l"]
         features = first["kwargs"]["config"].get("feature")
@@ -172,7 +172,12 @@ def _template(text: str) -> jinja2.Template:
     return template
 
 
-def _rendered(text: str, variables: dict[str, str]) -> Any:
+def rendered(text: str, variables: dict[str, str]) -> Any:
+    """Return a YAML as Qlib would read it, with the variables that RD-Agent hands to qrun.
+
+    Raises:
+        yaml.YAMLError, jinja2.TemplateError: if it has no such form.
+    """
     text_of_yaml = _template(text).render({"num_features": "0", **variables})
     # The parser written in C, where PyYAML has it, is ten times as fast: a run's check takes milliseconds.
     return yaml.load(text_of_yaml, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import choice, correlation, factors, figures, label, memory
+from rdagent_sota_bridge import choice, correlation, factors, figures, label, memory, normal
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.correlation import Dropped
 from rdagent_sota_bridge.factors import FactorSet
@@ -22,7 +22,7 @@ from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market, check_fit
 from rdagent_sota_bridge.qlib_config import Task
 
-_KIND = "quality-1"
+_KIND = "quality-2"
 _PRICE_FILES = 200
 
 
@@ -64,6 +64,7 @@ class Quality:
         filled: By segment, the share of the market's cells that have a row; None where the market has no day.
         missing_days: Days of the calendar inside the set's range that have no row.
         in_market: How many of the set's instruments are in the market; None without a market.
+        is_normal: True if the set is one file, whole and in the form that RD-Agent would write.
     """
 
     factors: FactorSet
@@ -74,6 +75,7 @@ class Quality:
     filled: dict[str, float | None]
     missing_days: pd.DatetimeIndex
     in_market: int | None
+    is_normal: bool
 
 
 def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
@@ -146,6 +148,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
                 filled=ground.filled,
                 missing_days=ground.missing_days,
                 in_market=None if market is None else len(set(panel.instruments) & set(market.instruments)),
+                is_normal=whole and normal.is_normal(panel),
             )
     # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
     used = [source.path for source in sources if source.columns]
@@ -201,6 +204,7 @@ def _as_record(quality: Quality) -> dict[str, Any]:
         "filled": quality.filled,
         "missing_days": quality.missing_days.asi8.tolist(),
         "in_market": quality.in_market,
+        "is_normal": quality.is_normal,
     }
 
 
@@ -222,4 +226,5 @@ def _from_record(record: dict[str, Any], paths: dict[str, Path]) -> Quality:
         filled=record["filled"],
         missing_days=pd.DatetimeIndex(record["missing_days"]),
         in_market=record["in_market"],
+        is_normal=record["is_normal"],
     )

@@ -151,6 +151,12 @@ class Settings(BaseSettings):
         description="The folder in which one copy of each factor set is kept, for the models' workspaces to "
         "link; best on their disk. Not set, `sota_store` beside RD-Agent's folder of workspaces.",
     )
+    prepared_data: Switch = Field(
+        default=False,
+        validation_alias="SOTA_PREPARED_DATA",
+        description="`true` keeps the data set that Qlib builds for the first model, for later ones to "
+        "load: less time, for room on the disk. Not with Qlib in Docker.",
+    )
     on_error: ErrorMode = Field(
         default="fail",
         validation_alias="SOTA_ON_ERROR",

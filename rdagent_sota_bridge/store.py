@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 
@@ -28,7 +30,17 @@ FOLDER = "sota_store"
 """The folder of the store, beside RD-Agent's folder of workspaces."""
 
 _FORM = 1  # of the normal form and of the entries
-_MEND = "make room there, or set SOTA_STORE_PATH to a folder that can be written"
+# What fails where something can't be read or written, and the mend.
+_COPY = (
+    "The factor set can't be copied into the store",
+    "make room there, or set SOTA_STORE_PATH to a folder that can be written",
+)
+_PLACE = ("The factor set can't be placed in the model's workspace", "make room there, and resume the run")
+_READ = (
+    "The store can't be read",
+    "make it readable (ls -l tells), or set SOTA_STORE_PATH to another folder",
+)
+_PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l tells)")
 _NAME = re.compile(r"\.?([0-9a-f]{64})\..+")
 
 
@@ -40,11 +52,13 @@ class Wanted:
         digest: What names the set: `sha256:` and 64 hexadecimal digits.
         columns: Its factors, in order.
         sources: Path and digest of each file.
+        is_normal: True if the one file is known to be in normal form; else it is looked at.
     """
 
     digest: str
     columns: tuple[str, ...]
     sources: tuple[tuple[Path, str], ...]
+    is_normal: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +118,9 @@ def keep(wanted: Wanted, place: Path) -> Stored:
         StoreError: if the copy can't be written.
     """
     path = _file_of(wanted.digest, place)
-    stored, _ = _known(path)
-    if stored is None:
-        with _failing_at(place):
+    with _failing_at(place, _COPY):
+        stored, _ = _known(path)
+        if stored is None:
             if place.exists() and not place.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
             place.mkdir(parents=True, exist_ok=True)
@@ -137,19 +151,20 @@ def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
     Raises:
         StoreError: if it can't be placed; the target is as it was.
     """
-    with _failing_at(target, "free some space, or mend what is said above, and resume the run"):
+    with _failing_at(target, _PLACE):
         return placing.place(stored.path, target, link=link)
 
 
 def entries(place: Path) -> tuple[list[Stored], list[str]]:
     """Return the sets in the store, the least recently used first, and what is wrong with others."""
     found, troubles = [], []
-    for name in _names(place):
-        stored, trouble = _read(place / f"{name}.parquet")
-        if stored is not None:
-            found.append(stored)
-        elif trouble:
-            troubles.append(trouble)
+    with _failing_at(place, _READ):
+        for name in _names(place):
+            stored, trouble = _read(place / f"{name}.parquet")
+            if stored is not None:
+                found.append(stored)
+            elif trouble:
+                troubles.append(trouble)
     return sorted(found, key=lambda stored: stored.used), troubles
 
 
@@ -173,7 +188,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
         StoreError: if something can't be removed.
     """
     sets, others = [], []
-    with _failing_at(place):
+    with _failing_at(place, _PRUNE):
         for name in _names(place):
             path = place / f"{name}.parquet"
             with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
@@ -237,6 +252,8 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         entry = json.loads(_record_of(path).read_text(encoding="utf-8"))
         if entry["form"] != _FORM:
             return None, f"{path} was written in form {entry['form']}, by another release"
+        if entry.pop("seal") != _seal(entry) or entry["digest"] != f"sha256:{path.stem}":
+            raise ValueError("it was changed")
         return (
             Stored(
                 path=path,
@@ -255,6 +272,10 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         return None, f"{_record_of(path)} does not say what {path.name} is ({type(error).__name__}: {error})"
+
+
+def _seal(entry: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def _spoilt(stored: Stored, *, by_digest: bool) -> str:
@@ -279,12 +300,13 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
         left.unlink()
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
-        rows, same_as = _write_copy(wanted, temporary)
+        same_as = _write_copy(wanted, temporary)
         temporary.chmod(0o444)
         with temporary.open("rb") as file:
             content, identity = factors.content_digest(file), _identity(os.fstat(file.fileno()))
         if same_as not in (None, content):
             raise factors.changed_set(wanted.sources[0][0], str(same_as), content)
+        rows = factors.read_footer(temporary).rows
         sources = tuple((str(source), digest) for source, digest in wanted.sources)
         written = datetime.now(timezone.utc)
         entry = {
@@ -297,6 +319,7 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
             "sources": sources,
             "written": written.isoformat(),
         }
+        entry["seal"] = _seal(entry)
         # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
         write_whole(_record_of(path), json.dumps(entry, indent=1) + "\n")
         temporary.replace(path)
@@ -319,23 +342,33 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
     )
 
 
-def _write_copy(wanted: Wanted, target: Path) -> tuple[int, str | None]:
-    """Write a set in normal form and flush it; return its rows, and the digest that a mere copy must have."""
+def _write_copy(wanted: Wanted, target: Path) -> str | None:
+    """Write a set in normal form and flush it; return the digest that it must have, being a mere copy."""
     digests = dict(wanted.sources)
-    with target.open("xb") as file, panels.opened(list(digests), lambda _: wanted.columns) as panel:
-        for source in panel.files:
-            if source.digest != digests[source.path]:
-                raise factors.changed_set(source.path, digests[source.path], source.digest)
-        whole = normal.is_normal(panel)
-        if not whole:
-            normal.write(panel, file, target.parent)
-        else:
-            with panel.files[0].path.open("rb") as original:
-                if not placing.clone(original, file):
-                    placing.copy(original, file)
-        file.flush()
+    with target.open("xb") as file:
+        if wanted.is_normal:
+            ((source, expected),) = digests.items()
+            _copy_bytes(source, file)
+            return expected
+        with panels.opened(list(digests), lambda _: wanted.columns) as panel:
+            for found in panel.files:
+                if found.digest != digests[found.path]:
+                    raise factors.changed_set(found.path, digests[found.path], found.digest)
+            whole = normal.is_normal(panel)
+            if whole:
+                _copy_bytes(panel.files[0].path, file)
+            else:
+                normal.write(panel, file, target.parent)
+                file.flush()
+                os.fsync(file.fileno())
+            return panel.files[0].digest if whole else None
+
+
+def _copy_bytes(source: Path, file: BinaryIO) -> None:
+    with source.open("rb") as original:
+        if not placing.clone(original, file):
+            placing.copy(original, file)
         os.fsync(file.fileno())
-        return panel.rows, panel.files[0].digest if whole else None
 
 
 def _leftovers(path: Path) -> list[Path]:
@@ -350,11 +383,10 @@ def _names(place: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _failing_at(place: Path, mend: str = _MEND) -> Iterator[None]:
+def _failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         told = error.strerror or " ".join(str(error).split())
-        raise StoreError(
-            f"The factor set can't be copied: {told}", str(error.filename or place), mend
-        ) from None
+        fact, mend = doing
+        raise StoreError(f"{fact}: {told}", str(error.filename2 or error.filename or place), mend) from None

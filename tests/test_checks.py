@@ -53,6 +53,7 @@ def quality(found: FactorFigures = GOOD, **changes: object) -> Quality:
         filled=dict(found.coverage),
         missing_days=CALENDAR[:0],
         in_market=3,
+        is_normal=True,
     )
     return dataclasses.replace(given, **changes)
 

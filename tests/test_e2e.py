@@ -56,6 +56,16 @@ def sessions(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+def placed(model: runs.Model) -> Path:
+    """Return the stored file that a model's workspace has a link to (or a clone, where there are clones)."""
+    assert model.manifest is not None
+    told = model.manifest["factor_set"]["stored"]
+    file, stored = model.workspace / "combined_factors_df.parquet", Path(told["path"])
+    assert told["placed_as"] == ("link" if file.samefile(stored) else "clone")
+    assert told["digest"] == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    return stored
+
+
 def test_results_follow_the_set(tmp_path: Path) -> None:
     """The network gets the set's columns and values; no result of another set, or of none, is ever answered.
 
@@ -83,6 +93,7 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert manifest["factor_set"]["digest"] == digest
     assert manifest["factor_set"]["metrics"] == {"IC": 0.0521}
     assert manifest["from_cache"] is False
+    assert placed(model) == box.project / "git_ignore_folder" / "sota_store" / f"{digest[7:]}.parquet"
     written = pd.read_parquet(model.workspace / "combined_factors_df.parquet")
     pd.testing.assert_frame_equal(written["feature"], frame.sort_index())
     for line in (
@@ -171,6 +182,7 @@ def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> No
     assert second.manifest["model"]["name"] == "SmallGRU2"
     assert second.manifest["factor_set"]["digest"] == model.manifest["factor_set"]["digest"]
     assert second.manifest["factor_set"]["path"] == str(box.project / "moved" / "combined_factors_df.parquet")
+    assert placed(second) == placed(model)
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:
@@ -194,6 +206,7 @@ def test_the_oldest_rdagent(tmp_path: Path) -> None:
     assert model.manifest["qlib_loaded"]["columns"] == sorted({*base, *frame.columns})
     assert model.width == 4
     assert model.manifest["versions"]["rd_agent_side"]["rdagent"] == "0.8.0"
+    assert placed(model).parent == box.project / "git_ignore_folder" / "sota_store"
     for line in ("SOTA factors shape: ", "叠加Alpha因子: 2个", "SOTA factors used: Qlib loaded 4 columns"):
         assert line in run.text_log
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from rdagent_sota_bridge import environment, handoff, patch, plan
 from rdagent_sota_bridge.cli import check
@@ -658,8 +662,6 @@ def test_chosen_features_that_change_in_a_run_stop_it(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run keeps its base set too, also where it is the user's choice in RD-Agent."""
-    import typer
-
     seams.switch_on(monkeypatch, place.workspace)
     runner = seams.build_runner()
     experiments = [seams.model_experiment(), seams.model_experiment()]
@@ -730,39 +732,172 @@ def test_factor_experiments_of_the_run_itself_stay_and_come_once(
         assert [based is other for based in experiment.based_experiments] == [False, True, False]
 
 
-def test_factors_that_the_run_accepted_itself_come_beside_the_set(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, newer values last."""
+@pytest.fixture
+def own_factors(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return an accepted factor experiment of the run itself, whose code RD-Agent would run again."""
     from rdagent.components.coder.factor_coder.factor import FactorTask
     from rdagent.scenarios.qlib.developer import model_runner
     from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
     own = QlibFactorExperiment([FactorTask("own", "d", "f")])
     own.result = pd.Series({"IC": 0.02})
-    loaded = seams.factor_frame(place.market)
-    asked = []
+    index = seams.factor_frame(place.market).index
 
     def process(experiments: list[object]) -> pd.DataFrame:
-        asked.extend(experiments)
-        return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=loaded.index)
+        assert experiments == [own]
+        return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=index)
 
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
     module = type(model_runner)("stand_in")
     module.process_factor_data = process  # type: ignore[attr-defined]
     ((_, _, replacement),) = handoff.merge_patches(module)
     monkeypatch.setattr(model_runner, "process_factor_data", replacement)
+    return own
 
+
+def test_factors_that_the_run_accepted_itself_come_beside_the_set(
+    place: Place, monkeypatch: pytest.MonkeyPatch, own_factors: Any
+) -> None:
+    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, newer values last."""
     seams.switch_on(monkeypatch, place.workspace)
     experiment = seams.model_experiment()
-    experiment.based_experiments = [own]
+    experiment.based_experiments = [own_factors]
     seams.develop_up_to_qlib(seams.build_runner(), experiment)
-    assert asked == [own]
-    assert experiment.based_experiments[0] is own
+    assert experiment.based_experiments[0] is own_factors
     assert len(experiment.based_experiments) == 2, "with one of its own it needs no empty one"
     written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
     assert set(written.columns) == {"overnight_gap", "own", "MA20"}
     assert (written["overnight_gap"] == 2.0).all()
+
+
+# --- the store ---
+
+
+def in_workspace(experiment: Any) -> Path:
+    """Return the factor file in a model's workspace."""
+    return Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE
+
+
+def stored_files() -> list[Path]:
+    """Return the factor files of the store that the current folder has by default."""
+    return sorted(Path("git_ignore_folder/sota_store").resolve().glob("*.parquet"))
+
+
+def run_in_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let RD-Agent's settings say that Qlib runs in a container."""
+    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
+    monkeypatch.setattr(coder, "env_type", "docker")
+
+
+def test_all_models_link_one_file_of_the_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each workspace gets a link to the one stored file, or its clone, and nothing reads the set for it."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = seams.build_runner()
+    (stored,) = stored_files()
+    assert stored.stat().st_mode & 0o777 == 0o444
+    monkeypatch.setattr(pd, "read_parquet", None)
+    monkeypatch.setattr(pq, "ParquetFile", None)
+    with seams.logged() as lines:
+        files = [in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment())) for _ in range(2)]
+    how = "link" if files[0].samefile(stored) else "clone"
+    assert [file.samefile(stored) for file in files] == [how == "link"] * 2
+    said = f"INFO: SOTA factors placed in the model's workspace: a {how} of {stored}"
+    assert sum(said in line for line in lines) == 2
+    assert stored_files() == [stored]
+
+
+def test_a_workspace_of_a_container_has_a_file_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under Docker the workspace gets a copy: `chmod -R 777`, and writing, there reach no stored file."""
+    run_in_docker(monkeypatch)
+    seams.switch_on(monkeypatch, place.workspace)
+    file = in_workspace(seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment()))
+    (stored,) = stored_files()
+    assert file.stat().st_ino != stored.stat().st_ino
+    content = stored.read_bytes()
+    assert file.read_bytes() == content
+    file.chmod(0o777)
+    file.write_bytes(b"changed in the container")
+    assert (stored.stat().st_mode & 0o777, stored.read_bytes()) == (0o444, content)
+
+
+def test_prepared_data_in_a_container_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOTA_PREPARED_DATA with Qlib in Docker stops the run, for nothing would be kept there."""
+    run_in_docker(monkeypatch)
+    seams.switch_on(monkeypatch, place.workspace, SOTA_PREPARED_DATA="true")
+    with pytest.raises(SystemExit, match="SOTA_PREPARED_DATA=true does not work with Qlib in Docker"):
+        seams.build_runner()
+
+
+def test_an_unsorted_flat_set_is_stored_as_rdagent_would_write_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is linked is sorted and nested, though the user's file is neither."""
+    frame = seams.factor_frame(place.market, noise=1.0)
+    shuffled = frame.sample(frac=1, random_state=1)
+    seams.switch_on(monkeypatch, seams.write_set(place.workspace.parent / "flat", shuffled, nested=False))
+    file = in_workspace(seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment()))
+    written = pd.read_parquet(file)
+    assert list(written.columns) == [("feature", "overnight_gap"), ("feature", "noise")]
+    pd.testing.assert_frame_equal(written["feature"], frame.sort_index())
+
+
+def test_a_stored_file_that_was_changed_is_written_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing through a workspace's link is noticed in the next loop, which warns and is right."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = seams.build_runner()
+    first = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
+    (stored,) = stored_files()
+    stored.chmod(0o644)
+    stored.write_bytes(b"written through a link")
+    with seams.logged() as lines:
+        second = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
+    assert sum("WARNING: SOTA factors store:" in line and "written anew" in line for line in lines) == 1
+    assert second.read_bytes() == (place.workspace / FACTOR_FILE).read_bytes()
+    assert first.stat().st_ino != second.stat().st_ino
+
+
+def test_a_store_that_is_lost_in_a_run_is_made_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever deletes the store between two loops costs the run a copy."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner = seams.build_runner()
+    shutil.rmtree("git_ignore_folder")
+    file = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
+    assert file.read_bytes() == (place.workspace / FACTOR_FILE).read_bytes()
+
+
+def test_a_store_that_fails_in_a_loop_ends_the_run_with_one_message(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the copy can't be written any more, the run ends with the place and the mend, and status 1."""
+    seams.switch_on(monkeypatch, place.workspace, SOTA_STORE_PATH="store")
+    runner = seams.build_runner()
+    shutil.rmtree("store")
+    Path("store").touch()
+    with pytest.raises(typer.Exit) as stop:
+        runner.develop(seams.model_experiment())
+    assert stop.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert f"where: {Path('store').resolve()}" in said
+    assert "SOTA_STORE_PATH" in said
+
+
+def test_a_link_in_the_workspace_is_never_written_through(
+    place: Place, monkeypatch: pytest.MonkeyPatch, own_factors: Any
+) -> None:
+    """Where RD-Agent writes the file itself, beside its own factors, a link that lies there is taken away."""
+    seams.switch_on(monkeypatch, place.workspace)
+    runner, experiment = seams.build_runner(), seams.model_experiment()
+    (stored,) = stored_files()
+    content = stored.read_bytes()
+    os.link(stored, in_workspace(experiment))
+    experiment.based_experiments = [own_factors]
+    seams.develop_up_to_qlib(runner, experiment)
+    assert "own" in pd.read_parquet(in_workspace(experiment))["feature"]
+    assert stored.read_bytes() == content
 
 
 # --- identity ---
@@ -797,8 +932,6 @@ def test_a_changed_file_stops_the_run_between_loops(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run keeps its set: other content in the second loop ends it with both digests, status 1."""
-    import typer
-
     seams.switch_on(monkeypatch, place.workspace)
     runner = seams.build_runner()
     seams.develop_up_to_qlib(runner, seams.model_experiment())

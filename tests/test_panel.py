@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rdagent_sota_bridge import factors, panel
+from rdagent_sota_bridge import factors, panel, store
 from rdagent_sota_bridge.errors import FactorFileError, Reason, SetChangedError, UnequalFactorError
 from tests.frames import assert_survives_pickling, factor_frame, nested, with_level, write, write_table
 
@@ -281,28 +281,32 @@ def test_union() -> None:
     assert panel.union([]) == ()
 
 
-# --- load ---
+# --- what is kept of it ---
 
 
-def sources(paths: Sequence[Path], *columns: Sequence[str]) -> list[tuple[Path, str, Sequence[str]]]:
-    """Return what `load` is told of files: path, digest as it is now, factors."""
-    return [(path, factors.current_digest(path), names) for path, names in zip(paths, columns, strict=True)]
+def kept(folder: Path, paths: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
+    """Return what pandas reads of some factors of files in a store, under flat names."""
+    sources = tuple((path, factors.current_digest(path)) for path in paths)
+    stored = store.keep(store.Wanted(sources[0][1], tuple(columns), sources), folder / "store")
+    return pd.read_parquet(stored.path)["feature"]
 
 
 @pytest.mark.parametrize("shape", shapes())
-def test_load_of_one_file(tmp_path: Path, shape: str) -> None:
-    """One file is handed over in its own row order, with the factors that are asked for, in that order."""
+def test_what_is_kept_of_one_file(tmp_path: Path, shape: str) -> None:
+    """Of one file of any shape the factors that are asked for are kept, in that order, with sorted rows."""
     frame = shapes()[shape]
-    found = panel.load(sources(written(tmp_path, frame), ["turnover", "momentum"]))
-    expected = frame.reorder_levels(["datetime", "instrument"])[["turnover", "momentum"]]
-    assert list(found.index) == list(expected.index)
-    assert list(found) == list(expected)
-    np.testing.assert_array_equal(found.to_numpy(float), expected.to_numpy(float, na_value=np.nan))
+    found = kept(tmp_path, written(tmp_path, frame), ["turnover", "momentum"])
+    table = plain([frame])
+    assert list(found.index) == list(table)
+    assert found.index.names == ["datetime", "instrument"]
+    assert list(found) == ["turnover", "momentum"]
+    expected = [[cells[name] for name in found] for cells in table.values()]
+    np.testing.assert_array_equal(found.to_numpy(float), expected)
 
 
 @pytest.mark.parametrize("rows", ["other", "the same", "the same, unsorted"])
-def test_load_of_several_files_is_what_the_panel_reads(tmp_path: Path, rows: str) -> None:
-    """What was checked and what is handed over are the same rows and values, sorted."""
+def test_what_is_kept_of_several_files_is_what_the_panel_reads(tmp_path: Path, rows: str) -> None:
+    """What was checked and what is kept are the same rows and values, sorted."""
     frame = factor_frame(["a", "b", "c"], days=DAYS, instruments=CODES)
     frames = [frame[["a", "b"]].astype("float32"), frame[["c", "b"]]]
     if rows == "other":
@@ -310,26 +314,28 @@ def test_load_of_several_files_is_what_the_panel_reads(tmp_path: Path, rows: str
     elif rows == "the same, unsorted":
         frames = [part.sample(frac=1, random_state=1) for part in frames]
     paths = written(tmp_path, *frames)
-    found = panel.load(sources(paths, ["a", "b"], ["c", "b"]))
+    found = kept(tmp_path, paths, ["a", "b", "c"])
     assert list(found.index) == list(plain(frames))
-    assert found.index.names == ["datetime", "instrument"]
     assert list(found) == ["a", "b", "c"]
     with panel.opened(paths) as checked:
         for name, values in panel.values(checked):
             np.testing.assert_array_equal(found[name].to_numpy(np.float64), values)
-    assert list(panel.load(sources(paths, ["b"], ["c"]))) == ["b", "c"]
+    assert list(kept(tmp_path / "chosen", paths, ["b", "c"])) == ["b", "c"]
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_load_of_a_changed_file(tmp_path: Path, place: int) -> None:
+def test_a_changed_file_is_not_kept(tmp_path: Path, place: int) -> None:
     """A file that is not the one that was checked stops the hand-over, whichever of several it is."""
     frames = [factor_frame([name], days=DAYS, instruments=CODES) for name in "ab"]
     paths = written(tmp_path, *frames)
-    told = sources(paths, ["a"], ["b"])
+    wanted = store.Wanted(
+        "sha256:" + "0" * 64, ("a", "b"), tuple((path, factors.current_digest(path)) for path in paths)
+    )
     write(frames[place] + 1, tmp_path, f"{place}.parquet")
     with pytest.raises(SetChangedError) as caught:
-        panel.load(told)
+        store.keep(wanted, tmp_path / "store")
     assert caught.value.place == str(paths[place])
+    assert not list((tmp_path / "store").glob("*.parquet"))
 
 
 def test_arrow_dictionary_with_an_instrument_twice(tmp_path: Path) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge import factors, figures, panel, quality
+from rdagent_sota_bridge import factors, figures, quality, store
 from rdagent_sota_bridge.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
 from rdagent_sota_bridge.market import Market, read_market
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Quality, Wish, look
 from tests import seams
-from tests.frames import write
+from tests.frames import nested, write
 
 DAY = pd.Timestamp
 TASK = Task(
@@ -47,7 +48,7 @@ def market(demo: DemoMarket) -> Market:
 
 def same(one: Quality, other: Quality) -> bool:
     """Tell whether two answers say the same."""
-    names = ("figures", "filled", "dropped", "left_out", "in_market")
+    names = ("figures", "filled", "dropped", "left_out", "in_market", "is_normal")
     return one.factors.digest == other.factors.digest and all(
         getattr(one, name) == getattr(other, name) for name in names
     )
@@ -103,7 +104,7 @@ def test_an_unknown_name_is_told_with_near_ones(demo: DemoMarket, market: Market
 
 
 def test_two_files_are_joined(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """Rows of both, equal factors once, and `panel.load` gives what was looked at."""
+    """Rows of both, equal factors once, and what the store keeps is what was looked at."""
     frame = seams.factor_frame(demo, a=1.0, b=1.0)
     early, late = frame.loc[:"2016-12-31"], frame.loc["2012-01-01":]
     one = write(early[["overnight_gap", "a"]], tmp_path, "one.parquet")
@@ -113,7 +114,10 @@ def test_two_files_are_joined(demo: DemoMarket, market: Market, tmp_path: Path) 
     assert (found.factors.rows, found.factors.path) == (len(frame), one)
     assert [source.columns for source in found.sources] == [("overnight_gap", "a"), ("overnight_gap", "b")]
     assert found.factors.digest not in (factors.current_digest(one), factors.current_digest(two))
-    loaded = panel.load([(at.path, at.digest, at.columns) for at in found.sources])
+    sources = tuple((at.path, at.digest) for at in found.sources)
+    wanted = store.Wanted(found.factors.digest, found.factors.columns, sources)
+    loaded = pd.read_parquet(store.keep(wanted, tmp_path / "store").path)["feature"]
+    assert tuple(loaded) == found.factors.columns
     expected = frame.assign(
         a=frame["a"].where(frame.index.isin(early.index)), b=frame["b"].where(frame.index.isin(late.index))
     )
@@ -259,3 +263,26 @@ def test_left_out_names_the_factors_of_unused_files_too(
     found = look(paths, Wish(wanted=("a",)), market, TASK)
     assert [source.path for source in found.sources] == [paths[0]]
     assert found.left_out == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("change", "wish", "expected"),
+    [
+        (lambda frame: frame, Wish(), True),
+        (lambda frame: frame.sample(frac=1, random_state=1), Wish(), False),
+        (lambda frame: frame, Wish(excluded=("b",)), False),
+    ],
+    ids=["sorted and whole", "unsorted", "chosen"],
+)
+def test_the_form_of_a_set_is_known_of_it(
+    demo: DemoMarket,
+    market: Market,
+    tmp_path: Path,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    wish: Wish,
+    expected: bool,
+) -> None:
+    """A look tells, at once and when it is remembered, whether the file is what RD-Agent would write."""
+    path = write(nested(change(seams.factor_frame(demo, b=1.0))), tmp_path)
+    found = [look([path], wish, market, TASK).is_normal for _ in range(2)]
+    assert found == [expected] * 2

@@ -26,6 +26,7 @@ ROOMS = (
     "writing",
     "panel",
     "normal",
+    "prepared",
     "placing",
     "store",
     "frame",

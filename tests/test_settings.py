@@ -14,7 +14,11 @@ from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.settings import is_enabled, misspelt_names, read_settings
 from tests.frames import assert_survives_pickling
 
-SWITCHES = {"LOAD_SOTA_FROM_WORKSPACE": "enabled", "USE_ALPHA_FACTORS": "use_alpha_factors"}
+SWITCHES = {
+    "LOAD_SOTA_FROM_WORKSPACE": "enabled",
+    "USE_ALPHA_FACTORS": "use_alpha_factors",
+    "SOTA_PREPARED_DATA": "prepared_data",
+}
 TRUE_SPELLINGS = ("true", "True", "TRUE", "tRuE", "1", "yes", "Yes", "YES", "on", "On", "ON", " true ")
 FALSE_SPELLINGS = ("false", "False", "FALSE", "0", "no", "No", "NO", "off", "Off", "OFF", " off ")
 UNKNOWN_SWITCHES = ("tru", "2", "-1", "y", "n", "t", "f", "enabled", "none", "ja", "真", " ", "true false")
