@@ -63,7 +63,7 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
     @columns.setter
     def columns(self, names: Any) -> None:
         if self._is_lazy():
-            without_rows = pd.DataFrame(columns=range(len(self._names)))
+            without_rows = pd.DataFrame(np.empty((0, len(self._names))))
             without_rows.columns = names  # so that pandas says what they are, or refuses them
             self._names = without_rows.columns
         else:

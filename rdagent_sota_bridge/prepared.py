@@ -170,15 +170,18 @@ def entries(folder: Path) -> list[Prepared]:
     return found
 
 
-def prune(folder: Path, kept: int = 0) -> list[Path]:
-    """Delete all but the prepared files used last, and what killed loops left; return what was deleted.
+def prune(folder: Path, before: datetime, *, dry_run: bool) -> list[Prepared]:
+    """Delete what no loop has loaded since a time, and what is damaged or unfinished; return it.
 
     A loop that is loading one ends that unharmed; one that is being written stays.
 
     Raises:
         OSError: if one can't be deleted.
     """
-    return sota_prepared.prune(folder, kept)
+    old = [entry for entry in entries(folder) if entry.identity is None or entry.last_used < before]
+    for entry in old if not dry_run else ():
+        entry.path.unlink(missing_ok=True)  # a loop prunes too
+    return old
 
 
 def _unfinished(folder: Path) -> list[Path]:

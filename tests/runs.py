@@ -103,13 +103,8 @@ def _is_trained_model(workspace: Path) -> bool:
 
 
 def _model(workspace: Path) -> Model:
-    # mlflow keeps a parameter in a file, and status 3 for a finished run: one that Qlib's logging race (see
-    # the sandbox's qrun) stopped was begun anew, and lies beside it as failed.
-    (width,) = [
-        run / "params" / "model.kwargs.pt_model_kwargs.num_features"
-        for run in workspace.glob("mlruns/[0-9]*/*/")
-        if (run / "params").is_dir() and "\nstatus: 3\n" in (run / "meta.yaml").read_text(encoding="utf-8")
-    ]
+    # mlflow keeps a parameter in a file.
+    width = finished_run(workspace) / "params" / "model.kwargs.pt_model_kwargs.num_features"
     manifest = workspace / "sota_manifest.json"
     return Model(
         workspace,
@@ -117,6 +112,19 @@ def _model(workspace: Path) -> Model:
         int(width.read_text()),
         _json(manifest) if manifest.is_file() else None,
     )
+
+
+def finished_run(workspace: Path) -> Path:
+    """Return mlflow's folder of the one back-test in a workspace that went to its end.
+
+    One that Qlib's logging race stopped (see the sandbox's qrun) was begun anew, and lies beside it.
+    """
+    (finished,) = [
+        run
+        for run in workspace.glob("mlruns/[0-9]*/*/")
+        if (run / "params").is_dir() and "\nstatus: 3\n" in (run / "meta.yaml").read_text(encoding="utf-8")
+    ]
+    return finished
 
 
 def _json(file: Path) -> dict[str, Any]:

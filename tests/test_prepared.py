@@ -158,9 +158,11 @@ def test_entries_tell_what_is_there(tmp_path: Path) -> None:
     assert third.last_used == datetime.datetime.fromtimestamp(1e9 + 1, datetime.timezone.utc)
     assert third.created is not None
     assert abs((datetime.datetime.now(datetime.timezone.utc) - third.created).total_seconds()) < 60
-    assert prepared.prune(store, 2) == [third.path]
-    assert set(prepared.prune(store)) == {first.path, second.path}
-    assert list(store.iterdir()) == []
+    assert prepared.prune(store, third.last_used, dry_run=False) == [first], "of no use"
+    assert prepared.prune(store, second.last_used, dry_run=True) == [third]
+    assert third.path.exists()
+    assert prepared.prune(store, second.last_used, dry_run=False) == [third]
+    assert list(store.iterdir()) == [second.path]
 
 
 # --- the key ---
@@ -854,7 +856,7 @@ def trained(
 
 def predictions(workspace: Path) -> tuple[bytes, pd.DataFrame]:
     """Return what a run predicted: the bits of the values, and the table."""
-    (file,) = workspace.glob("mlruns/*/*/artifacts/pred.pkl")
+    file = runs.finished_run(workspace) / "artifacts" / "pred.pkl"
     table = pd.read_pickle(file)
     return table.to_numpy().tobytes(), table
 

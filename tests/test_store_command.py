@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_bridge import factors, store
+from rdagent_sota_bridge import factors, prepared, store
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.qlib_side import sota_prepared
 from tests.frames import factor_frame, nested, write
 
 DAY = 24 * 3600
@@ -66,7 +67,7 @@ def test_the_list(project: Path) -> None:
     output = run().output
     assert output.index(old.digest[7:17]) < output.index(new.digest[7:17])
     assert "older/combined_factors_df.parquet" in output.replace("\n", "").replace(" ", "")
-    told = json.loads(run("list", "--json").stdout)
+    told = json.loads(run("list", "--json").stdout)["sets"]
     assert [entry["digest"] for entry in told] == [old.digest, new.digest]
     assert [entry["links"] for entry in told] == [1, 0]
     assert told[0]["factors"] == ["momentum", "turnover"]
@@ -116,7 +117,27 @@ def test_prune(project: Path) -> None:
     assert link.read_bytes() == content
     assert run("prune").output.startswith("Nothing in ")
     assert str(new.path) in run("prune", "--keep-days", "2").output
-    assert json.loads(run("list", "--json").stdout) == []
+    assert json.loads(run("list", "--json").stdout) == {"sets": [], "prepared": []}
+
+
+def test_prepared_data(project: Path) -> None:
+    """Prepared data are listed with what they are for, and pruned by last use; damaged ones go at once."""
+    place = prepared.folder(store.folder(None))
+    about = {"identity": "factor set sha256:1", "market": "csi300", "rows": 2, "columns": 1}
+    for key, days_ago in (("a", 0), ("b", 40), ("c", 0)):
+        sota_prepared.leave(place, key * 64, {}, about)
+        then = time.time() - days_ago * DAY
+        os.utime(place / f"{key * 64}.prepared", (then, then))
+    (place / f"{'c' * 64}.prepared").write_bytes(b"")
+    output = run("list").output
+    assert output.count("prepared data: ") == 3
+    assert "factor set sha256:1, market csi300, 2 rows" in output
+    assert "damaged or unfinished" in output
+    told = json.loads(run("list", "--json").stdout)["prepared"]
+    assert [entry["rows"] for entry in told].count(2) == 2
+    assert run("prune", "--dry-run").output.count("would be removed") == 2
+    assert run("prune").output.count("prepared data, last used") == 2
+    assert list(place.iterdir()) == [place / f"{'a' * 64}.prepared"]
 
 
 @pytest.mark.parametrize("days", ["-1", "soon"])

@@ -14,24 +14,33 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from rdagent_sota_bridge import store
+from rdagent_sota_bridge import prepared, store
+from rdagent_sota_bridge.prepared import Prepared
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.store import Stored
 
 
 def show(as_json: bool) -> None:
-    """Print the sets in the store, the one used last at the end."""
+    """Print the sets in the store and the prepared data, what was used last at the end."""
     place = _place()
     found, troubles = store.entries(place)
+    data = prepared.entries(prepared.folder(place))[::-1]
     _tell(troubles)
     if as_json:
-        json.dump([_plain(stored) for stored in found], sys.stdout, ensure_ascii=False, indent=2)
+        told = {"sets": [_plain(stored) for stored in found], "prepared": [_plain_data(at) for at in data]}
+        json.dump(told, sys.stdout, ensure_ascii=False, indent=2)
         sys.stdout.write("\n")
-    elif found:
+        return
+    if found:
         Console().print(_table(found))
-        typer.echo(f"{len(found)} sets, {decimal(sum(stored.size for stored in found))} in {place}")
+        typer.echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
     else:
         typer.echo(f"No factor set is stored in {place}")
+    for at in data:
+        what = (
+            f"{at.identity}, market {at.market}, {at.rows:,} rows" if at.identity else "damaged or unfinished"
+        )
+        typer.echo(f"prepared data: {decimal(at.size)}, last used {_day(at.last_used)}, {what}")
 
 
 def verify() -> int:
@@ -56,13 +65,16 @@ def prune(keep_days: float, dry_run: bool) -> None:
     place = _place()
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
     sets, others = store.prune(place, before, dry_run=dry_run)
+    data = prepared.prune(prepared.folder(place), before, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for stored in sets:
         linked = f"; workspaces keep {stored.links} link(s) to it" if stored.links else ""
         typer.echo(f"{verb}: {stored.path} ({decimal(stored.size)}, last used {_day(stored.used)}{linked})")
     for path in others:
         typer.echo(f"{verb}: {path} (of no use)")
-    if not sets and not others:
+    for at in data:
+        typer.echo(f"{verb}: {at.path} ({decimal(at.size)}, prepared data, last used {_day(at.last_used)})")
+    if not sets and not others and not data:
         typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 
@@ -108,4 +120,17 @@ def _plain(stored: Stored) -> dict[str, Any]:
         "sources": [{"path": path, "digest": digest} for path, digest in stored.sources],
         "written": stored.written.isoformat(),
         "used": stored.used.isoformat(),
+    }
+
+
+def _plain_data(at: Prepared) -> dict[str, Any]:
+    return {
+        "path": str(at.path),
+        "size": at.size,
+        "identity": at.identity,
+        "market": at.market,
+        "rows": at.rows,
+        "columns": at.columns,
+        "created": None if at.created is None else at.created.isoformat(),
+        "used": at.last_used.isoformat(),
     }
