@@ -372,21 +372,26 @@ def store_line(size: int, place: Path, stored: bool) -> Line:
     """Return the line about the store's copy of a set.
 
     Args:
-        size: Bytes of the set's files.
+        size: Bytes that writing the copy takes.
         place: The folder of the store.
         stored: True if the copy is there.
     """
     from rich.filesize import decimal
 
-    near = nearest_existing(place)
-    free = shutil.disk_usage(near).free
-    figures = {"folder": str(place), "stored": stored, "size": size, "free": free}
+    figures: dict[str, Any] = {"folder": str(place), "stored": stored, "size": size}
     if stored:
         return Line("store", "pass", f"the set is stored in {place}", figures=figures)
-    text = (
-        f"a run will write one copy of the set, about {decimal(size)}, into {place}: {decimal(free)} are free"
-    )
     mend = "set SOTA_STORE_PATH to a folder that can be written and has the room"
+    try:
+        near = nearest_existing(place)
+        free = shutil.disk_usage(near).free
+    except OSError as error:
+        text = f"{place} can't be looked at: {error.strerror}"
+        return Line("store", "fail", text, mend, figures)
+    figures["free"] = free
+    text = (
+        f"a run will write a copy of the set into {place}; it takes {decimal(size)} of {decimal(free)} free"
+    )
     if place.exists() and not place.is_dir():
         return Line("store", "fail", f"{place} is no folder: no run can store the set there", mend, figures)
     effective = os.access in os.supports_effective_ids
@@ -399,7 +404,10 @@ def store_line(size: int, place: Path, stored: bool) -> Line:
 
 def gets_copies(place: Path, root: Path) -> bool:
     """Return True where a workspace can't link what is in the store, being on another file system."""
-    return nearest_existing(place).stat().st_dev != nearest_existing(root).stat().st_dev
+    try:
+        return nearest_existing(place).stat().st_dev != nearest_existing(root).stat().st_dev
+    except OSError:  # the store's own line says so
+        return False
 
 
 def _major(version: str) -> str:

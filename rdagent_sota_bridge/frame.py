@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge import normal, placing
+from rdagent_sota_bridge.errors import StoreError
 from rdagent_sota_bridge.store import Stored, hand_out
 
 
@@ -101,7 +102,14 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
     @property
     def _mgr(self) -> Any:
         if self._values_read is None:
-            frame = pd.read_parquet(self._stored.path)
+            try:
+                frame = pd.read_parquet(self._stored.path)
+            except OSError as error:  # pruned, or its disk is gone
+                raise StoreError(
+                    f"The stored factor set can't be read any more: {error.strerror or error}",
+                    str(self._stored.path),
+                    "resume the run; it writes the set's copy anew",
+                ) from None
             frame.columns = self._names
             self._values_read = frame._mgr
         return self._values_read

@@ -6,9 +6,10 @@ import functools
 import inspect
 import math
 import re
+import uuid
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +53,7 @@ class _HandOff:
         loaded: What Qlib loaded, once it has.
         stored: The stored file in the model's workspace, once it is placed there.
         prepared: What came of prepared data, where they are asked for.
+        training: What tells this training's files from those that RD-Agent's ENABLE_CACHE puts there.
     """
 
     record: Record
@@ -64,6 +66,7 @@ class _HandOff:
     loaded: manifest.Loaded | None = None
     stored: dict[str, str] | None = None
     prepared: str | None = None
+    training: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def base_beside_mined(self) -> alpha.BaseSet:
@@ -332,7 +335,8 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     if own:
         # RD-Agent will open this file for writing: where it is a link, it must not write through it.
         placing.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
-        frame = pd.concat([frame, process_before(own)], axis=1)
+        # Read first: a set that is gone is told before minutes of factor code.
+        frame = pd.concat([frame.copy(), process_before(own)], axis=1)
         hand_off.own_codes = experiment.codes_digest(own)
     hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
     hand_off.merged = True
@@ -374,7 +378,8 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         workspace.inject_files(**files, **{qlib_config.CONFIG_FILE: adapted})
         for left in (manifest.LOADED_FILE, prepared.OUTCOME_FILE):
             (workspace.workspace_path / left).unlink(missing_ok=True)
-        return run(qlib_config_name=qlib_config.CONFIG_FILE, run_env=run_env)
+        environment = {**run_env, prepared.TRAINING: hand_off.training}
+        return run(qlib_config_name=qlib_config.CONFIG_FILE, run_env=environment)
 
     result, output = attempt(hand_off.note)
     if result is None and (race := _LOGGING_RACE.search(str(output))):
@@ -383,6 +388,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         result, output = attempt(f"{hand_off.note}, second attempt")
     hand_off.trained = True
     if result is not None:
+        _look_at_placed(hand_off, workspace.workspace_path)
         _look_at_loaded(hand_off, workspace.workspace_path)
         _look_at_prepared(hand_off, workspace.workspace_path)
     return result, output
@@ -393,6 +399,15 @@ def _text_in(workspace: Any, name: str) -> str:
     if text is None:
         raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
     return str(text)
+
+
+def _look_at_placed(hand_off: _HandOff, workspace: Path) -> None:
+    """Claim no link that is none any more: RD-Agent's ENABLE_CACHE puts an old workspace in its place."""
+    told = hand_off.stored
+    if told is not None and told["placed_as"] == "link":
+        file = workspace / FACTOR_FILE
+        if not (file.exists() and file.samefile(told["path"])):
+            hand_off.stored = None
 
 
 def _look_at_loaded(hand_off: _HandOff, workspace: Path) -> None:
@@ -412,7 +427,7 @@ def _look_at_loaded(hand_off: _HandOff, workspace: Path) -> None:
 
 
 def _look_at_prepared(hand_off: _HandOff, workspace: Path) -> None:
-    outcome = prepared.outcome(workspace)
+    outcome = prepared.outcome(workspace, hand_off.training)
     if outcome is not None:
         hand_off.prepared = outcome.state
         tell = logger().warning if outcome.warning else logger().info

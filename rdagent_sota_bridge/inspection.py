@@ -7,7 +7,7 @@ from importlib import import_module, resources
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, checks, locate, market, qlib_config, quality
+from rdagent_sota_bridge import alpha, checks, locate, market, prepared, qlib_config, quality
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
@@ -70,6 +70,8 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
     located = tuple(at if at.log is not None else locate.told_by_log(at) for at in located)
     text = qlib_config.adapt(_packaged_config(), base, "")
+    if settings.prepared_data:
+        prepared.with_prepared_handler(text)  # so that a form that is not known is told now
     task = qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -19,6 +20,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _NOT_POSSIBLE = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
     errno.ENOTTY, errno.EINVAL, errno.ETXTBSY,
+    errno.EAGAIN,  # ZFS, of a file that was just written (openzfs/zfs#17485)
 }  # fmt: skip
 
 
@@ -35,8 +37,10 @@ def place(source: Path, target: Path, *, link: bool) -> How:
     Raises:
         OSError: if it can't be done; `target` is as it was.
     """
-    for left in target.parent.glob(f".{target.name}.*.tmp"):  # by a process that was killed in here
-        left.unlink(missing_ok=True)
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp")
+    for left in target.parent.iterdir():
+        if ours.fullmatch(left.name):  # by a process that was killed in here
+            left.unlink(missing_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         how = _put(source, temporary, link)
@@ -69,6 +73,11 @@ def clone(source: BinaryIO, target: BinaryIO) -> bool:
         if error.errno in _NOT_POSSIBLE:
             return False
         raise
+    # A ZFS was seen to say yes and to leave a part (openzfs/zfs#15728).
+    if os.fstat(target.fileno()).st_size != os.fstat(source.fileno()).st_size:
+        target.seek(0)
+        target.truncate()
+        return False
     return True
 
 

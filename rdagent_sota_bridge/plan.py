@@ -23,6 +23,7 @@ from rdagent_sota_bridge.errors import (
     SeamError,
     SetChangedError,
     SettingsError,
+    StoreError,
     WorkspaceNotFoundError,
 )
 from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
@@ -153,7 +154,8 @@ def keep_in_store(record: Record) -> store.Stored:
         tuple((Path(source["path"]), source["digest"]) for source in record["sources"]),
         record["is_normal"],
     )
-    stored = store.keep(wanted, store.folder(read_settings().store_path))
+    place = store.folder(read_settings().store_path)
+    stored = store.keep(wanted, place, lambda text: logger().info(f"SOTA factors store: {text}"))
     if stored.note:
         logger().warning(f"SOTA factors store: {stored.note}; the copy was written anew")
     return stored
@@ -258,7 +260,10 @@ def stop_in_step(error: BridgeError) -> NoReturn:
 
 def text_of(error: BridgeError) -> str:
     """Return the text that users grep for: the line of the plan, then the place and the mend."""
-    if isinstance(error, (WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError)):
+    speaks_for_itself = (
+        WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError, StoreError,
+    )  # fmt: skip
+    if isinstance(error, speaks_for_itself):
         return str(error)
     return f"Failed to load SOTA factors from workspace: {error}"
 

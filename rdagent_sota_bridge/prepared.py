@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, StoreError
 from rdagent_sota_bridge.qlib_side import sota_prepared
 
 SCRIPT_FILE = "sota_prepared.py"
@@ -21,6 +21,9 @@ SCRIPT_FILE = "sota_prepared.py"
 
 OUTCOME_FILE = sota_prepared.OUTCOME_FILE
 """What the script leaves in the workspace; to be removed before a training."""
+
+TRAINING = sota_prepared.TRAINING
+"""The variable that names a training to the script."""
 
 _GIVEN = re.compile(r"^GIVEN: dict\[str, str\] = \{\}.*$", re.MULTILINE)
 _HANDLER = "class: DataHandlerLP", "module_path: qlib.contrib.data.handler"
@@ -143,12 +146,19 @@ def _unknown_form(found: str) -> SeamError:
     )
 
 
-def outcome(workspace: Path) -> Outcome | None:
-    """Return what the script did in a model's workspace, or None if it never ran to its end."""
+def outcome(workspace: Path, training: str = "") -> Outcome | None:
+    """Return what the script did in a model's workspace, or None if it never ran to its end.
+
+    Args:
+        workspace: The workspace.
+        training: What `TRAINING` was in qrun's environment; what another training left counts for nothing.
+    """
     file = workspace / OUTCOME_FILE
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
+    if content["training"] != training:
+        return None
     return Outcome(content["state"], content["line"], content.get("warning", ""))
 
 
@@ -158,8 +168,15 @@ def entries(folder: Path) -> list[Prepared]:
     A folder that is not there holds none.
 
     Raises:
-        OSError: if the folder can't be read.
+        StoreError: if the folder can't be read.
     """
+    try:
+        return _entries(folder)
+    except OSError as error:
+        raise _failed("read", folder, error) from None
+
+
+def _entries(folder: Path) -> list[Prepared]:
     found = []
     unfinished = [file for file in _unfinished(folder) if sota_prepared.is_abandoned(file)]
     for file in [*sota_prepared.prepared_files(folder), *unfinished]:
@@ -176,12 +193,23 @@ def prune(folder: Path, before: datetime, *, dry_run: bool) -> list[Prepared]:
     A loop that is loading one ends that unharmed; one that is being written stays.
 
     Raises:
-        OSError: if one can't be deleted.
+        StoreError: if one can't be deleted.
     """
     old = [entry for entry in entries(folder) if entry.identity is None or entry.last_used < before]
-    for entry in old if not dry_run else ():
-        entry.path.unlink(missing_ok=True)  # a loop prunes too
+    try:
+        for entry in old if not dry_run else ():
+            entry.path.unlink(missing_ok=True)  # a loop prunes too
+    except OSError as error:
+        raise _failed("removed", folder, error) from None
     return old
+
+
+def _failed(what: str, folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"Prepared data can't be {what}: {error.strerror}",
+        str(error.filename or folder),
+        "make the folder one that you may read and write (ls -l tells)",
+    )
 
 
 def _unfinished(folder: Path) -> list[Path]:

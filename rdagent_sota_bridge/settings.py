@@ -61,6 +61,14 @@ def _path_list(value: object) -> object:
     return str(value)
 
 
+def _folder(value: object) -> object:
+    try:
+        Path(str(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("~ names a user who is not known here; write the folder out") from None
+    return str(value)
+
+
 def _names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(","))
 
@@ -83,6 +91,7 @@ def _correlation(value: object) -> object:
 
 
 PathList = Annotated[str, BeforeValidator(_path_list)]
+Folder = Annotated[str, BeforeValidator(_folder)]
 NameList = Annotated[str, BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
@@ -145,7 +154,7 @@ class Settings(BaseSettings):
         description="The base set: `alpha20`, `alpha22`, `alpha158`, or a JSON or YAML file of name: Qlib "
         "expression. Not set, base features that you chose in RD-Agent itself are kept.",
     )
-    store_path: str | None = Field(
+    store_path: Folder | None = Field(
         default=None,
         validation_alias="SOTA_STORE_PATH",
         description="The folder in which one copy of each factor set is kept, for the models' workspaces to "

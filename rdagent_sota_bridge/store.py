@@ -1,7 +1,7 @@
 """One copy of each factor set in normal form, named by the set's digest, for all models that train on it.
 
-A folder with two files a set: `<digest>.parquet`, read-only, and `<digest>.json`, which says what it is and
-what tells it from a file that was changed. Both are written under a lock, to temporary names first.
+A folder with two files a set: `<digest>.sota.parquet`, read-only, and `<digest>.sota.json`, which says what
+it is and what tells it from a file that was changed. Both are written under a lock, to temporary names first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +23,7 @@ import filelock
 
 from rdagent_sota_bridge import factors, locate, normal, placing
 from rdagent_sota_bridge import panel as panels
-from rdagent_sota_bridge.errors import StoreError
+from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
 from rdagent_sota_bridge.writing import write_whole
 
 FOLDER = "sota_store"
@@ -35,13 +35,19 @@ _COPY = (
     "The factor set can't be copied into the store",
     "make room there, or set SOTA_STORE_PATH to a folder that can be written",
 )
-_PLACE = ("The factor set can't be placed in the model's workspace", "make room there, and resume the run")
+_PLACE = (
+    "The factor set can't be placed in the model's workspace",
+    "make room there, or let it be written, and resume the run",
+)
 _READ = (
     "The store can't be read",
     "make it readable (ls -l tells), or set SOTA_STORE_PATH to another folder",
 )
 _PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l tells)")
-_NAME = re.compile(r"\.?([0-9a-f]{64})\..+")
+_NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
+# It is not there yet; or the store may only be read, and nobody here prunes it.
+_NO_TIME_OF_USE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+_SECONDS = 10.0  # until a run that waits for another one says so, and says so again
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,10 @@ class Stored:
     note: str = ""
 
 
+def _silent(_: str) -> None:
+    pass
+
+
 def folder(named: str | None) -> Path:
     """Return the folder of the store.
 
@@ -103,7 +113,7 @@ def folder(named: str | None) -> Path:
     return locate.workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
 
 
-def keep(wanted: Wanted, place: Path) -> Stored:
+def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -> Stored:
     """Return the set's copy in the store; written first where it is not there, or is not what it was.
 
     An existing copy is compared by size, time and inode, and once a process by the digest of its bytes.
@@ -111,6 +121,7 @@ def keep(wanted: Wanted, place: Path) -> Stored:
     Args:
         wanted: The set.
         place: The folder of the store.
+        tell: Is told what takes time: a set that is written, or another run that writes it.
 
     Raises:
         SetChangedError: if a file has another content than the set was checked with.
@@ -119,24 +130,52 @@ def keep(wanted: Wanted, place: Path) -> Stored:
     """
     path = _file_of(wanted.digest, place)
     with _failing_at(place, _COPY):
+        _mark_used(path)  # first, so that whoever prunes meanwhile leaves it
         stored, _ = _known(path)
-        if stored is None:
-            if place.exists() and not place.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-            place.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(_lock_of(path)):
-                stored, spoilt = _known(path)  # another run may have written it meanwhile
-                if stored is None:
-                    stored = _write(wanted, path, spoilt)
-    with contextlib.suppress(OSError):  # a store that may only be read has no time of use
+        if stored is not None:
+            return stored
+        if place.exists() and not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        place.mkdir(parents=True, exist_ok=True)
+        with _locked(path, tell):
+            stored, spoilt = _known(path)  # another run may have written it meanwhile
+            if stored is None:
+                tell(f"one copy of the set is written into {place}")
+                stored = _write(wanted, path, spoilt)
+            return stored
+
+
+@contextlib.contextmanager
+def _locked(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    lock = filelock.FileLock(_lock_of(path))
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_SECONDS)
+        except filelock.Timeout:
+            tell(f"waiting for another process that writes the set ({_lock_of(path)})")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _mark_used(path: Path) -> None:
+    try:
         os.utime(_record_of(path))
-    return stored
+    except OSError as error:
+        if error.errno not in _NO_TIME_OF_USE:
+            raise
 
 
 def find(digest: str, place: Path) -> Stored | None:
-    """Return the copy of a set if it is there, and as it was written by its size, time and inode."""
-    stored, _ = _read(_file_of(digest, place))
-    return None if stored is None or _spoilt(stored, by_digest=False) else stored
+    """Return the copy of a set if it is there, and as it was written by its size, time and inode.
+
+    Raises:
+        StoreError: if the store can't be read.
+    """
+    with _failing_at(place, _READ):
+        stored, _ = _read(_file_of(digest, place))
+        return None if stored is None or _spoilt(stored, by_digest=False) else stored
 
 
 def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
@@ -156,7 +195,11 @@ def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
 
 
 def entries(place: Path) -> tuple[list[Stored], list[str]]:
-    """Return the sets in the store, the least recently used first, and what is wrong with others."""
+    """Return the sets in the store, the least recently used first, and what is wrong with others.
+
+    Raises:
+        StoreError: if the store can't be read.
+    """
     found, troubles = [], []
     with _failing_at(place, _READ):
         for name in _names(place):
@@ -193,15 +236,17 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
             path = place / f"{name}.parquet"
             with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
                 stored, _ = _read(path)
+                # What is hidden belongs to a run that writes now, unless the lock says that there is none.
+                lefts = [] if dry_run else _leftovers(path)
                 if stored is not None and stored.used >= before:
-                    files = _leftovers(path)
+                    files = lefts
                 elif stored is not None:
                     sets.append(stored)
-                    files = [path, _record_of(path), *_leftovers(path)]
+                    files = [path, _record_of(path), *lefts]
                 else:
                     halves = [half for half in (path, _record_of(path)) if half.exists()]
-                    files = [half for half in halves if half.stat().st_mtime < before.timestamp()]
-                    files += _leftovers(path)
+                    old = all(half.stat().st_mtime < before.timestamp() for half in halves)
+                    files = (halves if old else []) + lefts
                 others += [file for file in files if stored is None or file.name.startswith(".")]
                 for file in files if not dry_run else ():
                     file.unlink()
@@ -212,7 +257,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
 
 
 def _file_of(digest: str, place: Path) -> Path:
-    return place / f"{digest.removeprefix('sha256:')}.parquet"
+    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
 
 
 def _record_of(path: Path) -> Path:
@@ -252,7 +297,7 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         entry = json.loads(_record_of(path).read_text(encoding="utf-8"))
         if entry["form"] != _FORM:
             return None, f"{path} was written in form {entry['form']}, by another release"
-        if entry.pop("seal") != _seal(entry) or entry["digest"] != f"sha256:{path.stem}":
+        if entry.pop("seal") != _seal(entry) or entry["digest"] != f"sha256:{path.name.partition('.')[0]}":
             raise ValueError("it was changed")
         return (
             Stored(
@@ -301,7 +346,7 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         same_as = _write_copy(wanted, temporary)
-        temporary.chmod(0o444)
+        temporary.chmod(temporary.stat().st_mode & 0o444)  # what the user's umask leaves of it
         with temporary.open("rb") as file:
             content, identity = factors.content_digest(file), _identity(os.fstat(file.fileno()))
         if same_as not in (None, content):
@@ -365,7 +410,15 @@ def _write_copy(wanted: Wanted, target: Path) -> str | None:
 
 
 def _copy_bytes(source: Path, file: BinaryIO) -> None:
-    with source.open("rb") as original:
+    try:
+        original = source.open("rb")
+    except OSError as error:
+        raise FactorFileNotFoundError(
+            f"SOTA factors file can't be read any more: {source} ({error.strerror})",
+            str(source),
+            "put the file back, and start again",
+        ) from None
+    with original:
         if not placing.clone(original, file):
             placing.copy(original, file)
         os.fsync(file.fileno())

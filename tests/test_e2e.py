@@ -93,7 +93,7 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert manifest["factor_set"]["digest"] == digest
     assert manifest["factor_set"]["metrics"] == {"IC": 0.0521}
     assert manifest["from_cache"] is False
-    assert placed(model) == box.project / "git_ignore_folder" / "sota_store" / f"{digest[7:]}.parquet"
+    assert placed(model) == box.project / "git_ignore_folder" / "sota_store" / f"{digest[7:]}.sota.parquet"
     written = pd.read_parquet(model.workspace / "combined_factors_df.parquet")
     pd.testing.assert_frame_equal(written["feature"], frame.sort_index())
     for line in (

@@ -294,7 +294,7 @@ def test_store(tmp_path: Path) -> None:
     assert store_line(1000, tmp_path, stored=True).state == "pass"
     line = store_line(1000, tmp_path / "store", stored=False)
     assert (line.state, line.mend) == ("pass", "")
-    assert f"about 1.0 kB, into {tmp_path / 'store'}" in line.text
+    assert f"into {tmp_path / 'store'}; it takes 1.0 kB of" in line.text
     full = store_line(10**18, tmp_path / "store", stored=False)
     assert full.state == "fail"
     assert "SOTA_STORE_PATH" in full.mend
@@ -304,11 +304,15 @@ def test_store_that_can_not_be_written() -> None:
     """A file in the store's place, and a folder that may not be written, fail; not if the set is there."""
     with public_folder() as folder:
         (folder / "file").touch()
+        (folder / "closed").mkdir(mode=0)
         assert "is no folder" in store_line(1, folder / "file", stored=False).text
         with without_privileges():
             line = store_line(1, folder / "store", stored=False)
             assert (line.state, line.text.split(" can't")[0]) == ("fail", str(folder))
             assert store_line(1, folder / "store", stored=True).state == "pass"
+            closed = folder / "closed" / "store"
+            assert "can't be looked at: Permission denied" in store_line(1, closed, stored=False).text
+            assert gets_copies(closed, folder) is False
 
 
 def test_copies_on_another_file_system(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_reading_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert frame.shape == expected.shape
     place.stored.path.unlink()
     assert_same(frame.copy(), expected)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError):
         again.sum()
 
 

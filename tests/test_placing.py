@@ -143,8 +143,9 @@ def test_copy_is_flushed(source: Path, target: Path, monkeypatch: pytest.MonkeyP
         flushed[os.fstat(file).st_ino] = os.fstat(file).st_size
 
     monkeypatch.setattr(os, "fsync", watch)
-    if placing.place(source, target, link=False) == "copy":
-        assert flushed == {target.stat().st_ino: len(CONTENT)}
+    monkeypatch.setattr(placing, "clone", lambda source, target: False)  # as on a file system without clones
+    assert placing.place(source, target, link=False) == "copy"
+    assert flushed == {target.stat().st_ino: len(CONTENT)}
 
 
 @pytest.mark.parametrize("link", [True, False])
@@ -286,7 +287,9 @@ def test_clone(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, link
     assert list(target.parent.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("says", ["EOPNOTSUPP", "ENOTTY", "EXDEV", "EINVAL", "EPERM", "ENOSYS", "ETXTBSY"])
+@pytest.mark.parametrize(
+    "says", ["EOPNOTSUPP", "ENOTTY", "EXDEV", "EINVAL", "EPERM", "ENOSYS", "ETXTBSY", "EAGAIN"]
+)
 def test_no_clone_is_possible(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     """Whatever a file system says that has no clones, it is a link where one will do, and else a copy.
 
@@ -318,6 +321,27 @@ def test_clone_that_fails(
         placing.place(source, target, link=link)
     assert target.read_text() == "old"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_clone_of_a_part_is_none(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that says it has cloned, and has cloned a part, is not believed (made up)."""
+
+    def half(number: int, _: int, __: int) -> None:
+        os.write(number, CONTENT[:100])
+
+    monkeypatch.setattr(fcntl, "ioctl", half)
+    assert placing.place(source, target, link=False) == "copy"
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_users_hidden_file_stays(source: Path, target: Path) -> None:
+    """Beside the target only what has the form of our own temporary names is taken for a leftover."""
+    others = [target.with_name(f".{target.name}.{end}") for end in ("backup.tmp", f"{'a' * 33}.tmp", "tmp")]
+    left = target.with_name(f".{target.name}.{'a' * 32}.tmp")
+    for file in (*others, left):
+        file.touch()
+    placing.place(source, target, link=True)
+    assert sorted(target.parent.iterdir()) == sorted([target, *others])
 
 
 def test_no_clones_beside_linux(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

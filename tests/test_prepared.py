@@ -345,6 +345,17 @@ def test_other_instruments_are_not_in_the_key(data: Path, instruments: Any) -> N
     assert state(data, instruments=instruments) != before
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["P($$roewa_q)", "ChangeInstrument(instrument='SH000300', $close)", "ChangeInstrument(NAME, $close)"],
+)
+def test_what_can_not_be_looked_at_has_no_key(data: Path, expression: str) -> None:
+    """Financial reports, and an instrument that is not written out, are not prepared."""
+    features = [[expression], ["X"]]
+    with pytest.raises(NotPreparedError):
+        state(data, **{"data_loader": {"kwargs": {"config": {"feature": features}}}})
+
+
 @pytest.mark.parametrize("name", ["instruments/csi300.txt", "calendars/day.txt"])
 def test_a_market_that_cannot_be_read_has_no_key(data: Path, name: str) -> None:
     """Without the list of instruments, or with one that is no text, nothing is prepared."""

@@ -378,3 +378,12 @@ def test_names_that_are_nearly_settings(monkeypatch: pytest.MonkeyPatch) -> None
         ("SOTA_FACTOR", "SOTA_FACTORS"),
         ("sota_log_path", "SOTA_LOG_PATH"),
     ]
+
+
+def test_a_store_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder below the home of a user who is not there is an error that names the variable."""
+    monkeypatch.setenv("SOTA_STORE_PATH", "~nobody-of-that-name/store")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert caught.value.fact == "SOTA_STORE_PATH has an unknown value: '~nobody-of-that-name/store'"
+    assert "~ names a user who is not known here" in caught.value.mend

@@ -88,7 +88,7 @@ def stored_names(place: Path) -> list[str]:
 def names_of(wanted: store.Wanted) -> list[str]:
     """Return the names that the files of a set have."""
     stem = wanted.digest.removeprefix("sha256:")
-    return [f"{stem}.json", f"{stem}.parquet"]
+    return [f"{stem}.sota.json", f"{stem}.sota.parquet"]
 
 
 def assert_lock_is_free(place: Path) -> None:
@@ -497,6 +497,37 @@ def test_damaged_entry(tmp_path: Path, key: str, value: Any) -> None:
     kept = store.keep(wanted, place)
     assert kept.path.read_bytes() == source.read_bytes()
     assert (kept.columns, kept.rows) == (wanted.columns, 120)
+
+
+def test_what_takes_time_is_told(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for another says so, and one that writes a set does; one that links says nothing."""
+    wanted = wanted_of(normal_source(tmp_path))
+    place.mkdir(parents=True)
+    held = filelock.FileLock(place / f".{wanted.digest.removeprefix('sha256:')}.sota.lock")
+    held.acquire()
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        held.release()
+
+    monkeypatch.setattr(store, "_SECONDS", 0.05)
+    store.keep(wanted, place, tell)
+    assert told[0].startswith("waiting for another process that writes the set")
+    assert told[-1] == f"one copy of the set is written into {place}"
+    count = len(told)
+    store.keep(wanted, place, tell)
+    assert len(told) == count
+
+
+def test_the_umask_is_kept(tmp_path: Path, place: Path) -> None:
+    """What a user keeps to himself is kept to himself in the store."""
+    before = os.umask(0o077)
+    try:
+        stored = store.keep(wanted_of(normal_source(tmp_path)), place)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(stored.path.stat().st_mode) == 0o400
 
 
 # --- a source that was changed ---
@@ -946,7 +977,7 @@ def test_workspace_on_a_full_disk(tmp_path: Path) -> None:
     fact, place, mend, target = elsewhere(hand_out_on_a_full_disk, tmp_path, mounts=True)
     assert fact.split(": ")[1] in ("No space left on device", "File too large")
     assert place == target
-    assert mend == "make room there, and resume the run"
+    assert mend == "make room there, or let it be written, and resume the run"
 
 
 def keep_in_a_read_only_store(folder: str) -> list[Any]:
@@ -1102,7 +1133,10 @@ USERS = (
     ".hidden",
     f"{'a' * 63}.parquet",
     f"{'a' * 65}.json",
-    f"{'A' * 64}.parquet",
+    f"{'A' * 64}.sota.parquet",
+    f"{'a' * 64}.parquet",
+    f"{'a' * 64}.json",
+    f".{'a' * 64}.partial",
     f"set-{'a' * 64}.parquet",
     "a" * 64,
 )
@@ -1154,14 +1188,14 @@ def test_entries(tmp_path: Path, place: Path) -> None:
     kept = three_sets(tmp_path, place)
     for name in USERS:
         (place / name).write_text("a user's")
-    (place / f"{'b' * 64}.json").write_text("{}")
-    (place / f"{'c' * 64}.parquet").write_text("")
+    (place / f"{'b' * 64}.sota.json").write_text("{}")
+    (place / f"{'c' * 64}.sota.parquet").write_text("")
     found, troubles = store.entries(place)
     assert same(*found) == same(*kept)
     assert [found.sources for found in found] == [stored.sources for stored in kept]
     assert len(troubles) == 2
-    assert f"{'b' * 64}.parquet is missing, and its entry is there" in troubles[0]
-    assert f"does not say what {'c' * 64}.parquet is" in troubles[1]
+    assert f"{'b' * 64}.sota.parquet is missing, and its entry is there" in troubles[0]
+    assert f"does not say what {'c' * 64}.sota.parquet is" in troubles[1]
 
 
 @pytest.mark.parametrize("change", [_longer, _emptied, _touched, _replaced, _deleted, other_bytes])
@@ -1245,14 +1279,16 @@ def test_prune_takes_what_killed_runs_left(tmp_path: Path, place: Path, dry_run:
     used_at(stored, used)
     lefts = [
         place / f".{stem}.{rest}"
-        for stem in (stored.path.stem, "d" * 64)
+        for stem in (stored.path.stem, f"{'d' * 64}.sota")
         for rest in ("0123456789abcdef.tmp", "json.a1b2c3")
     ]
     for left in lefts:
         left.write_text("half")
     sets, others = store.prune(place, days_ago(1), dry_run=dry_run)
     assert same(*sets) == (same(stored) if used else [])
-    assert sorted(others) == sorted(lefts)
+    assert sorted(others) == ([] if dry_run else sorted(lefts)), (
+        "unasked, nobody knows whether a run writes them"
+    )
     assert [left.exists() for left in lefts] == [dry_run] * 4
     assert stored.path.exists() == (dry_run or not used)
 
@@ -1262,7 +1298,9 @@ def test_prune_takes_what_killed_runs_left(tmp_path: Path, place: Path, dry_run:
 def test_prune_takes_old_halves(tmp_path: Path, place: Path, dry_run: bool, half: str) -> None:
     """A copy without its entry, or the reverse, goes when it is old: a run that writes now has halves too."""
     place.mkdir(parents=True)
-    halves = [place / f"{'e' * 64}.{end}" for end in ("parquet", "json") if half in (end, "both, damaged")]
+    halves = [
+        place / f"{'e' * 64}.sota.{end}" for end in ("parquet", "json") if half in (end, "both, damaged")
+    ]
     for file in halves:
         file.write_text("half")
     assert store.prune(place, days_ago(1), dry_run=dry_run) == ([], [])

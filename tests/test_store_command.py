@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_bridge import factors, prepared, store
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.qlib_side import sota_prepared
-from tests.frames import factor_frame, nested, write
+from tests.frames import factor_frame, nested, public_folder, without_privileges, write
 
 DAY = 24 * 3600
 
@@ -42,6 +42,11 @@ def keep(project: Path, name: str, *, days_ago: int = 0) -> store.Stored:
 def run(*arguments: str) -> Result:
     """Run `rdagent-sota store`."""
     return CliRunner().invoke(app, ["store", *arguments])
+
+
+def run_in(folder: Path, *arguments: str) -> Result:
+    """Run `rdagent-sota store` on the store in a folder."""
+    return CliRunner().invoke(app, ["store", *arguments], env={"SOTA_STORE_PATH": str(folder)})
 
 
 def test_an_empty_store(project: Path) -> None:
@@ -140,9 +145,23 @@ def test_prepared_data(project: Path) -> None:
     assert list(place.iterdir()) == [place / f"{'a' * 64}.prepared"]
 
 
-@pytest.mark.parametrize("days", ["-1", "soon"])
+def test_prepared_data_of_another_user(project: Path) -> None:
+    """What may not be removed is one message with place and mend, and status 1."""
+    with public_folder() as folder:
+        place = prepared.folder(folder)
+        sota_prepared.leave(place, "a" * 64, {}, {"identity": "i", "market": "m", "rows": 1, "columns": 1})
+        place.chmod(0o755)
+        (place / f"{'a' * 64}.prepared").chmod(0o644)
+        with without_privileges():
+            done = run_in(folder, "prune", "--keep-days", "0")
+    assert done.exit_code == 1
+    assert "Prepared data can't be removed: Permission denied" in done.output
+    assert "mend:" in done.output
+
+
+@pytest.mark.parametrize("days", ["-1", "soon", "inf", "1000000"])
 def test_days_that_mean_nothing(project: Path, days: str) -> None:
-    """Negative days, and text that is no number, are usage errors that name the option."""
+    """Negative or endless days, and text that is no number, are usage errors that name the option."""
     done = run("prune", "--keep-days", days)
     assert done.exit_code == 2
     assert "keep-days" in done.output

@@ -21,6 +21,7 @@ from rdagent_sota_bridge import prepared
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo import sandbox
 from rdagent_sota_bridge.demo.market import Market
+from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
 from rdagent_sota_bridge.plan import record_of
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
@@ -41,6 +42,7 @@ if Path(sys.argv[0]).name == "qrun":
         sys.exit(1)
     Path("ran").touch()
     if "prepared" in what:
+        what["prepared"].setdefault("training", os.environ["SOTA_TRAINING"])
         Path("sota_prepared.json").write_text(json.dumps(what["prepared"]))
 elif Path("ran").exists():
     for name in ("ret.parquet", "ret.pkl", "qlib_res.csv"):
@@ -174,6 +176,25 @@ def test_prepared_data(
     assert sum(f"{level}: SOTA prepared data: {state}" in line for line in lines) == 1
 
 
+def test_what_another_training_left_of_prepared_data_is_not_told(
+    qlib: Qlib, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outcome that RD-Agent's ENABLE_CACHE unpacks is another qrun's: it is not claimed."""
+    monkeypatch.setenv("SOTA_PREPARED_DATA", "true")
+    monkeypatch.setenv("SOTA_STORE_PATH", str(qlib.box / "store"))
+    qlib.will_prepare("loaded")
+    what = json.loads((qlib.box / "what.json").read_text())
+    what["prepared"]["training"] = "another"
+    (qlib.box / "what.json").write_text(json.dumps(what))
+    experiment = model(qlib)
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    manifest = manifest_of(experiment)
+    assert manifest is not None
+    assert manifest["prepared_data"] is None
+    assert "SOTA prepared data" not in "".join(lines)
+
+
 def test_without_prepared_data_qlib_builds_its_own(qlib: Qlib) -> None:
     """By default nothing of prepared data is in the workspace, or told."""
     experiment = model(qlib)
@@ -257,8 +278,15 @@ def test_the_cache_of_qruns_tells_sets_apart(qlib: Qlib, monkeypatch: pytest.Mon
     runs = []
     for name, factor in (("A", 1), ("B", 1), ("C", 2)):
         seams.write_set(qlib.set, seams.factor_frame(qlib.market) * factor)
-        seams.build_runner().develop(model(qlib, name, code="one code"))
+        experiment = model(qlib, name, code="one code")
+        seams.build_runner().develop(experiment)
         runs.append(qlib.runs)
+        manifest = manifest_of(experiment)
+        assert manifest is not None
+        stored = manifest["factor_set"]["stored"]
+        file = experiment.experiment_workspace.workspace_path / FACTOR_FILE
+        # A cached qrun's workspace is unpacked: what was linked there is a file of its own.
+        assert (stored and stored["placed_as"]) != "link" or file.samefile(stored["path"])
     assert runs == [1, 1, 2]
 
 

@@ -141,7 +141,9 @@ def store_verify_command() -> None:
 
 @store_app.command(name="prune")
 def store_prune_command(
-    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used in so many days.")] = 30,
+    keep_days: Annotated[
+        float, typer.Option(min=0, max=36_500, help="Keep what was used in so many days.")
+    ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove stored sets that were not used for some days. Models' workspaces keep what they hold of them."""

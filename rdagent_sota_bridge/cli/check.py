@@ -28,7 +28,7 @@ from rdagent_sota_bridge import (
 )
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.quality import Source
+from rdagent_sota_bridge.quality import Quality, Source
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
 from rdagent_sota_bridge.verdict import Line, State, worst
 
@@ -85,7 +85,7 @@ def _blocks(
             described.update(_described(found))
             yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             stored = store.find(found.quality.factors.digest, place) is not None
-            yield [environment.store_line(size, place, stored)]
+            yield [environment.store_line(size + _laid_aside(found.quality), place, stored)]
             if look_ahead:
                 yield _look_ahead(found)
         except BridgeError as error:
@@ -98,6 +98,11 @@ def _switch() -> list[Line]:
         return []
     text = "LOAD_SOTA_FROM_WORKSPACE is not on: a run would not use the set"
     return [Line("switch", "warn", text, "set LOAD_SOTA_FROM_WORKSPACE=true, in the environment or in .env")]
+
+
+def _laid_aside(found: Quality) -> int:
+    """Return the bytes that `normal.write` lays aside while it writes a set; 0 for one that is copied."""
+    return 0 if found.is_normal else 8 * found.factors.rows * len(found.factors.columns)
 
 
 def _look_ahead(found: inspection.Inspection) -> list[Line]:

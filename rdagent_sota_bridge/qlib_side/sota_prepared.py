@@ -47,6 +47,9 @@ UNFINISHED = ".unfinished"
 OUTCOME_FILE = "sota_prepared.json"
 """Tells our side what happened; in the model's workspace."""
 
+TRAINING = "SOTA_TRAINING"
+"""The variable that names the training; it comes back in `OUTCOME_FILE`."""
+
 SPARE = 1 << 30
 """Bytes of the disk that are left free: a full disk would stop the training, and what runs beside it."""
 
@@ -136,7 +139,10 @@ def _tell(state: str, **found: Any) -> None:
     print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 - for qrun's output
     temporary = Path(f"{OUTCOME_FILE}.tmp")
     with contextlib.suppress(OSError):  # a full disk; the line was printed, and the training may end yet
-        temporary.write_text(json.dumps({**found, "state": state, "line": line}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({**found, "state": state, "line": line, "training": os.environ.get(TRAINING, "")}),
+            encoding="utf-8",
+        )
         temporary.replace(OUTCOME_FILE)
 
 
@@ -308,7 +314,12 @@ def market_state(folder: Path, arguments: dict[str, Any], file_name: Callable[[s
 
 def _other_instruments(arguments: dict[str, Any]) -> Iterator[str]:
     for text in _texts(arguments):
-        yield from re.findall(r"ChangeInstrument\(\s*['\"]?([^'\",\s]+)", text)
+        if "$$" in text:
+            raise NotPreparedError(f"{text} reads financial reports, whose changes are not looked at")
+        found = re.findall(r"ChangeInstrument\(\s*['\"]([^'\",\s]+)['\"]\s*,", text)
+        if len(found) != text.count("ChangeInstrument"):
+            raise NotPreparedError(f"nothing tells which instrument {text} names")
+        yield from found
 
 
 def _add_folder(digest: Any, folder: Path) -> None:
