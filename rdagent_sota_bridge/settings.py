@@ -62,6 +62,8 @@ def _path_list(value: object) -> object:
 
 
 def _folder(value: object) -> object:
+    if not str(value).strip():
+        raise ValueError("the folder's name is blank")
     try:
         Path(str(value)).expanduser()
     except RuntimeError:
@@ -157,8 +159,9 @@ class Settings(BaseSettings):
     store_path: Folder | None = Field(
         default=None,
         validation_alias="SOTA_STORE_PATH",
-        description="The folder in which one copy of each factor set is kept, for the models' workspaces to "
-        "link; best on their disk. Not set, `sota_store` beside RD-Agent's folder of workspaces.",
+        description="The folder, relative to the current one, in which one copy of each factor set is kept, "
+        "for the models' workspaces to link; best on their disk. Not set, `sota_store` beside RD-Agent's "
+        "folder of workspaces.",
     )
     prepared_data: Switch = Field(
         default=False,

@@ -33,7 +33,7 @@ _FORM = 1  # of the normal form and of the entries
 # What fails where something can't be read or written, and the mend.
 _COPY = (
     "The factor set can't be copied into the store",
-    "make room there, or set SOTA_STORE_PATH to a folder that can be written",
+    "set SOTA_STORE_PATH to a folder that can be written and has the room",
 )
 _PLACE = (
     "The factor set can't be placed in the model's workspace",
@@ -134,8 +134,7 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
         stored, _ = _known(path)
         if stored is not None:
             return stored
-        if place.exists() and not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        _check_folder(place)
         place.mkdir(parents=True, exist_ok=True)
         with _locked(path, tell):
             stored, spoilt = _known(path)  # another run may have written it meanwhile
@@ -195,7 +194,7 @@ def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
 
 
 def entries(place: Path) -> tuple[list[Stored], list[str]]:
-    """Return the sets in the store, the least recently used first, and what is wrong with others.
+    """Return the sets in the store, the least recently used first, and what is wrong with them or others.
 
     Raises:
         StoreError: if the store can't be read.
@@ -206,7 +205,8 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
             stored, trouble = _read(place / f"{name}.parquet")
             if stored is not None:
                 found.append(stored)
-            elif trouble:
+                trouble = _spoilt(stored, by_digest=False)
+            if trouble:
                 troubles.append(trouble)
     return sorted(found, key=lambda stored: stored.used), troubles
 
@@ -293,6 +293,8 @@ def _read(path: Path) -> tuple[Stored | None, str]:
     """Return what the entry says, or None and what is wrong; nothing is where there is neither."""
     if not path.exists():
         return None, f"{path} is missing, and its entry is there" if _record_of(path).exists() else ""
+    if not _record_of(path).exists():
+        return None, f"{path} is there, and its entry {_record_of(path).name} is missing"
     try:
         entry = json.loads(_record_of(path).read_text(encoding="utf-8"))
         if entry["form"] != _FORM:
@@ -429,8 +431,14 @@ def _leftovers(path: Path) -> list[Path]:
     return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
 
 
+def _check_folder(place: Path) -> None:
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+
+
 def _names(place: Path) -> list[str]:
     """Return the names of what is the store's in a folder; there may be a user's files beside."""
+    _check_folder(place)
     found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
     return sorted({name[1] for name in found if name})
 

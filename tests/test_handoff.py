@@ -323,6 +323,7 @@ BAD = [
         ("SOTA_STORE_PATH",),
         None,
         {"SOTA_STORE_PATH": "store"},
+        "The factor set can't be copied into the store",
     ),
 ]
 ids = [bad.name for bad in BAD]

@@ -37,7 +37,8 @@ def test_the_example_names_every_variable(monkeypatch: pytest.MonkeyPatch) -> No
         name = str(declared.validation_alias)
         (found,) = re.findall(rf"^(# )?{name}=(.*)$", EXAMPLE, re.MULTILINE)
         if found[0]:
-            assert found[1] == ("" if declared.default is None else str(declared.default))
+            shown = {None: "", False: "false", True: "true"}.get(declared.default, str(declared.default))
+            assert found[1] == shown
     assert re.search(r"^# RDAGENT_SOTA_BRIDGE=", EXAMPLE, re.MULTILINE)
     for name, value in dotenv_values(ROOT / ".env.example").items():
         monkeypatch.setenv(name, str(value))

@@ -380,6 +380,13 @@ def test_names_that_are_nearly_settings(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_a_store_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of blanks is an error, not a folder of that name."""
+    monkeypatch.setenv("SOTA_STORE_PATH", "  ")
+    with pytest.raises(SettingsError, match="SOTA_STORE_PATH has an unknown value"):
+        read_settings()
+
+
 def test_a_store_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder below the home of a user who is not there is an error that names the variable."""
     monkeypatch.setenv("SOTA_STORE_PATH", "~nobody-of-that-name/store")

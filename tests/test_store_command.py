@@ -145,6 +145,26 @@ def test_prepared_data(project: Path) -> None:
     assert list(place.iterdir()) == [place / f"{'a' * 64}.prepared"]
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "prune"])
+def test_a_store_that_is_a_file(project: Path, command: str) -> None:
+    """A file where the store should be is one message, not an empty store."""
+    (project / "file").touch()
+    done = run_in(project / "file", command)
+    assert done.exit_code == 1
+    assert "Not a directory" in done.output
+    assert "mend:" in done.output
+
+
+def test_a_changed_file_is_told_in_the_list(project: Path) -> None:
+    """A stored file that has another size or time than it was written with is named, once by verify too."""
+    stored = keep(project, "a")
+    stored.path.chmod(0o644)
+    with stored.path.open("ab") as file:
+        file.write(b"x")
+    assert f"{stored.path} was changed" in run("list").output
+    assert run("verify").output.count("was changed") == 1
+
+
 def test_prepared_data_of_another_user(project: Path) -> None:
     """What may not be removed is one message with place and mend, and status 1."""
     with public_folder() as folder:

@@ -49,7 +49,7 @@ def verify() -> int:
     found, troubles = store.entries(place)
     for stored in found:
         if trouble := store.spoilt(stored):
-            troubles.append(trouble)
+            troubles = list(dict.fromkeys([*troubles, trouble]))  # the list has looked at sizes and times
         else:
             typer.echo(f"as written: {stored.path}")
     _tell(troubles)
