@@ -151,7 +151,7 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
 
 
 def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> None:
-    """Without the base set a recurrent model is as wide as the set; in parallel steps; resumed."""
+    """Without the base set a recurrent model is as wide as the set; in parallel steps, resumed, prepared."""
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market, noise=1.0)
     seams.write_set(box.project / "set", frame.swaplevel().sample(frac=1.0, random_state=1), nested=False)
@@ -159,6 +159,7 @@ def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> No
         "SOTA_WORKSPACE_PATH": "set/combined_factors_df.parquet",
         "LOAD_SOTA_FROM_WORKSPACE": "Yes",
         "USE_ALPHA_FACTORS": "off",
+        "SOTA_PREPARED_DATA": "true",
         "STEP_SEMAPHORE": "2",
     }
     run = runs.rdagent(box, "fin_model", "--loop-n", "1", script=runs.GRU, **variables)
@@ -183,6 +184,7 @@ def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> No
     assert second.manifest["factor_set"]["digest"] == model.manifest["factor_set"]["digest"]
     assert second.manifest["factor_set"]["path"] == str(box.project / "moved" / "combined_factors_df.parquet")
     assert placed(second) == placed(model)
+    assert [at["prepared_data"] for at in (model.manifest, second.manifest)] == ["built", "loaded"]
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:
