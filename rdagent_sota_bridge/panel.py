@@ -229,9 +229,8 @@ def _joined(files: tuple[FactorFile, ...], columns: tuple[str, ...]) -> Panel:
     places: list[Any]
     if len(keys) == 1 and (keys[0][1:] > keys[0][:-1]).all():
         rows, places = keys[0], [None]
-    elif (
-        len(keys) == 1
-    ):  # no key stands there twice: a search for each of millions would take ten times as long
+    elif len(keys) == 1:
+        # No key stands there twice: a search for each of millions would take ten times as long.
         order = np.argsort(keys[0], kind="stable")
         rows, place = keys[0][order], np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))

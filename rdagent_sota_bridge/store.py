@@ -421,9 +421,10 @@ def _copy_bytes(source: Path, file: BinaryIO) -> None:
             "put the file back, and start again",
         ) from None
     with original:
-        if not placing.clone(original, file):
+        if placing.clone(original, file):
+            os.fsync(file.fileno())
+        else:
             placing.copy(original, file)
-        os.fsync(file.fileno())
 
 
 def _leftovers(path: Path) -> list[Path]:

@@ -39,6 +39,7 @@ from tests.faults import (
     remount,
     small_disk,
     spread,
+    survived,
 )
 from tests.frames import (
     assert_survives_pickling,
@@ -680,8 +681,7 @@ def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
             for name in names_of(wanted):
                 (place() / name).write_bytes((root / "template" / name).read_bytes())
 
-    status, (_, (_, right)) = forked(run)
-    assert status == 0
+    _, right = survived(run)
     place().rename(root / "template")
     begin()
     moments = forked(run, rooms=rooms)[1][0]
@@ -728,8 +728,7 @@ def keep_at_once(folder: str) -> list[Any]:
     for turn in range(4):
         place = root / f"store{turn}"
         if turn == 3:  # of a copy that was spoilt
-            stored_status, _ = forked(lambda place=place: store.keep(wanted, place).rows)
-            assert stored_status == 0
+            survived(lambda place=place: store.keep(wanted, place).rows)
             _longer(place / names_of(wanted)[1], place)
         gate_read, gate_write = os.pipe()
         receive, send = os.pipe()
@@ -893,9 +892,7 @@ def keep_with_file_limits(folder: str) -> list[list[Any]]:
                         answer = [type(error).__name__, *map(str, error.args)]
                 return [days, limit, stored_names(place), *answer]
 
-            status, answer = forked(run)
-            assert status == 0, answer
-            told.append(answer[1])
+            told.append(survived(run))
     return told
 
 
@@ -934,9 +931,7 @@ def keep_while_room_comes_back(folder: str) -> list[Any]:
                 answer = error.fact
             return [answer, stored_names(place)]
 
-        status, answer = forked(run)
-        assert status == 0, answer
-        told.append(answer[1])
+        told.append(survived(run))
     return told
 
 
