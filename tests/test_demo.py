@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.demo.llm import Script, UnknownPromptError, answer, recognise
+from rdagent_sota_bridge.demo.llm import Script, ScriptedLLM, UnknownPromptError, answer, recognise
 from rdagent_sota_bridge.demo.market import gap_factor, write_market
 
 ROW = r"^\s*(baseline|bridge)\s+(\S+)\s+(\S+)\s+\S+\s+\S+\s+\S+\s+(\d+)\s+(\w+)"
@@ -57,6 +57,16 @@ def test_the_script_knows_its_later_takes() -> None:
         assert list(json.loads(answer(script, "model_experiment", "", target, 0))) == [
             script.model(loop).name
         ]
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_further_run_on_the_same_server(in_turn: bool) -> None:
+    """In turn, a run that tells of no trials begins the script anew; else it may be a parallel loop."""
+    llm = ScriptedLLM(in_turn=in_turn)
+    system = "You are working on generating new hypotheses for the model tuning in a scenario."
+    said = [json.loads(llm.chat(system, prompt))["hypothesis"] for prompt in ("", "# Trial 1: ...", "")]
+    models = [llm.script.model(loop) for loop in (0, 1, 0 if in_turn else 2)]
+    assert said == [model.hypothesis for model in models]
 
 
 def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:

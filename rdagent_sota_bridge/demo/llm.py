@@ -189,8 +189,7 @@ OVERNIGHT_GAP = Factor(
     accepted=True,
 )
 
-# Few epochs on large steps: RD-Agent's templates give the data loaders 20 worker processes, which are
-# started three times in every epoch, and on a small machine that takes longer than the training.
+# Few epochs on large steps: the demo's market has one effect, and a small network finds it at once.
 SMALL_MLP = Model(
     name="SmallMLP",
     hypothesis="A small multi-layer perceptron reads the features of one day well enough.",
@@ -427,17 +426,20 @@ class ScriptedLLM:
     One server is meant for one run (of `fin_factor` or `fin_model`) and for its resumption: the loop that a
     proposal is for is the number of trials its prompt tells of, or the number of proposals made so far,
     where that is more (loops that run in parallel know of no trials yet). `restart()` before a further run
-    on the same server.
+    on the same server; or `in_turn`, for runs and loops that come one after the other: then the trials
+    alone tell the loop.
 
     Attributes:
         script: what is answered.
+        in_turn: whether loops come one after the other, in any number of runs.
         requests: every request in the order of arrival, embeddings and unknown ones included.
         unknown: those that the script has no answer to.
     """
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, in_turn: bool = False) -> None:
         """Prepare the server; without a script it has the default one."""
         self.script = script or Script()
+        self.in_turn = in_turn
         self._record = _Record()
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -507,7 +509,7 @@ class ScriptedLLM:
         if not kind.endswith("_hypothesis"):
             return 0
         trials = len(re.findall(r"^\s*# Trial \d+:", user, re.MULTILINE))
-        loop = max(trials, self._record.proposed.get(kind, 0))
+        loop = trials if self.in_turn else max(trials, self._record.proposed.get(kind, 0))
         self._record.proposed[kind] = loop + 1
         return loop
 
