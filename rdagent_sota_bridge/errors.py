@@ -90,8 +90,20 @@ class StoreError(BridgeError):
     """The copy of a factor set can't be written into the store, or placed in a model's workspace."""
 
 
+class ResultError(BridgeError):
+    """A back-test's results can't be read."""
+
+
+class ReportError(BridgeError):
+    """A report can't be made or written."""
+
+
 class HandOffError(BridgeError):
     """The factors did not reach the model that RD-Agent trained."""
+
+
+class JobError(BridgeError):
+    """A job of `rdagent-sota run` can't be started or gone on with."""
 
 
 class Reason(enum.Enum):

@@ -2,18 +2,15 @@
 
 RD-Agent pickles its whole loop into `<log>/__session__/<loop>/<step>_<name>` after every step
 (`utils/workflow/loop.py`, 0.8.0 and 1.0.0). Unpickling that the usual way runs code that the file names, and
-imports RD-Agent, Qlib and torch for it. Here every class of theirs becomes an inert stand-in.
+imports RD-Agent, Qlib and torch for it. Here every class of theirs becomes an inert stand-in (`pickled`).
 """
 
 from __future__ import annotations
 
-import collections
 import datetime
 import hashlib
 import io
 import os
-import pathlib
-import pickle
 import re
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -21,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from rdagent_sota_bridge import memory
+from rdagent_sota_bridge import memory, pickled
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 
 SESSION_FOLDER = "__session__"
@@ -34,22 +31,6 @@ FACTOR_LOOPS = ("FactorRDLoop", "FactorReportLoop", "QuantRDLoop")
 
 _SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
 _REMEMBERED = "sessions-1"
-# What unpickling raises on damaged or foreign bytes (the documentation of `pickle` names most of them).
-_DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-)
-
-
 _NAME_KEY = (
     "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
     "the key of that run"
@@ -214,11 +195,11 @@ def factor_codes(path: Path) -> tuple[FactorCode, ...]:
         SessionError: if there is no session, or it can't be read.
     """
     file = read_session(path).file
-    loop = _load(file)
+    loop = load(file)
     try:
         return tuple(_codes(loop))
-    except _DAMAGE as error:
-        raise _unknown_form(file, error) from None
+    except pickled.DAMAGE as error:
+        raise unknown_form(file, error) from None
 
 
 def _named_session(path: Path) -> Path:
@@ -244,11 +225,11 @@ def _read(file: Path) -> _Read:
     known = memory.recall(_REMEMBERED, key) if identity is not None else None
     if known is not None:
         return _from_plain(file, known)
-    loop = _load(file)
+    loop = load(file)
     try:
         read = _summary(file, loop)
-    except _DAMAGE as error:
-        raise _unknown_form(file, error) from None
+    except pickled.DAMAGE as error:
+        raise unknown_form(file, error) from None
     if identity is not None:
         memory.remember(_REMEMBERED, key, _to_plain(read))
     return read
@@ -329,24 +310,35 @@ def _summary(file: Path, loop: Any) -> _Read:
 
 
 def _experiment(loop: Any, index: int, experiment: Any, feedback: Any) -> Experiment:
-    number = _loop_of(loop, index, experiment)
-    workspace = getattr(experiment, "experiment_workspace", None)
-    path = getattr(workspace, "workspace_path", None)
+    number = loop_of(loop, index, experiment)
+    workspace_id, recorded_path = workspace_of(experiment)
     kind = type(experiment).__name__
     names = [getattr(task, "factor_name", "") for task in experiment.sub_tasks]
     return Experiment(
         loop=number,
         kind=kind,
         accepted=bool(feedback.decision),
-        workspace_id="" if path is None else path.name,
-        recorded_path="" if path is None else str(path),
+        workspace_id=workspace_id,
+        recorded_path=recorded_path,
         factor_names=tuple(str(name) for name in names if name) if kind == FACTOR_EXPERIMENT else (),
         ended=_ended(loop, number),
     )
 
 
-def _loop_of(loop: Any, index: int, experiment: Any) -> int | None:
-    """Return the loop of an experiment: 1.0.0 writes it down; in 0.8.0 its steps hold the same object."""
+def workspace_of(experiment: Any) -> tuple[str, str]:
+    """Return the name of an experiment's workspace folder, and where it was; empty for one without."""
+    path = getattr(getattr(experiment, "experiment_workspace", None), "workspace_path", None)
+    return ("", "") if path is None else (str(path.name), str(path))
+
+
+def loop_of(loop: Any, index: int, experiment: Any) -> int | None:
+    """Return the number of an experiment's loop: 1.0.0 writes it down; in 0.8.0 its steps hold the object.
+
+    Args:
+        loop: The run's loop, from `load`.
+        index: The position of the experiment in the run's history.
+        experiment: The experiment.
+    """
     number = loop.trace.idx2loop_id.get(index)
     if number is not None:
         return int(number)
@@ -370,96 +362,42 @@ def _codes(loop: Any) -> list[FactorCode]:
     for index, (experiment, feedback) in enumerate(loop.trace.hist):
         if type(experiment).__name__ != FACTOR_EXPERIMENT:
             continue
-        # `process_factor_data` takes a factor's values where the coder's feedback on it is truthy.
-        told = getattr(getattr(experiment, "prop_dev_feedback", None), "feedback_list", None)
-        verdicts = [True] * len(experiment.sub_tasks) if told is None else [_passed(one) for one in told]
-        made = zip(experiment.sub_tasks, experiment.sub_workspace_list, verdicts, strict=False)  # as RD-Agent
-        for task, workspace, passed in made:
-            code = getattr(workspace, "file_dict", {}).get("factor.py")
-            if code and passed:
-                found.append(
-                    FactorCode(
-                        name=str(task.factor_name),
-                        loop=_loop_of(loop, index, experiment),
-                        accepted=bool(feedback.decision),
-                        code=str(code),
-                        recorded_path=str(workspace.workspace_path),
-                    )
-                )
+        found += [
+            FactorCode(
+                name=str(task.factor_name),
+                loop=loop_of(loop, index, experiment),
+                accepted=bool(feedback.decision),
+                code=code,
+                recorded_path=str(workspace.workspace_path),
+            )
+            for task, workspace, code in implementations(experiment)
+            if code
+        ]
     return found
+
+
+def implementations(experiment: Any) -> list[tuple[Any, Any, str]]:
+    """Return each factor's task, its coder's workspace (or None), and its code.
+
+    The code is empty where the coder gave up on it.
+    """
+    # `process_factor_data` takes a factor's values where the coder's feedback on it is truthy.
+    told = getattr(getattr(experiment, "prop_dev_feedback", None), "feedback_list", None)
+    tasks = list(experiment.sub_tasks)
+    verdicts = [told is None] * len(tasks)
+    if told is not None:
+        verdicts[: len(told)] = [_passed(one) for one in told][: len(tasks)]
+    spaces = [*experiment.sub_workspace_list, *[None] * len(tasks)]
+    codes = [str(getattr(space, "file_dict", {}).get("factor.py") or "") for space in spaces]
+    made = zip(tasks, spaces, codes, verdicts, strict=False)
+    return [(task, space, code if passed else "") for task, space, code, passed in made]
 
 
 def _passed(feedback: Any) -> bool:
     return bool(getattr(feedback, "final_decision", False))
 
 
-# --- unpickling without foreign code ---
-
-
-class _StandIn:
-    """What stands for an object of a class that is not imported: its attributes, and nothing it can do."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        # Two dictionaries where the class has slots; other forms belong to foreign data such as arrays.
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
-            if isinstance(part, dict):
-                self.__dict__.update(part)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """Take what a list would hold."""
-
-    def extend(self, values: Any) -> None:
-        """Take what a list would hold."""
-
-    def add(self, value: Any) -> None:
-        """Take what a set would hold."""
-
-
-class _Mapping(dict[Any, Any]):
-    """A dictionary without what makes its missing values."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__()
-
-
-# Plain data that the summary reads. Paths lose their tie to this machine's file system.
-_PLAIN: dict[tuple[str, str], type] = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("collections", "defaultdict"): _Mapping,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "deque"): collections.deque,
-    **{("datetime", name): getattr(datetime, name) for name in ("date", "datetime", "timedelta", "timezone")},
-}
-_PATHS = {
-    "PosixPath": pathlib.PurePosixPath,
-    "PurePosixPath": pathlib.PurePosixPath,
-    "WindowsPath": pathlib.PureWindowsPath,
-    "PureWindowsPath": pathlib.PureWindowsPath,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickles plain data, and stand-ins for everything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the class for a name in the pickle, never by importing it."""
-        if module in ("pathlib", "pathlib._local") and name in _PATHS:  # 3.13 has them in _local
-            return _PATHS[name]
-        plain = _PLAIN.get((module, name))
-        if plain is not None:
-            return plain
-        return type(name.rpartition(".")[2], (_StandIn,), {"__module__": module})
+# --- files of RD-Agent's ---
 
 
 class _Serializer:
@@ -471,11 +409,19 @@ class _Serializer:
 
     def loads(self, data: bytes) -> Any:
         """Unpickle with stand-ins."""
-        return _Unpickler(io.BytesIO(data)).load()
+        return pickled.load(io.BytesIO(data))
 
 
-def _load(file: Path) -> Any:
-    """Load a session file through RD-Agent's own loader, where the installed RD-Agent has one."""
+def load(file: Path) -> Any:
+    """Return what a file in a log holds, with stand-ins, through RD-Agent's own loader where it has one.
+
+    Args:
+        file: A session (then it is the run's loop), or another pickle that RD-Agent wrote into its log.
+
+    Raises:
+        UntrustedSessionError: if RD-Agent's loader refuses the signature.
+        SessionError: if it can't be read.
+    """
     serialization = _serialization()
     try:
         with file.open("rb") as content:
@@ -484,7 +430,7 @@ def _load(file: Path) -> Any:
             return _load_content(file, content, signed, serialization)
     except OSError as error:
         raise _unreadable(file, error) from None
-    except _DAMAGE as error:
+    except pickled.DAMAGE as error:
         raise SessionError(
             f"The session can't be read: {type(error).__name__}: {_text(error)}",
             str(file),
@@ -502,7 +448,7 @@ def _load_content(file: Path, content: BinaryIO, signed: bool, serialization: Mo
                 "use the RD-Agent of that run (1.0.0 or later), or name the workspace itself in "
                 "SOTA_WORKSPACE_PATH",
             )
-        return _Unpickler(content).load()
+        return pickled.load(content)
     settings = serialization.RD_AGENT_SETTINGS
     key_file = Path(settings.artifact_signing_key_path).expanduser()
     if signed and not settings.artifact_signing_key and _is_missing(key_file):
@@ -567,7 +513,8 @@ def _unreadable(file: Path, error: OSError) -> SessionError:
     )
 
 
-def _unknown_form(file: Path, error: Exception) -> SessionError:
+def unknown_form(file: Path, error: Exception) -> SessionError:
+    """Return the error of a file that could be unpickled, and is no session."""
     return SessionError(
         f"The file is no session of RD-Agent's, or of a form that is not known: {_text(error)}",
         str(file),

@@ -401,8 +401,8 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """What a session says is remembered, all of it, until its file changes."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE[:2])
     loaded: list[Path] = []
-    load = sessions._load
-    monkeypatch.setattr(sessions, "_load", lambda file: loaded.append(file) or load(file))
+    load = sessions.load
+    monkeypatch.setattr(sessions, "load", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1

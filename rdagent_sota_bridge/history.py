@@ -1,0 +1,389 @@
+"""What a run did, loop by loop: from its log folder, and the workspaces that the log tells of."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions
+from rdagent_sota_bridge.errors import ResultError, SessionError
+from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.qlib_record import Record
+
+COMMANDS = {
+    "FactorRDLoop": "fin_factor",
+    "ModelRDLoop": "fin_model",
+    "QuantRDLoop": "fin_quant",
+    "FactorReportLoop": "fin_factor_report",
+}
+"""The commands by the class of their loop (`app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
+
+MODEL_EXPERIMENT = "QlibModelExperiment"
+"""The class of an experiment on a model (`scenarios/qlib/experiment/model_experiment.py`)."""
+
+_EXCEPTION = "_EXCEPTION"  # LoopBase.EXCEPTION_KEY of `utils/workflow/loop.py`, 0.8.0 and 1.0.0
+_SETTINGS = ("RD_AGENT_SETTINGS", "RDLOOP_SETTINGS")  # the tags of `components/workflow/rd_loop.py`
+_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor that a loop set out to mine.
+
+    Attributes:
+        name: The factor's name, which is its column.
+        description: The LLM's description; may be empty.
+        formulation: The LLM's formula; may be empty.
+        code: The text of `factor.py`; empty where the coder gave up on it.
+    """
+
+    name: str
+    description: str
+    formulation: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop of a run. All texts come from an LLM or its code: they are data, never markup.
+
+    Attributes:
+        number: The number of the loop; None where the session does not tell.
+        kind: `factor`, `model`, or `unknown` where it has no experiment yet.
+        name: The model's name; of a factor loop the factors' names with commas between.
+        model_type: `Tabular`, `TimeSeries` or another type that the LLM named; empty for factors.
+        accepted: The verdict; None for a loop without one.
+        failure: Why the loop has no result; empty where it has one.
+        hypothesis: What the LLM set out to show.
+        observations: What the LLM saw in the result; may be empty.
+        reason: The reason for the verdict; may be empty.
+        started: When its first step began (UTC); None where the session does not tell.
+        ended: When its last step ended (UTC).
+        seconds: The time that its steps took together, without pauses between them; None if not known.
+        metrics: Qlib's metrics by Qlib's names (`IC`, `1day.excess_return_with_cost.annualized_return` …);
+            empty where there is no result.
+        features: The input width of the trained network; None where nothing recorded it.
+        cached: True where RD-Agent answered from its result cache; None for a loop without a result.
+        workspace: The workspace folder, where it is today; None where it is gone or was never made.
+        manifest: The content of `sota_manifest.json`; None where there is none.
+        record: What Qlib recorded; None where nothing is recorded there.
+        factors: Of a factor loop.
+        code: Of a model loop the text of `model.py`; may be empty.
+    """
+
+    number: int | None
+    kind: str
+    name: str
+    model_type: str = ""
+    accepted: bool | None = None
+    failure: str = ""
+    hypothesis: str = ""
+    observations: str = ""
+    reason: str = ""
+    started: datetime.datetime | None = None
+    ended: datetime.datetime | None = None
+    seconds: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    features: int | None = None
+    cached: bool | None = None
+    workspace: Path | None = None
+    manifest: dict[str, Any] | None = None
+    record: Record | None = None
+    factors: tuple[Factor, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of RD-Agent.
+
+    Attributes:
+        log: The log folder, absolute.
+        command: `fin_factor`, `fin_model`, `fin_quant` or `fin_factor_report`; the loop's class where that is
+            another one.
+        loops: In the order of their numbers; loops without a verdict are among them.
+        asked: RD-Agent's settings of that run (`RDLOOP_SETTINGS` and `RD_AGENT_SETTINGS` in the log) that say
+            what was asked, as text; empty where the log does not tell.
+        notes: What could not be read, and why.
+    """
+
+    log: Path
+    command: str
+    loops: tuple[Loop, ...]
+    asked: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_run(log: Path) -> Run:
+    """Return what a run did, by the newest session of its log and the workspaces that it tells of.
+
+    What of a loop can't be read is left empty, and told in `notes`.
+
+    Args:
+        log: A log folder, its `__session__`, or one session file.
+
+    Raises:
+        UntrustedSessionError: if RD-Agent's loader refuses the signature.
+        SessionError: if there is no session, or it can't be read.
+    """
+    session = sessions.read_session(log)
+    folder = sessions.log_folder(log.absolute())
+    loop = sessions.load(session.file)
+    notes: list[str] = []
+    try:
+        loops = _loops(loop, session, folder, notes)
+    except pickled.DAMAGE as error:
+        raise sessions.unknown_form(session.file, error) from None
+    asked = {} if folder is None else _asked(folder, notes)
+    return Run(
+        log=session.file if folder is None else folder,
+        command=COMMANDS.get(session.loop_class, session.loop_class),
+        loops=loops,
+        asked=asked,
+        notes=tuple(notes),
+    )
+
+
+# --- loops ---
+
+
+def _loops(loop: Any, session: sessions.Session, log: Path | None, notes: list[str]) -> tuple[Loop, ...]:
+    told = [
+        _finished(loop, experiment, feedback, summary, log, notes)
+        for (experiment, feedback), summary in zip(loop.trace.hist, session.experiments, strict=True)
+    ]
+    begun = {int(number) for number in (*loop.loop_trace, *loop.loop_prev_out)}
+    unfinished = begun - {one.number for one in told}
+    if any(one.number is None for one in told):
+        unfinished = set(session.unfinished)  # which of the begun ones have a verdict is not known
+    told += [_unfinished(loop, number, log, notes) for number in unfinished]
+    return tuple(sorted(told, key=lambda one: (one.number is None, one.number or 0)))
+
+
+def _finished(
+    loop: Any,
+    experiment: Any,
+    feedback: Any,
+    summary: sessions.Experiment,
+    log: Path | None,
+    notes: list[str],
+) -> Loop:
+    """Return a loop that has a verdict."""
+    number = summary.loop
+    begun = _begun(loop, number, experiment)
+    workspace = _workspace(summary, log)
+    manifest, record, metrics = None, None, None
+    if workspace is not None:
+        manifest = _manifest(workspace, notes)
+        record = _record(workspace, notes)
+        metrics = _metrics_beside(workspace, notes)
+    reason, observations = _text(feedback, "reason"), _text(feedback, "observations")
+    failure = ""
+    skipped = loop.loop_prev_out.get(number, {}).get(_EXCEPTION)
+    if skipped is not None:
+        # The exception's text: 1.0.0 puts it into the reason, 0.8.0 and fin_quant into the observations.
+        failure = reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
+        metrics = {}
+    elif not metrics:
+        metrics = _result_of(experiment, number, notes)
+        if not metrics:
+            failure = f"its result is gone: no {locate.RESULT_FILE} is in its workspace, none in the session"
+    return Loop(
+        **begun,
+        accepted=summary.accepted,
+        failure=failure,
+        observations=observations,
+        reason=reason,
+        metrics=metrics,
+        features=_features(manifest, record),
+        cached=_is_cached(manifest, record, workspace) if metrics else None,
+        workspace=workspace,
+        manifest=manifest,
+        record=record,
+    )
+
+
+def _unfinished(loop: Any, number: int, log: Path | None, notes: list[str]) -> Loop:
+    """Return a loop that was begun and has no verdict, with what its finished steps left."""
+    outputs = loop.loop_prev_out.get(number, {})
+    proposed = outputs.get("direct_exp_gen")
+    experiment = outputs.get("running") or outputs.get("coding")
+    if experiment is None and isinstance(proposed, dict):
+        experiment = proposed.get("exp_gen")
+    ended = [str(name) for name in outputs if not str(name).startswith("_")]
+    last = f"the last step that ended is {ended[-1]}" if ended else "no step of it ended"
+    begun = _begun(loop, number, experiment)
+    if not begun["hypothesis"] and isinstance(proposed, dict):
+        begun["hypothesis"] = _text(proposed.get("propose"), "hypothesis")
+    kind, (name, path) = type(experiment).__name__, sessions.workspace_of(experiment)
+    workspace = _workspace(sessions.Experiment(number, kind, False, name, path, (), None), log)
+    if workspace is None:
+        return Loop(**begun, failure=f"not finished: {last}")
+    manifest, record = _manifest(workspace, notes), _record(workspace, notes)
+    return Loop(
+        **begun,
+        failure=f"not finished: {last}",
+        features=_features(manifest, record),
+        workspace=workspace,
+        manifest=manifest,
+        record=record,
+    )
+
+
+def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
+    """Return the fields of a loop that are known without a result."""
+    steps = [one for one in loop.loop_trace.get(number, []) if isinstance(one.end, datetime.datetime)]
+    tasks = list(getattr(experiment, "sub_tasks", []))
+    fields: dict[str, Any] = {
+        "number": number,
+        "kind": "unknown",
+        "name": "",
+        "hypothesis": _text(getattr(experiment, "hypothesis", None), "hypothesis"),
+        "started": min((one.start for one in steps), default=None),
+        "ended": max((one.end for one in steps), default=None),
+        "seconds": sum((one.end - one.start).total_seconds() for one in steps) if steps else None,
+    }
+    kind = type(experiment).__name__
+    if kind == sessions.FACTOR_EXPERIMENT:
+        fields |= {"kind": "factor", "factors": _factors(experiment)}
+        fields["name"] = ", ".join(one.name for one in fields["factors"])
+    elif kind == MODEL_EXPERIMENT and tasks:
+        fields |= {
+            "kind": "model",
+            "name": _text(tasks[0], "name"),
+            "model_type": _text(tasks[0], "model_type"),
+            "code": _model_code(experiment),
+        }
+    return fields
+
+
+def _factors(experiment: Any) -> tuple[Factor, ...]:
+    return tuple(
+        Factor(
+            name=_text(task, "factor_name"),
+            description=_text(task, "factor_description") or _text(task, "description"),
+            formulation=_text(task, "factor_formulation"),
+            code=code,
+        )
+        for task, _, code in sessions.implementations(experiment)
+    )
+
+
+def _model_code(experiment: Any) -> str:
+    """Return the text of `model.py`: of the coder's workspace, as `develop` takes it (0.8.0 and 1.0.0)."""
+    spaces = [
+        *getattr(experiment, "sub_workspace_list", []),
+        getattr(experiment, "experiment_workspace", None),
+    ]
+    codes = (getattr(space, "file_dict", {}).get("model.py") for space in spaces)
+    return str(next((code for code in codes if code), ""))
+
+
+def _text(of: Any, name: str) -> str:
+    value = getattr(of, name, None)
+    return value if isinstance(value, str) else ""
+
+
+# --- a workspace ---
+
+
+def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None:
+    """Return where a workspace is today; the recorded path is stale once the project has moved."""
+    return next((place for place in locate.workspaces_of(experiment, log) if place.is_dir()), None)
+
+
+def _manifest(workspace: Path, notes: list[str]) -> dict[str, Any] | None:
+    file = workspace / MANIFEST_FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{file} can't be read: {error}")
+        return None
+    if not isinstance(content, dict):
+        notes.append(f"{file} is no manifest: it holds a {type(content).__name__}")
+        return None
+    return content
+
+
+def _record(workspace: Path, notes: list[str]) -> Record | None:
+    try:
+        record = qlib_record.read(workspace)
+    except ResultError as error:
+        notes.append(f"{error.fact} ({error.place})")
+        return None
+    if record is not None:
+        notes += [f"{doubt} ({workspace})" for doubt in record.doubts]
+    return record
+
+
+def _metrics_beside(workspace: Path, notes: list[str]) -> dict[str, float]:
+    try:
+        return factors.metrics_beside(workspace / locate.FACTOR_FILE)
+    except (OSError, ValueError) as error:
+        notes.append(f"the metrics of a loop can't be read: {error}")
+        return {}
+
+
+def _result_of(experiment: Any, number: int | None, notes: list[str]) -> dict[str, float]:
+    """Return the metrics that the session itself holds, as it does of a loop answered from the cache."""
+    # 0.8.0 and 1.0.0 keep it in `running_info` (`core/experiment.py`).
+    result = getattr(getattr(experiment, "running_info", None), "result", None)
+    if result is None:
+        return {}
+    try:
+        return pickled.metrics(result)
+    except pickled.DAMAGE as error:
+        notes.append(
+            f"the result of loop {'of unknown number' if number is None else number} in the session has a "
+            f"form that is not known ({type(error).__name__})"
+        )
+        return {}
+
+
+def _features(manifest: dict[str, Any] | None, record: Record | None) -> int | None:
+    loaded = (manifest or {}).get("qlib_loaded")
+    width = loaded.get("num_features") if isinstance(loaded, dict) else None
+    if isinstance(width, int):
+        return width
+    return None if record is None else record.num_features
+
+
+def _is_cached(manifest: dict[str, Any] | None, record: Record | None, workspace: Path | None) -> bool | None:
+    told = (manifest or {}).get("from_cache")
+    if isinstance(told, bool):
+        return told
+    # RD-Agent's cache copies a result and no file (`CachedRunner.assign_cached_result`).
+    return None if workspace is None else record is None and not (workspace / locate.RESULT_FILE).is_file()
+
+
+# --- what was asked ---
+
+
+def _asked(log: Path, notes: list[str]) -> dict[str, str]:
+    """Return the settings that RD-Agent logged at the run's start, as texts, without what may be secret."""
+    asked: dict[str, str] = {}
+    for tag in _SETTINGS:
+        files = sorted((log / tag).rglob("*.pkl"), key=lambda file: file.name)  # named by their time
+        if not files:
+            continue
+        try:
+            content = sessions.load(files[-1])
+        except SessionError as error:
+            notes.append(f"what was asked can't be read: {error.fact} ({error.place})")
+            continue
+        if not isinstance(content, dict):
+            content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
+        asked |= {
+            str(name): str(value)
+            for name, value in content.items()
+            if isinstance(value, (str, int, float, pathlib.PurePath)) and value != ""
+            if not _SECRET.search(str(name))
+        }
+    return asked

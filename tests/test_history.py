@@ -1,0 +1,329 @@
+"""What a run did, loop by loop, as its log and the workspaces tell it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge import history
+from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
+from rdagent_sota_bridge.history import Factor
+from tests import logs, trained
+from tests.test_sessions import signed
+
+
+def model(workspace: Path, code: str = trained.CODE, hypothesis: str = "") -> Any:
+    """Return an experiment on a model, with the coder's code, as RD-Agent has it before the training."""
+    experiment = logs.model_experiment(workspace)
+    experiment.sub_workspace_list[0].file_dict["model.py"] = code
+    if hypothesis:
+        from rdagent.core.proposal import Hypothesis
+
+        experiment.hypothesis = Hypothesis(hypothesis, "because", "", "", "", "")
+    return experiment
+
+
+def skip(loop: Any, number: int, experiment: Any, text: str) -> None:
+    """Let RD-Agent itself skip a loop whose coding raised an error it skips on."""
+    from rdagent.core.exception import CoderError
+
+    logs.begin(loop, number, experiment)
+    outputs = loop.loop_prev_out[number]
+    outputs.update({"_LOOP_IDX": number, "coding": None, "_EXCEPTION": CoderError(text)})
+    outputs["feedback"] = loop.feedback(outputs)
+    if hasattr(loop.trace, "sync_dag_parent_and_hist"):  # 0.8.0 has done so in the step before
+        loop.record(outputs)
+    loop.step_idx[number] = len(loop.steps)
+
+
+def write_run(root: Path, *experiments: Any, kind: str = "ModelRDLoop") -> Path:
+    """Write the log of a run whose loops all ended with a verdict; only the first is accepted."""
+    loop = logs.new_loop(kind)
+    log = root / "log" / "run"
+    for number, experiment in enumerate(experiments):
+        logs.finish(loop, number, experiment, number == 0)
+        logs.dump(loop, log, number)
+    return log
+
+
+def only(log: Path) -> history.Loop:
+    """Return the one loop of a run."""
+    (loop,) = history.read_run(log).loops
+    return loop
+
+
+def root_of(project: Path) -> Path:
+    """Return the folder of a project's workspaces."""
+    return project / "git_ignore_folder" / "RD-Agent_workspace"
+
+
+def test_a_trained_model(tmp_path: Path) -> None:
+    """Name, verdict, times, code, metrics, width, manifest and record of a loop stand together."""
+    workspace = trained.write_training(root_of(tmp_path) / "w")
+    run = history.read_run(write_run(tmp_path, model(workspace, hypothesis="A net will do.")))
+    assert (run.command, run.log, run.notes) == ("fin_model", tmp_path / "log" / "run", ())
+    (loop,) = run.loops
+    assert (loop.number, loop.kind, loop.name, loop.model_type) == (0, "model", "SmallMLP", "Tabular")
+    assert (loop.accepted, loop.failure, loop.cached, loop.features) == (True, "", False, 4)
+    assert (loop.code, loop.hypothesis, loop.workspace) == (trained.CODE, "A net will do.", workspace)
+    assert (loop.ended, loop.seconds) == (logs.BEGIN, 0.0)
+    assert loop.started == logs.BEGIN - datetime.timedelta(minutes=1)
+    assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
+    assert loop.manifest is not None
+    assert loop.record is not None
+    assert loop.record.num_features == 4
+
+
+def test_the_seconds_of_the_steps(tmp_path: Path) -> None:
+    """The time of a loop is that of its steps, without the pauses between them."""
+    loop = logs.new_loop("ModelRDLoop")
+    logs.finish(loop, 0, model(tmp_path / "w"), True)
+    for step in loop.loop_trace[0]:
+        step.start -= datetime.timedelta(seconds=20)
+    logs.dump(loop, tmp_path, 0)
+    assert only(tmp_path).seconds == 40
+
+
+def test_a_baseline_model(tmp_path: Path) -> None:
+    """Without a manifest the width is what Qlib recorded."""
+    loop = only(write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w"))))
+    assert (loop.manifest, loop.features, loop.cached) == (None, 20, False)
+
+
+def test_a_result_from_the_cache(tmp_path: Path) -> None:
+    """A loop that RD-Agent answered from its cache has the result in the session alone."""
+    experiment = model(root_of(tmp_path) / "w")
+    (root_of(tmp_path) / "w").mkdir(parents=True)
+    experiment.result = pd.Series(trained.METRICS, name="0")
+    loop = only(write_run(tmp_path, experiment))
+    assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
+    assert (loop.cached, loop.failure, loop.features) == (True, "", None)
+
+
+def test_the_file_wins_over_the_session(tmp_path: Path) -> None:
+    """Where both hold a result, what is shown is what qlib_res.csv holds."""
+    experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))
+    experiment.result = pd.Series({"IC": 0.9})
+    assert only(write_run(tmp_path, experiment)).metrics["IC"] == trained.METRICS["IC"]
+
+
+def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
+    """Without its workspace a loop has the session's metrics, and what nothing tells is not known."""
+    experiment = model(tmp_path / "gone")
+    experiment.result = pd.Series({"IC": 0.9})
+    loop = only(write_run(tmp_path, experiment))
+    assert (loop.workspace, loop.cached, loop.record, loop.metrics) == (None, None, None, {"IC": 0.9})
+
+
+def test_no_result_at_all(tmp_path: Path) -> None:
+    """A verdict without a result anywhere is told as such."""
+    loop = only(write_run(tmp_path, model(tmp_path / "gone")))
+    assert loop.failure.startswith("its result is gone")
+    assert (loop.accepted, loop.metrics, loop.cached) == (True, {}, None)
+
+
+@pytest.mark.parametrize("result", ["a text", pd.Series(["a text"]), pd.DataFrame({"IC": [1.0], "R": [2]})])
+def test_a_result_of_another_form(result: object, tmp_path: Path) -> None:
+    """A result that is no series of numbers is a note, not a crash."""
+    experiment = model(tmp_path / "gone")
+    experiment.result = result
+    run = history.read_run(write_run(tmp_path, experiment))
+    assert run.loops[0].metrics == {}
+    assert len(run.notes) == 1
+    assert "loop 0" in run.notes[0]
+
+
+def test_a_hostile_result_runs_nothing(tmp_path: Path) -> None:
+    """What a session's result asks for is not run, though its numbers are asked for."""
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "was made"),)
+
+    experiment = model(tmp_path / "gone")
+    experiment.result = pd.Series([Hostile()], index=["IC"])
+    assert only(write_run(tmp_path, experiment)).metrics == {}
+    assert not (tmp_path / "was made").exists()
+
+
+def test_a_skipped_loop(tmp_path: Path) -> None:
+    """A loop that RD-Agent skipped tells the exception's text, in both releases' forms."""
+    loop = logs.new_loop("FactorRDLoop")
+    skip(loop, 0, logs.factor_experiment(tmp_path / "w", "a"), "no code at all")
+    logs.dump(loop, tmp_path, 0)
+    told = only(tmp_path)
+    assert (told.failure, told.accepted, told.metrics, told.cached) == ("no code at all", False, {}, None)
+    assert (told.number, told.name) == (0, "a")
+
+
+def test_loops_without_a_verdict(tmp_path: Path) -> None:
+    """A loop that was begun is told as unfinished, with what its steps left."""
+    loop = logs.new_loop("ModelRDLoop")
+    logs.finish(loop, 0, model(tmp_path / "w"), True)
+    logs.begin(loop, 1, model(trained.write_training(root_of(tmp_path) / "v"), hypothesis="Deeper."))
+    logs.dump(loop, tmp_path / "log" / "run", 1)
+    finished, begun = history.read_run(tmp_path / "log" / "run").loops
+    assert finished.accepted
+    assert (begun.number, begun.kind, begun.name, begun.accepted) == (1, "model", "SmallMLP", None)
+    assert begun.failure == "not finished: the last step that ended is direct_exp_gen"
+    assert (begun.hypothesis, begun.features, begun.metrics) == ("Deeper.", 4, {})
+
+
+def test_a_loop_that_has_not_proposed(tmp_path: Path) -> None:
+    """A loop without an experiment is of unknown kind."""
+    loop = logs.new_loop("ModelRDLoop")
+    logs.begin(loop, 0, None)
+    logs.dump(loop, tmp_path, 0)
+    assert (only(tmp_path).kind, only(tmp_path).name) == ("unknown", "")
+
+
+def test_a_factor_loop(tmp_path: Path) -> None:
+    """Every factor has its texts and code, in rejected loops too; one that was given up has no code."""
+    accepted = logs.factor_experiment(tmp_path / "w", "a", "b", gave_up=("b",))
+    run = history.read_run(
+        write_run(tmp_path, accepted, logs.factor_experiment(tmp_path / "v", "c"), kind="FactorRDLoop")
+    )
+    first, second = run.loops
+    assert run.command == "fin_factor"
+    assert (first.kind, first.name, first.code, second.accepted) == ("factor", "a, b", "", False)
+    assert first.factors == (
+        Factor("a", "description", "formulation", "# the code of a\n"),
+        Factor("b", "description", "formulation", ""),
+    )
+    assert [one.code for one in second.factors] == ["# the code of c\n"]
+
+
+def test_models_and_factors(tmp_path: Path) -> None:
+    """A run of fin_quant has loops of both kinds."""
+    run = history.read_run(
+        write_run(
+            tmp_path, logs.factor_experiment(tmp_path / "w", "a"), model(tmp_path / "v"), kind="QuantRDLoop"
+        )
+    )
+    assert run.command == "fin_quant"
+    assert [one.kind for one in run.loops] == ["factor", "model"]
+
+
+def test_a_project_that_moved(tmp_path: Path) -> None:
+    """Workspaces are found below the project where it is today."""
+    old = tmp_path / "old"
+    write_run(old, model(trained.write_training(root_of(old) / "w")))
+    new = Path(shutil.move(old, tmp_path / "new"))
+    loop = only(new / "log" / "run")
+    assert loop.workspace == root_of(new) / "w"
+    assert loop.features == 4
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\ud800"])
+def test_a_manifest_that_can_not_be_read(content: str, tmp_path: Path) -> None:
+    """A damaged manifest is a note; the rest of the loop stands."""
+    workspace = trained.write_training(root_of(tmp_path) / "w")
+    (workspace / "sota_manifest.json").write_bytes(content.encode(errors="surrogatepass"))
+    run = history.read_run(write_run(tmp_path, model(workspace)))
+    assert run.loops[0].manifest is None
+    assert run.loops[0].features == 4
+    assert len(run.notes) == 1
+    assert str(workspace) in run.notes[0]
+
+
+def test_metrics_that_can_not_be_read(tmp_path: Path) -> None:
+    """Metrics that are no text are a note, and the session's stand in."""
+    workspace = trained.write_baseline(root_of(tmp_path) / "w")
+    (workspace / "qlib_res.csv").write_bytes(b"\xff\xfe")
+    experiment = model(workspace)
+    experiment.result = pd.Series({"IC": 0.5})
+    run = history.read_run(write_run(tmp_path, experiment))
+    assert run.loops[0].metrics == {"IC": 0.5}
+    assert "qlib_res.csv" in run.notes[0]
+
+
+def test_a_record_with_doubts(tmp_path: Path) -> None:
+    """What Qlib's record contradicts itself in is told once, with its place."""
+    workspace = trained.write_training(root_of(tmp_path) / "w")
+    (width,) = workspace.rglob("params/*num_features")
+    width.write_text("5")
+    (note,) = history.read_run(write_run(tmp_path, model(workspace))).notes
+    assert "two input widths" in note
+    assert str(workspace) in note
+
+
+def test_what_was_asked(tmp_path: Path) -> None:
+    """Settings of the run stand as text, the run's over RD-Agent's; what may be secret is left out."""
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    general = {"step_semaphore": 1, "evolving_n": 3, "app_tpl": None, "workspace_path": Path("/w"), "x": [1]}
+    secrets = {"api_key": "k", "github_token": "t", "SECRET": "s", "db_password": "p"}
+    logs.dump_object(general | secrets, log / "RD_AGENT_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl")
+    asked = {"evolving_n": 10, "train_start": "2008-01-01", "test_end": None, "interactor": ""}
+    logs.dump_object({"evolving_n": 0}, log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_08-00-00-000001.pkl")
+    logs.dump_object(asked, log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl")
+    assert history.read_run(log).asked == {
+        "step_semaphore": "1",
+        "evolving_n": "10",
+        "workspace_path": "/w",
+        "train_start": "2008-01-01",
+    }
+
+
+def test_settings_as_rdagent_logs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What RD-Agent's own settings object holds when it is logged can be read."""
+    from rdagent.app.qlib_rd_loop.conf import MODEL_PROP_SETTING
+
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
+    logs.dump_object(MODEL_PROP_SETTING.model_dump(), file)
+    assert history.read_run(log).asked["evolving_n"] == str(MODEL_PROP_SETTING.evolving_n)
+
+
+def test_settings_that_can_not_be_read(tmp_path: Path) -> None:
+    """Damaged settings are a note; the loops stand."""
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
+    logs.dump_object({}, file)
+    file.write_bytes(file.read_bytes()[:-3])
+    run = history.read_run(log)
+    assert len(run.loops) == 1
+    assert str(file) in run.notes[0]
+
+
+def test_a_log_without_a_session(tmp_path: Path) -> None:
+    """A folder without sessions is an error, as for every command."""
+    with pytest.raises(SessionError, match="holds no session"):
+        history.read_run(tmp_path)
+
+
+@signed
+def test_a_session_of_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is signed with another key is refused."""
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    file = next(log.rglob("__session__/0/*"))
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UntrustedSessionError):
+        history.read_run(log)
+
+
+def test_a_pickle_that_is_no_session(tmp_path: Path) -> None:
+    """A file of another form where a session should be is an error that names it."""
+    file = logs.dump_object({"a": 1}, tmp_path / "__session__" / "0" / "0_direct_exp_gen")
+    with pytest.raises(SessionError, match="no session of RD-Agent's") as caught:
+        history.read_run(tmp_path)
+    assert caught.value.place == str(file)
+
+
+def test_the_manifest_of_a_cached_loop(tmp_path: Path) -> None:
+    """A manifest tells that the result came from the cache, and of no width."""
+    workspace = root_of(tmp_path) / "w"
+    trained.write_manifest(workspace, from_cache=True)
+    assert json.loads((workspace / "sota_manifest.json").read_text())["from_cache"] is True
+    experiment = model(workspace)
+    experiment.result = pd.Series({"IC": 0.9})
+    loop = only(write_run(tmp_path, experiment))
+    assert (loop.cached, loop.features) == (True, None)
