@@ -46,7 +46,7 @@ $(UV):
 	$(BIN)/python -m pip install --quiet uv
 
 $(VENV)/.ready: $(UV) pyproject.toml Makefile
-	$(UV) pip install --quiet --python $(BIN)/python $(TORCH) --group dev -e ".[demo]" $(NEWEST) $(QLIB)
+	$(UV) pip install --quiet --python $(BIN)/python $(TORCH) --group dev --group report -e ".[demo]" $(NEWEST) $(QLIB)
 	touch $@
 
 $(OLD_VENV)/.ready: $(UV) pyproject.toml Makefile

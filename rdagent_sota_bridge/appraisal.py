@@ -1,0 +1,323 @@
+"""The factor part of a report: every factor of one set, and how alike they are, base features included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rdagent_sota_bridge import base_features, factors, label, tearsheet
+from rdagent_sota_bridge import panel as panels
+from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
+from rdagent_sota_bridge.market import Market, read_market
+from rdagent_sota_bridge.panel import Panel
+from rdagent_sota_bridge.qlib_config import Task
+from rdagent_sota_bridge.quality import Source
+from rdagent_sota_bridge.tearsheet import Sheet
+
+CELLS = 60_000_000
+"""The matrix is a mean over all days, or over so many evenly spread ones that no more values than this, of
+all factors and base features together, are in memory: 480 MB."""
+
+_LEAST_INSTRUMENTS = 3  # of a day whose correlation counts
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Appraisal:
+    """One factor set on the market that its models were tested on.
+
+    Attributes:
+        digest: The set's digest.
+        task: The market, test segment and label that the figures are taken on.
+        columns: The factors, in the set's order.
+        sheets: By factor, in that order; empty where there is no Qlib data (`notes` say so).
+        names: The factors, then the base features, in the order of the matrix.
+        correlation: float64, (names, names): mean daily cross-sectional correlation (Pearson's, with its
+            sign) in the test segment; NaN where no day has three instruments with both.
+        notes: What is missing, and why: each is one sentence for the reader.
+    """
+
+    digest: str
+    task: Task | None
+    columns: tuple[str, ...]
+    sheets: tuple[Sheet, ...]
+    names: tuple[str, ...]
+    correlation: Any
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """The cells that the figures are taken on.
+
+    Attributes:
+        days: The days, ascending.
+        instruments: The instruments, sorted.
+        members: bool, (days, instruments): the market's cells; without a market, all.
+        returns: float64, (days, instruments): the label; None where it can't be told.
+        folder: Qlib's data folder; None where there is none.
+        notes: What is missing, and why.
+    """
+
+    days: pd.DatetimeIndex
+    instruments: tuple[str, ...]
+    members: Any
+    returns: Any
+    folder: Path | None
+    notes: tuple[str, ...]
+
+
+def appraise(digest: str, sources: Sequence[Source], base: Mapping[str, str], task: Task | None) -> Appraisal:
+    """Return the figures of a set's factors; what can't be told is said in the notes.
+
+    One factor's values are in memory at a time, and those that the matrix needs (`CELLS`).
+
+    Args:
+        digest: The set's digest.
+        sources: Its files, each with the digest that it had and the factors taken from it.
+        base: The base features beside the factors: Qlib's expressions by name.
+        task: The market, test segment and label; None where nothing tells them.
+    """
+    columns = panels.union([source.columns for source in sources])
+    try:
+        missing = [note for note in map(_change, sources) if note] or _no_columns(columns)
+        if missing:
+            return _without_figures(digest, task, columns, missing)
+        with panels.opened([source.path for source in sources], lambda _: columns) as panel:
+            missing = _other_content(panel, sources)
+            if missing:
+                return _without_figures(digest, task, columns, missing)
+            return _appraised(digest, panel, base, task)
+    except BridgeError as error:  # a file that is damaged, or was replaced while it was read
+        return _without_figures(digest, task, columns, [_sentence(error)])
+
+
+def _appraised(digest: str, panel: Panel, base: Mapping[str, str], task: Task | None) -> Appraisal:
+    ground = _ground(panel, task)
+    notes = list(ground.notes)
+    base = {name: expression for name, expression in base.items() if name not in panel.columns}
+    cells = max(1, len(ground.instruments) * (len(panel.columns) + len(base)))
+    days = _spread(len(ground.days), max(1, CELLS // cells))
+    if len(days) < len(ground.days):
+        notes.append(f"The correlations are means over {len(days)} evenly spread days of {len(ground.days)}.")
+    block = np.full((len(days), len(panel.columns) + len(base), len(ground.instruments)), np.nan)
+    rows, places = _places(panel, ground)
+    values = np.empty(ground.members.shape)
+    sheets = []
+    failed = set()
+    for number, column in enumerate(panel.columns):
+        values.fill(np.nan)
+        try:
+            values.reshape(-1)[places] = panel.read(column)[rows]
+        except FactorFileError as error:  # one that can't be trained on; the others can be looked at
+            notes.append(f"No figures of {column}: {_sentence(error)}")
+            failed.add(column)
+        if ground.returns is not None:
+            sheets.append(tearsheet.sheet(column, values, ground.returns, ground.members, ground.days))
+        block[:, number] = np.where(ground.members, values, np.nan)[days]
+    names, block = _with_base(base, ground, days, panel.columns, block, notes)
+    return Appraisal(
+        digest=digest,
+        task=task,
+        columns=panel.columns,
+        sheets=tuple(sheets),
+        names=names,
+        correlation=mean_correlation(block),
+        notes=(*notes, *_odd_sheets([sheet for sheet in sheets if sheet.name not in failed])),
+    )
+
+
+def _with_base(
+    base: Mapping[str, str],
+    ground: _Ground,
+    days: Any,
+    columns: tuple[str, ...],
+    block: Any,
+    notes: list[str],
+) -> tuple[tuple[str, ...], Any]:
+    """Return the names in the matrix, and the values with those of the base features put in."""
+    if base and ground.folder is None:
+        notes.append("The base features are not in the matrix of correlations, for want of Qlib's data.")
+    if not base or ground.folder is None:
+        return columns, block[:, : len(columns)]
+    found = base_features.values(base, ground.folder, ground.days[days], ground.instruments)
+    if found.note:
+        notes.append(found.note)
+    for number, feature in enumerate(found.values.values(), start=len(columns)):
+        block[:, number] = np.where(ground.members[days], feature, np.nan)
+    names = (*columns, *found.values)
+    return names, block[:, : len(names)]
+
+
+# --- the ground ---
+
+
+def _ground(panel: Panel, task: Task | None) -> _Ground:
+    if task is None:
+        return _own_rows(panel, None, "Nothing tells the market and the test segment: no IC, no returns.")
+    market = read_market(task.provider_uri, task.market)
+    if market is None:
+        why = f"Qlib's data of the market {task.market} is not in {task.provider_uri}: no IC, no returns."
+        return _own_rows(panel, task, why)
+    days = np.flatnonzero(_inside(market.calendar, task))
+    if not len(days):
+        why = f"The calendar in {market.folder} has no day in the test segment: no IC, no returns."
+        return _own_rows(panel, task, why)
+    members = market.members()[days]
+    instruments = np.flatnonzero(members.any(axis=0))
+    codes = tuple(market.instruments[number] for number in instruments)
+    returns, notes = _returns(market, task, days, codes)
+    return _Ground(market.calendar[days], codes, members[:, instruments], returns, market.folder, notes)
+
+
+def _returns(market: Market, task: Task, days: Any, codes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    try:
+        returns = label.values(market.folder, task.label, days, codes)
+    except MarketError as error:
+        return None, (_sentence(error),)
+    if returns is None:
+        return None, (f"The label {task.label} is no plain return between two days: no IC, no returns.",)
+    if np.isnan(returns).all():
+        return None, (f"{market.folder} has no prices for the label in the test segment: no IC, no returns.",)
+    return returns.astype(np.float64), ()
+
+
+def _own_rows(panel: Panel, task: Task | None, why: str) -> _Ground:
+    """Return the set's own rows as ground; those of the test segment, if there are some."""
+    inside = np.zeros(len(panel.dates), dtype=bool) if task is None else _inside(panel.dates, task)
+    days = panel.dates[inside] if inside.any() else panel.dates
+    members = np.ones((len(days), len(panel.instruments)), dtype=bool)
+    return _Ground(days, panel.instruments, members, None, None, (why,))
+
+
+def _inside(days: pd.DatetimeIndex, task: Task) -> Any:
+    """Return which days are in the test segment."""
+    start, end = task.test
+    days = days.normalize()
+    return (days >= start) & ((days <= end) | pd.isna(end))
+
+
+def _places(panel: Panel, ground: _Ground) -> tuple[Any, Any]:
+    """Return the panel's rows that are on the ground, and where each stands there, flat."""
+    days = ground.days.get_indexer(panel.dates)[panel.date_codes]
+    codes = pd.Index(ground.instruments).get_indexer(list(panel.instruments))[panel.instrument_codes]
+    rows = np.flatnonzero((days >= 0) & (codes >= 0))
+    return rows, days[rows].astype(np.int64) * len(ground.instruments) + codes[rows]
+
+
+def _spread(number: int, wanted: int) -> Any:
+    """Return positions of so many evenly spread days, or of all."""
+    return np.unique(np.linspace(0, number - 1, min(number, wanted)).round().astype(int))
+
+
+# --- the matrix ---
+
+
+def mean_correlation(block: Any) -> Any:
+    """Return the mean daily cross-sectional correlation of each pair.
+
+    `correlation.py` drops factors by the same, without its sign.
+
+    Args:
+        block: float64, (days, names, instruments), NaN where there is no value.
+
+    Returns:
+        float64, (names, names), NaN where no day has three instruments with both.
+    """
+    from threadpoolctl import threadpool_limits
+
+    names = block.shape[1]
+    total, days = np.zeros((names, names)), np.zeros((names, names))
+    # A day's products are small: threads that wait for each other take up to ten times as long.
+    with threadpool_limits(1):
+        for values in block:
+            found = _on_a_day(values)
+            usable = np.isfinite(found)
+            total[usable] += found[usable]
+            days += usable
+    with np.errstate(invalid="ignore"):
+        return np.clip(total / days, -1.0, 1.0)
+
+
+def _on_a_day(values: Any) -> Any:
+    there = ~np.isnan(values)
+    with np.errstate(all="ignore"):  # what has no values, or overflows, becomes NaN
+        level = np.where(there, values, 0.0).sum(axis=1, keepdims=True) / there.sum(axis=1, keepdims=True)
+        centred = np.where(there, values - level, 0.0)
+        largest = np.abs(centred).max(axis=1, keepdims=True, initial=0.0)
+        # What rounding leaves of values that are all the same is no spread; nor must the squares overflow.
+        centred = np.where(largest > _ROUNDING * np.abs(level), centred / largest, 0.0)
+        mask = there.astype(np.float64)
+        shared = mask @ mask.T
+        sums, squares = centred @ mask.T, (centred**2) @ mask.T
+        covariance = centred @ centred.T - sums * sums.T / shared
+        spread = squares - sums**2 / shared
+        spread[spread <= _ROUNDING * squares] = 0.0
+        found = covariance / np.sqrt(spread * spread.T)
+    found[shared < _LEAST_INSTRUMENTS] = np.nan
+    return found
+
+
+# --- notes ---
+
+
+def _change(source: Source) -> str:
+    """Return what happened to a file since it was used; empty where it is as it was."""
+    if not source.path.is_file():
+        return f"The file {source.path} is not there any more, so nothing can be told of its factors."
+    return _changed(source, factors.current_digest(source.path))
+
+
+def _changed(source: Source, found: str) -> str:
+    if found == source.digest:
+        return ""
+    return (
+        f"The file {source.path} was changed since, so nothing can be told of the factors as they were: it "
+        f"had the digest {source.digest}, and has {found}."
+    )
+
+
+def _other_content(panel: Panel, sources: Sequence[Source]) -> list[str]:
+    """Return what the open files have otherwise than the sources say; they may have been replaced."""
+    digests = {file.path: file.digest for file in panel.files}
+    there = panels.union([file.columns for file in panel.files])
+    changes = [_changed(source, digests.get(source.path, source.digest)) for source in sources]
+    missing = [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
+    return [note for note in changes if note] + missing
+
+
+def _no_columns(columns: tuple[str, ...]) -> list[str]:
+    return [] if columns else ["Nothing tells which factors the set has, and in which file."]
+
+
+def _without_figures(
+    digest: str, task: Task | None, columns: tuple[str, ...], notes: Sequence[str]
+) -> Appraisal:
+    return Appraisal(digest, task, columns, (), (), np.empty((0, 0)), tuple(notes))
+
+
+def _odd_sheets(sheets: Sequence[Sheet]) -> list[str]:
+    notes = [
+        f"{sheet.name} has no IC: on no day of the test segment have two instruments different values of it, "
+        "and returns."
+        for sheet in sheets
+        if not len(sheet.ic)
+    ]
+    notes += [
+        f"On {sheet.uncut_days} days the values of {sheet.name} can't be cut into {tearsheet.QUANTILES} "
+        "groups, for too many are the same: those days are not in its returns by group."
+        for sheet in sheets
+        if sheet.uncut_days and len(sheet.ic)
+    ]
+    return notes
+
+
+def _sentence(error: BridgeError) -> str:
+    if isinstance(error, FactorFileError):
+        return f"{error.path}: {'; '.join(failure.fact for failure in error.failures)}."
+    return f"{error.fact} ({error.place})."
