@@ -77,3 +77,11 @@ def pytest_sessionfinish() -> None:
     """Leave nothing behind."""
     os.chdir(_before)
     _folder.cleanup()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly where the report's page was not looked at in a browser."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any("CHROMIUM IS NOT INSTALLED" in str(one.longrepr) for one in skipped):
+        title = "CHROMIUM IS NOT INSTALLED: tests/test_browser.py DID NOT RUN"
+        terminalreporter.section(title, red=True, bold=True)

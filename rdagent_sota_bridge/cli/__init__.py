@@ -108,6 +108,18 @@ def check_command(
     raise typer.Exit(check.run(named, look_ahead, as_json))
 
 
+@app.command(name="verify")
+def verify_command(
+    log: Annotated[str, typer.Argument(help="A log folder, or latest.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all that was looked at.")] = False,
+) -> None:
+    """Verify what a run's models were trained on: status 0 if all that claim factors have them, else 1."""
+    from rdagent_sota_bridge.cli import verify
+
+    with _errors_as_messages():
+        raise typer.Exit(verify.run(log, as_json))
+
+
 store_app = typer.Typer(help="The copies of factor sets that models' workspaces link.")
 app.add_typer(store_app, name="store")
 
@@ -151,3 +163,21 @@ def store_prune_command(
 
     with _errors_as_messages():
         store.prune(keep_days, dry_run)
+
+
+@app.command(name="report")
+def report_command(
+    logs: Annotated[
+        list[str], typer.Argument(metavar="LOG...", help="Log folders, or latest.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file; report.html if left out.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+) -> None:
+    """Show runs side by side on one page: models, factors, and proof. Needs no network to read."""
+    from rdagent_sota_bridge.cli import report
+
+    with _errors_as_messages():
+        report.run(logs, output, as_json)

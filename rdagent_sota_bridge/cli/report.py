@@ -1,0 +1,107 @@
+"""The command `rdagent-sota report`: runs side by side, as a page or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.filesize import decimal
+
+from rdagent_sota_bridge import locate, page, report, sessions
+from rdagent_sota_bridge.errors import ReportError, SessionError
+from rdagent_sota_bridge.writing import write_whole
+
+DEFAULT_OUTPUT = Path("report.html")
+"""In the current folder."""
+
+_HEAD = 4096  # the line that tells what made a page stands within so many bytes
+
+
+def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
+    """Write the page of some runs, and print where; or print their figures.
+
+    Args:
+        logs: Log folders, or `latest` for the newest below `./log`.
+        output: The file; None is `DEFAULT_OUTPUT`.
+        as_json: Print JSON, and write no file.
+
+    Raises:
+        SessionError: if a log can't be read.
+        ReportError: if the file can't be written, or holds something else.
+    """
+    target = Path.cwd() / (output or DEFAULT_OUTPUT).expanduser()
+    if not as_json:
+        check_target(target)  # before a minute of work
+    found = report.gather([_log(named) for named in logs])
+    if as_json:
+        json.dump(report.as_plain(found), sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+        return
+    text = page.render(found)
+    check_target(target)  # it may have come meanwhile
+    try:
+        write_whole(target.resolve(), text)
+    except OSError as error:
+        raise ReportError(
+            f"The report can't be written: {error.strerror}",
+            str(target),
+            "name a file with -o, in a folder that you may write into",
+        ) from None
+    typer.echo(f"{target} ({decimal(target.stat().st_size)})")
+
+
+def _log(named: str) -> Path:
+    """Return the log folder that a text names."""
+    if named != locate.LATEST:
+        try:
+            return Path.cwd() / Path(named).expanduser()
+        except RuntimeError as error:  # ~name of a user that the system does not know
+            raise SessionError(f"No log is named: {named}", str(error), "name a log folder") from None
+    there = locate.logs()
+    if not there:
+        raise SessionError(
+            "There is no log: latest names the newest below ./log",
+            str(Path.cwd() / locate.LOGS),
+            "start in the project folder of a run, or name its log folder",
+        )
+    return max(there, key=_newest)
+
+
+def _newest(log: Path) -> tuple[float, str]:
+    """Return when the last session of a log was written; of two at once the name counts."""
+    sessions_of_log = (log / sessions.SESSION_FOLDER).glob("*/*")
+    return max((file.stat().st_mtime for file in sessions_of_log), default=0.0), log.name
+
+
+def check_target(target: Path) -> None:
+    """Refuse a file that is there and no report of ours.
+
+    Raises:
+        ReportError: if it is one.
+    """
+    try:
+        if not target.exists():
+            if not target.parent.is_dir():
+                raise ReportError(
+                    "The folder of the report is not there", str(target.parent), "make it, or name another"
+                )
+            return
+        if target.is_dir():
+            raise ReportError("The report's name is that of a folder", str(target), "name a file with -o")
+        with target.open("rb") as file:
+            ours = page.GENERATOR.encode() in file.read(_HEAD)
+    except OSError as error:
+        raise ReportError(
+            f"The report's place can't be looked at: {error.strerror}",
+            str(target),
+            "name another with -o",
+        ) from None
+    if not ours:
+        raise ReportError(
+            "The file is there, and no report: it is not written over",
+            str(target),
+            "name another with -o, or remove it",
+        )

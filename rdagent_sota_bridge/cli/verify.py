@@ -1,0 +1,156 @@
+"""The command `rdagent-sota verify`: a line per model loop on screen, or all of them as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rdagent_sota_bridge import history, locate, sessions, verification
+from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.history import Run
+from rdagent_sota_bridge.verification import Verdict
+
+_STYLES = {
+    "factors": "green",
+    "cached": "green",
+    "none": "yellow",
+    "not trained": "dim",
+    "broken": "bold red",
+}
+_MARKS = {"factors": "✓", "cached": "✓", "none": "-", "not trained": "-", "broken": "✗"}
+_ASCII_MARKS = {**_MARKS, "factors": "+", "cached": "+", "broken": "x"}
+
+
+def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
+    """Print what can be shown of each model loop of a run, and return the exit status.
+
+    Args:
+        log: A log folder, its `__session__`, a session file, or `latest` for the newest log with model loops.
+        as_json: Print one JSON object and nothing else.
+        console: Where to print; None for stdout.
+
+    Returns:
+        1 where a loop claims what can't be shown, else 0.
+
+    Raises:
+        SessionError: if the log can't be read, or is of a run without models.
+    """
+    found = history.read_run(_latest() if log == locate.LATEST else _named(log))
+    verdicts = verification.verify(found)
+    show(found, verdicts, as_json, console or Console())
+    return 0 if all(one.holds for one in verdicts) else 1
+
+
+def show(found: Run, verdicts: list[Verdict], as_json: bool, console: Console) -> None:
+    """Print the verdicts on a run's model loops."""
+    if as_json:
+        text = json.dumps(
+            _document(found, verdicts), ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False
+        )
+        console.file.write(text + "\n")
+        return
+    ascii_only = console.options.ascii_only
+    marks = _ASCII_MARKS if ascii_only else _MARKS
+
+    def line(text: str, mark: str = "", style: str = "") -> None:
+        if ascii_only:  # names come from an LLM, in any letters
+            text = text.encode("ascii", "backslashreplace").decode()
+        console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)
+
+    line(f"{found.command}: {found.log}")
+    width = max(len(one.state) for one in verdicts)
+    for one in verdicts:
+        number = "?" if one.loop is None else str(one.loop)
+        mark = f"{marks[one.state]} {one.state:<{width}}"
+        line(f"  loop {number} {one.name}: {one.text}", mark, _STYLES[one.state])
+        if not one.holds and one.workspace is not None:
+            line(f"  where: {one.workspace}")
+    for note in found.notes:
+        line(f"note: {note}")
+    line(_count(verdicts))
+
+
+def _count(verdicts: list[Verdict]) -> str:
+    """Return the last line: how many loops claim the factors, and of how many that holds."""
+    claiming = [one for one in verdicts if one.digest or not one.holds]
+    shown = sum(one.holds for one in claiming)
+    loops = f"{len(verdicts)} model loop{'' if len(verdicts) == 1 else 's'}"
+    if not claiming:
+        return f"{loops}: none claims factors"
+    claim = "claims" if len(claiming) == 1 else "claim"
+    return f"{loops}: {len(claiming)} {claim} factors, {shown} shown to have them"
+
+
+def _document(found: Run, verdicts: list[Verdict]) -> dict[str, Any]:
+    return {
+        "log": str(found.log),
+        "command": found.command,
+        "holds": all(one.holds for one in verdicts),
+        "loops": [
+            {
+                "loop": one.loop,
+                "name": one.name,
+                "state": one.state,
+                "holds": one.holds,
+                "text": one.text,
+                "digest": one.digest or None,
+                "evidence": list(one.evidence),
+                "contradictions": list(one.contradictions),
+                "workspace": None if one.workspace is None else str(one.workspace),
+            }
+            for one in verdicts
+        ],
+        "notes": list(found.notes),
+    }
+
+
+def _named(log: str) -> Path:
+    path = Path.cwd() / Path(log)
+    try:
+        if path.expanduser().exists():
+            return path.expanduser()
+        where = f"looked for at {path}"
+    except (OSError, RuntimeError) as error:  # a closed folder; ~name of a user that is not known
+        where = str(error)
+    raise SessionError(
+        f"Log path not found: {log}",
+        where,
+        f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{locate.LATEST}`; a relative path is "
+        "relative to the folder that the command is started in",
+    )
+
+
+def _latest() -> Path:
+    """Return the newest log with model loops, by the times in the sessions: a copy has others."""
+    found, unread = [], []
+    for log in locate.logs():
+        try:
+            session = sessions.read_session(log)
+        except SessionError as error:
+            unread.append((log, error))
+            continue
+        if session.loop_class in ("ModelRDLoop", "QuantRDLoop"):
+            ended = [one.ended.timestamp() for one in session.experiments if one.ended is not None]
+            found.append((max(ended, default=0.0), log.name, log))
+    place = str(Path.cwd() / locate.LOGS)
+    if not found:
+        raise SessionError(
+            "No log of a run with models" + (", of those that can be read" if unread else ""),
+            "; ".join([place, *(f"{error.fact} ({error.place})" for _, error in unread)]),
+            unread[0][1].mend if unread else "run `rdagent fin_model` in this folder, or name a log folder",
+        )
+    newest = max(found)[2]
+    for log, trouble in unread:
+        if log.name > newest.name:  # RD-Agent names them by their time
+            raise SessionError(
+                f"A log that can't be read may be newer than the latest one with models: {trouble.fact}",
+                f"{trouble.place}; the latest that can be read is {newest}",
+                f"{trouble.mend}; or name the log",
+            )
+        typer.echo(f"note: a log was left out of the search: {trouble.fact} ({trouble.place})", err=True)
+    return newest

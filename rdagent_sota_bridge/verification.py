@@ -1,0 +1,394 @@
+"""Whether the models of a run were trained on the factors that their manifests claim."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rdagent_sota_bridge import alpha, factors, manifest, qlib_config, qlib_record
+from rdagent_sota_bridge.errors import FactorFileError, ResultError, SessionError
+from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.qlib_record import Record
+
+State = Literal["factors", "cached", "none", "not trained", "broken"]
+
+_NOTE = "# rdagent-sota-bridge:"
+_MINES = ("fin_factor", "fin_factor_report")
+_UNKNOWN_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be shown of one model loop.
+
+    Attributes:
+        loop: The number of the loop; None where the session does not tell.
+        name: The model's name.
+        state: `factors`: claims them and has them. `cached`: claims them, answered from RD-Agent's cache, and
+            the training that gave the result has them. `none`: claims none. `not trained`: failed or not
+            finished. `broken`: claims what the rest contradicts, or what nothing is left to show.
+        text: One sentence with the figures.
+        digest: The factor set that it claims; empty for none.
+        evidence: What agrees with the claim; each is looked up outside of the manifest.
+        contradictions: What does not.
+        workspace: The workspace folder; None where it is gone or was never made.
+    """
+
+    loop: int | None
+    name: str
+    state: State
+    text: str
+    digest: str = ""
+    evidence: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    workspace: Path | None = None
+
+    @property
+    def holds(self) -> bool:
+        """False where the loop claims what can't be shown."""
+        return self.state != "broken"
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a manifest claims.
+
+    Attributes:
+        digest: The factor set.
+        stored: The digest of the file in the workspace; None where it tells of none.
+        mined: The mined columns.
+        base: The base features beside them.
+        base_digest: The base set, whole.
+        loaded: The columns that Qlib is said to have loaded; None where that was not read back.
+        from_cache: True where RD-Agent is said to have answered from its cache.
+    """
+
+    digest: str
+    stored: str | None
+    mined: tuple[str, ...]
+    base: alpha.BaseSet
+    base_digest: str
+    loaded: tuple[str, ...] | None
+    from_cache: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """All that the network is to see, sorted."""
+        return sorted({*self.base.names, *self.mined})
+
+    @property
+    def shown(self) -> str:
+        """The claim in a few words."""
+        parts = f"{len(self.mined)} mined + {len(self.base.names)} base = {len(self.columns)} columns"
+        return f"factor set {self.digest[:19]} ({parts})"
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One look at a claim: whether it agrees, and what was seen."""
+
+    agrees: bool
+    text: str
+
+
+def verify(run: Run) -> list[Verdict]:
+    """Return a verdict on every model loop of a run, in the order of the loops.
+
+    Raises:
+        SessionError: if the run has no model loop.
+    """
+    models = [] if run.command in _MINES else [loop for loop in run.loops if loop.kind != "factor"]
+    if not models:
+        mines = run.command in _MINES or any(loop.kind == "factor" for loop in run.loops)
+        raise SessionError(
+            f"The log is one of {run.command}, which has mined factors and trained no model: "
+            "there is nothing to verify"
+            if mines
+            else f"The run of {run.command} has begun no loop: there is nothing to verify",
+            str(run.log),
+            "name the log folder of a run that trained models, or `latest`",
+        )
+    spaces = [loop.workspace for loop in models if loop.workspace is not None]
+    verdicts = [_verdict(loop, spaces) for loop in models]
+    claiming = sum(bool(one.digest) for one in verdicts)
+    without = (
+        f"; {claiming} other loop(s) of this run claim factors, and this one has none: "
+        "SOTA_ON_ERROR=baseline goes on without them"
+    )
+    return [
+        replace(one, text=one.text + without) if claiming and one.state == "none" else one for one in verdicts
+    ]
+
+
+def _verdict(loop: Loop, spaces: Sequence[Path]) -> Verdict:
+    verdict = Verdict(loop.number, loop.name, "broken", "", workspace=loop.workspace)
+    has_manifest = loop.workspace is not None and (loop.workspace / MANIFEST_FILE).is_file()
+    if loop.workspace is None or not has_manifest:
+        return _without_claim(loop, verdict)
+    try:
+        claim = _claim(loop.manifest)
+    except _UNKNOWN_FORM as error:
+        trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
+        return replace(verdict, text=f"what it claims can't be told: {trouble}", contradictions=(trouble,))
+    verdict = replace(verdict, digest=claim.digest)
+    if claim.from_cache:
+        return _of_cached(verdict, loop, loop.workspace, claim, spaces)
+    return _of_findings(verdict, claim, tuple(_findings(loop.workspace, claim, loop.record)))
+
+
+def _of_findings(verdict: Verdict, claim: _Claim, findings: tuple[_Finding, ...]) -> Verdict:
+    against = tuple(found.text for found in findings if not found.agrees)
+    verdict = replace(
+        verdict,
+        evidence=tuple(found.text for found in findings if found.agrees),
+        contradictions=against,
+    )
+    if not against:
+        return replace(verdict, state="factors", text=f"trained on {claim.shown}")
+    return replace(verdict, text=f"claims {claim.shown}, which is not shown: {'; '.join(against)}")
+
+
+def _without_claim(loop: Loop, verdict: Verdict) -> Verdict:
+    """Return the verdict on a loop that has no manifest."""
+    if loop.record is None and not loop.metrics:
+        return replace(verdict, state="not trained", text=_one_line(loop.failure))
+    if loop.workspace is None:
+        text = "its workspace is gone, and with it all that could show what it was trained on"
+        return replace(verdict, contradictions=(text,), text=text)
+    if loop.record is None:
+        text = "claims no factors; Qlib recorded no training here: RD-Agent answered from its cache"
+        return replace(verdict, state="none", text=text)
+    width = loop.record.num_features
+    wide = "input width not recorded" if width is None else f"input width {width}"
+    if loop.record.has_factor_file:
+        text = f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})"
+    else:
+        text = f"trained without factors, and claims none ({wide})"
+    return replace(verdict, state="none", text=text)
+
+
+def _claim(content: Any) -> _Claim:
+    """Return what a manifest claims.
+
+    Raises:
+        AttributeError, IndexError, KeyError, TypeError, ValueError: if it has another form.
+    """
+    if content["manifest_version"] != manifest.MANIFEST_VERSION:
+        raise ValueError(f"manifest_version is {content['manifest_version']}")
+    if not isinstance(content["from_cache"], bool):
+        raise TypeError("from_cache is neither true nor false")
+    told, base = content["factor_set"], content["base_set"]
+    whole = alpha.BaseSet(
+        str(base["name"]), tuple((str(name), str(text)) for name, text in base["features"].items())
+    )
+    if base["digest"] != f"sha256:{whole.digest}":
+        raise ValueError("its base set's features are not those of its digest")
+    # Manifests of 0.1.0 tell of no stored file: of them the columns of the file are compared alone.
+    stored, loaded, mined = told.get("stored"), content["qlib_loaded"], _names(content["mined_columns"])
+    claim = _Claim(
+        digest=str(told["digest"]),
+        stored=None if stored is None else str(stored["digest"]),
+        mined=mined,
+        base=whole.without(mined),
+        base_digest=whole.digest,
+        loaded=None if loaded is None else _names(loaded["columns"]),
+        from_cache=content["from_cache"],
+    )
+    if not claim.digest.startswith("sha256:") or not mined:
+        raise ValueError("it names no factor set")
+    if not set(_names(told["columns"])) <= set(mined):
+        raise ValueError("the set has columns that are not among the mined ones")
+    if loaded is not None and loaded["num_features"] not in (None, len(claim.columns)):
+        raise ValueError(f"num_features is {loaded['num_features']} for {len(claim.columns)} columns")
+    return claim
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{value!r} in place of a list of names")
+    return tuple(value)
+
+
+# --- what a training left ---
+
+
+def _findings(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_Finding]:
+    """Yield every look at a claim, each at something that the manifest's author did not write into it."""
+    yield _file(workspace, claim)
+    yield _note(workspace, claim)
+    if record is None:
+        yield _Finding(False, "Qlib recorded no finished training in its workspace")
+    else:
+        yield from _recorded(claim, record)
+    yield from _loaded(workspace, claim, record)
+
+
+def _file(workspace: Path, claim: _Claim) -> _Finding:
+    file = workspace / FACTOR_FILE
+    if not file.is_file():
+        return _Finding(False, f"no {FACTOR_FILE} is in its workspace")
+    try:
+        columns = factors.read_footer(file).columns
+        digest = None if claim.stored is None else factors.current_digest(file)
+    except FactorFileError as error:
+        return _Finding(False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}")
+    if sorted(columns) != sorted(claim.mined):
+        return _Finding(False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}")
+    if digest != claim.stored:
+        return _Finding(False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})")
+    by = "columns" if claim.stored is None else "digest and columns"
+    return _Finding(True, f"{FACTOR_FILE} is the claimed one, by {by}")
+
+
+def _note(workspace: Path, claim: _Claim) -> _Finding:
+    """Look at the sets that the YAML names: the hand-off wrote them there for RD-Agent's own cache."""
+    file = workspace / qlib_config.CONFIG_FILE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return _Finding(False, f"{file.name} can't be read: {_one_line(error)}")
+    note = next((line for line in text.splitlines() if line.startswith(_NOTE)), "")
+    if f"factor set {claim.digest}" not in note:
+        return _Finding(
+            False, f"{file.name} does not name the claimed factor set ({note or 'it names none'})"
+        )
+    if f"base set {claim.base.name} sha256:{claim.base.digest}" not in note:
+        return _Finding(False, f"{file.name} does not name the claimed base set ({note})")
+    return _Finding(True, f"{file.name} names the claimed factor set and base set")
+
+
+def _recorded(claim: _Claim, record: Record) -> Iterator[_Finding]:
+    yield from (_Finding(False, doubt) for doubt in record.doubts)
+    width = len(claim.columns)
+    if record.num_features == width:
+        yield _Finding(True, f"Qlib recorded an input width of {width}")
+    else:
+        yield _Finding(False, f"Qlib recorded an input width of {record.num_features}, not {width}")
+    if record.has_factor_file:
+        yield _Finding(True, f"Qlib's data loader read {FACTOR_FILE}")
+    else:
+        yield _Finding(False, f"Qlib's data loader read no {FACTOR_FILE}")
+    if record.base_names is not None and sorted(record.base_names) == sorted(claim.base.names):
+        yield _Finding(True, f"Qlib's data loader was given the {len(claim.base.names)} base features")
+    else:
+        given = "unknown base features" if record.base_names is None else _few(record.base_names) or "none"
+        yield _Finding(False, f"Qlib's data loader was given {given}, not the claimed base set")
+    if record.config_file == qlib_config.CONFIG_FILE:
+        yield _Finding(True, f"qrun was started with {record.config_file}")
+    else:
+        started = record.config_file or "a file that it did not record"
+        yield _Finding(False, f"qrun was started with {started}, not {qlib_config.CONFIG_FILE}")
+
+
+def _loaded(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_Finding]:
+    """Look at what was read back of the data that Qlib trained on."""
+    try:
+        loaded = manifest.read_loaded(workspace)
+        recorder = (_json(workspace / LOADED_FILE) or {}).get("recorder")
+    except (OSError, *_UNKNOWN_FORM) as error:
+        yield _Finding(False, f"{LOADED_FILE} can't be read: {_one_line(error)}")
+        return
+    if loaded is None:
+        if claim.loaded is not None:
+            yield _Finding(False, f"{LOADED_FILE}, which tells what Qlib loaded, is gone")
+        return
+    told = None if claim.loaded is None else sorted(claim.loaded)
+    if sorted(loaded.columns) == claim.columns and told in (None, claim.columns):
+        yield _Finding(True, f"the data that Qlib trained on has the {len(claim.columns)} claimed columns")
+    else:
+        others = sorted(
+            set(loaded.columns) ^ set(claim.columns) | set(told or claim.columns) ^ set(claim.columns)
+        )
+        yield _Finding(False, f"the data that Qlib trained on has other columns: {_few(others)}")
+    if set(claim.mined) <= set(loaded.columns_without_training_values):
+        yield _Finding(False, "no value of the mined columns was in the training segment")
+    if record is not None and recorder != record.recorder:
+        yield _Finding(False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})")
+
+
+# --- the cache ---
+
+
+def _of_cached(verdict: Verdict, loop: Loop, own: Path, claim: _Claim, spaces: Sequence[Path]) -> Verdict:
+    """Return the verdict on a loop that RD-Agent answered from its cache, by its training.
+
+    RD-Agent's key knows tasks and no code (`components/runner/__init__.py`, 0.8.0 and 1.0.0), so a training
+    of the same code with the same result is looked for, in the run and below the root of its workspaces.
+    """
+    near = [file.parent for file in sorted(own.parent.glob(f"*/{MANIFEST_FILE}"))]
+    reasons = []
+    for place in dict.fromkeys([*spaces, *near]):
+        if place == own:
+            continue
+        found = _training_at(place, claim)
+        if found is None:
+            continue
+        try:
+            code = (place / "model.py").read_text(encoding="utf-8")
+            metrics = factors.metrics_beside(place / FACTOR_FILE)
+        except (OSError, ValueError) as error:
+            reasons.append(f"{place.name} can't be read: {_one_line(error)}")
+            continue
+        findings = tuple(_findings(place, *found))
+        if code != loop.code:
+            reasons.append(f"{place.name} trained a model with other code")
+        elif not _same(metrics, loop.metrics):
+            reasons.append(f"{place.name} has another result")
+        elif against := [one.text for one in findings if not one.agrees]:
+            reasons.append(f"{place.name}: {'; '.join(against)}")
+        else:
+            text = f"answered from RD-Agent's cache with the result of {place.name}, trained on {claim.shown}"
+            evidence = tuple(f"{place.name}: {one.text}" for one in findings)
+            return replace(verdict, state="cached", text=text, evidence=evidence)
+    reasons = reasons or [f"no such training is below {own.parent}"]
+    text = f"claims {claim.shown}, answered from RD-Agent's cache; not shown: {'; '.join(reasons)}"
+    return replace(verdict, text=text, contradictions=tuple(reasons))
+
+
+def _training_at(place: Path, claim: _Claim) -> tuple[_Claim, Record | None] | None:
+    """Return claim and record of a workspace that claims a training on the same sets; None for any other."""
+    try:
+        other = _claim(_json(place / MANIFEST_FILE))
+    except (OSError, *_UNKNOWN_FORM):  # another loop's: if it is one of this run, its own verdict tells
+        return None
+    same = (other.digest, other.base_digest, sorted(other.mined))
+    if other.from_cache or same != (claim.digest, claim.base_digest, sorted(claim.mined)):
+        return None
+    try:
+        return other, qlib_record.read(place)
+    except ResultError:
+        return other, None
+
+
+def _same(metrics: dict[str, float], others: dict[str, float]) -> bool:
+    """Tell whether two results are the same, but for how their numbers were read."""
+    return (
+        bool(metrics)
+        and metrics.keys() == others.keys()
+        and all(_equal(metrics[n], others[n]) for n in metrics)
+    )
+
+
+def _equal(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+
+
+# --- texts ---
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:200]

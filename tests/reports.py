@@ -1,0 +1,218 @@
+"""Reports as `report.gather` makes them, written by hand: of any number of loops and factors."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rdagent_sota_bridge.alpha import ALPHA22
+from rdagent_sota_bridge.appraisal import Appraisal
+from rdagent_sota_bridge.history import Factor, Loop, Run
+from rdagent_sota_bridge.performance import Returns
+from rdagent_sota_bridge.qlib_config import Task
+from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.report import METRICS, Origin, Report
+from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
+
+CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)
+DIGEST = "sha256:" + "ab12cd34" * 8
+
+HOSTILE = (
+    "</script><script>window.ran=1</script><img src=x onerror=window.ran=2>"
+    "<svg onload=window.ran=3><a href='javascript:window.ran=4'>x</a>"
+    "{{ 7*7 }}${window.ran=5}%{x}`\"'--><!--\u2028\u2029\u202e\ud800 &lt;b&gt;\x00"
+)
+"""A text that runs a script, ends a comment or a string, or breaks an encoder where it is not escaped."""
+
+TASK = Task(
+    provider_uri="~/.qlib/qlib_data/cn_data",
+    market="csi300",
+    train=(pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31")),
+    valid=(pd.Timestamp("2015-01-01"), pd.Timestamp("2016-12-31")),
+    test=(pd.Timestamp("2017-01-01"), pd.Timestamp("2020-08-01")),
+    label="Ref($close, -2)/Ref($close, -1) - 1",
+)
+DAYS = pd.bdate_range("2017-01-03", "2020-07-31")[:870]
+
+
+def metrics(ic: float, annual: float = 0.1) -> dict[str, float]:
+    """Return a loop's metrics by Qlib's names."""
+    values = (ic, ic * 6, ic * 1.1, ic * 6.5, annual, annual * 12, -abs(annual) / 2 - 0.01)
+    return dict(zip(METRICS.values(), values, strict=True))
+
+
+def manifest(columns: tuple[str, ...], log: str = "/project/log/factors", loop: int = 0) -> dict[str, Any]:
+    """Return a manifest as the package writes it."""
+    base = dict(ALPHA22)
+    source = {"path": "/project/w/combined_factors_df.parquet", "digest": DIGEST, "columns": list(columns)}
+    return {
+        "model": {"name": "Net", "type": "Tabular"},
+        "from_cache": False,
+        "factor_set": {
+            **source,
+            "rows": 261000,
+            "instruments": 300,
+            "start": "2008-01-02 00:00:00",
+            "end": "2020-08-01 00:00:00",
+            "metrics": {},
+            "sources": [{**source, "metrics": {}, "log": log, "loop": loop, "workspace_id": "w"}],
+            "stored": {"path": "/project/store/x.parquet", "digest": DIGEST, "placed_as": "link"},
+        },
+        "mined_columns": list(columns),
+        "base_set": {"name": "alpha22", "digest": DIGEST, "features": base, "replaced_by_mined": []},
+        "qlib_loaded": {
+            "columns": sorted([*base, *columns]),
+            "columns_without_training_values": [],
+            "num_features": len(base) + len(columns),
+        },
+        "versions": {
+            "rd_agent_side": {"rdagent-sota-bridge": "0.1.0", "rdagent": "1.0.0", "python": "3.11.7"},
+            "qlib_side": {"qlib": "0.9.7", "torch": "2.13.0"},
+        },
+    }
+
+
+def returns(seed: int, drift: float = 0.0004, days: pd.DatetimeIndex = DAYS) -> Returns:
+    """Return a walk of daily returns."""
+    steps = np.random.default_rng(seed).normal(drift, 0.004, len(days))
+    with_cost = np.cumsum(steps)
+    drawdown = with_cost - np.maximum.accumulate(with_cost)
+    return Returns(days, with_cost + 0.0002 * np.arange(len(days)), with_cost, drawdown)
+
+
+def sheet(name: str, seed: int = 0, mean: float = 0.03) -> Sheet:
+    """Return a tear sheet of random figures that fit each other."""
+    random = np.random.default_rng(seed)
+    ic = random.normal(mean, 0.12, len(DAYS))
+    months = pd.Series(ic, DAYS).groupby(DAYS.strftime("%Y-%m")).mean()
+    autocorrelation = random.normal(0.85, 0.03, len(DAYS) - 1)
+    return Sheet(
+        name=name,
+        coverage=0.97,
+        days=DAYS,
+        ic=ic,
+        rolling_ic=pd.Series(ic).rolling(ROLLING_DAYS).mean().to_numpy(),
+        mean_ic=float(ic.mean()),
+        icir=float(ic.mean() / ic.std(ddof=1)),
+        t_statistic=float(ic.mean() / ic.std(ddof=1) * len(ic) ** 0.5),
+        months=tuple(months.index),
+        monthly_ic=months.to_numpy(),
+        quantile_returns=np.linspace(-0.0006, 0.0007, QUANTILES),
+        autocorrelation_days=DAYS[1:],
+        autocorrelation=autocorrelation,
+        mean_autocorrelation=float(autocorrelation.mean()),
+    )
+
+
+def appraisal(
+    columns: tuple[str, ...], notes: tuple[str, ...] = (), *, with_figures: bool = True
+) -> Appraisal:
+    """Return the appraisal of a set."""
+    names = (*columns, *ALPHA22)
+    random = np.random.default_rng(5)
+    correlation = np.corrcoef(random.normal(size=(len(names), 40)))
+    sheets = tuple(sheet(name, number, 0.04 - 0.004 * number) for number, name in enumerate(columns))
+    if not with_figures:
+        return Appraisal(DIGEST, None, columns, (), names, np.full((len(names),) * 2, np.nan), notes)
+    return Appraisal(DIGEST, TASK, columns, sheets, names, correlation, notes)
+
+
+def model_loop(number: int, ic: float, *, columns: tuple[str, ...] = (), **others: Any) -> Loop:
+    """Return a model loop that was trained, on factors where some are named."""
+    told: dict[str, Any] = {
+        "number": number,
+        "kind": "model",
+        "name": f"ResidualGRU_{number}",
+        "model_type": "TimeSeries" if number % 2 else "Tabular",
+        "accepted": number % 3 == 0,
+        "hypothesis": f"Hypothesis {number}: a gated network keeps the slow part of the signal.",
+        "observations": "The IC rose in most years; the drawdown did not.",
+        "reason": "Better than the best so far." if number % 3 == 0 else "No better than the best so far.",
+        "started": CREATED - datetime.timedelta(hours=20 - number),
+        "ended": CREATED - datetime.timedelta(hours=19 - number),
+        "seconds": 912.0 + 61 * number,
+        "metrics": metrics(ic, ic * 3),
+        "features": 22 + len(columns) if columns else 20,
+        "cached": False,
+        "workspace": Path(f"/project/w/{number}"),
+        "manifest": manifest(columns) if columns else None,
+        "record": Record(22 + len(columns), TASK, bool(columns), 22 if columns else 20),
+        "code": "import torch\n\n\nclass Net(torch.nn.Module):\n    pass\n",
+    }
+    return Loop(**{**told, **others})
+
+
+def factor_loop(number: int, ic: float, names: tuple[str, ...], **others: Any) -> Loop:
+    """Return a factor loop with a result."""
+    factors = tuple(
+        Factor(name, f"What {name} measures.", r"\frac{a}{b}", f"def {name}():\n    return 1 < 2\n")
+        for name in names
+    )
+    told: dict[str, Any] = {
+        "number": number,
+        "kind": "factor",
+        "name": ", ".join(names),
+        "accepted": number % 2 == 0,
+        "hypothesis": f"Volume that comes with a gap carries on ({number}).",
+        "seconds": 340.0,
+        "started": CREATED - datetime.timedelta(days=2, hours=20 - number),
+        "metrics": metrics(ic, ic * 2),
+        "cached": False,
+        "workspace": Path(f"/project/w/f{number}"),
+        "record": Record(None, TASK, True, 20),
+        "factors": factors,
+    }
+    return Loop(**{**told, **others})
+
+
+def factor_names(count: int) -> tuple[str, ...]:
+    """Return names as an LLM gives them."""
+    stems = ("overnight_gap", "volume_surge", "residual_momentum", "range_reversal", "turnover_shock")
+    return tuple(f"{stems[number % 5]}_{5 * (number // 5 + 1)}D" for number in range(count))
+
+
+def failed(number: int) -> Loop:
+    """Return a model loop without a result."""
+    why = "not finished: the coder did not get the model to work (RuntimeError: shape mismatch)"
+    return Loop(number, "model", "WideTransformer", "TimeSeries", None, why, "A wider network sees more.")
+
+
+def whole_report(loops: int = 10, factors: int = 12) -> Report:
+    """Return a factor run, a model run with the factors, and one without, of so many loops each."""
+    random = np.random.default_rng(1)
+    names = factor_names(factors)
+    groups = [names[number::loops] or (names[0],) for number in range(loops)]
+    mined = tuple(
+        factor_loop(number, 0.02 + 0.002 * number, group, accepted=True)
+        for number, group in enumerate(groups)
+    )
+    ours = tuple(
+        model_loop(number, 0.045 + 0.02 * random.random(), columns=names) for number in range(loops - 1)
+    )
+    base = tuple(model_loop(number, 0.02 + 0.02 * random.random()) for number in range(loops))
+    runs = (
+        Run(Path("/project/log/factors"), "fin_factor", mined, {"evolving_n": "10"}),
+        Run(
+            Path("/project/log/models"),
+            "fin_model",
+            (*ours, failed(loops - 1)),
+            {"train_start": "2008-01-01"},
+        ),
+        Run(Path("/baseline/log/models"), "fin_model", base),
+    )
+    found = {
+        (position, number): returns(50 * position + number, 0.0001 * position)
+        for position, run in enumerate(runs)
+        for number, loop in enumerate(run.loops)
+        if loop.metrics
+    }
+    origins = {
+        (DIGEST, factor.name): Origin(runs[0].log, loop.number, loop.hypothesis, factor)
+        for loop in mined
+        for factor in loop.factors
+    }
+    return Report(CREATED, runs, found, (appraisal(names),), (), origins)

@@ -1,0 +1,187 @@
+"""What a report gathers from logs, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdagent_sota_bridge import factors, manifest, report
+from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.report import Report
+from tests import logs, reports
+from tests.frames import factor_frame, nested, write
+
+MINED, MODEL, BASE = "a" * 32, "b" * 32, "c" * 32
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project with a factor run, a model run on its set, and a model run without."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "git_ignore_folder" / "RD-Agent_workspace"
+    for name in (MINED, MODEL, BASE):
+        (root / name).mkdir(parents=True)
+    logs.write_run(tmp_path / "log" / "mined", root, (MINED, ("momentum", "turnover"), True))
+    logs.write_run(tmp_path / "log" / "models", root, (MODEL, (), True), kind="ModelRDLoop")
+    logs.write_run(tmp_path / "log" / "base", root, (BASE, (), False), kind="ModelRDLoop")
+    file = write(nested(factor_frame()), root / MINED)
+    told = reports.manifest(("momentum", "turnover"), str(tmp_path / "log" / "mined"), 0)
+    source = {"path": str(file), "digest": factors.current_digest(file)}
+    told["factor_set"] |= source
+    told["factor_set"]["sources"][0] |= source
+    (root / MODEL / manifest.MANIFEST_FILE).write_text(json.dumps(told), encoding="utf-8")
+    for name, ic in ((MINED, 0.03), (MODEL, 0.0625), (BASE, 0.0125)):
+        lines = [f"{metric},{value!r}" for metric, value in reports.metrics(ic).items()]
+        (root / name / RESULT_FILE).write_text("\n".join([",0", *lines]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def gathered(project: Path, *names: str) -> Report:
+    """Return the report of some logs of the project."""
+    return report.gather([project / "log" / name for name in names])
+
+
+def test_figures_are_those_of_the_results(project: Path) -> None:
+    """Every metric in the report is the one in `qlib_res.csv`, to the last digit."""
+    told = report.as_plain(gathered(project, "mined", "models", "base"))
+    for run, ic in zip(told["runs"], (0.03, 0.0625, 0.0125), strict=True):
+        assert run["loops"][0]["metrics"] == reports.metrics(ic)
+
+
+def test_a_set_is_appraised_once(project: Path) -> None:
+    """The set that a run accepted and a model was given is one appraisal, with its origins."""
+    found = gathered(project, "mined", "models")
+    assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
+    digest = found.appraisals[0].digest
+    origin = found.origins[digest, "turnover"]
+    assert (origin.log, origin.loop) == (project / "log" / "mined", 0)
+    assert "the code of turnover" in origin.factor.code
+
+
+def test_the_origin_is_read_from_the_log_that_the_manifest_names(project: Path) -> None:
+    """Of a model run alone the factors' loop and code are known too; the other log's run is not shown."""
+    found = gathered(project, "models")
+    assert len(found.runs) == 1
+    assert found.origins[found.appraisals[0].digest, "momentum"].loop == 0
+
+
+def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
+    """Where the mining run's log can't be read, the report says so and goes on."""
+    (project / "log" / "mined").rename(project / "elsewhere")
+    found = gathered(project, "models")
+    assert found.origins == {}
+    assert any("mined a factor set is not shown" in note for note in found.notes)
+
+
+def test_the_model_keeps_the_values_that_the_factor_run_lost(project: Path) -> None:
+    """Where the factor run's file is gone, the set is read from the model's own workspace."""
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    (root / MINED / FACTOR_FILE).rename(root / MODEL / FACTOR_FILE)
+    place = root / MODEL / manifest.MANIFEST_FILE
+    told = json.loads(place.read_text(encoding="utf-8"))
+    told["factor_set"]["stored"]["digest"] = told["factor_set"]["digest"]
+    place.write_text(json.dumps(told), encoding="utf-8")
+    found = gathered(project, "models").appraisals[0]
+    assert not any("not there" in note for note in found.notes)
+    assert np.isfinite(np.asarray(found.correlation)).any()
+
+
+def test_the_accepted_set_of_a_factor_run_alone(project: Path) -> None:
+    """Without a model run the set that the factor run accepted is appraised."""
+    found = gathered(project, "mined")
+    assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
+    assert found.origins[found.appraisals[0].digest, "momentum"].loop == 0
+
+
+def test_a_run_that_accepted_nothing_has_a_note(project: Path) -> None:
+    """A factor run without an accepted loop has no set, and the report says so."""
+    logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
+    found = gathered(project, "none")
+    assert found.appraisals == ()
+    assert any("accepted no factor loop" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"factor_set": []}', '{"factor_set": {"digest": "x", "columns": 1}}']
+)
+def test_a_manifest_of_another_form_is_a_note(project: Path, content: str) -> None:
+    """A manifest that was edited into nonsense leaves its set out, with a note."""
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    (root / MODEL / manifest.MANIFEST_FILE).write_text(content, encoding="utf-8")
+    found = gathered(project, "models")
+    assert found.appraisals == ()
+    assert any("form that is not known" in note for note in found.notes)
+
+
+def test_damaged_returns_are_a_note(project: Path) -> None:
+    """Returns that can't be read leave the curve out, with a note that names the loop."""
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    (root / BASE / "ret.parquet").write_bytes(b"no parquet")
+    (root / BASE / "ret.pkl").write_bytes(b"no pickle")
+    found = gathered(project, "base")
+    assert found.returns == {}
+    assert any(note.startswith("Loop 0 of base") for note in found.notes)
+
+
+def test_no_log_is_no_report(tmp_path: Path) -> None:
+    """A folder without sessions stops the report."""
+    with pytest.raises(SessionError):
+        report.gather([tmp_path])
+
+
+def test_roles(project: Path) -> None:
+    """Runs are told apart by what their models were given."""
+    found = gathered(project, "mined", "models", "base")
+    assert [report.role(run) for run in found.runs] == ["factor mining", "with factors", "without factors"]
+
+
+@pytest.mark.parametrize(
+    ("loop", "told"),
+    [
+        (reports.model_loop(0, 0.1, columns=("a",)), True),
+        (reports.model_loop(0, 0.1), False),
+        (reports.model_loop(0, 0.1, record=Record(23, None, True, 22)), True),
+        (reports.model_loop(0, 0.1, record=None), False),
+        (reports.model_loop(0, 0.1, record=None, workspace=None), None),
+    ],
+)
+def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
+    """The manifest tells, else Qlib's record, else a workspace without either; without one nothing does."""
+    assert report.has_factors(loop) is told
+
+
+def test_the_comparison_is_best_and_mean_of_each_side() -> None:
+    """Best and mean are over the loops that have the metric, and a fallback to the baseline is on no side."""
+    fallback = reports.model_loop(2, 0.9)
+    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
+    base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
+    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
+    found = Report(reports.CREATED, runs, {}, (), ())
+    ic = report.comparison(found)[0]
+    assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
+    assert ic.mean_with == pytest.approx(0.06)
+    assert ic.mean_without == 0.02
+    assert report.comparison(dataclasses.replace(found, runs=runs[:1])) == ()
+
+
+def test_json_is_plain() -> None:
+    """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
+    whole = reports.whole_report(2, 2)
+    told = report.as_plain(whole)
+    again = json.loads(json.dumps(told, allow_nan=False, ensure_ascii=False).encode())
+    assert again == told
+    assert len(told["returns"]) == len(whole.returns)
+    sheet = told["appraisals"][0]["sheets"][0]
+    assert sheet["rolling_ic"][0] is None
+    assert sheet["mean_ic"] == whole.appraisals[0].sheets[0].mean_ic
+    assert told["returns"][0]["days"][0] == "2017-01-03"
+    assert len(told["origins"]) == 2
+    assert told["comparison"][0]["metric"] == "IC"
