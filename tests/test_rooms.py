@@ -40,6 +40,22 @@ ROOMS = (
     "lookahead",
     "cutting",
     "rerun",
+    "pickled",
+    "qlib_record",
+    "history",
+    "performance",
+    "verification",
+    "tearsheet",
+    "base_features",
+    "appraisal",
+    "report",
+    "page",
+    "run.job",
+    "child",
+    "run.sequence",
+    "run.display",
+    "run.locks",
+    "cli.run",
 )
 
 IMPORTS = f"""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from dotenv import load_dotenv
 
-from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge import __version__, options
 from rdagent_sota_bridge.errors import BridgeError
 
 app = typer.Typer(
@@ -181,3 +181,48 @@ def report_command(
 
     with _errors_as_messages():
         report.run(logs, output, as_json)
+
+
+@app.command(
+    name="run",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "token_normalize_func": options.with_dashes,
+    },
+)
+def run_command(
+    context: typer.Context,
+    factor_loops: Annotated[
+        int | None, typer.Option(min=1, help="Loops of fin_factor; 10 if left out.", show_default=False)
+    ] = None,
+    model_loops: Annotated[
+        int | None, typer.Option(min=1, help="Loops of fin_model; 10 if left out.", show_default=False)
+    ] = None,
+    all_duration: Annotated[
+        str, typer.Option(help="The time for all of it, such as 12h, 30m or 1.5d.", show_default=False)
+    ] = "",
+    log_dir: Annotated[Path, typer.Option(help="The folder of the logs.")] = Path("log"),
+    from_log: Annotated[
+        str, typer.Option(help="Train on what this log accepted; no factor stage.", show_default=False)
+    ] = "",
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Train as many models without the factors, to compare.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest job; loop counts are of all loops.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a job although the newest is not finished.")
+    ] = False,
+) -> None:
+    """Mine factors, check them, train models on what was accepted, and report. Can be stopped and resumed.
+
+    Runs `rdagent fin_factor` and `rdagent fin_model`. Options that are not listed go on to both of them.
+    """
+    from rdagent_sota_bridge.cli import run
+    from rdagent_sota_bridge.run.job import Asked
+
+    asked = Asked(factor_loops, model_loops, baseline, all_duration, from_log, tuple(context.args))
+    with _errors_as_messages():
+        raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))

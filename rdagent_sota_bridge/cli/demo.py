@@ -1,4 +1,4 @@
-"""The command `rdagent-sota demo`: the stages of the demo on screen, and its table."""
+"""The command `rdagent-sota demo`: the stages of the demo on screen, its table, and its report."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rdagent_sota_bridge.cli import report
 from rdagent_sota_bridge.demo import story
 from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.run import job
+from rdagent_sota_bridge.writing import write_whole
+
+DEFAULT_REPORT = Path("demo_report.html")
+"""Where the report goes, in the current folder, if no folder is named to keep all."""
 
 
 def run(keep: Path | None) -> None:
-    """Run the demo with a progress display, and print its table.
+    """Run the demo with a progress display, print its table, and name its report.
 
     Args:
-        keep: A new or empty folder to run in and to keep; None for a temporary one.
+        keep: A new or empty folder to run in and to keep, or one in which a demo was ended, to go on with it;
+            None for a temporary one.
 
     Raises:
         BridgeError: if something that the demo needs is missing, or a stage fails.
@@ -32,11 +39,13 @@ def run(keep: Path | None) -> None:
     story.check_requirements()
     # Ended from outside, the demo ends its children too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    target = Path.cwd() / DEFAULT_REPORT
     with ExitStack() as stack:
         if keep is None:
+            report.check_target(target)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdagent-sota-demo-")))
         else:
-            folder = _empty_folder(keep)
+            folder = _folder(keep)
         progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -45,51 +54,67 @@ def run(keep: Path | None) -> None:
             TimeElapsedColumn(),
             console=console,
         )
-        console.print(
-            "Three runs of RD-Agent, the first two side by side: about four minutes on two idle cores."
-        )
+        console.print("Three stages of `rdagent-sota run`, one after the other; RD-Agent and Qlib are real.")
         with progress:
-            rows = _tell(folder, progress)
-        console.print(_table(rows))
+            told = _tell(folder, progress)
+        console.print(_table(told.rows))
         console.print(
             "IC is the mean daily correlation of prediction and return in the test segment.\n"
             "The demo's market moves on overnight gaps: no base feature shows them, and the\n"
             "factor run finds them."
         )
-        if keep is not None:
-            projects = ", ".join(f"{name}/project" for name in story.FOLDERS)
+        if keep is None:
+            # Under its own name at once: a copy that was cut off could not be told from a whole one.
+            write_whole(target, told.report.read_text(encoding="utf-8"))
+            console.print(f"The report, for a browser: {target}", soft_wrap=True)
+        else:
             console.print(
-                f"Everything is kept in {folder}; RD-Agent's projects are {projects}", soft_wrap=True
+                f"Everything is kept in {folder}; RD-Agent's project is project, all output is in run.txt.\n"
+                f"The report, for a browser: {told.report}",
+                soft_wrap=True,
             )
 
 
-def _tell(folder: Path, progress: Progress) -> list[story.Row]:
-    tasks = {stage: progress.add_task(stage.title, total=stage.steps, start=False) for stage in story.STAGES}
+def _tell(folder: Path, progress: Progress) -> story.Told:
+    tasks = {
+        name: progress.add_task(title, total=story.STEPS, start=False) for name, title in story.TITLES.items()
+    }
 
-    def show(stage: story.Stage, done: int) -> None:
+    def show(stage: str, done: int) -> None:
         if not progress.tasks[tasks[stage]].started:
             progress.start_task(tasks[stage])
             if not progress.console.is_terminal:  # a log has no moving bars
-                progress.console.print(f"{stage.title} ...")
+                progress.console.print(f"{story.TITLES[stage]} ...")
         progress.update(tasks[stage], completed=done)
+        if done == story.STEPS:
+            progress.stop_task(tasks[stage])
 
     return story.tell(folder, show)
 
 
-def _empty_folder(folder: Path) -> Path:
+def _folder(folder: Path) -> Path:
     folder = folder.expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    if not story.is_begun(folder):
         raise BridgeError(
             "The folder for the demo is not empty", str(folder), "name a new or an empty folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    begun = story.job_in(folder)
+    if begun is not None and begun.end:
+        raise BridgeError(
+            "The folder holds a demo that has ended",
+            f"{folder}; its report is {job.report_file(begun)}",
+            "name a new or an empty folder",
+        )
     return folder
 
 
 def _table(rows: Sequence[story.Row]) -> Table:
     # Narrow enough for a terminal of 80 columns.
     table = Table(
-        title="Models without and with the mined factors",
+        title="Models with the mined factors, and without",
         box=box.SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -111,7 +136,7 @@ def _table(rows: Sequence[story.Row]) -> Table:
             _figure(row.rank_ic, ".3f"),
             _figure(row.annualized_return, "+.1%"),
             _figure(row.max_drawdown, ".1%"),
-            str(row.features),
+            "missing" if row.features is None else str(row.features),
             row.digest or "none",
         )
     return table

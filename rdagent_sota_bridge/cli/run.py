@@ -1,0 +1,113 @@
+"""The command `rdagent-sota run`: which job it is, its locks and signals, and what it says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.run import job as jobs
+from rdagent_sota_bridge.run import locks, sequence, stages, times
+from rdagent_sota_bridge.run.display import LastingConsole, write_nothing_more
+from rdagent_sota_bridge.run.job import Asked, Job
+from rdagent_sota_bridge.run.stopping import Stopped, stops
+from rdagent_sota_bridge.verdict import Line
+
+
+def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
+    """Begin a job or go on with one, and return the exit status.
+
+    Args:
+        asked: What the command line says.
+        log_dir: The folder of the logs; made where it is not there.
+        resume: Go on with the newest job there.
+        anew: Begin a new job although the newest is not finished.
+
+    Raises:
+        BridgeError: if the job can't be begun, or is stopped by something that the user can mend.
+    """
+    console = LastingConsole()
+    environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it
+    if resume and anew:
+        raise JobError(
+            "--resume goes on with a job, and --new begins one", "options --resume and --new", "leave one out"
+        )
+    if asked.all_duration:
+        times.seconds_of(asked.all_duration)
+    stages.find_rdagent()
+    _make(log_dir)
+    job: Job | None = None
+    try:
+        with stops(), locks.held(log_dir, _speaker(console)) as descriptors:
+            job = _job(asked, log_dir, resume=resume, anew=anew)
+            outside = sequence.Outside(
+                console=console,
+                say=_speaker(console),
+                show=lambda heading, lines: _show(heading, lines, console),
+                report=_report,
+                environ=environ,
+                descriptors=descriptors,
+            )
+            if job.end:
+                return sequence.tell_end(job, outside)
+            return sequence.go(job, outside)
+    except Stopped as stopped:
+        if job is not None and job.file.exists():
+            _speaker(console)(f"Stopped. Go on with it: {job.resume_command}")
+        return 128 + stopped.number
+
+
+def _make(log_dir: Path) -> None:
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(
+            f"The folder of the logs can't be made: {error.strerror}",
+            f"{log_dir}, of --log-dir",
+            "name a folder that you may write into",
+        ) from None
+
+
+def _job(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> Job:
+    newest = None if anew else jobs.newest(log_dir)
+    if resume:
+        if newest is None:
+            raise JobError(
+                "There is no job to go on with",
+                f"{log_dir.absolute()} holds no state of one (*_run.json)",
+                "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
+            )
+        return jobs.resumed(newest, asked)
+    if newest is not None and not newest.end:
+        raise JobError(
+            "The newest job in this log folder is not finished",
+            str(newest.file),
+            f"go on with it: {newest.resume_command}; or begin a new one all the same: --new",
+        )
+    return jobs.new(asked, log_dir)
+
+
+def _speaker(console: LastingConsole) -> sequence.Say:
+    def say(text: str) -> None:
+        # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
+        # hears nothing, and the job goes on or ends as it would have.
+        try:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.file.flush()
+        except OSError:
+            write_nothing_more()
+
+    return say
+
+
+def _show(heading: str, lines: list[Line], console: LastingConsole) -> None:
+    from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
+
+    check.show([lines], heading, False, {}, console)
+
+
+def _report(logs: Sequence[Path], file: Path) -> None:
+    from rdagent_sota_bridge.cli import report  # late: pandas, pyarrow and plotly
+
+    report.run([str(log) for log in logs], output=file, as_json=False)

@@ -1,0 +1,93 @@
+"""What is checked before hours are spent: the machine, and the set that the models are to be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rdagent_sota_bridge import locate
+from rdagent_sota_bridge.errors import JobError, SetChangedError
+from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.run.job import FactorSet
+from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.verdict import Line, worst
+
+Show = Callable[[str, list[Line]], None]
+"""Shows lines of a check under a heading."""
+
+
+def check_machine(show: Show) -> None:
+    """Check RD-Agent, Qlib's environment and the disk, and show the lines that don't pass.
+
+    Raises:
+        SettingsError: if a variable of the package has a value that means nothing.
+        JobError: if a line fails.
+    """
+    from rdagent_sota_bridge import environment, store  # late: pandas and pyarrow
+
+    settings = read_settings()
+    lines = environment.lines(0, store.folder(settings.store_path))
+    troubles = [line for line in lines if line.state != "pass"]
+    if troubles:
+        show("Before the run, what does not pass on this machine:", troubles)
+    if worst(lines) == "fail":
+        raise JobError(
+            "The machine is not ready for a run: no loop was started",
+            "the lines that fail, above",
+            "do what they say, then start the command again",
+        )
+
+
+def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
+    """Return the factor files that some logs accepted.
+
+    Raises:
+        LocateError: as `locate.factor_sets` does; NothingAcceptedError among it.
+    """
+    return locate.factor_sets((), logs)
+
+
+def described(located: tuple[Located, ...]) -> FactorSet:
+    """Return the set that some factor files make, without its digest."""
+    paths = (at.path.parent if at.path.name == locate.FACTOR_FILE else at.path for at in located)
+    logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
+    return FactorSet("", tuple(map(str, paths)), tuple(logs))
+
+
+def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> FactorSet:
+    """Check a set as a run of RD-Agent with the bridge would, and return it with its digest.
+
+    Args:
+        held: The set as the job knows it; with a digest, it must have that one.
+        located: Its factor files.
+        show: What the lines that don't pass are shown with.
+
+    Raises:
+        SetChangedError: if the set is not the one that the job knows.
+        BridgeError: if it can't be trained on.
+    """
+    from rdagent_sota_bridge import inspection  # late: pandas and pyarrow
+
+    found = inspection.inspect(read_settings(), located)
+    notes = [Line("log", "warn", note) for at in located for note in at.notes]
+    troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
+    if troubles:
+        show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
+    found.raise_failures()
+    digest = found.quality.factors.digest
+    if held.digest and held.digest != digest:
+        raise SetChangedError(
+            f"The factor set is not the one that this job began with: it began with {held.digest}, "
+            f"now there is {digest}",
+            f"{', '.join(held.paths)}; SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION",
+            "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
+        )
+    return FactorSet(digest, held.paths, held.logs)
+
+
+def files_of(held: FactorSet) -> tuple[Located, ...]:
+    """Return the factor files of a set that a job knows.
+
+    Raises:
+        LocateError: if one is gone.
+    """
+    return locate.factor_sets(held.paths, ())

@@ -1,0 +1,354 @@
+"""The state of a job: what was asked, and how far it came. One JSON file in the log folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.writing import write_whole
+
+FORM = 1
+"""The form of the file; one of another form is refused."""
+
+FACTORS, MODELS, BASELINE = "factors", "models", "baseline"
+"""The names of the stages, in their order."""
+
+TITLES = {FACTORS: "factor stage", MODELS: "model stage", BASELINE: "baseline stage"}
+
+DEFAULT_LOOPS = 10
+
+_SUFFIX = "_run.json"
+_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_run\.json")
+
+State = Literal["waiting", "begun", "ended"]
+End = Literal["", "done", "nothing accepted", "out of time"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked.
+
+    Attributes:
+        factor_loops: The loops of the factor stage; 0 where `from_logs` replaces it.
+        model_loops: The loops of the model stage, and of the baseline.
+        baseline: True for models without the factors after those with them.
+        all_duration: The time for all stages, in RD-Agent's form; empty for no limit.
+        from_logs: What `--from-log` named; empty where there is a factor stage.
+        passed_on: Further options for both of RD-Agent's commands.
+    """
+
+    factor_loops: int
+    model_loops: int
+    baseline: bool = False
+    all_duration: str = ""
+    from_logs: str = ""
+    passed_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says; None, or empty, for what it leaves out. The names are those of `Options`."""
+
+    factor_loops: int | None = None
+    model_loops: int | None = None
+    baseline: bool = False
+    all_duration: str = ""
+    from_logs: str = ""
+    passed_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of RD-Agent's commands in a job.
+
+    Attributes:
+        name: `FACTORS`, `MODELS` or `BASELINE`.
+        loops: How many loops it is to finish in all.
+        log: The name of its log folder, beside the state; empty before it begins.
+        state: `ended` once RD-Agent ended it with status 0.
+        seconds: How long it has run, without pauses.
+    """
+
+    name: str
+    loops: int
+    log: str = ""
+    state: State = "waiting"
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class FactorSet:
+    """The set that the models of a job are trained on.
+
+    Attributes:
+        digest: Its digest; empty until the set was checked.
+        paths: Its workspaces or files, absolute.
+        logs: The log folders that led to them, absolute.
+    """
+
+    digest: str
+    paths: tuple[str, ...]
+    logs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        file: Its state; the folder that it is in is that of the logs.
+        project: The folder that RD-Agent works in, relative to that folder.
+        options: What was asked.
+        stages: In their order.
+        factor_set: None until it is known.
+        end: How the job ended; empty for one that did not.
+    """
+
+    file: Path
+    project: str
+    options: Options
+    stages: tuple[Stage, ...]
+    factor_set: FactorSet | None = None
+    end: End = ""
+
+    def stage(self, name: str) -> Stage | None:
+        """Return a stage by its name; None where the job has none of it."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def log(self, name: str) -> Path | None:
+        """Return the log folder of a stage that has begun, absolute; else None."""
+        stage = self.stage(name)
+        return None if stage is None or not stage.log else self.file.absolute().parent / stage.log
+
+    def with_stage(self, changed: Stage) -> Job:
+        """Return the job with the stage of that name replaced."""
+        stages = tuple(changed if stage.name == changed.name else stage for stage in self.stages)
+        return dataclasses.replace(self, stages=stages)
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the job, in its project's folder."""
+        log_dir = os.path.relpath(self.file.absolute().parent)
+        where = "" if Path(log_dir) == LOGS else f" --log-dir {shlex.quote(log_dir)}"
+        return f"rdagent-sota run --resume{where}"
+
+
+# --- the file ---
+
+
+def stamp() -> str:
+    """Return the present moment as RD-Agent names its log folders (`log/conf.py`, 0.8.0 and 1.0.0)."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d_%H-%M-%S-%f")
+
+
+def report_file(job: Job) -> Path:
+    """Return where the report of a job goes."""
+    return job.file.with_name(job.file.name.removesuffix(_SUFFIX) + "_report.html")
+
+
+def write(job: Job) -> None:
+    """Write the state of a job, whole or not at all.
+
+    Raises:
+        JobError: if it can't be written.
+    """
+    content = {"form": FORM, **dataclasses.asdict(job)}
+    del content["file"]
+    # In ASCII: an option or a path may hold what is no UTF-8.
+    try:
+        write_whole(job.file, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise JobError(
+            f"The state of the job can't be written: {error.strerror}",
+            str(job.file),
+            "make room there, or make the folder one that you may write into; then go on with --resume",
+        ) from None
+
+
+def read(file: Path) -> Job:
+    """Return the job that a file holds.
+
+    Raises:
+        JobError: if it can't be read, or is of another form.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("form") != FORM:
+            raise _unknown_form(file)
+        held = content["factor_set"]
+        return Job(
+            file=file,
+            project=str(content["project"]),
+            options=Options(**_with_tuples(content["options"])),
+            stages=tuple(Stage(**stage) for stage in content["stages"]),
+            factor_set=None if held is None else FactorSet(**_with_tuples(held)),
+            end=content["end"],
+        )
+    except OSError as error:
+        raise JobError(
+            f"The state of the job can't be read: {error.strerror}",
+            str(file),
+            "mend that, or begin anew with --new",
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise _unknown_form(file) from None
+
+
+def newest(log_dir: Path) -> Job | None:
+    """Return the newest job of a log folder, or None.
+
+    Raises:
+        JobError: if its state can't be read.
+    """
+    files = [file for file in log_dir.glob(f"*{_SUFFIX}") if _NAME.fullmatch(file.name)]
+    return read(max(files)) if files else None
+
+
+def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+
+
+def _unknown_form(file: Path) -> JobError:
+    return JobError(
+        "The state of the job is damaged, or of another release of rdagent-sota-bridge",
+        str(file),
+        "use the release that wrote it, or begin anew with --new",
+    )
+
+
+# --- beginning and going on ---
+
+
+def new(asked: Asked, log_dir: Path) -> Job:
+    """Return a job for what was asked, not yet written.
+
+    Args:
+        asked: What the command line says.
+        log_dir: The folder of the logs.
+
+    Raises:
+        JobError: if the options contradict each other.
+    """
+    if asked.from_logs and asked.factor_loops is not None:
+        raise JobError(
+            "--from-log skips the factor stage, and --factor-loops asks for one",
+            "options --from-log and --factor-loops",
+            "leave one of them out",
+        )
+    check_passed_on(asked.passed_on)
+    options = Options(
+        factor_loops=0 if asked.from_logs else _number(asked.factor_loops),
+        model_loops=_number(asked.model_loops),
+        baseline=asked.baseline,
+        all_duration=asked.all_duration,
+        from_logs=asked.from_logs,
+        passed_on=asked.passed_on,
+    )
+    stages = [Stage(MODELS, options.model_loops)]
+    if not options.from_logs:
+        stages.insert(0, Stage(FACTORS, options.factor_loops))
+    if options.baseline:
+        stages.append(Stage(BASELINE, options.model_loops))
+    return Job(log_dir / f"{stamp()}{_SUFFIX}", os.path.relpath(Path.cwd(), log_dir), options, tuple(stages))
+
+
+def _number(loops: int | None) -> int:
+    return DEFAULT_LOOPS if loops is None else loops
+
+
+def check_passed_on(options: tuple[str, ...]) -> None:
+    """Check that no option for RD-Agent is one that the job itself sets.
+
+    Raises:
+        JobError: if one is.
+    """
+    ours = {
+        "--loop-n": "use --factor-loops and --model-loops",
+        "--path": "use --resume, or --from-log to skip the factor stage",
+    }
+    for option in options:
+        name = option.partition("=")[0].replace("_", "-")
+        if name in ours:
+            raise JobError(
+                f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", ours[name]
+            )
+
+
+def resumed(job: Job, asked: Asked) -> Job:
+    """Return a job as it is to go on: with more loops, where more are asked for.
+
+    Raises:
+        JobError: if an option contradicts the job.
+    """
+    project = Path(os.path.normpath(job.file.absolute().parent / job.project))
+    if not project.is_dir() or not project.samefile(Path.cwd()):
+        raise JobError(
+            "The job belongs to another folder than the current one",
+            f"{job.file}, of a job in {project}",
+            f"start it again there: cd {shlex.quote(str(project))}",
+        )
+    for name in ("baseline", "all_duration", "from_logs", "passed_on"):
+        wish, has = getattr(asked, name), getattr(job.options, name)
+        if wish and wish != has:
+            raise JobError(
+                f"{_spelt(name)} says {_said(wish)}, and the job that goes on has {_said(has)}",
+                str(job.file),
+                "leave the option out, or begin a new job with --new",
+            )
+    return _with_more(job, asked)
+
+
+def _spelt(name: str) -> str:
+    spelt = {"from_logs": "--from-log", "passed_on": "An option for RD-Agent"}
+    return spelt.get(name, f"--{name.replace('_', '-')}")
+
+
+def _said(value: Any) -> str:
+    text = " ".join(value) if isinstance(value, tuple) else "yes" if value is True else str(value or "")
+    return text or "none"
+
+
+def _with_more(job: Job, asked: Asked) -> Job:
+    for name, option in ((FACTORS, "--factor-loops"), (MODELS, "--model-loops"), (BASELINE, "--model-loops")):
+        wish = asked.factor_loops if name == FACTORS else asked.model_loops
+        stage = job.stage(name)
+        if wish is None or (stage is None and name == BASELINE) or (stage and stage.loops == wish):
+            continue
+        if stage is None:
+            raise JobError(
+                f"{option} asks for a factor stage, and the job that goes on has none",
+                str(job.file),
+                "leave the option out, or begin a new job with --new",
+            )
+        if wish < stage.loops:
+            raise JobError(
+                f"{option} {wish} is less than the {stage.loops} that the job was to do",
+                str(job.file),
+                f"leave the option out, or ask for more than {stage.loops}: the number is of all loops",
+            )
+        models = job.stage(MODELS)
+        if name == FACTORS and models is not None and models.state != "waiting":
+            raise JobError(
+                "The model stage has begun with the set of this job's factor stage, which is over",
+                str(job.file),
+                "leave --factor-loops out, or begin a new job with --new",
+            )
+        state: State = "waiting" if stage.state == "waiting" else "begun"
+        job = job.with_stage(dataclasses.replace(stage, loops=wish, state=state))
+        if name == FACTORS:
+            options = dataclasses.replace(job.options, factor_loops=wish)
+            # A set that was found after fewer factor loops is not the one of these.
+            job = dataclasses.replace(job, options=options, factor_set=None, end="")
+        else:
+            options = dataclasses.replace(job.options, model_loops=wish)
+            job = dataclasses.replace(job, options=options, end="")
+    return job

@@ -1,0 +1,238 @@
+"""A stand-in for `rdagent` that behaves at its outside as RD-Agent does, and `rdagent-sota run` with it.
+
+It leaves session files that RD-Agent's own classes wrote, takes `--path`, `--loop-n` and `LOG_TRACE_PATH` as
+RD-Agent does, and hangs, crashes, or leaves a session cut off where a test wants it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import logs, seams
+from tests.frames import factor_frame, write
+
+STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
+ACCEPTED_LOOP = 1
+WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
+
+RDAGENT = '''\
+"""Stands in for rdagent: `trouble.json` beside the logs' folder tells what goes wrong, and where, once."""
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+STEPS = {steps!r}
+templates = Path({templates!r})
+command, *options = sys.argv[1:]
+given = dict(zip(options[::2], options[1::2]))
+project = Path.cwd()
+log = Path(os.environ["LOG_TRACE_PATH"])
+names = ("LOAD_SOTA_FROM_WORKSPACE", "SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH", "LOG_TRACE_PATH", "SOTA_FACTORS")
+with (project / "calls.jsonl").open("a") as calls:
+    told = {{name: os.environ.get(name) for name in names}}
+    calls.write(json.dumps({{"command": command, "options": options, "environment": told}}) + "\\n")
+troubles = project / "trouble.json"
+trouble = json.loads(troubles.read_text()) if troubles.exists() else {{}}
+if trouble.get("command") != command:
+    trouble = {{}}
+if trouble.get("ignores_sigint"):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+factors = os.environ.get("STAND_IN_FACTORS", "accepting")
+template = templates / (factors if command == "fin_factor" else "models")
+done = set()
+if "--path" in given:
+    start = Path(given["--path"])
+    last = int(start.parent.name), int(start.name.split("_")[0])
+    every = [(loop, step) for loop in range(last[0] + 1) for step in range(len(STEPS))]
+    done = set(every[: every.index(last) + 1])
+    assert start.read_bytes() == (template / start.parent.name / start.name).read_bytes(), "cut off"
+for loop in range(int(given["--loop-n"])):
+    for number, step in enumerate(STEPS):
+        if (loop, number) in done:
+            continue
+        print(f"Start Loop {{loop}}, Step {{number}}: {{step}}", flush=True)
+        file = log / "__session__" / str(loop) / f"{{number}}_{{step}}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = (template / str(loop) / file.name).read_bytes()
+        if trouble.get("at") == [loop, step]:
+            troubles.unlink()
+            if trouble.get("cuts_off"):
+                file.write_bytes(content[: len(content) // 2])
+            if trouble["what"] == "ends":
+                print("[bold]out of paper", flush=True)
+                sys.exit(trouble["status"])
+            child = subprocess.Popen(["timeout", "600", "sleep", "600"])
+            (project / "hanging").write_text(json.dumps([os.getpid(), child.pid]))
+            time.sleep(600)
+        part = file.with_name("part")  # but for a kill in the middle, which a test asks for, files come whole
+        part.write_bytes(content)
+        part.rename(file)
+'''
+
+RUN = '''\
+"""`rdagent-sota` with the stand-in, and without the looks at machine and market that take a minute."""
+import hashlib, json, sys, types
+from types import SimpleNamespace
+import rdagent_sota_bridge.cli as cli
+from rdagent_sota_bridge.run import gate, locks, stages
+
+def inspect(settings, located):
+    print("checked", *(at.path for at in located), flush=True)
+    content = b"".join(at.path.read_bytes() for at in located)
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    quality = SimpleNamespace(factors=SimpleNamespace(digest=digest))
+    return SimpleNamespace(lines=[], raise_failures=lambda: None, quality=quality)
+
+def report(logs, output, as_json):
+    output.write_text(json.dumps(logs))
+    print(output)
+
+cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
+cli.report.run = report
+sys.modules["rdagent_sota_bridge.inspection"] = types.ModuleType("inspection")
+sys.modules["rdagent_sota_bridge.inspection"].inspect = inspect
+gate.check_machine = lambda show: print("machine checked", flush=True)
+stages.find_rdagent = lambda: {rdagent!r}
+locks.END_SECONDS = 3.0
+cli.app()
+'''
+
+
+def write_templates(folder: Path) -> Path:
+    """Write the sessions of a factor run that accepts loop 1, one that accepts none, and a model run."""
+    for name, kind in (
+        ("accepting", "FactorRDLoop"),
+        ("rejecting", "FactorRDLoop"),
+        ("models", "ModelRDLoop"),
+    ):
+        loop = logs.new_loop(kind)
+        for number in range(4):
+            workspace = folder / WORKSPACES / f"{name}{number}"
+            if kind == "ModelRDLoop":
+                experiment = seams.model_experiment()
+                experiment.experiment_workspace.workspace_path = workspace
+            else:
+                experiment = logs.factor_experiment(workspace, f"factor_{number}")
+            logs.begin(loop, number, experiment)
+            for step in range(1, len(STEPS)):
+                loop.step_idx[number] = step
+                _put(loop, folder / name, number)
+            logs.finish(loop, number, experiment, name == "accepting" and number == ACCEPTED_LOOP)
+            _put(loop, folder / name, number)
+    return folder
+
+
+def _put(loop: Any, folder: Path, number: int) -> None:
+    file = logs.dump(loop, folder, number)
+    place = folder / str(number)
+    place.mkdir(exist_ok=True)
+    file.replace(place / file.name)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder to run `rdagent-sota run` in, with the stand-in."""
+
+    folder: Path
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the logs are."""
+        return self.folder / "log"
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace of the accepted factor loop."""
+        return self.folder / WORKSPACES / f"accepting{ACCEPTED_LOOP}"
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What the stand-in was called with."""
+        file = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that the stand-in was called with."""
+        return [call["command"] for call in self.calls]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state of the newest job."""
+        content: dict[str, Any] = json.loads(max(self.log_dir.glob("*_run.json")).read_text())
+        return content
+
+    def trouble(self, command: str, loop: int, step: str, what: str = "hangs", **more: Any) -> None:
+        """Let the stand-in hang, or do what is said, at a step; once."""
+        told = {"command": command, "at": [loop, step], "what": what, **more}
+        (self.folder / "trouble.json").write_text(json.dumps(told))
+
+    def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `rdagent-sota run`."""
+        return subprocess.Popen(
+            [sys.executable, str(self.folder / "run.py"), "run", *options],
+            cwd=self.folder,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *options: str, **variables: str) -> tuple[int, str]:
+        """Run `rdagent-sota run` to its end, and return its status and output."""
+        process = self.start(*options, **variables)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def hanging(self) -> list[int]:
+        """Wait until the stand-in hangs, and return the pids of it and of its child in a group of its own."""
+        file = self.folder / "hanging"
+        wait_until(lambda: file.exists() and bool(file.read_text()))
+        pids: list[int] = json.loads(file.read_text())
+        file.unlink()
+        return pids
+
+
+def make_project(folder: Path, templates: Path) -> Project:
+    """Make a project in an empty folder."""
+    rdagent = folder / "rdagent"
+    text = RDAGENT.format(steps=STEPS, templates=str(templates))
+    rdagent.write_text(f"#!{sys.executable} -IS\n{text}")
+    rdagent.chmod(0o755)
+    (folder / "run.py").write_text(RUN.format(rdagent=str(rdagent)))
+    project = Project(folder)
+    project.workspace.mkdir(parents=True)
+    write(factor_frame(), project.workspace)
+    return project
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is true; fail after some seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Return True for a process that is there and is more than an entry in the table."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in ("Z", "X")
+
+
+def kill(process: subprocess.Popen[Any], number: int = signal.SIGKILL) -> None:
+    """Send a signal to that process alone."""
+    os.kill(process.pid, number)
