@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge import history
+from rdagent_sota_bridge.demo import sandbox, story
 from rdagent_sota_bridge.demo.llm import Script, ScriptedLLM, UnknownPromptError, answer, recognise
 from rdagent_sota_bridge.demo.market import gap_factor, write_market
+from rdagent_sota_bridge.run import job
+from rdagent_sota_bridge.run.job import Job
+
+SOTA = Path(sys.prefix) / "bin" / "rdagent-sota"
 
 ROW = r"^\s*(baseline|bridge)\s+(\S+)\s+(\S+)\s+\S+\s+\S+\s+\S+\s+(\d+)\s+(\w+)"
 
@@ -83,36 +92,155 @@ def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:
         recognise("You are somebody else.", "Hello")
 
 
-@pytest.mark.e2e
-def test_the_demo_tells_its_story(tmp_path: Path) -> None:
-    """Mined factor, two models without it near IC 0, two models with it near 0.79; nothing left running."""
-    demo = Path(sys.prefix) / "bin" / "rdagent-sota"
-    environment = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run(
-        [demo, "demo", "--keep", tmp_path / "kept"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=1500,
+def test_a_finished_demo_is_not_run_again(tmp_path: Path) -> None:
+    """A folder with a demo that has ended is refused, and names its report."""
+    box = sandbox.create(tmp_path / "kept")
+    (box.project / "log").mkdir()
+    done = job.Job(
+        box.project / "log" / f"{job.stamp()}_run.json", "..", job.Options(2, 2, True), (), end="done"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = re.findall(ROW, done.stdout, re.MULTILINE)
-    assert [(run, model, features) for run, model, _, features, _ in rows] == [
-        ("baseline", "SmallMLP", "20"),
-        ("baseline", "SmallGRU", "20"),
+    job.write(done)
+    demo = Path(sys.prefix) / "bin" / "rdagent-sota"
+    refused = subprocess.run([demo, "demo", "--keep", tmp_path / "kept"], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("The folder holds a demo that has ended")
+    assert str(job.report_file(done)) in refused.stderr
+
+
+class Demo:
+    """The demo as a user starts it in a folder, again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start it, or go on with it: the command is the same."""
+        return subprocess.Popen(
+            [Path(sys.prefix) / "bin" / "rdagent-sota", "demo", "--keep", self.folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COLUMNS": "80"},
+            # A shell starts what it runs in the background with SIGINT ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def job(self) -> Job:
+        """Return the state of its job."""
+        found = story.job_in(self.folder)
+        assert found is not None
+        return found
+
+    def wait_for(self, demo: subprocess.Popen[str], stage: str, step: str) -> None:
+        """Wait until a stage has left the session of a step."""
+        while demo.poll() is None:
+            begun = story.job_in(self.folder)
+            log = None if begun is None else begun.log(stage)
+            if log is not None and (log / "__session__" / step).is_file():
+                return
+            time.sleep(0.2)
+        raise AssertionError(demo.communicate())
+
+    def processes(self, *words: str) -> list[int]:
+        """Return the processes that work in the folder; words narrow them by their command lines."""
+        return [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if str(self.folder).encode() in _read(process / "cmdline") + _read(process / "environ")
+            and all(word.encode() in _read(process / "cmdline") for word in words)
+            and int(process.name) != os.getpid()
+        ]
+
+
+@pytest.mark.e2e
+def test_the_demo_tells_its_story_though_it_is_killed_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in each stage and gone on with: one set, two loops each, IC 0 without it, near 0.79 with it."""
+    demo = Demo(tmp_path / "kept")
+
+    first = demo.start()
+    demo.wait_for(first, job.FACTORS, "1/0_direct_exp_gen")
+    # The job itself, in the coder's step of its second loop. Its lifeline has the same words, and is not it.
+    (run,) = (pid for pid in demo.processes("rdagent-sota", "run", "--factor-loops") if not _is_lifeline(pid))
+    os.kill(run, signal.SIGKILL)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "`rdagent-sota run` ended with status" in said
+    assert f"rdagent-sota demo --keep {demo.folder} goes on" in said
+    factor_log = demo.job().log(job.FACTORS)
+
+    second = demo.start()
+    demo.wait_for(second, job.MODELS, "0/1_coding")
+    second.kill()  # all of it, in a back-test
+    second.communicate(timeout=120)
+    chosen = demo.job().factor_set
+    assert chosen is not None
+
+    third = demo.start()
+    demo.wait_for(third, job.BASELINE, "0/2_running")
+    third.send_signal(signal.SIGINT)
+    third.communicate(timeout=120)
+    assert third.returncode != 0
+    assert demo.job().end == ""
+
+    last = demo.start()
+    out, said = last.communicate(timeout=1200)
+    assert last.returncode == 0, out + said
+    done = demo.job()
+    assert (done.end, done.factor_set) == ("done", chosen)
+    assert done.log(job.FACTORS) == factor_log, "the factor stage went on where it was"
+    assert [stage.state for stage in done.stages] == ["ended"] * 3
+
+    rows = re.findall(ROW, out, re.MULTILINE)
+    assert [(name, model, features) for name, model, _, features, _ in rows] == [
         ("bridge", "SmallMLP", "23"),
         ("bridge", "SmallGRU", "23"),
+        ("baseline", "SmallMLP", "20"),
+        ("baseline", "SmallGRU", "20"),
     ]
     ic = [float(value) for _, _, value, _, _ in rows]
-    assert max(map(abs, ic[:2])) < 0.2
-    assert min(ic[2:]) > 0.6
-    assert [digest == "none" for *_, digest in rows] == [True, True, False, False]
-    running = [
-        process.name
-        for process in Path("/proc").glob("[0-9]*")
-        if str(tmp_path).encode() in _read(process / "cmdline") + _read(process / "environ")
-    ]
-    assert running == []
+    assert min(ic[:2]) > 0.6
+    assert max(map(abs, ic[2:])) < 0.2
+    assert [digest == "none" for *_, digest in rows] == [False, False, True, True]
+    assert demo.processes() == []
+
+    key = sandbox.Sandbox(demo.folder, Path(sys.executable)).home / ".rdagent" / "artifact_signing.key"
+    monkeypatch.setenv("ARTIFACT_SIGNING_KEY_PATH", str(key))
+    logs = [str(done.log(stage.name)) for stage in done.stages]
+    for log in logs:
+        loops = history.read_run(Path(log)).loops
+        assert [loop.number for loop in loops] == [0, 1]
+        assert all(loop.accepted is not None and not loop.failure for loop in loops)
+    digests = {
+        loop.manifest["factor_set"]["digest"]
+        for loop in history.read_run(Path(logs[1])).loops
+        if loop.manifest is not None
+    }
+    assert digests == {chosen.digest}
+
+    report = job.report_file(done)
+    assert str(report) in out
+    assert 4_000_000 < report.stat().st_size < 8_000_000
+    _figures_are_qlibs(logs)
+    verified = subprocess.run([SOTA, "verify", logs[1]], capture_output=True, text=True)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def _figures_are_qlibs(logs: list[str]) -> None:
+    """Compare the report's metrics of each model with the file that Qlib's back-test left."""
+    shown = subprocess.run([SOTA, "report", "--json", *logs], capture_output=True, text=True, check=True)
+    loops = [loop for run in json.loads(shown.stdout)["runs"] for loop in run["loops"]]
+    assert len(loops) == 6
+    for loop in loops:
+        file = Path(loop["workspace"]) / "qlib_res.csv"
+        metrics = pd.read_csv(file, index_col=0, float_precision="round_trip").iloc[:, 0]
+        expected = {str(name): None if math.isnan(value) else value for name, value in metrics.items()}
+        assert loop["metrics"] == expected
+
+
+def _is_lifeline(pid: int) -> bool:
+    return b"lifeline.py" in _read(Path("/proc") / str(pid) / "cmdline")
 
 
 def _read(file: Path) -> bytes:

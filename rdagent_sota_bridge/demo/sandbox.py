@@ -111,6 +111,9 @@ sys.exit(done.returncode)
 '''
 
 
+_QRUN_TWICE_FILE = "qrun_twice.py"
+
+
 @dataclass(frozen=True)
 class Sandbox:
     """One folder with everything a run of `rdagent` reads and writes.
@@ -137,6 +140,11 @@ class Sandbox:
     def bin(self) -> Path:
         """The stand-ins for `conda` and `qrun`, first on PATH."""
         return self.folder / "bin"
+
+    @property
+    def is_made(self) -> bool:
+        """True if `create` has written the stand-ins here."""
+        return (self.bin / _QRUN_TWICE_FILE).is_file()
 
     @property
     def provider(self) -> Path:
@@ -191,7 +199,7 @@ def create(folder: Path, *, python: str | Path = sys.executable) -> Sandbox:
     _write_executable(sandbox.bin / "conda", _conda_shim(prefix))
     factor_python = FACTOR_PYTHON_SHIM.format(python=shlex.quote(str(sandbox.python)))
     _write_executable(sandbox.bin / FACTOR_PYTHON, factor_python)
-    script = sandbox.bin / "qrun_twice.py"
+    script = sandbox.bin / _QRUN_TWICE_FILE
     script.write_text(QRUN_TWICE, encoding="utf-8")
     script.with_name("qrun_once.py").write_text(QRUN_ONCE, encoding="utf-8")
     _write_executable(sandbox.bin / "qrun", _qrun_shim(sandbox.python, script))

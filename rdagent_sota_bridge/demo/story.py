@@ -1,59 +1,42 @@
-"""What the demo tells: a factor run, a model run without its factors, and one with them."""
+"""What the demo tells: one job of `rdagent-sota run`, from factors to models with them and without."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import math
 import os
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
+from rdagent_sota_bridge import child
 from rdagent_sota_bridge.demo.llm import ScriptedLLM
 from rdagent_sota_bridge.demo.market import write_market, write_source_data
 from rdagent_sota_bridge.demo.sandbox import Sandbox, create
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.locate import RESULT_FILE
-from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.history import Loop, read_run
+from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.run import job
+from rdagent_sota_bridge.run.job import Job
 
 LOOPS = 2
 STEPS_OF_LOOP = 5  # RD-Agent's: direct_exp_gen, coding, running, feedback, record
+
+TITLES = {
+    job.FACTORS: "rdagent fin_factor",
+    job.MODELS: "rdagent fin_model, with the factors",
+    job.BASELINE: "rdagent fin_model, without the factors",
+}
+"""What the progress display calls the stages."""
+
+STEPS = LOOPS * STEPS_OF_LOOP
+"""How many steps of RD-Agent's loops each stage takes."""
+
 _SIGNING_KEY = Path(".rdagent") / "artifact_signing.key"  # RD-Agent's default, `core/conf.py` of 1.0.0
-WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the demo.
-
-    Attributes:
-        title: What the progress display calls it.
-        command: RD-Agent's command.
-        steps: How many steps of RD-Agent's loops it takes.
-    """
-
-    title: str
-    command: str
-    steps: int = LOOPS * STEPS_OF_LOOP
-
-
-FACTORS = Stage("rdagent fin_factor", "fin_factor")
-BASELINE = Stage("rdagent fin_model, without the factors", "fin_model")
-BRIDGED = Stage("rdagent fin_model, with the factors", "fin_model")
-STAGES = (FACTORS, BASELINE, BRIDGED)
-RUNS = ("baseline", "bridge")
-FOLDERS = ("factors", *RUNS)
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,13 +44,13 @@ class Row:
     """One trained model, in Qlib's own figures; NaN where Qlib left none.
 
     Attributes:
-        run: `baseline` or `bridge`.
+        run: `bridge` or `baseline`.
         model: The model's name.
         ic: Mean daily correlation of prediction and label in the test segment.
         rank_ic: The same of their ranks.
         annualized_return: Excess return with cost, a year.
         max_drawdown: Of that excess return; negative.
-        features: Input width of the network, as Qlib recorded it.
+        features: Input width of the network, as Qlib recorded it; None where it recorded none.
         digest: Short digest of the factor set; empty without one.
     """
 
@@ -77,8 +60,16 @@ class Row:
     rank_ic: float
     annualized_return: float
     max_drawdown: float
-    features: int
+    features: int | None
     digest: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of the demo: the models, those with the factors first, and the job's report."""
+
+    rows: list[Row]
+    report: Path
 
 
 def check_requirements() -> None:
@@ -96,159 +87,102 @@ def check_requirements() -> None:
         )
 
 
-Show = Callable[[Stage, int], None]
+def is_begun(folder: Path) -> bool:
+    """Return True for the folder of a demo, finished or not."""
+    return _sandbox(folder).is_made
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A stage whose command was started."""
-
-    stage: Stage
-    box: Sandbox
-    process: subprocess.Popen[bytes]
-    llm: ScriptedLLM
-    output: Path
-
-    @property
-    def steps(self) -> int:
-        """How many steps are done: RD-Agent leaves a session file after each."""
-        return min(len(list(self.box.project.glob("log/*/__session__/*/*_*"))), self.stage.steps)
-
-
-def tell(folder: Path, show: Show) -> list[Row]:
-    """Run the three stages in `folder` and return the models that were trained, in order.
-
-    The models without the factors are trained beside the factor run, which they don't need. Each run has a
-    project folder of its own, so that none finds results of another in a cache.
-
-    Args:
-        folder: An empty folder.
-        show: Called with a stage and the number of its steps that are done.
+def job_in(folder: Path) -> Job | None:
+    """Return the job of a demo that was begun in a folder; None where it has none yet.
 
     Raises:
-        BridgeError: if a stage fails; it names the stage's output.
+        JobError: if its state can't be read.
     """
-    boxes = {stage: create(folder / name) for stage, name in zip(STAGES, FOLDERS, strict=True)}
-    markets = {stage: write_market(box.provider) for stage, box in boxes.items()}
-    write_source_data(markets[FACTORS], boxes[FACTORS].project)
-    with contextlib.ExitStack() as stack:
-        factors = stack.enter_context(_started(FACTORS, boxes[FACTORS], {}))
-        baseline = stack.enter_context(
-            _started(BASELINE, boxes[BASELINE], {"LOAD_SOTA_FROM_WORKSPACE": "false"})
-        )
-        _wait_for([factors], [baseline], show)
-        settings = {
-            "LOAD_SOTA_FROM_WORKSPACE": "true",
-            "SOTA_LOG_PATH": str(_log(boxes[FACTORS])),
-            "USE_ALPHA_FACTORS": "true",
-            # RD-Agent 1.0.0 signs its sessions with a key of the home folder, and each run has its own here.
-            "ARTIFACT_SIGNING_KEY_PATH": str(boxes[FACTORS].home / _SIGNING_KEY),
-        }
-        bridged = stack.enter_context(_started(BRIDGED, boxes[BRIDGED], settings))
-        _wait_for([baseline, bridged], [], show)
-    return [
-        row for stage, run in zip((BASELINE, BRIDGED), RUNS, strict=True) for row in _rows(boxes[stage], run)
-    ]
+    return job.newest(_sandbox(folder).project / LOGS)
 
 
-@contextlib.contextmanager
-def _started(stage: Stage, box: Sandbox, settings: dict[str, str]) -> Iterator[_Running]:
-    """Start a stage's command; at the end of the block nothing of it is left running."""
-    output = box.folder / f"{stage.command}.txt"
-    rdagent = Path(sys.executable).parent / "rdagent"
+def tell(folder: Path, show: Callable[[str, int], None]) -> Told:
+    """Run the job in `folder`, or go on with the one that was begun there.
+
+    Args:
+        folder: An empty folder, or one that `tell` was ended in.
+        show: Called with a stage's name and the number of its steps that are done.
+
+    Raises:
+        BridgeError: if the job ends badly; it names its output.
+    """
+    box = create(folder)
+    market = write_market(box.provider)
+    write_source_data(market, box.project)
+    begun = job_in(folder)
+    asked = ["--factor-loops", str(LOOPS), "--model-loops", str(LOOPS), "--baseline"]
+    command = [str(Path(sys.executable).parent / "rdagent-sota"), "run", *(["--resume"] if begun else asked)]
+    output = folder / "run.txt"
     # Qlib's recorder leaves a temporary folder behind for all that it saves. Not below `folder`: torch's
     # workers put sockets there, whose paths may have a hundred characters; with longer ones they hang.
     with (
         tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as temporary,
-        ScriptedLLM() as llm,
-        output.open("wb") as file,
+        ScriptedLLM(in_turn=True) as llm,
+        output.open("ab") as file,
+        child.started(
+            command, box.environment(llm.url, TMPDIR=temporary), box.project, output=file
+        ) as process,
     ):
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter's rdagent, with options of our own
-            [str(rdagent), stage.command, "--loop_n", str(LOOPS)],
-            cwd=box.project,
-            env=box.environment(llm.url, TMPDIR=temporary, **settings),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # one group, so that its children end with it
-        )
-        try:
-            yield _Running(stage, box, process, llm, output)
-        finally:
-            _end(process)
-
-
-def _wait_for(awaited: list[_Running], beside: list[_Running], show: Show) -> None:
-    """Wait until the awaited stages have ended well; a stage that ends badly ends the demo at once."""
-    while True:
-        for running in (*awaited, *beside):
-            show(running.stage, running.steps)
-            if running.process.poll() is not None:
-                _check_ended_well(running)
-        if all(running.process.poll() is not None for running in awaited):
-            return
-        time.sleep(0.5)
-
-
-def _check_ended_well(running: _Running) -> None:
-    status, unknown = running.process.returncode, running.llm.unknown
-    if status != 0 or unknown:
+        while process.poll() is None:
+            _show(folder, show)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        _show(folder, show)
+    if process.returncode != 0 or llm.unknown:
         raise BridgeError(
-            f"The stage «{running.stage.title}» ended with status {status}"
-            + (f"; {len(unknown)} prompts were not in the script" if unknown else ""),
-            f"{running.output}; its last lines:\n{_tail(running.output)}",
-            "run it again with --keep FOLDER and look at that file",
+            f"`rdagent-sota run` ended with status {process.returncode}"
+            + (f"; {len(llm.unknown)} prompts were not in the script" if llm.unknown else ""),
+            f"{output}; its last lines:\n{_tail(output)}",
+            f"look at that file (--keep FOLDER keeps it); rdagent-sota demo --keep {folder} goes on",
         )
+    return _told(box, folder)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nothing of the group is left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _sandbox(folder: Path) -> Sandbox:
+    return Sandbox(folder.absolute(), Path(sys.executable))
+
+
+def _show(folder: Path, show: Callable[[str, int], None]) -> None:
+    begun = job_in(folder)
+    for stage in begun.stages if begun is not None else ():
+        log = begun.log(stage.name) if begun is not None else None
+        if log is not None:
+            # RD-Agent leaves a session file after each step.
+            show(stage.name, min(len(list(log.glob("__session__/*/*_*"))), STEPS))
+
+
+def _told(box: Sandbox, folder: Path) -> Told:
+    done = job_in(folder)
+    if done is None:
+        raise BridgeError("The job left no state", str(box.project / LOGS), "run it again with --keep FOLDER")
+    # RD-Agent 1.0.0 signs its sessions with a key of the home folder, which is the sandbox's own here.
+    os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(box.home / _SIGNING_KEY)
+    rows = [
+        _row(run, loop)
+        for run, stage in (("bridge", job.MODELS), ("baseline", job.BASELINE))
+        if (log := done.log(stage)) is not None
+        for loop in read_run(log).loops
+    ]
+    return Told(rows, job.report_file(done))
+
+
+def _row(run: str, loop: Loop) -> Row:
+    prefix = "1day.excess_return_with_cost."
+    return Row(
+        run=run,
+        model=loop.name,
+        ic=loop.metrics.get("IC", math.nan),
+        rank_ic=loop.metrics.get("Rank IC", math.nan),
+        annualized_return=loop.metrics.get(f"{prefix}annualized_return", math.nan),
+        max_drawdown=loop.metrics.get(f"{prefix}max_drawdown", math.nan),
+        features=loop.features,
+        digest="" if loop.manifest is None else str(loop.manifest["factor_set"]["digest"])[7:17],
+    )
 
 
 def _tail(file: Path, lines: int = 12) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def _log(box: Sandbox) -> Path:
-    """Return the log folder of the one run in a sandbox."""
-    folders = [found.parent for found in box.project.glob("log/*/__session__")]
-    if len(folders) != 1:
-        mend = "run it again with --keep FOLDER"
-        raise BridgeError("The factor run left no log", str(box.project), mend)
-    return folders[0]
-
-
-def _rows(box: Sandbox, run: str) -> list[Row]:
-    results = sorted(box.project.glob(f"{WORKSPACES}/*/{RESULT_FILE}"), key=lambda file: file.stat().st_mtime)
-    return [_row(file.parent, run) for file in results]
-
-
-def _row(workspace: Path, run: str) -> Row:
-    metrics = pd.read_csv(workspace / RESULT_FILE, index_col=0).iloc[:, 0]
-    prefix = "1day.excess_return_with_cost."
-    manifest_file = workspace / MANIFEST_FILE
-    manifest: dict[str, Any] = json.loads(manifest_file.read_text("utf-8")) if manifest_file.is_file() else {}
-    return Row(
-        run=run,
-        model=_model_name(workspace),
-        ic=float(metrics.get("IC", math.nan)),
-        rank_ic=float(metrics.get("Rank IC", math.nan)),
-        annualized_return=float(metrics.get(f"{prefix}annualized_return", math.nan)),
-        max_drawdown=float(metrics.get(f"{prefix}max_drawdown", math.nan)),
-        features=_recorded_width(workspace),
-        digest=manifest["factor_set"]["digest"][7:17] if manifest else "",
-    )
-
-
-def _model_name(workspace: Path) -> str:
-    code = (workspace / "model.py").read_text(encoding="utf-8")
-    found = re.search(r"^model_cls = (\w+)", code, re.MULTILINE)
-    return found.group(1) if found else workspace.name
-
-
-def _recorded_width(workspace: Path) -> int:
-    """Return the network's input width from Qlib's own record: mlflow keeps a parameter in a file."""
-    widths = list(workspace.glob("mlruns/*/*/params/model.kwargs.pt_model_kwargs.num_features"))
-    return int(max(widths, key=lambda file: file.stat().st_mtime).read_text(encoding="utf-8"))
