@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 MOST_BYTES = 150_000
-WIDTH, HEIGHT = 1080, 900
+WIDTH, HEIGHT = 1200, 900
 
 # Of each picture: what stands at its top, and what is unfolded for it.
 PICTURES = {

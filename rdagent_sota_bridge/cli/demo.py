@@ -123,7 +123,7 @@ def _table(rows: Sequence[story.Row]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("IC", "rank IC", "annualized return", "max drawdown", "features"):
         table.add_column(name, justify="right", min_width=max(map(len, name.split())))
-    table.add_column("factor set", no_wrap=True)
+    table.add_column("set", no_wrap=True)
     previous = ""
     for row in rows:
         if previous and row.run != previous:

@@ -180,7 +180,7 @@ def _row(run: str, loop: Loop) -> Row:
         annualized_return=loop.metrics.get(f"{prefix}annualized_return", math.nan),
         max_drawdown=loop.metrics.get(f"{prefix}max_drawdown", math.nan),
         features=loop.features,
-        digest="" if loop.manifest is None else str(loop.manifest["factor_set"]["digest"])[7:17],
+        digest="" if loop.manifest is None else str(loop.manifest["factor_set"]["digest"])[7:15],
     )
 
 
