@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import pathlib
 import re
 from dataclasses import dataclass, field
@@ -177,7 +178,8 @@ def _finished(
     number = summary.loop
     begun = _begun(loop, number, experiment)
     workspace = _workspace(summary, log)
-    manifest, record, metrics = None, None, None
+    manifest, record = None, None
+    metrics: dict[str, float] = {}
     if workspace is not None:
         manifest = _manifest(workspace, notes)
         record = _record(workspace, notes)
@@ -189,10 +191,14 @@ def _finished(
         # The exception's text: 1.0.0 puts it into the reason, 0.8.0 and fin_quant into the observations.
         failure = reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
         metrics = {}
-    elif not metrics:
+    elif not _has_number(metrics):
         metrics = _result_of(experiment, number, notes)
-        if not metrics:
-            failure = f"its result is gone: no {locate.RESULT_FILE} is in its workspace, none in the session"
+        if not _has_number(metrics):
+            metrics = {}
+            failure = (
+                f"its result is gone: no {locate.RESULT_FILE} with a number is in its workspace, "
+                "none in the session"
+            )
     return Loop(
         **begun,
         accepted=summary.accepted,
@@ -206,6 +212,10 @@ def _finished(
         manifest=manifest,
         record=record,
     )
+
+
+def _has_number(metrics: dict[str, float]) -> bool:
+    return any(math.isfinite(value) for value in metrics.values())
 
 
 def _unfinished(loop: Any, number: int, log: Path | None, notes: list[str]) -> Loop:
@@ -303,7 +313,7 @@ def _manifest(workspace: Path, notes: list[str]) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
         notes.append(f"{file} can't be read: {error}")
         return None
     if not isinstance(content, dict):
@@ -374,16 +384,20 @@ def _asked(log: Path, notes: list[str]) -> dict[str, str]:
         if not files:
             continue
         try:
-            content = sessions.load(files[-1])
+            asked |= _settings(sessions.load(files[-1]))
         except SessionError as error:
             notes.append(f"what was asked can't be read: {error.fact} ({error.place})")
-            continue
-        if not isinstance(content, dict):
-            content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
-        asked |= {
-            str(name): str(value)
-            for name, value in content.items()
-            if isinstance(value, (str, int, float, pathlib.PurePath)) and value != ""
-            if not _SECRET.search(str(name))
-        }
+        except pickled.DAMAGE as error:
+            notes.append(f"what was asked has a form that is not known ({type(error).__name__}; {files[-1]})")
     return asked
+
+
+def _settings(content: Any) -> dict[str, str]:
+    if not isinstance(content, dict):
+        content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
+    return {
+        str(name): str(value)
+        for name, value in content.items()
+        if isinstance(value, (str, int, float, pathlib.PurePath)) and value != ""
+        if not _SECRET.search(str(name))
+    }

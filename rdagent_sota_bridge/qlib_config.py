@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
+from jinja2.sandbox import SandboxedEnvironment
 
 from rdagent_sota_bridge.alpha import BaseSet
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
@@ -167,9 +168,9 @@ def _verify(text: str, base: BaseSet) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _template(text: str) -> jinja2.Template:
-    # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7).
-    template: jinja2.Template = jinja2.Template(text)
-    return template
+    # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7), but for what a template can
+    # reach: a workspace may be somebody else's.
+    return SandboxedEnvironment().from_string(text)
 
 
 def rendered(text: str, variables: dict[str, str]) -> Any:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 import yaml
 
-from rdagent_sota_bridge import pickled, qlib_config
+from rdagent_sota_bridge import pickled
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import Segment, Task
@@ -23,6 +22,8 @@ _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
 _HANDLER = "dataset.kwargs.handler.kwargs"
 _WIDTH = "model.kwargs.pt_model_kwargs.num_features"
 _DATE = re.compile(r"datetime\.date\((\d{1,4}), (\d{1,2}), (\d{1,2})\)")
+_EXPRESSION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_STATEMENT = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _CUT = 1000
 """Qlib has mlflow cut parameters at so many characters (`qlib/workflow/recorder.py`, pyqlib 0.9.7)."""
 
@@ -38,6 +39,7 @@ class Record:
         has_factor_file: True where a loader read `combined_factors_df.parquet`.
         base_features: How many base features the first loader had; None where the record does not tell.
         base_names: Their names, in order; likewise.
+        base_expressions: Their expressions in Qlib's language, in the same order; likewise.
         config_file: Name of the YAML that qrun was started with; empty where the record does not tell.
         recorder: mlflow's id of the run.
         doubts: What of the record can't be read, or contradicts itself; each is one sentence.
@@ -51,6 +53,7 @@ class Record:
     config_file: str = ""
     recorder: str = ""
     doubts: tuple[str, ...] = ()
+    base_expressions: tuple[str, ...] | None = None
 
 
 def read(workspace: Path) -> Record | None:
@@ -135,13 +138,18 @@ def _configuration(run: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def _yaml(workspace: Path, config_file: str) -> Any:
-    """Return the YAML that qrun was started with, or None where it is not there, or is none."""
+    """Return the YAML that qrun was started with, or None where it is not there, or is none.
+
+    It is a template, and rendering one runs what it says: here its expressions are put out of it instead.
+    """
     file = workspace / config_file
     if not config_file or not file.is_file():
         return None
     try:
-        return qlib_config.rendered(file.read_text(encoding="utf-8"), {})
-    except (yaml.YAMLError, jinja2.TemplateError, UnicodeDecodeError):
+        text = file.read_text(encoding="utf-8")
+        plain = _EXPRESSION.sub("0", _STATEMENT.sub("", text))
+        return yaml.safe_load(plain)  # the parser written in C crashes on lists in lists in lists
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
@@ -179,13 +187,15 @@ def _literal(text: str | None) -> Any:
 def _with_loaders(record: Record, handler: Any) -> Record:
     """Return the record with what its data loaders read: base features, and the factor file."""
     loaders = _at(handler, "data_loader", "kwargs", "dataloader_l")
+    expressions = None
     if isinstance(loaders, list) and loaders:
+        expressions = _at(loaders[0], "kwargs", "config", "feature", 0)
         names = _at(loaders[0], "kwargs", "config", "feature", 1)
         if (
             "config" in (_at(loaders[0], "kwargs") or {})
             and _at(loaders[0], "kwargs", "config", "feature") is None
         ):
-            names = []  # a model on mined factors alone
+            names = expressions = []  # a model on mined factors alone
         has_file = any(_at(loader, "kwargs", "config") == FACTOR_FILE for loader in loaders[1:])
         record = replace(record, has_factor_file=has_file)
     else:  # a handler of Qlib's own, of whose features RD-Agent 0.8.0 keeps some
@@ -196,6 +206,8 @@ def _with_loaders(record: Record, handler: Any) -> Record:
         names = chosen[0] if chosen else None
     if not isinstance(names, list):
         return record
+    if isinstance(expressions, list):
+        record = replace(record, base_expressions=tuple(str(expression) for expression in expressions))
     return replace(record, base_features=len(names), base_names=tuple(str(name) for name in names))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from rdagent_sota_bridge import alpha, appraisal, factors, history, locate, performance
 from rdagent_sota_bridge.appraisal import Appraisal
-from rdagent_sota_bridge.errors import BridgeError, NothingAcceptedError
+from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
 from rdagent_sota_bridge.history import Factor, Loop, Run
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
@@ -92,6 +92,8 @@ class Compared:
         best_without: The best value of any loop without.
         mean_with: The mean over loops with factors.
         mean_without: The mean over loops without.
+        loops_with: How many loops with factors have it: the best of more tries is the higher by luck alone.
+        loops_without: How many loops without have it.
     """
 
     metric: str
@@ -99,6 +101,8 @@ class Compared:
     best_without: float
     mean_with: float
     mean_without: float
+    loops_with: int = 0
+    loops_without: int = 0
 
 
 # --- gathering ---
@@ -194,11 +198,19 @@ def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None)
     stored = told.get("stored")
     if stored is not None and loop.workspace is not None:
         kept = loop.workspace / locate.FACTOR_FILE
-        if kept.is_file() and not all(source.path.is_file() for source in sources):
-            # What the factor run left is gone or moved; the model's workspace holds the same values.
+        if kept.is_file() and not all(map(_is_there, sources)):
+            # What the factor run left is gone or changed; the model's workspace holds the same values.
             sources = (Source(kept, str(stored["digest"]), tuple(map(str, told["columns"]))),)
     base = {str(name): str(expression) for name, expression in manifest["base_set"]["features"].items()}
     return _Given(str(told["digest"]), sources, base, task, mined_in)
+
+
+def _is_there(source: Source) -> bool:
+    """Tell whether a file is there as it was."""
+    try:
+        return source.path.is_file() and factors.current_digest(source.path) == source.digest
+    except FactorFileError:  # the appraisal of what it gave tells, where nothing else has the values
+        return False
 
 
 def _accepted_set(run: Run) -> _Given:
@@ -278,12 +290,16 @@ def _origin(column: str, runs: Iterable[Run], last: int | None) -> Origin | None
 
 
 def has_factors(loop: Loop) -> bool | None:
-    """Tell whether a model was given mined factors; None where neither a manifest nor Qlib's record tells."""
+    """Tell whether a model was given mined factors; None where neither a manifest nor Qlib's record tells.
+
+    Nothing tells of a model that was never trained, or whose workspace is gone.
+    """
     if loop.manifest is not None:
         return True
     if loop.record is not None:
         return loop.record.has_factor_file
-    return None if loop.workspace is None else False
+    # A result without a record is one of the cache; a model that was not trained was given nothing yet.
+    return False if loop.workspace is not None and loop.metrics else None
 
 
 def role(run: Run) -> Role:
@@ -328,8 +344,12 @@ def loop_at(report: Report, place: Place) -> Loop:
 
 
 def comparison(report: Report) -> tuple[Compared, ...]:
-    """Return every metric of the models with factors against those without; empty where a side is missing."""
-    sides = [models(report, which) for which in ("with factors", "without factors")]
+    """Return every metric of the models with factors against those without; empty where a side is missing.
+
+    A result that RD-Agent's cache gave again counts once on its side.
+    """
+    roles: tuple[Role, Role] = ("with factors", "without factors")
+    sides = [_once(report, models(report, which)) for which in roles]
     if not all(sides):
         return ()
     compared = []
@@ -338,18 +358,38 @@ def comparison(report: Report) -> tuple[Compared, ...]:
         known = [[value for value in side if math.isfinite(value)] for side in values]
         bests = [max(side, default=math.nan) for side in known]
         means = [math.fsum(side) / len(side) if side else math.nan for side in known]
-        compared.append(Compared(name, *bests, *means))
+        ours, base = (len(side) for side in known)
+        compared.append(Compared(name, bests[0], bests[1], means[0], means[1], ours, base))
     return tuple(compared)
 
 
+def _once(report: Report, places: Sequence[Place]) -> tuple[Place, ...]:
+    """Return the places without those whose result the cache gave again."""
+    results = {place: repr(sorted(loop_at(report, place).metrics.items())) for place in places}
+    trained = {results[place] for place in places if not loop_at(report, place).cached}
+    kept = []
+    for place in places:
+        if loop_at(report, place).cached:
+            if results[place] in trained:
+                continue
+            trained.add(results[place])
+        kept.append(place)
+    return tuple(kept)
+
+
 def tested_alike(report: Report) -> bool:
-    """Tell whether all models that a comparison sets side by side have one market, test segment and label."""
+    """Tell whether all models that the report ranks have one data, market, test segment and label.
+
+    A run whose records tell none of it is not known to differ.
+    """
     tasks = set()
-    for which in ("with factors", "without factors"):
-        for place in models(report, which):
-            task = _task_of(report.runs[place[0]], loop_at(report, place))
-            if task is not None:
-                tasks.add((task.market, str(task.test), "".join(task.label.split())))
+    for run in report.runs:
+        for loop in run.loops:
+            task = _task_of(run, loop)
+            if loop.kind == "model" and loop.metrics and task is not None:
+                # The folder's name tells data apart; where it is can differ between machines.
+                data = task.provider_uri.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+                tasks.add((data, task.market, str(task.test), "".join(task.label.split())))
     return len(tasks) <= 1
 
 
@@ -368,6 +408,7 @@ def as_plain(report: Report) -> dict[str, Any]:
         for (digest, column), origin in report.origins.items()
     ]
     whole["comparison"] = comparison(report)
+    whole["tested_alike"] = tested_alike(report)
     plain: dict[str, Any] = _plain(whole)
     return plain
 

@@ -20,7 +20,7 @@ State = Literal["factors", "cached", "none", "not trained", "broken"]
 
 _NOTE = "# rdagent-sota-bridge:"
 _MINES = ("fin_factor", "fin_factor_report")
-_UNKNOWN_FORM = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+_UNKNOWN_FORM = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,12 @@ def _without_claim(loop: Loop, verdict: Verdict) -> Verdict:
     if loop.workspace is None:
         text = "its workspace is gone, and with it all that could show what it was trained on"
         return replace(verdict, contradictions=(text,), text=text)
+    note = _note_in(loop.workspace)
+    if note and loop.record is not None and loop.record.has_factor_file:
+        if not loop.metrics:
+            return replace(verdict, state="not trained", text=_one_line(loop.failure))
+        text = f"{qlib_config.CONFIG_FILE} names a {_one_line(note)}, and no {MANIFEST_FILE} is beside it"
+        return replace(verdict, contradictions=(text,), text=text)
     if loop.record is None:
         text = "claims no factors; Qlib recorded no training here: RD-Agent answered from its cache"
         return replace(verdict, state="none", text=text)
@@ -246,6 +252,16 @@ def _file(workspace: Path, claim: _Claim) -> _Finding:
     return _Finding(True, f"{FACTOR_FILE} is the claimed one, by {by}")
 
 
+def _note_in(workspace: Path) -> str:
+    """Return what the hand-off wrote into the YAML; empty where it wrote nothing, or there is none."""
+    try:
+        text = (workspace / qlib_config.CONFIG_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # the look at a claim tells; without one nothing was handed over
+        return ""
+    notes = (line for line in text.splitlines() if line.startswith(_NOTE))
+    return next(notes, "").removeprefix(_NOTE).strip()
+
+
 def _note(workspace: Path, claim: _Claim) -> _Finding:
     """Look at the sets that the YAML names: the hand-off wrote them there for RD-Agent's own cache."""
     file = workspace / qlib_config.CONFIG_FILE
@@ -254,11 +270,12 @@ def _note(workspace: Path, claim: _Claim) -> _Finding:
     except (OSError, UnicodeDecodeError) as error:
         return _Finding(False, f"{file.name} can't be read: {_one_line(error)}")
     note = next((line for line in text.splitlines() if line.startswith(_NOTE)), "")
-    if f"factor set {claim.digest}" not in note:
+    told = note.removeprefix(_NOTE).strip().split(", ")
+    if f"factor set {claim.digest}" not in told:
         return _Finding(
             False, f"{file.name} does not name the claimed factor set ({note or 'it names none'})"
         )
-    if f"base set {claim.base.name} sha256:{claim.base.digest}" not in note:
+    if f"base set {claim.base.name} sha256:{claim.base.digest}" not in told:
         return _Finding(False, f"{file.name} does not name the claimed base set ({note})")
     return _Finding(True, f"{file.name} names the claimed factor set and base set")
 
@@ -279,6 +296,12 @@ def _recorded(claim: _Claim, record: Record) -> Iterator[_Finding]:
     else:
         given = "unknown base features" if record.base_names is None else _few(record.base_names) or "none"
         yield _Finding(False, f"Qlib's data loader was given {given}, not the claimed base set")
+    if record.base_expressions is not None and record.base_names is not None:
+        given_features = dict(zip(record.base_names, record.base_expressions, strict=False))
+        claimed = {name: text for name, text in claim.base.features if name in given_features}
+        others = [name for name, text in claimed.items() if not _same_text(given_features[name], text)]
+        if others:
+            yield _Finding(False, f"Qlib's data loader was given other expressions of {_few(others)}")
     if record.config_file == qlib_config.CONFIG_FILE:
         yield _Finding(True, f"qrun was started with {record.config_file}")
     else:
@@ -306,8 +329,9 @@ def _loaded(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_
             set(loaded.columns) ^ set(claim.columns) | set(told or claim.columns) ^ set(claim.columns)
         )
         yield _Finding(False, f"the data that Qlib trained on has other columns: {_few(others)}")
-    if set(claim.mined) <= set(loaded.columns_without_training_values):
-        yield _Finding(False, "no value of the mined columns was in the training segment")
+    empty = [name for name in claim.mined if name in loaded.columns_without_training_values]
+    if empty:
+        yield _Finding(False, f"no value of the mined columns {_few(empty)} was in the training segment")
     if record is not None and recorder != record.recorder:
         yield _Finding(False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})")
 
@@ -364,6 +388,11 @@ def _training_at(place: Path, claim: _Claim) -> tuple[_Claim, Record | None] | N
         return other, qlib_record.read(place)
     except ResultError:
         return other, None
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Tell whether two expressions are the same, but for their spaces."""
+    return "".join(one.split()) == "".join(other.split())
 
 
 def _same(metrics: dict[str, float], others: dict[str, float]) -> bool:

@@ -129,6 +129,15 @@ def test_no_result_at_all(tmp_path: Path) -> None:
     assert (loop.accepted, loop.metrics, loop.cached) == (True, {}, None)
 
 
+def test_a_result_without_a_number(tmp_path: Path) -> None:
+    """A file of metrics none of which is a number is no result, and the loop is not shown as one with it."""
+    workspace = trained.write_baseline(root_of(tmp_path) / "w")
+    (workspace / "qlib_res.csv").write_text(",0\nIC,nan\nRank IC,1e999\n")
+    loop = only(write_run(tmp_path, model(workspace)))
+    assert (loop.metrics, loop.cached) == ({}, None)
+    assert "with a number" in loop.failure
+
+
 @pytest.mark.parametrize("result", ["a text", pd.Series(["a text"]), pd.DataFrame({"IC": [1.0], "R": [2]})])
 def test_a_result_of_another_form(result: object, tmp_path: Path) -> None:
     """A result that is no series of numbers is a note, not a crash."""
@@ -290,6 +299,16 @@ def test_settings_that_can_not_be_read(tmp_path: Path) -> None:
     run = history.read_run(log)
     assert len(run.loops) == 1
     assert str(file) in run.notes[0]
+
+
+@pytest.mark.parametrize("content", [{"evolving_n": 10**5000}, [1]])
+def test_settings_of_another_form(content: Any, tmp_path: Path) -> None:
+    """Settings that can't be written as text are a note, or nothing; the loops stand."""
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
+    logs.dump_object(content, file)
+    run = history.read_run(log)
+    assert (len(run.loops), run.asked) == (1, {})
 
 
 def test_a_log_without_a_session(tmp_path: Path) -> None:

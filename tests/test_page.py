@@ -167,6 +167,35 @@ def test_runs_tested_on_other_days_do_not_compare_in_silence() -> None:
     assert "the differences mean little" not in Parts(page.render(report)).words
 
 
+def test_models_of_other_markets_are_not_ranked_in_silence() -> None:
+    """Two runs with the factors on other markets are told apart, though there is no baseline."""
+    report = sides([0.05], [])
+    loop = report.runs[0].loops[0]
+    assert loop.record is not None
+    for change in ({"market": "csi500"}, {"provider_uri": "~/.qlib/qlib_data/us_data"}):
+        task = dataclasses.replace(reports.TASK, **change)
+        moved = dataclasses.replace(loop, record=dataclasses.replace(loop.record, task=task))
+        other = dataclasses.replace(report.runs[0], log=reports.Path("/c"), loops=(moved,))
+        words = Parts(page.render(dataclasses.replace(report, runs=(*report.runs, other)))).words
+        assert "not tested on the same data, market, days and label" in words
+        assert f"{task.market} in {task.provider_uri} (with factors 2)" in words
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "told"),
+    [
+        ([0.05, 0.04], [0.02], "of 2 loops with the factors and 1 without. The best of more tries"),
+        ([0.05], [0.02], "of 1 loop with the factors and 1 without."),
+        ([0.05], [], ""),
+    ],
+)
+def test_it_is_told_how_many_loops_are_compared(ours: list[float], base: list[float], told: str) -> None:
+    """The best of ten loops against the best of one is told to be that."""
+    said = views.counted(sides(ours, base))
+    assert told in said
+    assert ("luck" in said) == (len(ours) != len(base) and bool(base))
+
+
 def test_the_leaderboard_ranks_and_marks_the_best() -> None:
     """The highest IC is first and marked; a loop without a result is last, with its reason."""
     rows = views.leaderboard(reports.whole_report(4, 2), "model")
@@ -269,6 +298,14 @@ def test_no_plot_without_points() -> None:
     drawn = [*plots.of_factor(sheet, "x", plots.Days())]
     drawn.append(plots.correlations(reports.appraisal(("a",), with_figures=False), "y"))
     assert [plot.figure for plot in drawn] == [""] * 5
+    walk = reports.returns(1)
+    nothing = np.full(len(walk.days), np.nan)
+    report = dataclasses.replace(
+        reports.whole_report(1, 1),
+        returns={(0, 0): dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing)},
+    )
+    curves = plots.curves(report, [(0, 0)], plots.lines(report, [(0, 0)], ["a"]), "x", plots.Days())
+    assert [bool(plot.figure) for plot in curves] == [False, True, False]
     assert all(plot.missing.endswith(".") for plot in drawn)
 
 

@@ -450,3 +450,10 @@ def test_text_without_anything(text: str) -> None:
         read_task(text, {})
     assert reason(caught.value).startswith("TypeError: ")
     assert refused(text, CUSTOM) == "its first loader's features were found 0 times, not once"
+
+
+def test_a_template_reaches_nothing_of_python() -> None:
+    """A YAML that names what lies behind an object is refused: a workspace may be somebody else's."""
+    text = OLD_FORM.replace("csi300", "{{ cycler.__init__.__globals__.os.getcwd() }}")
+    with pytest.raises(SeamError, match="SecurityError"):
+        read_task(text, {})

@@ -46,6 +46,7 @@ def test_all_of_a_record(tmp_path: Path) -> None:
         base_names=MANY.names,
         config_file=CONFIG_FILE,
         recorder=trained.RECORDER,
+        base_expressions=tuple(expression for _, expression in MANY.features),
     )
 
 
@@ -85,6 +86,33 @@ def test_texts_alone(tmp_path: Path) -> None:
     record = read(tmp_path)
     assert record.task == TASK
     assert (record.has_factor_file, record.base_names) == (True, trained.BASE.names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "qlib_init: {{{{ cycler.__init__.__globals__.os.mkdir('{0}/ran') }}}}\n",
+        "{{% set _ = cycler.__init__.__globals__.os.mkdir('{0}/ran') %}}\n",
+        "qlib_init: {{{{ 1 / 0 }}}}\n",
+        "a: " + "[" * 100_000,
+        "day: 2008-13-01\n",
+    ],
+)
+def test_a_template_beside_a_record_is_not_run(text: str, tmp_path: Path) -> None:
+    """The YAML of a foreign workspace is a template that could run anything: it is read, never rendered."""
+    trained.write_record(tmp_path, trained.config(), artifacts=())
+    (tmp_path / CONFIG_FILE).write_text(text.format(tmp_path) if "{0}" in text else text)
+    assert read(tmp_path).task is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_data_of_a_template_with_conditions(tmp_path: Path) -> None:
+    """The data stands in RD-Agent's own template, beside the expressions and conditions that are put out."""
+    trained.write_record(tmp_path, trained.config(), artifacts=())
+    (tmp_path / CONFIG_FILE).write_text(
+        YAML + "steps: [{{ a }}, {{ b }}]\n{% if steps %}\nstep_len: {{ steps }}\n{% endif %}\n"
+    )
+    assert read(tmp_path).task == TASK
 
 
 def test_texts_that_are_cut_are_not_guessed_from(tmp_path: Path) -> None:

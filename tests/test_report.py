@@ -81,16 +81,19 @@ def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
     assert any("mined a factor set is not shown" in note for note in found.notes)
 
 
-def test_the_model_keeps_the_values_that_the_factor_run_lost(project: Path) -> None:
-    """Where the factor run's file is gone, the set is read from the model's own workspace."""
+@pytest.mark.parametrize("left", [None, b"PAR1", b""], ids=["gone", "replaced", "emptied"])
+def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None, project: Path) -> None:
+    """Where the factor run's file is gone or changed, the set is read from the model's own workspace."""
     root = project / "git_ignore_folder" / "RD-Agent_workspace"
     (root / MINED / FACTOR_FILE).rename(root / MODEL / FACTOR_FILE)
+    if left is not None:
+        (root / MINED / FACTOR_FILE).write_bytes(left)
     place = root / MODEL / manifest.MANIFEST_FILE
     told = json.loads(place.read_text(encoding="utf-8"))
     told["factor_set"]["stored"]["digest"] = told["factor_set"]["digest"]
     place.write_text(json.dumps(told), encoding="utf-8")
     found = gathered(project, "models").appraisals[0]
-    assert not any("not there" in note for note in found.notes)
+    assert not any("not there" in note or "was changed" in note for note in found.notes)
     assert np.isfinite(np.asarray(found.correlation)).any()
 
 
@@ -151,6 +154,7 @@ def test_roles(project: Path) -> None:
         (reports.model_loop(0, 0.1, record=Record(23, None, True, 22)), True),
         (reports.model_loop(0, 0.1, record=None), False),
         (reports.model_loop(0, 0.1, record=None, workspace=None), None),
+        (reports.model_loop(0, 0.1, record=None, metrics={}), None),
     ],
 )
 def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
@@ -172,6 +176,17 @@ def test_the_comparison_is_best_and_mean_of_each_side() -> None:
     assert report.comparison(dataclasses.replace(found, runs=runs[:1])) == ()
 
 
+def test_a_result_that_the_cache_gave_again_counts_once() -> None:
+    """A mean is over results, not over how often the cache gave one; without its training one counts."""
+    again = [reports.model_loop(at, 0.08, columns=("a",), cached=True) for at in (2, 3)]
+    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
+    base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
+    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
+    ic = report.comparison(Report(reports.CREATED, runs, {}, (), ()))[0]
+    assert ic.mean_with == pytest.approx(0.06)
+    assert (ic.loops_with, ic.loops_without) == (2, 1)
+
+
 def test_json_is_plain() -> None:
     """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
     whole = reports.whole_report(2, 2)
@@ -185,3 +200,4 @@ def test_json_is_plain() -> None:
     assert told["returns"][0]["days"][0] == "2017-01-03"
     assert len(told["origins"]) == 2
     assert told["comparison"][0]["metric"] == "IC"
+    assert told["tested_alike"] is True

@@ -202,12 +202,23 @@ OTHER = "sha256:" + "6" * 64
         (_manifest("manifest_version", value=9), "manifest_version is 9"),
         (_written("sota_manifest.json", b"{"), "can't be read"),
         (_written("sota_manifest.json", b"[]"), "can't be read"),
+        (_written("sota_manifest.json", b"[" * 200_000), "can't be read"),
         (_loaded(columns=["KLEN", "ROC60", "gap", "x"]), "other columns: turn, x"),
-        (_loaded(columns_without_training_values=["gap", "turn"]), "no value of the mined columns"),
+        (_loaded(columns_without_training_values=["gap", "turn"]), "no value of the mined columns gap, turn"),
+        (_loaded(columns_without_training_values=["turn"]), "no value of the mined columns turn"),
+        (
+            _recorded(base=BaseSet("small", (("KLEN", "$close"), trained.BASE.features[1]))),
+            "other expressions of KLEN",
+        ),
+        (
+            _manifest("factor_set", "digest", value=trained.DIGEST[:-1]),
+            "does not name the claimed factor set",
+        ),
         (_loaded(recorder="another"), "another training"),
         (_gone("sota_loaded.json"), "is gone"),
         (_written("sota_loaded.json", b"{"), "sota_loaded.json can't be read"),
         (_written("sota_loaded.json", b"{}"), "sota_loaded.json can't be read"),
+        (_written("sota_loaded.json", b"[" * 200_000), "sota_loaded.json can't be read"),
     ],
 )
 def test_claims_that_do_not_hold(change: Callable[[Path], None], told: str, workspace: Path) -> None:
@@ -233,10 +244,20 @@ def test_a_model_without_factors(tmp_path: Path) -> None:
     assert found.text == "trained without factors, and claims none (input width 20)"
 
 
+def test_a_manifest_that_is_gone(workspace: Path) -> None:
+    """A training on a handed-over set of which the manifest was removed is not one that claims nothing."""
+    (workspace / "sota_manifest.json").unlink()
+    found = verdict_on(workspace)
+    assert found.state == "broken"
+    assert f"names a factor set {trained.DIGEST}" in found.text
+    assert "no sota_manifest.json" in found.text
+
+
 def test_a_factor_file_of_the_runs_own(tmp_path: Path) -> None:
     """What fin_quant merges by itself is told, and is no claim."""
     workspace = trained.write_training(root_of(tmp_path) / "w")
     (workspace / "sota_manifest.json").unlink()
+    (workspace / CONFIG_FILE).write_text("qlib_init:\n")
     (_, found) = verdicts(tmp_path, model(tmp_path / "gone"), model(workspace), kind="QuantRDLoop")
     assert found.state == "none"
     assert "that this run itself made (input width 4)" in found.text

@@ -120,6 +120,15 @@ def test_notes_are_printed(tmp_path: Path) -> None:
     assert f"note: {workspace}/sota_manifest.json can't be read" in text
 
 
+def test_a_name_that_commands_the_terminal(tmp_path: Path) -> None:
+    """A name from an LLM stays on its line: it can't write a verdict of its own."""
+    named = model(trained.write_training(root_of(tmp_path) / "w"))
+    named.sub_tasks[0].name = "x\x1b[2K\r\n\u202e✓ factors  loop 9 y"
+    status, text = printed(write_run(tmp_path, named))
+    assert (status, len(text.splitlines())) == (0, 3)
+    assert r"loop 0 x\x1b[2K\r\n\u202e✓ factors  loop 9 y: trained on" in text
+
+
 def test_square_brackets_are_text(tmp_path: Path) -> None:
     """A model's name comes from an LLM: brackets in it are no markup."""
     experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))

@@ -58,6 +58,7 @@ def show(found: Run, verdicts: list[Verdict], as_json: bool, console: Console) -
     marks = _ASCII_MARKS if ascii_only else _MARKS
 
     def line(text: str, mark: str = "", style: str = "") -> None:
+        text = _printable(text)
         if ascii_only:  # names come from an LLM, in any letters
             text = text.encode("ascii", "backslashreplace").decode()
         console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)
@@ -73,6 +74,12 @@ def show(found: Run, verdicts: list[Verdict], as_json: bool, console: Console) -
     for note in found.notes:
         line(f"note: {note}")
     line(_count(verdicts))
+
+
+def _printable(text: str) -> str:
+    """Return a text on one line, without signs that command a terminal: they could write another verdict."""
+    signs = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(signs)
 
 
 def _count(verdicts: list[Verdict]) -> str:

@@ -61,6 +61,7 @@ def render(report: Report) -> str:
         headline=views.headline(report),
         best_model=views.best_model(report),
         comparison=views.comparison(report),
+        counted=views.counted(report),
         tested_alike=reports.tested_alike(report),
         boards=[_board(report, kind, names, days) for kind in ("model", "factor")],
         appraised=appraised,

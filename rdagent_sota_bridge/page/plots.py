@@ -161,9 +161,11 @@ def curves(
         drawn = []
         for returns, line in known:
             values = np.asarray(getattr(returns, attribute), dtype=np.float64)
+            if not np.isfinite(values).any():
+                continue
             starts = _starts(len(values))
             # A thinned drawdown keeps its lowest values, other curves where they end.
-            cut = np.minimum.reduceat(values, starts) if attribute == "drawdown" else values[_ends(values)]
+            cut = np.fmin.reduceat(values, starts) if attribute == "drawdown" else values[_ends(values)]
             drawn.append(_curve(line, cut, days.number(returns.days[_ends(values)])))
         return drawn
 

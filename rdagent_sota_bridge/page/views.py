@@ -130,8 +130,8 @@ def run_facts(run: Run) -> dict[str, str]:
 def facts(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the facts that all runs share or differ in: market, segments, label, sets, versions."""
     tasks = [
-        task
-        for run in report.runs
+        (task, name)
+        for run, name in zip(report.runs, run_names(report), strict=True)
         for loop in run.loops
         if loop.record is not None and (task := loop.record.task) is not None
     ]
@@ -143,16 +143,26 @@ def facts(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
     ]
     versions = [_versions(told) for told in manifests]
     rows = {
-        "Market": [f"{task.market} in {task.provider_uri}" for task in tasks],
-        "Training": [_days(task.train) for task in tasks],
-        "Validation": [_days(task.valid) for task in tasks],
-        "Test": [_days(task.test) for task in tasks],
-        "Label": [task.label for task in tasks],
+        "Market": _by_run([(f"{task.market} in {task.provider_uri}", run) for task, run in tasks]),
+        "Training": _by_run([(_days(task.train), run) for task, run in tasks]),
+        "Validation": _by_run([(_days(task.valid), run) for task, run in tasks]),
+        "Test": _by_run([(_days(task.test), run) for task, run in tasks]),
+        "Label": _by_run([(task.label, run) for task, run in tasks]),
         "Factor set": [f"{digest} ({count} factor{'s' * (count != 1)})" for digest, count in digests],
         "Base set": bases,
         "Versions": versions,
     }
     return tuple((name, tuple(dict.fromkeys(values)) or (MISSING,)) for name, values in rows.items())
+
+
+def _by_run(told: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what runs tell, each once; with the runs, where they differ."""
+    runs: dict[str, dict[str, None]] = {}
+    for value, run in told:
+        runs.setdefault(value, {})[run] = None
+    if len(runs) < 2:
+        return list(runs)
+    return [f"{value} ({', '.join(of_runs)})" for value, of_runs in runs.items()]
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
@@ -349,6 +359,26 @@ def comparison(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
             )
         )
     return tuple(rows)
+
+
+def counted(report: Report) -> str:
+    """Return over how many loops the comparison is, and what follows from that; empty without one."""
+    compared = reports.comparison(report)
+    if not compared:
+        return ""
+    ours = max(one.loops_with for one in compared)
+    base = max(one.loops_without for one in compared)
+    told = f"Results are of {_loops(ours)} with the factors and {base} without"
+    places = [*reports.models(report, "with factors"), *reports.models(report, "without factors")]
+    again = len(places) - ours - base
+    if again:
+        told += f"; {_loops(again)} without a new result (cached, or no number) not counted"
+    luck = " The best of more tries is the higher by luck alone: the means compare better."
+    return f"{told}.{luck if ours != base else ''}"
+
+
+def _loops(count: int) -> str:
+    return f"{count} loop{'s' * (count != 1)}"
 
 
 def without_returns(report: Report, kind: str) -> str:
