@@ -20,7 +20,12 @@ from typing import Any
 from tests import logs, seams
 from tests.frames import factor_frame, write
 
-STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
+STEPS = ("direct_exp_gen", "coding", "running", "feedback", *(("record",) if logs.SIGNED else ()))
+"""The steps of the installed RD-Agent: 0.8.0, which signs nothing, has no record."""
+
+LAST_SESSION = f"{len(STEPS) - 1}_{STEPS[-1]}"
+"""The name of the session file after a loop's last step."""
+
 ACCEPTED_LOOP = 1
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 
@@ -209,11 +214,16 @@ def make_project(folder: Path, templates: Path) -> Project:
     text = RDAGENT.format(steps=STEPS, templates=str(templates))
     rdagent.write_text(f"#!{sys.executable} -IS\n{text}")
     rdagent.chmod(0o755)
-    (folder / "run.py").write_text(RUN.format(rdagent=str(rdagent)))
+    write_command(folder)
     project = Project(folder)
     project.workspace.mkdir(parents=True)
     write(factor_frame(), project.workspace)
     return project
+
+
+def write_command(folder: Path) -> None:
+    """Write the `rdagent-sota` of a project; anew where the project was moved."""
+    (folder / "run.py").write_text(RUN.format(rdagent=str(folder / "rdagent")))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,7 +107,7 @@ def test_killed_in_the_model_stage_keeps_the_set(project: Project) -> None:
 def test_killed_between_the_stages(project: Project) -> None:
     """A factor stage that had taken its last step when all was killed is not started again."""
     process = project.start("--factor-loops", "2", "--model-loops", "1")
-    wait_until(lambda: any(project.log_dir.glob("*/__session__/1/4_record")))
+    wait_until(lambda: any(project.log_dir.glob(f"*/__session__/1/{stand_in.LAST_SESSION}")))
     kill(process)
     process.communicate(timeout=30)
     status, output = project.run("--resume")
@@ -172,6 +175,15 @@ def test_nothing_accepted(project: Project) -> None:
     assert project.run(*LOOPS)[0] == 0
 
 
+def test_nothing_accepted_in_the_time(project: Project) -> None:
+    """RD-Agent would end a stage whose time was used up after one more step, so a new job is the way on."""
+    project.trouble("fin_factor", 1, "coding", "ends", status=0)
+    status, output = project.run(*LOOPS, "--all-duration", "2h", STAND_IN_FACTORS="rejecting")
+    assert status == 1
+    assert "its time was used up after 1 of 2 loops: begin a new job with more time: --new" in output
+    assert "--factor-loops N" not in output
+
+
 def test_more_model_loops(project: Project) -> None:
     """A finished job goes on to more model loops in all, from its session, with the same set."""
     assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
@@ -180,7 +192,7 @@ def test_more_model_loops(project: Project) -> None:
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     last = project.calls[-1]
     assert last["options"][:3] == ["--loop-n", "3", "--path"]
-    assert last["options"][3].endswith("__session__/0/4_record")
+    assert last["options"][3].endswith(f"__session__/0/{stand_in.LAST_SESSION}")
     assert last["environment"] == project.calls[1]["environment"]
     status, output = project.run("--resume", "--factor-loops", "3")
     assert status == 1
@@ -289,6 +301,82 @@ def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, .
     assert "Traceback" not in output
     assert project.calls == []
     assert list(project.log_dir.glob("*.json")) == []
+
+
+def test_a_copied_and_moved_project(tmp_path: Path, templates: Path) -> None:
+    """A job goes on in a project that was moved: its factor stage's log leads to the set's new place."""
+    (tmp_path / "old").mkdir()
+    old = stand_in.make_project(tmp_path / "old", templates)
+    old.trouble("fin_model", 1, "coding", "ends", status=1)
+    assert old.run(*LOOPS)[0] == 1
+    digest = old.state["factor_set"]["digest"]
+    old.folder.rename(tmp_path / "new")
+    stand_in.write_command(tmp_path / "new")
+    project = Project(tmp_path / "new")
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    assert project.calls[-1]["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
+    assert project.state["factor_set"]["digest"] == digest
+
+
+def test_the_report_of_fewer_loops(project: Project) -> None:
+    """A report that is older than the job's last change is written anew, not named."""
+    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    (report,) = project.log_dir.glob("*_report.html")
+    report.write_text("of fewer loops")
+    os.utime(report, (1e9, 1e9))
+    assert project.run("--resume")[0] == 0
+    assert report.read_text() != "of fewer loops"
+
+
+def test_no_time_for_a_model(project: Project) -> None:
+    """A model stage that its time ended before its first model is no success."""
+    project.trouble("fin_model", 0, "running", "ends", status=0)
+    status, output = project.run(*LOOPS, "--all-duration", "2h")
+    assert status == 1
+    assert "ended after 0 of 2 loops: its time is used up" in output
+    assert "nothing is left for the model stage" in output
+    assert "rdagent-sota run --new --from-log log/" in output
+    assert project.run("--resume")[0] == 1
+    assert len(project.calls) == 2
+
+
+def test_an_option_that_rdagent_does_not_take(project: Project) -> None:
+    """A job keeps its options, so that a wrong one is mended by a new job alone."""
+    project.trouble("fin_factor", 0, "direct_exp_gen", "ends", status=2)
+    status, output = project.run(*LOOPS, "--factor-loop", "3")
+    assert status == 1
+    assert "begin a new job without what RD-Agent does not take: --new (was --factor-loop 3)" in output
+
+
+def test_letters_that_the_output_has_no_bytes_for(project: Project) -> None:
+    """They are question marks, and end no job."""
+    status, output = project.run(*LOOPS, "--log-dir", "\u53e0", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert status == 0, output
+    assert "log ?/" in output
+
+
+def test_the_script(project: Project) -> None:
+    """The script asks for loops only where its variables do: it goes on with a job of other numbers."""
+    (project.folder / "rdagent-sota").write_text(
+        f'#!/bin/sh\nexec {sys.executable} {project.folder / "run.py"} "$@"\n'
+    )
+    (project.folder / "rdagent-sota").chmod(0o755)
+    script = Path(__file__).parents[1] / "run_factor_then_model.sh"
+    path = f"{project.folder}{os.pathsep}{os.environ['PATH']}"
+
+    def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "PATH": path, **variables}
+        return subprocess.run(
+            ["sh", script, *options], cwd=project.folder, env=environ, capture_output=True, text=True
+        )
+
+    project.trouble("fin_factor", 1, "coding", "ends", status=1)
+    assert run("--model-loops", "1", FACTOR_LOOPS="2").returncode == 1
+    done = run("--resume")
+    assert done.returncode == 0, done.stdout
+    assert [call["options"][1] for call in project.calls] == ["2", "2", "1"]
 
 
 def test_output_that_nobody_reads(project: Project) -> None:

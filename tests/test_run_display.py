@@ -69,6 +69,28 @@ def test_to_go(used: float, at_last_finish: float, finished: int, seconds: float
     assert to_go(used, at_last_finish, finished, 4) == seconds
 
 
+@pytest.mark.parametrize(("piece", "lines"), [(b"80%", 4), (b"", 3)])
+def test_the_panel_has_lines_of_its_own(piece: bytes, lines: int) -> None:
+    """The line that is not finished, such as a progress bar, stands above the panel, not in it."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, color_system=None)
+    screen = Screen(console)
+    screen._lines.feed(piece)
+    console.print(screen._panel())
+    shown = file.getvalue().splitlines()
+    assert len(shown) == lines
+    assert {len(line) for line in shown[-3:]} == {60}
+
+
+def test_last_words_without_an_end_of_line() -> None:
+    """What a command wrote last stays on the terminal, also where its line was not finished."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, color_system=None)
+    with Screen(console).shown() as screen:
+        screen.write(b"out of paper")
+    assert file.getvalue().endswith("out of paper\n")
+
+
 def bytes_console() -> tuple[Console, io.BytesIO]:
     """Return a console that is no terminal, and what is below it."""
     below = io.BytesIO()

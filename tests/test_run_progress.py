@@ -58,6 +58,14 @@ def real_log(folder: Path) -> list[Path]:
     return files
 
 
+def test_a_copy_resumes_from_the_same_session(tmp_path: Path) -> None:
+    """The times of files, which a copy has other ones of, don't tell which session is the newest."""
+    files = real_log(tmp_path)
+    for when, file in enumerate(reversed(files)):
+        os.utime(file, (1e9 + when, 1e9 + when))
+    assert progress.where_to_resume(tmp_path).file == files[-1]
+
+
 def cut_off(file: Path) -> None:
     """Leave half of a file, with its time."""
     status = file.stat()

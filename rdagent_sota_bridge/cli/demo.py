@@ -54,9 +54,9 @@ def run(keep: Path | None) -> None:
             TimeElapsedColumn(),
             console=console,
         )
-        console.print("Three stages of `rdagent-sota run`, one after the other; RD-Agent and Qlib are real.")
+        console.print("Three stages of one `rdagent-sota run`; RD-Agent and Qlib are real.")
         with progress:
-            told = _tell(folder, progress)
+            told = _tell(folder, progress, is_kept=keep is not None)
         console.print(_table(told.rows))
         console.print(
             "IC is the mean daily correlation of prediction and return in the test segment.\n"
@@ -75,7 +75,7 @@ def run(keep: Path | None) -> None:
             )
 
 
-def _tell(folder: Path, progress: Progress) -> story.Told:
+def _tell(folder: Path, progress: Progress, *, is_kept: bool) -> story.Told:
     tasks = {
         name: progress.add_task(title, total=story.STEPS, start=False) for name, title in story.TITLES.items()
     }
@@ -89,7 +89,7 @@ def _tell(folder: Path, progress: Progress) -> story.Told:
         if done == story.STEPS:
             progress.stop_task(tasks[stage])
 
-    return story.tell(folder, show)
+    return story.tell(folder, show, is_kept=is_kept)
 
 
 def _folder(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages, times
-from rdagent_sota_bridge.run.display import LastingConsole, write_nothing_more
+from rdagent_sota_bridge.run.display import LastingConsole, open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Asked, Job
 from rdagent_sota_bridge.run.stopping import Stopped, stops
 from rdagent_sota_bridge.verdict import Line
@@ -27,7 +27,7 @@ def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
     Raises:
         BridgeError: if the job can't be begun, or is stopped by something that the user can mend.
     """
-    console = LastingConsole()
+    console = open_console()
     environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it
     if resume and anew:
         raise JobError(

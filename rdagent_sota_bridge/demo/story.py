@@ -101,12 +101,13 @@ def job_in(folder: Path) -> Job | None:
     return job.newest(_sandbox(folder).project / LOGS)
 
 
-def tell(folder: Path, show: Callable[[str, int], None]) -> Told:
+def tell(folder: Path, show: Callable[[str, int], None], *, is_kept: bool) -> Told:
     """Run the job in `folder`, or go on with the one that was begun there.
 
     Args:
         folder: An empty folder, or one that `tell` was ended in.
         show: Called with a stage's name and the number of its steps that are done.
+        is_kept: True if the folder is still there when this has failed.
 
     Raises:
         BridgeError: if the job ends badly; it names its output.
@@ -137,7 +138,9 @@ def tell(folder: Path, show: Callable[[str, int], None]) -> Told:
             f"`rdagent-sota run` ended with status {process.returncode}"
             + (f"; {len(llm.unknown)} prompts were not in the script" if llm.unknown else ""),
             f"{output}; its last lines:\n{_tail(output)}",
-            f"look at that file (--keep FOLDER keeps it); rdagent-sota demo --keep {folder} goes on",
+            f"look at that file; rdagent-sota demo --keep {folder} goes on"
+            if is_kept
+            else "rdagent-sota demo --keep FOLDER keeps that file, and goes on there",
         )
     return _told(box, folder)
 
@@ -151,8 +154,9 @@ def _show(folder: Path, show: Callable[[str, int], None]) -> None:
     for stage in begun.stages if begun is not None else ():
         log = begun.log(stage.name) if begun is not None else None
         if log is not None:
-            # RD-Agent leaves a session file after each step.
-            show(stage.name, min(len(list(log.glob("__session__/*/*_*"))), STEPS))
+            # RD-Agent leaves a session file after each step; 0.8.0 has one step less.
+            done = min(len(list(log.glob("__session__/*/*_*"))), STEPS)
+            show(stage.name, STEPS if stage.state == "ended" else done)
 
 
 def _told(box: Sandbox, folder: Path) -> Told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,13 @@ class LastingConsole(Console):
         write_nothing_more()
 
 
+def open_console() -> LastingConsole:
+    """Return the console of the standard output; what it has no bytes for is a question mark there."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not where there is none
+        sys.stdout.reconfigure(errors="replace")  # an LLM writes what it likes, whatever the terminal
+    return LastingConsole()
+
+
 def write_nothing_more() -> None:
     """Let what this process still writes go nowhere: nobody reads it any more, and the run goes on."""
     with contextlib.suppress(OSError, ValueError):  # no file below: there is nothing to replace
@@ -159,9 +167,12 @@ class Screen:
                 _write_through(self._console, f"{start}rdagent-sota: {status}\n".encode())
 
     def _panel(self) -> Group:
-        partial = Text.from_ansi(self._lines.partial[-500:], no_wrap=True, overflow="ellipsis", end="")
         status = Text("" if self._status is None else str(self._status))
-        return Group(partial, Panel(status, title="rdagent-sota run", title_align="left"))
+        panel = Panel(status, title="rdagent-sota run", title_align="left")
+        if not self._lines.partial:
+            return Group(panel)
+        partial = Text.from_ansi(self._lines.partial[-500:], no_wrap=True, overflow="ellipsis")
+        return Group(partial, panel)
 
     @contextlib.contextmanager
     def _while_there(self) -> Iterator[None]:
@@ -185,6 +196,9 @@ class Screen:
         finally:
             with self._while_there():
                 self._live.stop()
+                if self._lines.partial:  # last words without an end of line
+                    last = Text.from_ansi(self._lines.partial)
+                    self._console.print(last, soft_wrap=True, highlight=False)
             self._live = None
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import sessions
+from rdagent_sota_bridge import pickled, sessions
 from rdagent_sota_bridge.errors import SessionError
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
@@ -116,23 +116,40 @@ def where_to_resume(log: Path) -> Resume:
     RD-Agent writes its sessions in place (`LoopBase.dump`, `utils/workflow/loop.py`, 0.8.0 and 1.0.0), so a
     kill can leave the newest one cut off, and its own `load` of the folder stops at that. The newest is the
     last written, not that of the highest loop: each holds the state of all loops, which can run side by side.
+    Which that is, the times in them tell: files that were copied have others, and RD-Agent removes sessions
+    that are later than the one it goes on from.
 
     Raises:
         SessionError: if there are several, and none can be read: then something else is wrong, such as the
             key that they are signed with.
     """
-    done = steps_done(log)
+    done = sorted(steps_done(log), key=lambda one: (one.loop, -one.number))
     trouble: SessionError | None = None
-    for file in (one.file for one in reversed(done)):
+    newest_of_loop: dict[int, tuple[tuple[float, int], Path, int]] = {}
+    for one in done:
+        if one.loop in newest_of_loop:
+            continue
         try:
-            finished = len(sessions.read_session(file).experiments)
+            finished = len(sessions.read_session(one.file).experiments)
+            newest_of_loop[one.loop] = _written(one.file), one.file, finished
         except SessionError as error:
             trouble = trouble or error
-            continue
+    if newest_of_loop:
+        _, file, finished = max(newest_of_loop.values(), key=lambda found: found[0])
         return Resume(file, finished, _note(trouble, f"{_short(file)} is taken"))
     if trouble is not None and len(done) > 1:
         raise trouble
     return Resume(None, note=_note(trouble, "the stage begins anew"))
+
+
+def _written(file: Path) -> tuple[float, int]:
+    """Return when the last step of a session ended, and how many steps it has taken."""
+    loop = sessions.load(file)
+    try:
+        ends = [one.end.timestamp() for steps in loop.loop_trace.values() for one in steps]
+        return max(ends, default=0.0), sum(map(int, loop.step_idx.values()))
+    except pickled.DAMAGE as error:
+        raise sessions.unknown_form(file, error) from None
 
 
 def _short(file: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,13 @@ from pathlib import Path
 from rich.console import Console
 
 from rdagent_sota_bridge import child
-from rdagent_sota_bridge.errors import BridgeError, JobError, NothingAcceptedError, SessionError
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    JobError,
+    NothingAcceptedError,
+    SessionError,
+    WorkspaceNotFoundError,
+)
 from rdagent_sota_bridge.run import gate, progress, stages, times
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
@@ -29,6 +37,9 @@ _LOOK_SECONDS = 1.0
 
 _SAVE_SECONDS = 15.0
 """How often the time used is written into the state, so that a kill loses no more of it."""
+
+_USAGE = 2
+"""RD-Agent's status for a command line that it does not understand (typer's)."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +107,17 @@ def tell_end(job: Job, outside: Outside) -> int:
             f"The job is finished: {job.file}\n"
             f"  to add models: {job.resume_command} --model-loops N, N being all of them"
         )
-    if jobs.report_file(job).exists():
+    if _has_report(job):
         outside.say(f"  report: {jobs.report_file(job)}")
     else:  # it was stopped there
         _report(job, outside)
     return 0 if job.end == "done" else 1
+
+
+def _has_report(job: Job) -> bool:
+    """Return True if the job's report was written after its last change: not that of fewer loops."""
+    file = jobs.report_file(job)
+    return file.exists() and file.stat().st_mtime_ns >= job.file.stat().st_mtime_ns
 
 
 def _is_open(job: Job, name: str) -> bool:
@@ -118,7 +135,12 @@ def _with_checked_set(job: Job, outside: Outside) -> Job:
         held = gate.described(located)
     else:
         held = job.factor_set
-        located = gate.files_of(held)
+        try:
+            located = gate.files_of(held)
+        except WorkspaceNotFoundError:  # the project was moved: its logs lead there, and the digest tells
+            log = job.log(FACTORS)
+            located = gate.locate_set(path_entries(job.options.from_logs) if log is None else (str(log),))
+            held = dataclasses.replace(gate.described(located), digest=held.digest)
     has_state = job.file.exists()
     try:
         held = gate.check_set(held, located, outside.show)
@@ -144,6 +166,14 @@ def _nothing_accepted(job: Job, error: NothingAcceptedError, outside: Outside) -
 
 
 def _more_factors(job: Job) -> str:
+    stage, log = job.stage(FACTORS), job.log(FACTORS)
+    if job.options.all_duration and stage is not None and log is not None:
+        finished = progress.finished_loops(progress.steps_done(log))
+        if finished < stage.loops:  # RD-Agent keeps the timer in the session, and would end after a step
+            return (
+                f"  mend:  its time was used up after {finished} of {stage.loops} loops: begin a new job "
+                "with more time: --new"
+            )
     return (
         f"  mend:  go on with more factor loops: {job.resume_command} --factor-loops N, N being all of them"
     )
@@ -207,10 +237,13 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     finally:
         job = clock.save()
     if status != 0:
+        mend = f"mend what they tell, and go on: {job.resume_command}"
+        if status == _USAGE and job.options.passed_on:  # which a job that goes on keeps
+            mend = f"begin a new job without what RD-Agent does not take: --new (was {_passed_on(job)})"
         raise JobError(
             f"The {TITLES[name]} ended with status {status}",
             f"{log}; its last lines stand above, and in {log.with_name('latest.log')}",
-            f"mend what they tell, and go on: {job.resume_command}",
+            mend,
         )
     stage = job.stage(name)
     assert stage is not None  # noqa: S101 - it is the one that ran
@@ -218,9 +251,17 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     if finished < stage.loops:
         why = "" if seconds is None else ": its time is used up"
         outside.say(f"The {TITLES[name]} ended after {finished} of {stage.loops} loops{why}")
+    if finished == 0 and seconds is not None and name != FACTORS:  # no model: nothing is done
+        job = dataclasses.replace(job, end="out of time")
+        jobs.write(job)
+        return job
     job = job.with_stage(dataclasses.replace(stage, state="ended"))
     jobs.write(job)
     return job
+
+
+def _passed_on(job: Job) -> str:
+    return shlex.join(job.options.passed_on)
 
 
 class _Clock:
@@ -259,6 +300,7 @@ class _Watch:
         self._at: progress.Position | None = None
         self._used_at_last_finish = stage.seconds
         self._best_ic: float | None = None
+        self._best_of = (0, 0)
 
     def look(self, used: float) -> None:
         """Show where the stage is after so many seconds, at most once a second."""
@@ -268,22 +310,25 @@ class _Watch:
         at, before = progress.position(progress.steps_done(self._log)), self._at
         if before is not None and at.finished != before.finished:
             self._used_at_last_finish = used
-        known = (0, 0) if before is None else (before.back_tests, before.finished)
-        if at.back_tests and (at.back_tests, at.finished) != known:
-            self._best_ic = best_ic(self._log)
+        if at.back_tests and (at.back_tests, at.finished) != self._best_of:
+            # RD-Agent may be writing the session at this moment: what is known stays until the next look.
+            with contextlib.suppress(SessionError):
+                self._best_ic = best_ic(self._log)
+                self._best_of = (at.back_tests, at.finished)
         self._at = at
         expected = to_go(used, self._used_at_last_finish, at.finished, self._loops)
         self._screen.show(Status(self._title, at, self._loops, used, expected, self._best_ic))
 
 
 def best_ic(log: Path) -> float | None:
-    """Return the highest IC of a run's back-tests; None where none can be read now."""
+    """Return the highest IC of a run's back-tests; None where none has any.
+
+    Raises:
+        SessionError: if the session can't be read.
+    """
     from rdagent_sota_bridge import history  # late: pandas and pyarrow
 
-    try:
-        run = history.read_run(log)
-    except SessionError:  # RD-Agent may be writing the session at this moment
-        return None
+    run = history.read_run(log)
     found = [loop.metrics["IC"] for loop in run.loops if "IC" in loop.metrics]
     return max((ic for ic in found if math.isfinite(ic)), default=None)
 
@@ -301,7 +346,7 @@ def _no_time(job: Job) -> str:
     missed = [TITLES[stage.name] for stage in job.stages if stage.state != "ended"]
     factors = job.log(FACTORS)
     mend = "begin a new job with more time"
-    if factors is not None and MODELS in (stage.name for stage in job.stages if stage.state == "waiting"):
+    if factors is not None and _is_open(job, MODELS):
         mend += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(factors)}"
     return (
         f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is left "

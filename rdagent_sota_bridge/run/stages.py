@@ -69,6 +69,6 @@ def environment(
         variables["SOTA_WORKSPACE_PATH"] = os.pathsep.join(set_paths)
         # Empty, not absent: RD-Agent loads `.env` over what is absent, and the settings ignore what is empty.
         variables["SOTA_LOG_PATH"] = ""
-    replaced = {name.upper() for name in variables}
-    # RD-Agent's settings take a name in any case.
-    return {name: value for name, value in environ.items() if name.upper() not in replaced} | variables
+    # RD-Agent's settings take a name in any case, and one that were left out would come back from `.env`.
+    same = {name: variables.get(name.upper(), value) for name, value in environ.items()}
+    return same | variables
