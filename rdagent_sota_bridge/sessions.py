@@ -30,6 +30,7 @@ FACTOR_LOOPS = ("FactorRDLoop", "FactorReportLoop", "QuantRDLoop")
 """The loops that mine factors: `fin_factor`, `fin_factor_report`, `fin_quant` (`app/qlib_rd_loop`)."""
 
 _SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
+_PICKLE = b"\x80"  # every pickle of protocol 2 and above begins so
 _REMEMBERED = "sessions-1"
 _NAME_KEY = (
     "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
@@ -210,10 +211,9 @@ def _named_session(path: Path) -> Path:
     if below:
         mend = f"name one run's log folder; {len(below)} folder(s) there hold sessions, such as {below[-1]}"
     else:
-        mend = (
-            "name the log folder of a run of fin_factor or fin_quant, such as log/2026-01-31_09-00-00-000000"
-        )
-    raise SessionError("The log folder holds no session of RD-Agent", str(path), mend)
+        mend = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
+    fact = "The log folder holds no session of RD-Agent" if path.exists() else "The log is not there"
+    raise SessionError(fact, str(path), mend)
 
 
 def _read(file: Path) -> _Read:
@@ -425,9 +425,13 @@ def load(file: Path) -> Any:
     serialization = _serialization()
     try:
         with file.open("rb") as content:
-            signed = content.read(len(_SIGNED)) == _SIGNED
+            head = content.read(len(_SIGNED))
+            if not head.startswith(_PICKLE) and not _SIGNED.startswith(head):
+                # Before the look at the signature: of such a file it would advise to trust what is unsigned.
+                mend = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
+                raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), mend)
             content.seek(0)
-            return _load_content(file, content, signed, serialization)
+            return _load_content(file, content, head == _SIGNED, serialization)
     except OSError as error:
         raise _unreadable(file, error) from None
     except pickled.DAMAGE as error:
@@ -518,7 +522,7 @@ def unknown_form(file: Path, error: Exception) -> SessionError:
     return SessionError(
         f"The file is no session of RD-Agent's, or of a form that is not known: {_text(error)}",
         str(file),
-        f"name a log folder of fin_factor or fin_quant, the one that holds {SESSION_FOLDER}",
+        f"name the log folder of a run, the one that holds {SESSION_FOLDER}",
     )
 
 

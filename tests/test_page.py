@@ -194,6 +194,7 @@ def test_it_is_told_how_many_loops_are_compared(ours: list[float], base: list[fl
     said = views.counted(sides(ours, base))
     assert told in said
     assert ("luck" in said) == (len(ours) != len(base) and bool(base))
+    assert ("features with the factors and" in said) == bool(base)
 
 
 def test_the_leaderboard_ranks_and_marks_the_best() -> None:

@@ -287,7 +287,12 @@ def test_time_shares(project: Project) -> None:
         (("--resume",), "There is no job to go on with"),
         (("--resume", "--new"), "--resume goes on with a job, and --new begins one"),
         (("--from-log", "log/x", "--factor-loops", "1"), "--from-log skips the factor stage"),
-        (("--from-log", "log/nowhere"), "SOTA log path not found: log/nowhere"),
+        (
+            ("--from-log", "log/nowhere"),
+            "SOTA log path not found: log/nowhere\n  where: --from-log, looked for",
+        ),
+        (("--from-log", ""), "--from-log is empty"),
+        (("--all-duration", " "), "--all-duration is empty"),
         (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
         (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
     ],

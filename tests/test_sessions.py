@@ -345,6 +345,13 @@ def test_a_folder_without_sessions(tmp_path: Path) -> None:
     assert error.mend == (f"name one run's log folder; 1 folder(s) there hold sessions, such as {log}")
 
 
+def test_a_path_that_is_no_log(tmp_path: Path) -> None:
+    """What is not there, and a file that lies in no log, are named as that: no signature is asked for."""
+    assert refused(tmp_path / "nowhere").fact == "The log is not there"
+    (tmp_path / "a.txt").write_text("a")
+    assert refused(tmp_path / "a.txt").fact == "The file is no session of RD-Agent, nor any pickle"
+
+
 def test_files_that_are_no_sessions_are_left_alone(tmp_path: Path) -> None:
     """What a file manager or an editor leaves among the sessions is none of them."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE)

@@ -11,7 +11,10 @@ import typer
 from dotenv import load_dotenv
 
 from rdagent_sota_bridge import __version__, options
-from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.errors import BridgeError, JobError
+
+# Not in the annotation: typer evaluates that late, when the module `cli.list` may have taken the name.
+Texts = list[str]
 
 app = typer.Typer(
     help="Trains RD-Agent's models on the factors that its factor loops accepted.",
@@ -50,13 +53,17 @@ def main(
 def demo_command(
     keep: Annotated[
         Path | None,
-        typer.Option(help="Run in this folder and keep it. It must be new or empty.", show_default=False),
+        typer.Option(
+            help="Run in this new or empty folder and keep it; or go on with the demo there.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Mine a factor, then train models without it and with it, on a small synthetic market.
+    """Mine a factor, then train models with it and without it, on a small synthetic market.
 
     RD-Agent, Qlib's training and the back-tests are real; only the LLM's answers come from a script. Takes a
-    few minutes on two cores, needs no network, and leaves nothing behind unless --keep names a folder.
+    few minutes on two cores, needs no network, and leaves its report, demo_report.html, in the current
+    folder; with --keep all is in that folder.
     """
     from rdagent_sota_bridge.cli import demo
 
@@ -168,7 +175,7 @@ def store_prune_command(
 @app.command(name="report")
 def report_command(
     logs: Annotated[
-        list[str], typer.Argument(metavar="LOG...", help="Log folders, or latest.", show_default=False)
+        Texts, typer.Argument(metavar="LOG...", help="Log folders, or latest.", show_default=False)
     ],
     output: Annotated[
         Path | None,
@@ -200,12 +207,12 @@ def run_command(
         int | None, typer.Option(min=1, help="Loops of fin_model; 10 if left out.", show_default=False)
     ] = None,
     all_duration: Annotated[
-        str, typer.Option(help="The time for all of it, such as 12h, 30m or 1.5d.", show_default=False)
-    ] = "",
+        str | None, typer.Option(help="The time for all of it, such as 12h, 30m or 1.5d.", show_default=False)
+    ] = None,
     log_dir: Annotated[Path, typer.Option(help="The folder of the logs.")] = Path("log"),
     from_log: Annotated[
-        str, typer.Option(help="Train on what this log accepted; no factor stage.", show_default=False)
-    ] = "",
+        str | None, typer.Option(help="Train on what this log accepted; no factor stage.", show_default=False)
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train as many models without the factors, to compare.")
     ] = False,
@@ -223,6 +230,15 @@ def run_command(
     from rdagent_sota_bridge.cli import run
     from rdagent_sota_bridge.run.job import Asked
 
-    asked = Asked(factor_loops, model_loops, baseline, all_duration, from_log, tuple(context.args))
     with _errors_as_messages():
+        for name, value in (("--from-log", from_log), ("--all-duration", all_duration)):
+            if value is not None and not value.strip():
+                raise JobError(
+                    f"{name} is empty",
+                    f"option {name}; is a variable in it not set?",
+                    "fill it, or leave it out",
+                )
+        asked = Asked(
+            factor_loops, model_loops, baseline, all_duration or "", from_log or "", tuple(context.args)
+        )
         raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import sys
 import tempfile
@@ -54,9 +55,19 @@ def run(keep: Path | None) -> None:
             TimeElapsedColumn(),
             console=console,
         )
-        console.print("Three stages of one `rdagent-sota run`; RD-Agent and Qlib are real.")
-        with progress:
-            told = _tell(folder, progress, is_kept=keep is not None)
+        if story.job_in(folder) is None:
+            console.print("Three stages of one `rdagent-sota run`; RD-Agent and Qlib are real.")
+        else:
+            console.print("Going on with the demo that was begun here.")
+        try:
+            with progress:
+                told = _tell(folder, progress, is_kept=keep is not None)
+        except KeyboardInterrupt:
+            goes_on = (
+                "" if keep is None else f" Go on with it: rdagent-sota demo --keep {shlex.quote(str(keep))}"
+            )
+            console.print(f"Stopped.{goes_on}", soft_wrap=True)
+            raise
         console.print(_table(told.rows))
         console.print(
             "IC is the mean daily correlation of prediction and return in the test segment.\n"

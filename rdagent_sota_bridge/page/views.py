@@ -374,7 +374,19 @@ def counted(report: Report) -> str:
     if again:
         told += f"; {_loops(again)} without a new result (cached, or no number) not counted"
     luck = " The best of more tries is the higher by luck alone: the means compare better."
-    return f"{told}.{luck if ours != base else ''}"
+    return f"{told}.{luck if ours != base else ''}{_widths(report)}"
+
+
+def _widths(report: Report) -> str:
+    """Return how many features the models on each side had: the base sets can differ too."""
+    sides = []
+    for which in ("with factors", "without factors"):
+        loops = (reports.loop_at(report, place) for place in reports.models(report, which))
+        sides.append(sorted({loop.features for loop in loops if loop.features is not None}))
+    if not all(sides):
+        return ""
+    ours, base = (" or ".join(map(str, widths)) for widths in sides)
+    return f" Models had {ours} features with the factors and {base} without."
 
 
 def _loops(count: int) -> str:

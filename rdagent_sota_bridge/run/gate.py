@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rdagent_sota_bridge import locate
-from rdagent_sota_bridge.errors import JobError, SetChangedError
+from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.run.job import FactorSet
 from rdagent_sota_bridge.settings import read_settings
@@ -41,9 +41,14 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
     """Return the factor files that some logs accepted.
 
     Raises:
-        LocateError: as `locate.factor_sets` does; NothingAcceptedError among it.
+        LocateError: as `locate.factor_sets` does; NothingAcceptedError among it. It names the option, where
+            that would name the variable of the same meaning.
     """
-    return locate.factor_sets((), logs)
+    try:
+        return locate.factor_sets((), logs)
+    except LocateError as error:
+        told = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.mend))
+        raise type(error)(*told) from None
 
 
 def described(located: tuple[Located, ...]) -> FactorSet:

@@ -77,6 +77,7 @@ def go(job: Job, outside: Outside) -> int:
         # Now, not after the minute that the look at the machine may take.
         located = gate.locate_set(path_entries(job.options.from_logs))
         job = dataclasses.replace(job, factor_set=gate.described(located))
+    outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
     gate.check_machine(outside.show)
     if _is_open(job, FACTORS) and (job := _run_stage(job, FACTORS, rdagent, outside)).end:
         return _out_of_time(job, outside)
