@@ -32,7 +32,8 @@ SHORT = """\
 import sys
 sys.path.insert(0, {folder!r})
 import lifeline
-lifeline.WISH_SECONDS = lifeline.INTERRUPT_SECONDS = lifeline.TERMINATE_SECONDS = 0.3
+lifeline.WISH_SECONDS = lifeline.INTERRUPT_SECONDS = 1.5  # a busy machine takes its time
+lifeline.TERMINATE_SECONDS = 0.3
 sys.exit(lifeline.main(sys.argv[1:]))
 """
 

@@ -19,7 +19,7 @@ RUN_LOCK = ".run.lock"
 STAGE_LOCK = ".stage.lock"
 """Held by the lifeline of a stage until the last process of the stage is gone."""
 
-END_SECONDS = 25.0
+END_SECONDS = 40.0
 """How long a job waits for another one, which may have been told to stop just now."""
 
 WAIT_SECONDS = 60.0
