@@ -191,6 +191,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=listen_to_signals,
         )
 
     def run(self, *options: str, **variables: str) -> tuple[int, str]:
@@ -241,6 +242,12 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in ("Z", "X")
+
+
+def listen_to_signals() -> None:
+    """Take signals as at a terminal; in the background, or under nohup, a process is started deaf to them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill(process: subprocess.Popen[Any], number: int = signal.SIGKILL) -> None:

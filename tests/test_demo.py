@@ -23,6 +23,7 @@ from rdagent_sota_bridge.demo.llm import Script, ScriptedLLM, UnknownPromptError
 from rdagent_sota_bridge.demo.market import gap_factor, write_market
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
+from tests.stand_in import listen_to_signals
 
 SOTA = Path(sys.prefix) / "bin" / "rdagent-sota"
 
@@ -122,8 +123,7 @@ class Demo:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "COLUMNS": "80"},
-            # A shell starts what it runs in the background with SIGINT ignored, and that is inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=listen_to_signals,
         )
 
     def job(self) -> Job:
