@@ -15,7 +15,7 @@ from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
 from rdagent_sota_bridge.market import Market, read_market
 from rdagent_sota_bridge.panel import Panel
-from rdagent_sota_bridge.qlib_config import Task
+from rdagent_sota_bridge.qlib_config import Task, inside
 from rdagent_sota_bridge.quality import Source
 from rdagent_sota_bridge.tearsheet import Sheet
 
@@ -164,7 +164,7 @@ def _ground(panel: Panel, task: Task | None) -> _Ground:
     if market is None:
         why = f"Qlib's data of the market {task.market} is not in {task.provider_uri}: no IC, no returns."
         return _own_rows(panel, task, why)
-    days = np.flatnonzero(_inside(market.calendar, task))
+    days = np.flatnonzero(inside(market.calendar.normalize(), task.test))
     if not len(days):
         why = f"The calendar in {market.folder} has no day in the test segment: no IC, no returns."
         return _own_rows(panel, task, why)
@@ -189,17 +189,10 @@ def _returns(market: Market, task: Task, days: Any, codes: tuple[str, ...]) -> t
 
 def _own_rows(panel: Panel, task: Task | None, why: str) -> _Ground:
     """Return the set's own rows as ground; those of the test segment, if there are some."""
-    inside = np.zeros(len(panel.dates), dtype=bool) if task is None else _inside(panel.dates, task)
-    days = panel.dates[inside] if inside.any() else panel.dates
+    tested = None if task is None else inside(panel.dates.normalize(), task.test)
+    days = panel.dates if tested is None or not tested.any() else panel.dates[tested]
     members = np.ones((len(days), len(panel.instruments)), dtype=bool)
     return _Ground(days, panel.instruments, members, None, None, (why,))
-
-
-def _inside(days: pd.DatetimeIndex, task: Task) -> Any:
-    """Return which days are in the test segment."""
-    start, end = task.test
-    days = days.normalize()
-    return (days >= start) & ((days <= end) | pd.isna(end))
 
 
 def _places(panel: Panel, ground: _Ground) -> tuple[Any, Any]:

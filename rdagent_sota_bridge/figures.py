@@ -11,7 +11,7 @@ import pandas as pd
 from rdagent_sota_bridge import label
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.panel import Panel
-from rdagent_sota_bridge.qlib_config import Segment, Task
+from rdagent_sota_bridge.qlib_config import Segment, Task, inside
 
 IC_CELLS = 400_000
 """The rank IC is a mean over evenly spread days of the test segment with so many cells; all, if fewer."""
@@ -102,7 +102,7 @@ def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) 
         return Ground(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
     members = market.members()
     calendar = market.calendar.normalize()
-    cells = {name: int(members[_inside(calendar, segment)].sum()) for name, segment in task.segments.items()}
+    cells = {name: int(members[inside(calendar, segment)].sum()) for name, segment in task.segments.items()}
     member = _member(panel, market, members)
     filled = {
         name: int(np.count_nonzero(member[rows[name]])) / cells[name] if cells[name] else None
@@ -157,13 +157,8 @@ def take(values: Any, panel: Panel, on: Ground) -> FactorFigures:
     )
 
 
-def _inside(days: pd.DatetimeIndex, segment: Segment) -> Any:
-    start, end = segment
-    return (days >= start) & ((days <= end) | pd.isna(end))
-
-
 def _rows_of(days: pd.DatetimeIndex, segment: Segment, panel: Panel) -> slice:
-    dates = np.flatnonzero(_inside(days, segment))
+    dates = np.flatnonzero(inside(days, segment))
     if not len(dates):
         return slice(0, 0)
     return slice(int(panel.starts[dates[0]]), int(np.append(panel.starts, panel.rows)[dates[-1] + 1]))
@@ -181,7 +176,7 @@ def _member(panel: Panel, market: Market, members: Any) -> Any:
 
 def _ic_ground(panel: Panel, market: Market, task: Task, member: Any) -> tuple[Any, Any, Any]:
     positions = market.calendar.get_indexer(panel.dates)
-    dates = np.flatnonzero(_inside(panel.dates.normalize(), task.test) & (positions >= 0))
+    dates = np.flatnonzero(inside(panel.dates.normalize(), task.test) & (positions >= 0))
     number = max(1, IC_CELLS // len(panel.instruments))
     if len(dates) > number:
         dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]
@@ -191,8 +186,8 @@ def _ic_ground(panel: Panel, market: Market, task: Task, member: Any) -> tuple[A
     ic_rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
     places = np.repeat(np.arange(len(dates)), [len(part) for part in rows]) * len(panel.instruments)
     places = places + panel.instrument_codes[ic_rows]
-    inside = member[ic_rows]
-    return ic_rows[inside], places[inside], found
+    members = member[ic_rows]
+    return ic_rows[members], places[members], found
 
 
 def _rank_ic(values: Any, on: Ground) -> tuple[float | None, int]:

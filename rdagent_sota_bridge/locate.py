@@ -173,6 +173,27 @@ def workspace_root() -> Path:
     return Path.cwd() / (_WORKSPACES if named is None else named)
 
 
+def existing_log(named: str) -> Path:
+    """Return the path that a text names, of a log folder or something in it; relative to the current folder.
+
+    Raises:
+        SessionError: if nothing is there.
+    """
+    try:
+        path = Path.cwd() / Path(named).expanduser()
+        if path.exists():
+            return path
+        where = f"looked for at {path}"
+    except (OSError, RuntimeError, ValueError) as error:  # a closed folder; ~name of nobody; a null byte
+        where = str(error)
+    raise SessionError(
+        f"Log path not found: {named}",
+        where,
+        f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; a relative path is "
+        "relative to the folder that the command is started in",
+    )
+
+
 def logs(project: Path | None = None) -> list[Path]:
     """Return the log folders of a project that hold sessions, by name; None is the current folder."""
     folder = (project or Path.cwd()) / LOGS

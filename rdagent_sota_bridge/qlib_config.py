@@ -38,6 +38,12 @@ Segment = tuple[pd.Timestamp, pd.Timestamp]
 """First and last day of a segment, both inclusive."""
 
 
+def inside(days: pd.DatetimeIndex, segment: Segment) -> Any:
+    """Return which days (without times of day) are in a segment, whose end may be open; bool, (days,)."""
+    start, end = segment
+    return (days >= start) & ((days <= end) | pd.isna(end))
+
+
 @dataclass(frozen=True)
 class Task:
     """What a rendered YAML names.

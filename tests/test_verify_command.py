@@ -193,6 +193,13 @@ def test_a_path_that_leads_nowhere(named: str, tmp_path: Path, monkeypatch: pyte
         run(named)
 
 
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that begins with ~, as a quoted one does, is one of the home folder."""
+    write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert printed("~/log/run")[0] == 0
+
+
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path is relative to the current folder."""
     write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w")))

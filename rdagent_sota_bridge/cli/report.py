@@ -56,10 +56,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
 def _log(named: str) -> Path:
     """Return the log folder that a text names."""
     if named != locate.LATEST:
-        try:
-            return Path.cwd() / Path(named).expanduser()
-        except RuntimeError as error:  # ~name of a user that the system does not know
-            raise SessionError(f"No log is named: {named}", str(error), "name a log folder") from None
+        return locate.existing_log(named)
     there = locate.logs()
     if not there:
         raise SessionError(

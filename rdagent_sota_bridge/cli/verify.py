@@ -40,7 +40,7 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
     Raises:
         SessionError: if the log can't be read, or is of a run without models.
     """
-    found = history.read_run(_latest() if log == locate.LATEST else _named(log))
+    found = history.read_run(_latest() if log == locate.LATEST else locate.existing_log(log))
     verdicts = verification.verify(found)
     show(found, verdicts, as_json, console or Console())
     return 0 if all(one.holds for one in verdicts) else 1
@@ -114,22 +114,6 @@ def _document(found: Run, verdicts: list[Verdict]) -> dict[str, Any]:
         ],
         "notes": list(found.notes),
     }
-
-
-def _named(log: str) -> Path:
-    path = Path.cwd() / Path(log)
-    try:
-        if path.expanduser().exists():
-            return path.expanduser()
-        where = f"looked for at {path}"
-    except (OSError, RuntimeError) as error:  # a closed folder; ~name of a user that is not known
-        where = str(error)
-    raise SessionError(
-        f"Log path not found: {log}",
-        where,
-        f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{locate.LATEST}`; a relative path is "
-        "relative to the folder that the command is started in",
-    )
 
 
 def _latest() -> Path:
