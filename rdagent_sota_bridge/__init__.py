@@ -19,6 +19,7 @@ SEAM_MODULES = frozenset(
     {
         "rdagent.app.cli",
         "rdagent.log.logger",
+        "rdagent.scenarios.qlib.developer.factor_runner",
         "rdagent.scenarios.qlib.developer.model_runner",
         "rdagent.scenarios.qlib.experiment.workspace",
         "rdagent.utils.workflow.loop",

@@ -80,6 +80,18 @@ SEAMS = (
         "QlibModelRunner: the set is checked when it is built, and handed over in develop",
         essential=True,
     ),
+    Seam(
+        "factor merge",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.handoff:merge_patches",
+        "process_factor_data, where the factor runner's develop looks it up: the set in fin_quant",
+    ),
+    Seam(
+        "factor runner",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.quant:runner_patches",
+        "QlibFactorRunner.develop: factor loops of fin_quant have the set that its models have",
+    ),
 )
 
 _ABSENT = object()

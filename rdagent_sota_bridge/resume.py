@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rdagent_sota_bridge import plan as plans
+from rdagent_sota_bridge import quant
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
 from rdagent_sota_bridge.sessions import log_folder, session_file
 from rdagent_sota_bridge.settings import is_enabled
@@ -42,6 +43,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         runner = _runner(session)
         if runner is not None:
             plans.adopt(runner, plan)
+            quant.share(session, runner)
         return session
 
     @functools.wraps(original_init)
@@ -93,6 +95,7 @@ def _check_new_loop(loop: Any) -> None:
         if not is_enabled():
             return
         plans.check_runner(_runner(loop))
+        quant.share(loop, _runner(loop))
     except HandOffError as error:
         plans.refuse(error)
     except BridgeError as error:
