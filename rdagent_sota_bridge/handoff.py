@@ -110,7 +110,7 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
-        return hand_over(functools.partial(develop_before, self), self, exp)
+        return hand_over_without_hook(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "__init__", __init__), (runner_class, "develop", develop)]
 
@@ -183,7 +183,7 @@ def check_when_built(runner: Any) -> None:
 
 
 def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run `develop` with the runner's set, where no hook has looked at the session that it may come from.
+    """Run `develop` with the runner's set; checked first, where the seam of the loop is not there to do it.
 
     Args:
         develop_before: RD-Agent's `develop`, bound to the runner.
