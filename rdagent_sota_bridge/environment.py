@@ -24,7 +24,8 @@ from typing import Any
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
-from rdagent_sota_bridge.patch import SEAMS, apply_seam, status
+from rdagent_sota_bridge.patch import SEAMS, apply_seam
+from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
@@ -543,7 +544,7 @@ def tell_seams(answer: Path) -> None:
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except SystemExit:  # a patched source stops the process in its own import
-            misfits |= {at.seam.name: at.reason for at in status() if at.state == "misfit"}
+            misfits |= {at.seam.name: at.reason for at in seam_states() if at.state == "misfit"}
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
     write_whole(

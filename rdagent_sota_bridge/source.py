@@ -12,6 +12,7 @@ import sys
 
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.errors import SeamError
 
 # RD-Agent loads the rest of this package when it builds a loop: some of it before the model runner, some (the
 # classes that judge) a moment later. None of it imports the model runner (0.8.0, 1.0.0).
@@ -30,8 +31,15 @@ def apply(name: str) -> None:
         name: `__name__` of that module.
 
     Raises:
+        SeamError: if there is no seam in that module.
         SystemExit: if the module has a shape that is not known, in a run that asked for the factors.
     """
+    if name not in startup.SEAM_MODULES:
+        raise SeamError(
+            "The module that calls sota_bridge.apply has no seam",
+            name,
+            "call it in rdagent/scenarios/qlib/developer/model_runner.py alone, as the diffs in patches/ do",
+        )
     startup.called_by_source.add(name)
     patch.apply_module(sys.modules[name])
     for seam in patch.SEAMS:

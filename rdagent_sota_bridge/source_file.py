@@ -125,7 +125,6 @@ def _runner_file(source: Path | None) -> Path:
             )
         packages = [Path(place) for place in spec.submodule_search_locations or ()]
     else:
-        source = source.expanduser()
         packages = [source / "rdagent", source]
     for package in packages:
         if (package / RUNNER_FILE).is_file():
