@@ -26,7 +26,7 @@ def raw():
     runner = sys.modules["rdagent.scenarios.qlib.developer.model_runner"]
     return [
         *(vars(info)["context_settings"] for info in cli.app.registered_commands),
-        vars(loop)["load"], vars(loop)["__init__"],
+        vars(loop)["load"], vars(loop)["__init__"], vars(loop)["run"],
         vars(logger.RDAgentLog)["_log"], vars(logger.RDAgentLog)["log_object"], logger.get_caller_info,
         vars(workspace)["execute"],
         vars(runner.QlibModelRunner).get("__init__"), vars(runner.QlibModelRunner)["develop"],
@@ -59,7 +59,7 @@ def test_revert_restores_by_identity() -> None:
         for _ in range(2):
             patch.apply(); patch.apply()
             during = raw()
-            assert all(now is not then for now, then in zip(during[-9:], before[-9:])), during
+            assert all(now is not then for now, then in zip(during[-10:], before[-10:])), during
             assert all(status.state == "applied" for status in patch.status())
             patch.revert(); patch.revert()
             after = raw()
