@@ -59,8 +59,8 @@ class Misfit:
 
 
 def hunks(text: bytes) -> tuple[Hunk, ...]:
-    """Return the hunks of a unified diff of one file."""
-    lines = text.split(b"\n")
+    """Return the hunks of a unified diff of one file. Its own ends of lines don't count."""
+    lines = [_bare(line) for line in text.split(b"\n")]
     found = []
     for number, line in enumerate(lines):
         if header := _HEADER.match(line):

@@ -247,7 +247,7 @@ def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Lin
             "seams",
             "pass",
             f"all {len(SEAMS)} seams fit the installed RD-Agent, and its patched source calls the package; "
-            f"{reason}, so there are no underscore options, and a resume is checked when it is loaded",
+            f"{reason}, so there are no underscore options, and a resume is checked after its load",
             figures=figures,
         )
     if runner == OWN_RUNNER:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rdagent_sota_bridge.writing import write_bytes_whole
 RUNNER_FILE = Path("scenarios", "qlib", "developer", "model_runner.py")
 """Below the package `rdagent` (0.5 to 1.0)."""
 
-_CALL = b"sota_bridge"  # what any line of a diff has that is not blank: a file without it is not patched
+_NAME = b"sota_bridge"  # the import and the call have it: a file without it is not patched
 _OTHER_WAY = "or leave the source as it is and use the import hook, which needs no patch"
 
 
@@ -28,7 +29,7 @@ class Found:
         state: `none`: not patched, and a diff fits. `applied`: it has all of a diff. `misfit`: neither.
         diff: The file of that diff; of the nearest one, at a misfit.
         changed: What the file is after `apply`, or after `revert`; empty at a misfit.
-        is_touched: True if it has a line of a diff, whole or not.
+        is_touched: True if it has the import or the call of a diff, in whatever form.
         misfit: Why nothing can be done about it, with the lines.
     """
 
@@ -68,12 +69,14 @@ def find(source: Path | None) -> Found:
             f"RD-Agent's model runner can't be read: {error.strerror}", str(file), "let this user read it"
         ) from None
     known = [(path, diff.hunks(path.read_bytes())) for path in diffs()]
-    is_touched = _CALL in content
+    is_touched = _NAME in content
     for path, hunks in known:
-        for state, parts in (("applied", _reversed(hunks)), ("none", hunks)):
-            changed, misfits = diff.apply(parts, content)
-            if not misfits and (state == "applied" or not is_touched):
-                return Found(file, state, path, changed, is_touched)  # type: ignore[arg-type]
+        reverted, misfits = diff.apply(_reversed(hunks), content)
+        if not misfits:
+            return Found(file, "applied", path, reverted, is_touched)
+        patched, misfits = diff.apply(hunks, content)
+        if not misfits and not is_touched:
+            return Found(file, "none", path, patched)
     # Of a patch in part, the lines that a whole one has are shown.
     unfit = [
         (path, diff.apply(_reversed(hunks) if is_touched else hunks, content)[1]) for path, hunks in known
@@ -94,12 +97,13 @@ def write(found: Found) -> None:
     if found.misfit is not None:
         raise found.misfit
     try:
-        # Asked of the mode, not by trying: root could, and a new file could take the name of a read-only one.
-        if not found.file.stat().st_mode & stat.S_IWUSR:
+        # Asked, not tried: root could, and a new file can take the name of one that may not be written.
+        mine = os.access(found.file, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        if not mine or not found.file.stat().st_mode & stat.S_IWUSR:
             raise SourceError(
-                "RD-Agent's model runner is read-only, and was not changed",
+                "RD-Agent's model runner is read-only for this user, and was not changed",
                 str(found.file),
-                "make it writable (chmod u+w), if it is yours to change",
+                "make it writable (chmod u+w), or do this as the user that it belongs to",
             )
         write_bytes_whole(found.file, found.changed, like=found.file.stat())
     except OSError as error:

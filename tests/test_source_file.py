@@ -271,7 +271,7 @@ def test_a_read_only_file(patched: bool, root: Path) -> None:
     file = root / RUNNER
     before = file.read_bytes()
     file.chmod(0o444)
-    with pytest.raises(SourceError, match="is read-only, and was not changed"):
+    with pytest.raises(SourceError, match="is read-only for this user, and was not changed"):
         source_file.write(source_file.find(root))
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
@@ -290,6 +290,20 @@ def test_a_folder_that_can_not_be_written() -> None:
         assert (folder / RUNNER).read_bytes() == installed()
         assert list((folder / RUNNER).parent.iterdir()) == [folder / RUNNER]
         (folder / RUNNER).parent.chmod(0o755)
+
+
+def test_a_file_of_somebody_else() -> None:
+    """Who may write the folder, and not the file, does not replace it."""
+    with public_folder() as folder:
+        file = folder / RUNNER
+        file.parent.mkdir(parents=True)
+        file.write_bytes(installed())
+        file.chmod(0o644 if os.geteuid() == 0 else 0o444)
+        file.parent.chmod(0o777)
+        found = source_file.find(folder)
+        with without_privileges(), pytest.raises(SourceError, match="is read-only for this user"):
+            source_file.write(found)
+        assert file.read_bytes() == installed()
 
 
 def test_a_file_that_can_not_be_read() -> None:
