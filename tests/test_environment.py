@@ -114,6 +114,8 @@ def test_seams_that_fit() -> None:
         ("options", "warn"),
         ("text log", "warn"),
         ("loop", "warn"),
+        ("verdict", "warn"),
+        ("best model", "warn"),
         ("workspace", "fail"),
         ("merge", "fail"),
         ("runner", "fail"),
@@ -132,7 +134,7 @@ def test_seams_that_do_not_fit_are_all_named() -> None:
     line = seams_line(Seams(True, {"options": "one", "runner": "two"}), "", "")
     assert (line.state, line.text) == (
         "fail",
-        "2 of 6 seams do not fit the installed RD-Agent: options: one; runner: two",
+        f"2 of {len(SEAMS)} seams do not fit the installed RD-Agent: options: one; runner: two",
     )
 
 

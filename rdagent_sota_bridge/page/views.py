@@ -150,9 +150,26 @@ def facts(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
         "Label": _by_run([(task.label, run) for task, run in tasks]),
         "Factor set": [f"{digest} ({count} factor{'s' * (count != 1)})" for digest, count in digests],
         "Base set": bases,
+        "Verdict on models": _by_run(_verdicts(report)),
         "Versions": versions,
     }
     return tuple((name, tuple(dict.fromkeys(values)) or (MISSING,)) for name, values in rows.items())
+
+
+def _verdicts(report: Report) -> list[tuple[str, str]]:
+    """Return how the models of each run were judged, with the run; nothing where its log does not tell."""
+    told = []
+    for run, name in zip(report.runs, run_names(report), strict=True):
+        judged = reports.judged(run)
+        if judged.read:
+            told.append(("asked for in the form that RD-Agent reads", name))
+        if judged.unread:
+            text = (
+                "asked for in a form that RD-Agent does not read: "
+                f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}"
+            )
+            told.append((text, name))
+    return told
 
 
 def _by_run(told: Sequence[tuple[str, str]]) -> list[str]:
@@ -374,7 +391,16 @@ def counted(report: Report) -> str:
     if again:
         told += f"; {_loops(again)} without a new result (cached, or no number) not counted"
     luck = " The best of more tries is the higher by luck alone: the means compare better."
-    return f"{told}.{luck if ours != base else ''}{_widths(report)}"
+    return f"{told}.{luck if ours != base else ''}{_widths(report)}{_verdict_mark(report)}"
+
+
+def _verdict_mark(report: Report) -> str:
+    if reports.judged_alike(report):
+        return ""
+    return (
+        " The verdicts of these runs were not of one kind: where RD-Agent does not read what it asks for, no "
+        "model is accepted, and later loops have no best model to build on. First loops compare as they are."
+    )
 
 
 def _widths(report: Report) -> str:
