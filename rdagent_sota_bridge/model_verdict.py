@@ -89,8 +89,10 @@ def is_mended() -> bool:
 
 
 def _has_addresses(template_class: Any) -> bool:
+    """Return True for a class of templates whose constructor keeps the address, as RD-Agent's `RDAT` does."""
     code = getattr(getattr(template_class, "__init__", None), "__code__", None)
-    return isinstance(template_class, type) and hasattr(template_class, "r") and "uri" in code.co_names
+    names = () if code is None else code.co_names
+    return isinstance(template_class, type) and hasattr(template_class, "r") and "uri" in names
 
 
 def _steered_templates(template_class: Any) -> type:

@@ -391,16 +391,7 @@ def counted(report: Report) -> str:
     if again:
         told += f"; {_loops(again)} without a new result (cached, or no number) not counted"
     luck = " The best of more tries is the higher by luck alone: the means compare better."
-    return f"{told}.{luck if ours != base else ''}{_widths(report)}{_verdict_mark(report)}"
-
-
-def _verdict_mark(report: Report) -> str:
-    if reports.judged_alike(report):
-        return ""
-    return (
-        " The verdicts of these runs were not of one kind: where RD-Agent does not read what it asks for, no "
-        "model is accepted, and later loops have no best model to build on. First loops compare as they are."
-    )
+    return f"{told}.{luck if ours != base else ''}{_widths(report)}"
 
 
 def _widths(report: Report) -> str:
