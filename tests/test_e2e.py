@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -222,11 +223,12 @@ def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
     assert run.status == 0, run.output[-3000:]
     assert [model.metrics["IC"] > USED for model in run.trained] == [True, True]
     assert run.text_log.count(ACCEPTED) == 2
-    first = f"{run.trained[0].metrics['IC']:.4f}"
     for kind, said in best_in(run).items():
         assert "name: SmallMLP\n" in said, kind
         assert "SmallMLP2" not in said, kind
-        assert first in said, f"{kind} has the result that Qlib wrote"
+        result = re.search(r"^(?:Backtest )?Result: IC +(\S+)$", said, re.MULTILINE)
+        assert result is not None, kind
+        assert float(result[1]) == pytest.approx(run.trained[0].metrics["IC"], abs=1e-5), kind
     assert run.log_folder is not None
     code = (
         "import pathlib, sys; from rdagent_sota_bridge import history, report; "
