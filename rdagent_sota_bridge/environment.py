@@ -23,7 +23,7 @@ from typing import Any
 
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import locate, verdict_forms
-from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, apply_seam
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
@@ -154,12 +154,19 @@ def lines(set_size: int, place: Path) -> list[Line]:
             os.environ.get("QLIB_MODEL_RUNNER", "").strip(),
         ),
         *runner_lines(seams),
-        *verdict_lines(seams, read_settings().verdict_on_models),
+        *verdict_lines(seams, _verdict_asked_for()),
         qlib_line(qlib),
         parquet_line(here, qlib),
         file_store_line(qlib, os.environ.get("MLFLOW_ALLOW_FILE_STORE", "")),
         disk_line(set_size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root),
     ]
+
+
+def _verdict_asked_for() -> str:
+    try:
+        return read_settings().verdict_on_models
+    except SettingsError:  # a check says so in a line of its own
+        return ""
 
 
 # --- the lines, from facts ---

@@ -529,3 +529,11 @@ def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line.state for line in others] == ["warn"] * 4
     assert all("not looked at" in line.text for line in others)
     assert disk.name == "disk"
+
+
+def test_settings_that_mean_nothing_stop_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check shows the machine too where a setting is wrong, which it tells in another line."""
+    monkeypatch.setattr(environment, "installed", lambda name: None)
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", "odd")
+    assert environment.lines(1000, Path("store"))[0].name == "rdagent"
+    assert verdict_lines(Seams(True, {}, {}, VERDICTS), environment._verdict_asked_for()) == []
