@@ -25,6 +25,7 @@ import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import locate, verdict_forms
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, apply_seam
+from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
@@ -78,6 +79,7 @@ class Seams:
         hooked: True if a Python that starts in this environment has the import hook.
         misfits: From a seam's name to the reason why it does not fit; seams that fit are left out.
         runners: From a variable that names a model runner to the reason why that can't be given the factors.
+        patched: True if RD-Agent's source calls the package (`rdagent-sota patch`).
         verdicts: From a value of `SOTA_MODEL_VERDICT` to the reason why `fin_model` can't accept a model with
             it; empty where it can.
     """
@@ -85,6 +87,7 @@ class Seams:
     hooked: bool
     misfits: dict[str, str]
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
+    patched: bool = False
     verdicts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -207,6 +210,7 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
         return Line("seams", seams.state, f"not looked at: {seams.reason}", seams.mend)
     figures = {
         "hook": seams.hooked,
+        "patched": seams.patched,
         "seams": {seam.name: seams.misfits.get(seam.name, "fits") for seam in SEAMS},
     }
     if seams.misfits:
@@ -268,6 +272,14 @@ def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Lin
     else:
         reason = "the import hook (rdagent-sota-bridge.pth) is not active in this environment"
         mend = "install the package with pip into the environment of rdagent"
+    if figures["patched"]:
+        return Line(
+            "seams",
+            "pass",
+            f"all {len(SEAMS)} seams fit the installed RD-Agent, and its patched source calls the package; "
+            f"{reason}, so there are no underscore options, and a resume is checked after its load",
+            figures=figures,
+        )
     if runner == OWN_RUNNER:
         return Line(
             "seams",
@@ -561,12 +573,15 @@ def tell_seams(answer: Path) -> None:
             apply_seam(seam.name)
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
+        except SystemExit:  # a patched source stops the process in its own import
+            misfits |= {at.seam.name: at.reason for at in seam_states() if at.state == "misfit"}
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
     told = {
         "hooked": hooked,
         "misfits": misfits,
         "runners": {} if misfits else _unfit_runners(),
+        "patched": bool(startup.called_by_source),
         "verdicts": _verdicts(misfits.get("verdict", "")),
     }
     write_whole(answer, json.dumps(told))

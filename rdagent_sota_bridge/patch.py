@@ -58,7 +58,7 @@ SEAMS = (
         "loop",
         "rdagent.utils.workflow.loop",
         "rdagent_sota_bridge.resume:patches",
-        "LoopBase.load and LoopBase.__init__: a session is checked before RD-Agent touches it",
+        "LoopBase.load, __init__ and run: a session is checked before RD-Agent touches it",
     ),
     Seam(
         "workspace",
@@ -79,6 +79,18 @@ SEAMS = (
         "rdagent_sota_bridge.handoff:runner_patches",
         "QlibModelRunner: the set is checked when it is built, and handed over in develop",
         essential=True,
+    ),
+    Seam(
+        "factor merge",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.handoff:merge_patches",
+        "process_factor_data, where the factor runner's develop looks it up: the set in fin_quant",
+    ),
+    Seam(
+        "factor runner",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.quant:runner_patches",
+        "QlibFactorRunner.develop: factor loops of fin_quant have the set that its models have",
     ),
     Seam(
         "verdict",
@@ -137,7 +149,7 @@ def apply() -> None:
 
 
 def apply_module(module: ModuleType) -> None:
-    """Apply the seams of a module that was just imported; the import hook calls this.
+    """Apply the seams of a module that has just run; the import hook calls this, or a patched source.
 
     Nobody called for the package by name here, so a shape that is not known is said once, on stderr, and the
     module is left alone; but a run that asked for the factors is stopped (or warned, by `SOTA_ON_ERROR`).
@@ -148,14 +160,13 @@ def apply_module(module: ModuleType) -> None:
             continue
         # The module has just run, perhaps once more (importlib.reload): what was replaced in it is gone.
         _state.applied.pop(seam.name, None)
-        try:
-            _apply_seam(seam, module)
-        except SeamError as error:
-            if seam.essential:
-                importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
-            else:
-                checked = " and ".join(seam.checked)
-                sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
+        _apply_or_say(seam, module)
+
+
+def apply_waiting(seam: Seam, module: ModuleType) -> None:
+    """Apply a seam of an imported module as `apply_module` does, but once; idle after a misfit too."""
+    if _status(seam).state == "waiting":
+        _apply_or_say(seam, module)
 
 
 def revert() -> None:
@@ -224,6 +235,17 @@ def _apply_seam(seam: Seam, module: ModuleType) -> None:
         replaced.append(_Replaced(owner, attribute, vars(owner).get(attribute, _ABSENT), replacement))
         setattr(owner, attribute, replacement)
     _state.applied[seam.name] = replaced
+
+
+def _apply_or_say(seam: Seam, module: ModuleType) -> None:
+    try:
+        _apply_seam(seam, module)
+    except SeamError as error:
+        if seam.essential:
+            importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
+        else:
+            checked = " and ".join(seam.checked)
+            sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
 
 
 def _check_own_switch() -> None:

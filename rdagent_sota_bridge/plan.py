@@ -225,11 +225,16 @@ def _metrics_beside(path: Path) -> dict[str, float]:
 
 def missing_from_develop(develop: Any) -> list[str]:
     """Return what the merge path of `develop` lacks, by the names and texts in its code; [] if it fits."""
+    return missing_from(develop, _DEVELOP_NAMES, _DEVELOP_TEXTS)
+
+
+def missing_from(develop: Any, names: frozenset[str], texts: frozenset[str]) -> list[str]:
+    """Return which of these names and texts the code of a function lacks."""
     code = getattr(inspect.unwrap(develop), "__code__", None)
     if code is None:
         return ["Python code"]
-    texts = {constant for constant in code.co_consts if isinstance(constant, str)}
-    return sorted((_DEVELOP_NAMES - set(code.co_names)) | (_DEVELOP_TEXTS - texts))
+    found = {constant for constant in code.co_consts if isinstance(constant, str)}
+    return sorted((names - set(code.co_names)) | (texts - found))
 
 
 def check_develop(module: Any) -> None:
@@ -324,6 +329,14 @@ def remember(runner: Any, plan: Plan | None) -> None:
         delattr(runner, RUNNER_ATTRIBUTE)
 
 
+def pass_on(runner: Any, other: Any) -> None:
+    """Let another runner of the same loop carry what a runner carries, or nothing, as that one does."""
+    if was_asked(runner):
+        setattr(other, RUNNER_ATTRIBUTE, getattr(runner, RUNNER_ATTRIBUTE))
+    elif was_asked(other):
+        delattr(other, RUNNER_ATTRIBUTE)
+
+
 def adopt(runner: Any, plan: Plan | None) -> None:
     """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
 
@@ -415,22 +428,38 @@ def check_runner(runner: Any) -> None:
 
 def check_runner_class(runner_class: type) -> None:
     """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    for kind in runner_class.__mro__:
-        develop = vars(kind).get("develop")
-        if develop is None:
-            continue
-        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
-            return
-        names = set(getattr(getattr(inspect.unwrap(develop), "__code__", None), "co_names", ()))
-        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
-        if "develop" not in names or names.isdisjoint(parents):
-            break
+    if leads_to_hand_off(runner_class):
+        return
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
         f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop does not lead to "
         "QlibModelRunner.develop",
         "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
         "from QlibModelRunner",
+    )
+
+
+def leads_to_hand_off(runner_class: type) -> bool:
+    """Return True for a class whose `develop` is ours, or goes on to a parent's that is."""
+    for kind in runner_class.__mro__:
+        develop = vars(kind).get("develop")
+        if develop is None:
+            continue
+        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
+            return True
+        names = set(getattr(getattr(inspect.unwrap(develop), "__code__", None), "co_names", ()))
+        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
+        if "develop" not in names or names.isdisjoint(parents):
+            return False
+    return False
+
+
+def warn_of_unlike_factor_loops(runner_class: type) -> None:
+    """Warn of a run of `fin_quant` whose factor loops don't get the set that its models get."""
+    logger().warning(
+        f"SOTA factors can't join the factor loops of this run ({runner_class.__module__}."
+        f"{runner_class.__qualname__}): RD-Agent judges them without the loaded set, the first one against "
+        "its base features, later ones against models that were trained with it"
     )
 
 

@@ -106,7 +106,8 @@ def test_seams_that_fit() -> None:
     """All seams fit, and each is among the figures."""
     line = seams_line(ALL_FIT, "", "")
     assert (line.state, line.mend) == ("pass", "")
-    assert line.figures == {"hook": True, "seams": {seam.name: "fits" for seam in SEAMS}}
+    fit = {seam.name: "fits" for seam in SEAMS}
+    assert line.figures == {"hook": True, "patched": False, "seams": fit}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,15 @@ def test_seams_that_no_run_would_apply(hooked: bool, switch: str, runner: str, s
     assert bool(line.mend) is (state != "pass")
     assert ("turns the package off" in line.text) is (switch in ("0", "OFF"))
     assert ("rdagent-sota-bridge.pth" in line.text) is not hooked
+
+
+def test_a_patched_source_needs_no_hook() -> None:
+    """Off or missing, the hook is not missed where the source calls the package; a typo still fails."""
+    for hooked, switch in ((True, "0"), (False, "")):
+        line = seams_line(Seams(hooked, {}, patched=True), switch, "")
+        assert (line.state, line.figures["patched"]) == ("pass", True)
+        assert "its patched source calls the package" in line.text
+    assert seams_line(Seams(True, {}, patched=True), "maybe", "").state == "fail"
 
 
 def test_name_of_our_own_runner() -> None:

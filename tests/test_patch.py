@@ -28,7 +28,7 @@ def raw():
     proposal = sys.modules["rdagent.scenarios.qlib.proposal.model_proposal"]
     return [
         *(vars(info)["context_settings"] for info in cli.app.registered_commands),
-        vars(loop)["load"], vars(loop)["__init__"],
+        vars(loop)["load"], vars(loop)["__init__"], vars(loop)["run"],
         vars(logger.RDAgentLog)["_log"], vars(logger.RDAgentLog)["log_object"], logger.get_caller_info,
         vars(workspace)["execute"],
         vars(runner.QlibModelRunner).get("__init__"), vars(runner.QlibModelRunner)["develop"],
@@ -64,7 +64,7 @@ def test_revert_restores_by_identity() -> None:
         for _ in range(2):
             patch.apply(); patch.apply()
             during = raw()
-            assert all(now is not then for now, then in zip(during[-14:], before[-14:])), during
+            assert all(now is not then for now, then in zip(during[-15:], before[-15:])), during
             assert all(status.state == "applied" for status in patch.status())
             patch.revert(); patch.revert()
             after = raw()

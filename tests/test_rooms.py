@@ -57,6 +57,10 @@ ROOMS = (
     "run.display",
     "run.locks",
     "cli.run",
+    "diff",
+    "source",
+    "source_file",
+    "cli.patch",
 )
 
 IMPORTS = f"""
