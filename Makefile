@@ -21,9 +21,9 @@ endif
 OLD_VENV := $(VENV)/rdagent-0.8.0
 
 # What looks at RD-Agent, and so runs on both; the other rooms do not know it.
-HOST_TESTS := $(patsubst %,tests/test_%.py,alpha environment handoff history latest_log listing locate \
-	normal options patch performance qlib_config qlib_record quant resume run_progress sessions source \
-	source_file startup training verification)
+HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment handoff history latest_log listing locate \
+	model_verdict normal options patch performance pickled qlib_config qlib_record quant resume run_progress \
+	sessions source source_file startup training verdict_forms verification)
 
 .PHONY: demo test lint clean
 

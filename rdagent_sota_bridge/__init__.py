@@ -20,8 +20,10 @@ SEAM_MODULES = frozenset(
         "rdagent.app.cli",
         "rdagent.log.logger",
         "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent.scenarios.qlib.developer.feedback",
         "rdagent.scenarios.qlib.developer.model_runner",
         "rdagent.scenarios.qlib.experiment.workspace",
+        "rdagent.scenarios.qlib.proposal.model_proposal",
         "rdagent.utils.workflow.loop",
     }
 )

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import locate
-from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
+from rdagent_sota_bridge import locate, verdict_forms
+from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, apply_seam
 from rdagent_sota_bridge.patch import status as seam_states
-from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
+from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
 
@@ -80,12 +80,15 @@ class Seams:
         misfits: From a seam's name to the reason why it does not fit; seams that fit are left out.
         runners: From a variable that names a model runner to the reason why that can't be given the factors.
         patched: True if RD-Agent's source calls the package (`rdagent-sota patch`).
+        verdicts: From a value of `SOTA_MODEL_VERDICT` to the reason why `fin_model` can't accept a model with
+            it; empty where it can.
     """
 
     hooked: bool
     misfits: dict[str, str]
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
     patched: bool = False
+    verdicts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,19 @@ def lines(set_size: int, place: Path) -> list[Line]:
             os.environ.get("QLIB_MODEL_RUNNER", "").strip(),
         ),
         *runner_lines(seams),
+        *verdict_lines(seams, _verdict_asked_for()),
         qlib_line(qlib),
         parquet_line(here, qlib),
         file_store_line(qlib, os.environ.get("MLFLOW_ALLOW_FILE_STORE", "")),
         disk_line(set_size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root),
     ]
+
+
+def _verdict_asked_for() -> str:
+    try:
+        return read_settings().verdict_on_models
+    except SettingsError:  # a check says so in a line of its own
+        return ""
 
 
 # --- the lines, from facts ---
@@ -234,6 +245,25 @@ def runner_lines(seams: Seams | Unseen) -> list[Line]:
     return [
         Line("runner", "fail", f"no factors for {text}", f"{mend}QlibModelRunner", {"unfit": seams.runners})
     ]
+
+
+def verdict_lines(seams: Seams | Unseen, way: str) -> list[Line]:
+    """Return the line about the verdict on models; none if not known.
+
+    Args:
+        seams: What was found of RD-Agent.
+        way: What `SOTA_MODEL_VERDICT` says.
+    """
+    if isinstance(seams, Unseen) or way not in seams.verdicts:
+        return []
+    name, reason, figures = "model verdict", seams.verdicts[way], {"SOTA_MODEL_VERDICT": way}
+    if not reason:
+        text = "the verdict of fin_model can accept a model; one of a run with the switch off can't"
+        if not seams.verdicts["rdagent"]:
+            text = "the verdict of fin_model can accept a model, as RD-Agent itself has it"
+        return [Line(name, "pass", text, figures=figures)]
+    mend = "unset SOTA_MODEL_VERDICT, or set it to mended" if way == "rdagent" else OTHER_RELEASE
+    return [Line(name, "warn", reason, mend, figures)]
 
 
 def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Line:
@@ -547,17 +577,14 @@ def tell_seams(answer: Path) -> None:
             misfits |= {at.seam.name: at.reason for at in seam_states() if at.state == "misfit"}
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
-    write_whole(
-        answer,
-        json.dumps(
-            {
-                "hooked": hooked,
-                "misfits": misfits,
-                "runners": {} if misfits else _unfit_runners(),
-                "patched": bool(startup.called_by_source),
-            }
-        ),
-    )
+    told = {
+        "hooked": hooked,
+        "misfits": misfits,
+        "runners": {} if misfits else _unfit_runners(),
+        "patched": bool(startup.called_by_source),
+        "verdicts": _verdicts(misfits.get("verdict", "")),
+    }
+    write_whole(answer, json.dumps(told))
 
 
 def _unfit_runners() -> dict[str, str]:
@@ -658,6 +685,18 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
     return Seams(**told)
+
+
+def _verdicts(misfit: str) -> dict[str, str]:
+    """Return why fin_model can't accept a model, by the value of `SOTA_MODEL_VERDICT`."""
+    try:
+        conf = import_module("rdagent.app.qlib_rd_loop.conf")
+        summarizer = import_module("rdagent.core.utils").import_class(conf.ModelBasePropSetting().summarizer)
+        judge = summarizer.generate_feedback
+    except Exception as error:  # whatever an import of foreign code raises is the answer here
+        trouble = f"whether fin_model can accept a model is not known: {type(error).__name__}: {error}"
+        return dict.fromkeys(verdict_forms.WAYS, trouble)
+    return {way: verdict_forms.trouble(judge, way, misfit) for way in verdict_forms.WAYS}
 
 
 _ANSWER = "answer.json"

@@ -92,6 +92,18 @@ SEAMS = (
         "rdagent_sota_bridge.quant:runner_patches",
         "QlibFactorRunner.develop: factor loops of fin_quant have the set that its models have",
     ),
+    Seam(
+        "verdict",
+        "rdagent.scenarios.qlib.developer.feedback",
+        "rdagent_sota_bridge.model_verdict:patches",
+        "the verdict on a model in fin_model is asked for in the form that RD-Agent reads",
+    ),
+    Seam(
+        "best model",
+        "rdagent.scenarios.qlib.proposal.model_proposal",
+        "rdagent_sota_bridge.best_model:patches",
+        "the best model so far stands in fin_model's proposals, under the name that RD-Agent looks up",
+    ),
 )
 
 _ABSENT = object()

@@ -14,7 +14,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from rdagent_sota_bridge import factors, inspection, latest_log, locate, patch, qlib_config, store
+from rdagent_sota_bridge import (
+    factors,
+    inspection,
+    latest_log,
+    locate,
+    patch,
+    qlib_config,
+    store,
+    verdict_forms,
+)
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
     BridgeError,
@@ -70,14 +79,16 @@ def checked_plan() -> Plan | None:
         record = _checked_record(settings)
         # Now, rather than in the first loop: a full disk is told before an LLM call is paid.
         keep_in_store(record)
-        return Plan(record)
+        plan = Plan(record)
     except SettingsError:
         raise
     except BridgeError as error:
         if settings.on_error == "fail":
             raise
         _warn_and_go_on(error)
-        return Plan(None, str(error))
+        plan = Plan(None, str(error))
+    _warn_of_verdict(settings)
+    return plan
 
 
 def refuse(error: BridgeError) -> None:
@@ -184,6 +195,24 @@ def _log_loaded(found: inspection.Inspection) -> None:
     for line in found.lines:
         if line.state == "warn":
             log.warning(f"SOTA factors check: {line}")
+
+
+def _warn_of_verdict(settings: Settings) -> None:
+    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
+    # A loop imports it after its runner; with the hook that applies its seam.
+    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
+    misfit = next(
+        status.reason or "the seam verdict is not applied"
+        for status in patch.status()
+        if status.seam.name == "verdict"
+    )
+    trouble = verdict_forms.trouble(
+        getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None),
+        settings.verdict_on_models,
+        "" if patch.is_applied("verdict") else misfit,
+    )
+    if trouble:
+        logger().warning(f"SOTA model verdict: {trouble}")
 
 
 def _metrics_beside(path: Path) -> dict[str, float]:

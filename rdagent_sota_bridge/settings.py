@@ -40,6 +40,12 @@ def _error_mode(value: object) -> object:
     return str(value).strip().lower()
 
 
+def _verdict_way(value: object) -> object:
+    if str(value).strip().lower() not in ("mended", "rdagent"):
+        raise ValueError("expected mended or rdagent")
+    return str(value).strip().lower()
+
+
 def _entries(value: str) -> tuple[str, ...]:
     """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
     return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
@@ -97,6 +103,7 @@ Folder = Annotated[str, BeforeValidator(_folder)]
 NameList = Annotated[str, BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
+VerdictWay = Annotated[Literal["mended", "rdagent"], BeforeValidator(_verdict_way)]
 ErrorMode = Annotated[Literal["fail", "baseline"], BeforeValidator(_error_mode)]
 
 
@@ -168,6 +175,13 @@ class Settings(BaseSettings):
         validation_alias="SOTA_PREPARED_DATA",
         description="`true` keeps the data set that Qlib builds for the first model, for later ones to "
         "load: less time, for room on the disk. Not with Qlib in Docker.",
+    )
+    verdict_on_models: VerdictWay = Field(
+        default="mended",
+        validation_alias="SOTA_MODEL_VERDICT",
+        description="How `fin_model` gets the verdict on a model. `mended` shows the LLM RD-Agent's model "
+        "prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which accepts no model "
+        "of an LLM that answers as asked.",
     )
     on_error: ErrorMode = Field(
         default="fail",

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +30,26 @@ UNUSED = 0.2
 """The greatest IC of a model that was not; measured -0.02 to 0.03."""
 
 ON = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
+
+
+ACCEPTED = (
+    "SOTA model verdict: the LLM was shown the model prompt, and its answer counts in either form "
+    '(SOTA_MODEL_VERDICT=mended): accepted, for it says "Decision": true'
+)
+"""What a run logs of a model that the scripted LLM accepts, in the form that it is shown and in no other."""
+
+
+def best_in(run: runs.Run) -> dict[str, str]:
+    """Return what the last prompts of a run say of the best model so far, by their kinds."""
+    places = {
+        "model_hypothesis": ("Here is the SOTA trail's hypothesis", "To assist you"),
+        "model_experiment": ("The SOTA hypothesis and the corresponding feedback", "Please generate"),
+        "model_feedback": ("# SOTA Round Information", "# Current Round Information"),
+    }
+    prompts = {request.kind: request.user for request in run.requests}
+    return {
+        kind: prompts[kind].partition(begin)[2].partition(end)[0] for kind, (begin, end) in places.items()
+    }
 
 
 def die_once(box: Sandbox) -> None:
@@ -185,6 +208,40 @@ def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> No
     assert second.manifest["factor_set"]["path"] == str(box.project / "moved" / "combined_factors_df.parquet")
     assert placed(second) == placed(model)
     assert [at["prepared_data"] for at in (model.manifest, second.manifest)] == ["built", "loaded"]
+    assert ACCEPTED in run.text_log, "in a step's process too"
+    assert "name: SmallGRU\n" in best_in(resumed)["model_hypothesis"], "after a resume too"
+
+
+def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
+    """An accepted model is the best so far in every prompt of the next loop; log and report tell the verdict.
+
+    Switched off RD-Agent accepts nothing: tests/test_model_verdict.py asks its own classes, of both releases.
+    """
+    box, market = runs.box_with_market(tmp_path / "box")
+    seams.write_set(box.project / "set", seams.factor_frame(market))
+    run = runs.rdagent(box, "fin_model", "--loop_n", "2", **ON)
+    assert run.status == 0, run.output[-3000:]
+    assert [model.metrics["IC"] > USED for model in run.trained] == [True, True]
+    assert run.text_log.count(ACCEPTED) == 2
+    for kind, said in best_in(run).items():
+        assert "name: SmallMLP\n" in said, kind
+        assert "SmallMLP2" not in said, kind
+        result = re.search(r"^(?:Backtest )?Result: IC +(\S+)$", said, re.MULTILINE)
+        assert result is not None, kind
+        assert float(result[1]) == pytest.approx(run.trained[0].metrics["IC"], abs=1e-5), kind
+    assert run.log_folder is not None
+    code = (
+        "import pathlib, sys; from rdagent_sota_bridge import history, report; "
+        "run = history.read_run(pathlib.Path(sys.argv[1])); "
+        "print([loop.accepted for loop in run.loops], report.judged(run), run.notes)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, run.log_folder],
+        env=box.environment("http://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout == "[True, True] Judged(read=2, unread=0, in_vain=0) ()\n", told.stderr
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:
@@ -232,6 +289,7 @@ def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
     assert model.metrics["IC"] > USED
     assert model.width == 23
     assert run.text_log == ""
+    assert ACCEPTED in run.output
 
 
 def damaged(box: Sandbox) -> None:

@@ -23,6 +23,7 @@ ROOMS = (
     "listing",
     "memory",
     "verdict",
+    "verdict_forms",
     "writing",
     "panel",
     "normal",

@@ -295,9 +295,9 @@ _DECIDE = "give a final decision about the evaluation result"
 # `fin_quant` asks for one factor or model as its action is called, `fin_factor` and `fin_model` in the plural
 # or as "model tuning" (`FactorAndModelHypothesisGen` and others in `components/proposal`).
 #
-# The verdict on a model comes with the *factor* prompt as its system prompt in `fin_model`
-# (`QlibModelExperiment2Feedback` in `scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0), so only the
-# user prompt tells the two apart.
+# RD-Agent's own `fin_model` asks for the verdict on a model with the *factor* prompt as its system prompt
+# (`QlibModelExperiment2Feedback` in `scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0), and a run with
+# the factors with the model prompt. The sentence is in both, so only the user prompt tells what is judged.
 KINDS = (
     Kind("action", ("decide whether the next experiment should focus on factors or models",)),
     Kind("factor_hypothesis", ("working on generating new hypotheses for the factors in",)),
@@ -408,7 +408,8 @@ def _proposals(about: Callable[[int], Factor | Model]) -> Iterator[Factor | Mode
 def _verdict(system: str, proposal: Factor | Model) -> str:
     """A verdict in the form that the system prompt shows, and in no other.
 
-    `fin_model` shows `"Replace Best Result"` and reads `"Decision"`. An answer that has both would hide that.
+    RD-Agent's own `fin_model` shows `"Replace Best Result"` and reads `"Decision"`: an answer that has both
+    would hide that.
     """
     verdict: dict[str, str | bool] = {
         "Observations": f"{proposal.name} was trained and back-tested.",
