@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from rdagent_sota_bridge import filesystem
+
 
 def write_whole(target: Path, text: str) -> None:
     """Write a text file under a temporary name beside the target, flush it, and rename it.
@@ -17,12 +19,11 @@ def write_whole(target: Path, text: str) -> None:
     """
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8"))
+            filesystem.flush(file)
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
+        filesystem.replace(Path(temporary), target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        filesystem.remove(Path(temporary))
         raise

@@ -24,6 +24,7 @@ ROOMS = (
     "memory",
     "verdict",
     "writing",
+    "filesystem",
     "panel",
     "normal",
     "prepared",
