@@ -21,6 +21,7 @@ SEAM_MODULES = frozenset(
         "rdagent.log.logger",
         "rdagent.scenarios.qlib.developer.model_runner",
         "rdagent.scenarios.qlib.experiment.workspace",
+        "rdagent.utils.env",
         "rdagent.utils.workflow.loop",
     }
 )

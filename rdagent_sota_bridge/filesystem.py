@@ -118,9 +118,9 @@ def _again(act: Callable[[], object], platform: str) -> None:
     act()
 
 
-def split_paths(text: str, separator: str = os.pathsep) -> tuple[str, ...]:
+def split_paths(text: str, separator: str | None = None) -> tuple[str, ...]:
     """Split a list of paths at the platform's separator (`:`, on Windows `;`), which splits no `scheme://`."""
-    return tuple(entry.strip() for entry in re.split(rf"{re.escape(separator)}(?!//)", text))
+    return tuple(entry.strip() for entry in re.split(rf"{re.escape(separator or os.pathsep)}(?!//)", text))
 
 
 def _is_windows(platform: str) -> bool:

@@ -53,9 +53,11 @@ class Run:
     manifests: list[dict[str, Any]]
 
 
-def box_with_market(folder: Path, python: Path | str = sys.executable) -> tuple[sandbox.Sandbox, Market]:
+def box_with_market(
+    folder: Path, python: Path | str = sys.executable, qlib_python: Path | None = None
+) -> tuple[sandbox.Sandbox, Market]:
     """Return a sandbox for `rdagent`, with the demo's market in its home folder."""
-    box = sandbox.create(folder, python=python)
+    box = sandbox.create(folder, python=python, qlib_python=qlib_python)
     return box, write_market(box.provider)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo.market import write_source_data
 from rdagent_sota_bridge.demo.sandbox import Sandbox
 from tests import runs, seams
+from tests.engine import Engine
 
 pytestmark = pytest.mark.e2e
 
@@ -232,6 +234,51 @@ def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
     assert model.metrics["IC"] > USED
     assert model.width == 23
     assert run.text_log == ""
+
+
+def test_qlib_in_docker(tmp_path: Path) -> None:
+    """The set reaches the network in a container that has the workspace alone and another Qlib folder.
+
+    The stand-in engine (tests/engine.py) breaks every link that leads out of the workspace. In `~/.qlib` lies
+    a market that the set does not fit: a check against it would stop the run. All paths have spaces and
+    letters that are not ASCII.
+    """
+    box, market = runs.box_with_market(tmp_path / "ein Kästchen 因子")
+    data = box.project / "Qlib-Daten 数据"
+    (box.home / ".qlib").rename(data)
+    shutil.copytree(data / "qlib_data" / "cn_data", box.provider)
+    for file in (box.provider / "instruments").iterdir():
+        file.write_text(file.read_text().replace("SH", "XX").replace("SZ", "XX"))
+    seams.write_set(box.project / "Satz 因子", seams.factor_frame(market))
+    image = {**box.environment("http://127.0.0.1:1/v1"), "PATH": box.path(box.qlib_python)}
+    with Engine(image) as engine:
+        variables = {
+            **ON,
+            "SOTA_WORKSPACE_PATH": "Satz 因子",
+            "MODEL_CoSTEER_ENV_TYPE": "docker",
+            "DOCKER_HOST": engine.url,
+            "QLIB_DOCKER_EXTRA_VOLUMES": json.dumps({str(data): {"bind": "/root/.qlib/", "mode": "rw"}}),
+        }
+        refused = runs.rdagent(
+            box, "fin_model", "--loop_n", "1", **{**variables, "SOTA_PREPARED_DATA": "true"}
+        )
+        assert (refused.status, refused.requests) == (1, []), refused.output[-3000:]
+        assert "SOTA_PREPARED_DATA=true does not work with Qlib in Docker" in refused.output
+        run = runs.rdagent(box, "fin_model", "--loop_n", "1", **variables)
+    assert run.status == 0, run.output[-3000:]
+    (model,) = run.trained
+    assert model.metrics["IC"] > USED
+    assert model.manifest is not None
+    told = model.manifest["factor_set"]["stored"]
+    assert told["placed_as"] in ("copy", "clone")
+    assert Path(told["path"]).stat().st_mode & 0o777 == 0o444, "the chmod in the container reached it"
+    assert (model.workspace / "combined_factors_df.parquet").stat().st_mode & 0o777 == 0o777
+    (trained,) = engine.started("qrun conf_sota_factors_model.yaml")
+    assert "timeout --kill-after=10 3600 qrun" in trained.command[-1]
+    assert trained.workspace == model.workspace
+    assert trained.seen["combined_factors_df.parquet"] == "file"
+    assert "broken" not in trained.seen.values()
+    assert [host for host, (inside, _) in trained.mounts.items() if inside == "/root/.qlib/"] == [str(data)]
 
 
 def damaged(box: Sandbox) -> None:

@@ -132,7 +132,7 @@ def test_seams_that_do_not_fit_are_all_named() -> None:
     line = seams_line(Seams(True, {"options": "one", "runner": "two"}), "", "")
     assert (line.state, line.text) == (
         "fail",
-        "2 of 6 seams do not fit the installed RD-Agent: options: one; runner: two",
+        "2 of 7 seams do not fit the installed RD-Agent: options: one; runner: two",
     )
 
 

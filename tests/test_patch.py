@@ -24,6 +24,7 @@ def raw():
     logger = sys.modules["rdagent.log.logger"]
     workspace = sys.modules["rdagent.scenarios.qlib.experiment.workspace"].QlibFBWorkspace
     runner = sys.modules["rdagent.scenarios.qlib.developer.model_runner"]
+    docker = sys.modules["rdagent.utils.env"].QTDockerEnv
     return [
         *(vars(info)["context_settings"] for info in cli.app.registered_commands),
         vars(loop)["load"], vars(loop)["__init__"],
@@ -31,6 +32,7 @@ def raw():
         vars(workspace)["execute"],
         vars(runner.QlibModelRunner).get("__init__"), vars(runner.QlibModelRunner)["develop"],
         runner.process_factor_data,
+        vars(docker)["__init__"], vars(docker)["prepare"],
     ]
 """
 
@@ -59,7 +61,7 @@ def test_revert_restores_by_identity() -> None:
         for _ in range(2):
             patch.apply(); patch.apply()
             during = raw()
-            assert all(now is not then for now, then in zip(during[-9:], before[-9:])), during
+            assert all(now is not then for now, then in zip(during[-11:], before[-11:])), during
             assert all(status.state == "applied" for status in patch.status())
             patch.revert(); patch.revert()
             after = raw()

@@ -14,6 +14,7 @@ ROOMS = (
     "factors",
     "alpha",
     "market",
+    "mounts",
     "qlib_config",
     "manifest",
     "errors",
