@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge import store
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo.market import write_source_data
 from rdagent_sota_bridge.demo.sandbox import Sandbox
@@ -152,8 +153,19 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert model.manifest["factor_set"]["digest"] != digest
 
 
-def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> None:
-    """Without the base set a recurrent model is as wide as the set; in parallel steps, resumed, prepared."""
+def span(model: runs.Model) -> tuple[int, int]:
+    """Return begin and end of a model's back-test, as mlflow has them, in milliseconds."""
+    text = (runs.finished_run(model.workspace) / "meta.yaml").read_text(encoding="utf-8")
+    told = dict(line.partition(": ")[::2] for line in text.splitlines())
+    return int(told["start_time"]), int(told["end_time"])
+
+
+def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
+    """Two loops in processes of their own, at once, each get the one stored set, and prove it.
+
+    Without the base set, so that recurrent models are as wide as the set; from an unsorted flat file, with
+    prepared data.
+    """
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market, noise=1.0)
     seams.write_set(box.project / "set", frame.swaplevel().sample(frac=1.0, random_state=1), nested=False)
@@ -164,29 +176,37 @@ def test_mined_factors_alone_in_parallel_steps_and_resumed(tmp_path: Path) -> No
         "SOTA_PREPARED_DATA": "true",
         "STEP_SEMAPHORE": "2",
     }
-    run = runs.rdagent(box, "fin_model", "--loop-n", "1", script=runs.GRU, **variables)
+    run = runs.rdagent(box, "fin_model", "--loop-n", "2", script=runs.GRU, **variables)
     assert run.status == 0, run.output[-3000:]
-    (model,) = run.trained
-    assert model.metrics["IC"] > USED
-    assert model.width == 2
-    assert model.manifest is not None
-    assert model.manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
-    assert "SOTA factor experiment added to based_experiments" in run.text_log, "a step's process logs there"
+    models = run.trained
+    assert len(models) == len(run.manifests) == 2
+    (begin, end), (other_begin, other_end) = map(span, models)
+    assert max(begin, other_begin) < min(end, other_end), "they did not run side by side"
+    names = set()
+    for model in models:
+        assert model.metrics["IC"] > USED
+        assert model.width == 2
+        assert model.manifest is not None
+        names.add(model.manifest["model"]["name"])
+        assert model.manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
+        assert model.manifest["prepared_data"] in ("built", "loaded")
+        assert model.manifest["factor_set"]["digest"] == run.manifests[0]["factor_set"]["digest"]
+    assert names == {"SmallGRU", "SmallGRU2"}
+    (stored,) = {placed(model) for model in models}
+    (kept,), troubles = store.entries(stored.parent)
+    assert (troubles, store.spoilt(kept)) == ([], "")
+    assert [file for file in stored.parent.iterdir() if file.suffix == ".tmp"] == []
 
-    assert run.log_folder is not None
-    (box.project / "set").rename(box.project / "moved")
-    variables |= {"SOTA_WORKSPACE_PATH": "moved", "STEP_SEMAPHORE": "1"}
-    session = str(run.log_folder / "__session__")
-    resumed = runs.rdagent(box, "fin_model", "--path", session, "--loop_n", "2", script=runs.GRU, **variables)
-    assert resumed.status == 0, resumed.output[-3000:]
-    (second,) = resumed.trained
-    assert second.metrics["IC"] > USED
-    assert second.manifest is not None
-    assert second.manifest["model"]["name"] == "SmallGRU2"
-    assert second.manifest["factor_set"]["digest"] == model.manifest["factor_set"]["digest"]
-    assert second.manifest["factor_set"]["path"] == str(box.project / "moved" / "combined_factors_df.parquet")
-    assert placed(second) == placed(model)
-    assert [at["prepared_data"] for at in (model.manifest, second.manifest)] == ["built", "loaded"]
+    # What a run says once, and what each loop says, from its own process into the one text log.
+    text = run.text_log
+    for line, times in (
+        ("SOTA factors loaded from workspace", 1),
+        ("one copy of the set is written into", 1),
+        ("SOTA factor experiment added to based_experiments", 2),
+        ("SOTA factors placed in the model's workspace", 2),
+        ("SOTA factors used: Qlib loaded 2 columns (2 mined, 0 base), num_features 2", 2),
+    ):
+        assert text.count(line) == times, line
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def keep_what_is_needed(record: dict[str, Any]) -> None:
 def test_a_session_of_an_earlier_release_goes_on(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record that lacks all that later releases added is enough, and the run has this release's after it."""
+    """A record that lacks all that later releases added is enough; the run has this release's after it."""
     folder = upgraded(workspace, tmp_path, monkeypatch, keep_what_is_needed)
     loaded = ModelRDLoop.load(folder)
     record = plan.record_of(loaded.runner)
