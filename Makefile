@@ -28,8 +28,7 @@ HOST_TESTS := $(patsubst %,tests/test_%.py,alpha environment handoff history lat
 # in conda. Never downloaded: of this machine, pyenv's among them. What runs there is what knows RD-Agent or the
 # platform; and the hand-off, to the end (tests/test_pythons.py).
 PYTHONS := 3.10 3.12
-PYTHON_TESTS := $(patsubst %,tests/test_%.py,child filesystem latest_log options patch resume rooms sessions \
-	settings startup)
+PYTHON_TESTS := $(patsubst %,tests/test_%.py,child filesystem mounts resume rooms sessions settings startup)
 FIND_PYTHON = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin)$$PATH" \
 	UV_PYTHON_DOWNLOADS=never $(UV) python find --no-project $*
 

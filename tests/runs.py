@@ -70,14 +70,15 @@ def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variabl
     root = workspace_root(box, variables)
     workspaces = set(root.glob("*"))
     logs = set(box.project.glob("log/*"))
-    with _started(box, options, script, variables) as (process, llm):
-        output, _ = process.communicate(timeout=900)
+    with _started(box, options, script, variables) as (process, llm, output):
+        process.wait(900)
+        told = output.read_text(encoding="utf-8", errors="replace")
     assert not llm.unknown, [request.user[:200] for request in llm.unknown]
     new = sorted(set(root.glob("*")) - workspaces, key=lambda folder: folder.stat().st_mtime)
     folders = [folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir()]
     return Run(
         status=process.returncode,
-        output=output,
+        output=told,
         requests=llm.requests,
         text_log=_text_log(box),
         log_folder=folders[0] if folders else None,
@@ -95,18 +96,12 @@ def killed(
 ) -> Path:
     """Start `rdagent`, kill it and all that it started once something is so; return its log folder."""
     logs = set(box.project.glob("log/*"))
-    with _started(box, options, script, variables) as (process, _):
+    with _started(box, options, script, variables) as (process, _, output):
         end = time.monotonic() + 300
         while not when():
-            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert process.poll() is None, output.read_text(encoding="utf-8", errors="replace")[-3000:]
             assert time.monotonic() < end, "it did not come to that"
             time.sleep(0.05)
-        # By session: RD-Agent starts Qlib below `timeout`, which makes a process group of its own.
-        for entry in Path("/proc").glob("[0-9]*"):
-            with suppress(ProcessLookupError):
-                if os.getsid(int(entry.name)) == process.pid:
-                    os.kill(int(entry.name), signal.SIGKILL)
-        process.communicate()
     (folder,) = (folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir())
     return folder
 
@@ -114,23 +109,31 @@ def killed(
 @contextmanager
 def _started(
     box: sandbox.Sandbox, options: tuple[str, ...], script: Script, variables: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[str], ScriptedLLM]]:
+) -> Iterator[tuple[subprocess.Popen[bytes], ScriptedLLM, Path]]:
+    """Start `rdagent`, its output in a file; at the end of the block nothing of it is left running."""
     # A short path: Qlib leaves folders there, and torch's workers hang where a socket's path is long.
     with tempfile.TemporaryDirectory(prefix="sota-") as temporary, ScriptedLLM(script) as llm:
-        yield (
-            subprocess.Popen(
+        output = Path(temporary) / "output.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
                 [str(box.python.parent / "rdagent"), *options],
                 cwd=box.project,
                 env=box.environment(llm.url, TMPDIR=temporary, **variables),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=file,
                 stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
                 start_new_session=True,
-            ),
-            llm,
-        )
+            )
+        try:
+            yield process, llm, output
+        finally:
+            # By session: RD-Agent starts Qlib below `timeout`, which makes a process group of its own.
+            for entry in Path("/proc").glob("[0-9]*"):
+                with suppress(ProcessLookupError):
+                    if os.getsid(int(entry.name)) == process.pid:
+                        os.kill(int(entry.name), signal.SIGKILL)
+            process.kill()
+            process.wait()
 
 
 def workspace_root(box: sandbox.Sandbox, variables: dict[str, str]) -> Path:
