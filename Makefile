@@ -72,7 +72,7 @@ $(OLD_VENV)/.ready: $(UV) pyproject.toml Makefile
 
 # Its `.ready` is made where there is no such Python as well, beside a `.missing` that the tests and `test` tell of.
 $(VENV)/python-%/.ready: $(UV) pyproject.toml Makefile
-	@rm -f $(@D)/.missing; mkdir -p $(VENV); \
+	@rm -f $(@D)/.missing $(@D)/.ready; mkdir -p $(VENV); \
 	if python=$$($(FIND_PYTHON) 2>/dev/null); then \
 		test -d $(@D)/bin || $(UV) venv --quiet --python "$$python" $(@D); \
 		$(UV) pip install --quiet --python $(@D)/bin/python --group dev -e . $(NEWEST); \
