@@ -363,7 +363,7 @@ VERDICTS = {"mended": "", "rdagent": "RD-Agent's own is in force"}
 )
 def test_verdicts(verdicts: dict[str, str], way: str, state: str, text: str, mend: str) -> None:
     """A verdict that can't accept a model is a warning with its reason, and says how to mend it."""
-    (line,) = verdict_lines(Seams(True, {}, {}, verdicts), way)
+    (line,) = verdict_lines(Seams(True, {}, verdicts=verdicts), way)
     assert (line.name, line.state, line.figures) == ("model verdict", state, {"SOTA_MODEL_VERDICT": way})
     assert text in line.text
     assert mend in line.mend
@@ -546,4 +546,4 @@ def test_settings_that_mean_nothing_stop_no_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(environment, "installed", lambda name: None)
     monkeypatch.setenv("SOTA_MODEL_VERDICT", "odd")
     assert environment.lines(1000, Path("store"))[0].name == "rdagent"
-    assert verdict_lines(Seams(True, {}, {}, VERDICTS), environment._verdict_asked_for()) == []
+    assert verdict_lines(Seams(True, {}, verdicts=VERDICTS), environment._verdict_asked_for()) == []
