@@ -24,6 +24,7 @@ SEAM_MODULES = frozenset(
         "rdagent.scenarios.qlib.developer.model_runner",
         "rdagent.scenarios.qlib.experiment.workspace",
         "rdagent.scenarios.qlib.proposal.model_proposal",
+        "rdagent.utils.env",
         "rdagent.utils.workflow.loop",
     }
 )

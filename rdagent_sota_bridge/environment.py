@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import locate, verdict_forms
+from rdagent_sota_bridge import child, locate, verdict_forms
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, apply_seam
 from rdagent_sota_bridge.patch import status as seam_states
@@ -655,14 +654,12 @@ def _child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=child.starts_session(),
         )
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        child.end_group(process)
 
 
 def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> dict[str, Any] | str:

@@ -199,7 +199,8 @@ def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
         except BridgeError as error:
             plans.stop_in_step(error)
     own = [based for based in exp.based_experiments or [] if experiment.is_factor_experiment(based)]
-    if own and plans.record_of(runner) is not None and not patch.is_applied("factor runner"):
+    reached = is_active() or patch.is_applied("factor runner")
+    if own and plans.record_of(runner) is not None and not reached:
         plans.warn_of_unlike_factor_loops(type(runner))
     return hand_over(develop_before, runner, exp)
 

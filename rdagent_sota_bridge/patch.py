@@ -61,6 +61,12 @@ SEAMS = (
         "LoopBase.load, __init__ and run: a session is checked before RD-Agent touches it",
     ),
     Seam(
+        "docker",
+        "rdagent.utils.env",
+        "rdagent_sota_bridge.mounts:patches",
+        "QTDockerEnv keeps its mounts and time limit, which RD-Agent's own get_model_env takes from it",
+    ),
+    Seam(
         "workspace",
         "rdagent.scenarios.qlib.experiment.workspace",
         "rdagent_sota_bridge.handoff:workspace_patches",

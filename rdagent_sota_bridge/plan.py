@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import typer
 
 from rdagent_sota_bridge import (
+    __version__,
     factors,
     inspection,
     latest_log,
@@ -43,7 +44,14 @@ RUNNER_ATTRIBUTE = "sota_bridge"
 Record = dict[str, Any]
 
 RECORD_VERSION = 2
-"""The form of the records that runners carry; 1 was that of one file taken whole."""
+"""The form of the records that runners carry; 1 was that of one file taken whole.
+
+What an upgrade of the package may break: a session goes on with every later release that has this form. So a
+release may add entries, and may not need them of a session. It may not take away those that `check_same_set`
+reads, or give them or a digest another meaning: the same file, and the same base set, keep their digests. A
+release that has to raises this number, and sessions of another form are refused, before RD-Agent touches
+them, with the release that they are for. With the switch off, or without the package, any session goes on.
+"""
 
 # What `develop` must do for the hand-off to reach it: this is its merge path in 0.8.0 and 1.0.0.
 _DEVELOP_NAMES = frozenset(
@@ -117,6 +125,7 @@ def _checked_record(settings: Settings) -> Record:
     whole = found.quality.sources[0].digest == held.digest
     return {
         "version": RECORD_VERSION,
+        "release": __version__,
         "path": str(held.path),
         "digest": held.digest,
         "columns": list(held.columns),
@@ -346,8 +355,11 @@ def adopt(runner: Any, plan: Plan | None) -> None:
     began, now = record_of(runner), None if plan is None else plan.record
     if began is not None and now is not None:
         check_same_set(began, now)
-        if plan is not None and plan.record is not None and "base_of_run" in began:
-            plan.record["base_of_run"] = began["base_of_run"]
+        if "base_of_run" in began:
+            now["base_of_run"] = began["base_of_run"]
+        if began.get("release", now["release"]) != now["release"]:
+            then, here = began["release"], now["release"]
+            logger().info(f"This run began with rdagent-sota-bridge {then}, and goes on with {here}")
     elif began is not None:
         why = "LOAD_SOTA_FROM_WORKSPACE is off" if plan is None else "the set can't be used"
         logger().warning(
@@ -369,10 +381,12 @@ def check_same_set(began: Record, now: Record) -> None:
         SetChangedError: if not; it names both digests.
     """
     if began["version"] != now["version"]:
+        release = began.get("release", "")  # the first releases wrote none
+        which = f"rdagent-sota-bridge=={release}" if release else "the release that it was written with"
         raise SetChangedError(
-            "The session was written by another release of rdagent-sota-bridge",
-            f"form {began['version']} then, {now['version']} now",
-            "install the release that it was written with, or start a new run",
+            f"The session was written by another release of rdagent-sota-bridge{release and f', {release}'}",
+            f"form {began['version']} then, {now['version']} now ({now['release']})",
+            f"install {which}, or start a new run",
         )
     files_then, files_now = ([source["digest"] for source in record["sources"]] for record in (began, now))
     if began["digest"] != now["digest"] and files_then == files_now:

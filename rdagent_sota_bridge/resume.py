@@ -137,6 +137,7 @@ def _check_loaded_loop(loop: Any) -> None:
             plans.check_runner(runner)
         if runner is not None:
             plans.adopt(runner, plan)
+            quant.share(loop, runner)
     except BridgeError as error:
         plans.stop_before_loop(error)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rdagent_sota_bridge.errors import SettingsError
+from rdagent_sota_bridge.filesystem import split_paths
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -46,21 +46,16 @@ def _verdict_way(value: object) -> object:
     return str(value).strip().lower()
 
 
-def _entries(value: str) -> tuple[str, ...]:
-    """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
-    return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
-
-
 def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:
-        return (value,) if Path(value).expanduser().exists() else _entries(value)
+        return (value,) if Path(value).expanduser().exists() else split_paths(value)
     except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
-        return _entries(value)
+        return split_paths(value)
 
 
 def _path_list(value: object) -> object:
-    if not all(_entries(str(value))):
+    if not all(split_paths(str(value))):
         raise ValueError(
             f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
         )

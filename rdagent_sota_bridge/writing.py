@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from rdagent_sota_bridge import filesystem
+
 
 def write_whole(target: Path, text: str) -> None:
     """Write a text file, as `write_bytes_whole` does."""
@@ -30,12 +32,11 @@ def write_bytes_whole(target: Path, content: bytes, like: os.stat_result | None 
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            filesystem.flush(file)
         if like is not None and hasattr(os, "geteuid") and os.geteuid() == 0:
             os.chown(temporary, like.st_uid, like.st_gid)
         Path(temporary).chmod(0o644 if like is None else stat.S_IMODE(like.st_mode))
-        Path(temporary).replace(target)
+        filesystem.replace(Path(temporary), target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        filesystem.remove(Path(temporary))
         raise

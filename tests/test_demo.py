@@ -206,7 +206,11 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     assert [digest == "none" for *_, digest in rows] == [False, False, True, True]
     assert demo.processes() == []
 
-    key = sandbox.Sandbox(demo.folder, Path(sys.executable)).home / ".rdagent" / "artifact_signing.key"
+    key = (
+        sandbox.Sandbox(demo.folder, Path(sys.executable), Path(sys.executable)).home
+        / ".rdagent"
+        / "artifact_signing.key"
+    )
     monkeypatch.setenv("ARTIFACT_SIGNING_KEY_PATH", str(key))
     logs = [str(done.log(stage.name)) for stage in done.stages]
     # In a child: RD-Agent reads the key's place when it is imported, as it may be in this process.

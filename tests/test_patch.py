@@ -26,6 +26,7 @@ def raw():
     runner = sys.modules["rdagent.scenarios.qlib.developer.model_runner"]
     feedback = sys.modules["rdagent.scenarios.qlib.developer.feedback"]
     proposal = sys.modules["rdagent.scenarios.qlib.proposal.model_proposal"]
+    docker = sys.modules["rdagent.utils.env"].QTDockerEnv
     return [
         *(vars(info)["context_settings"] for info in cli.app.registered_commands),
         vars(loop)["load"], vars(loop)["__init__"], vars(loop)["run"],
@@ -36,6 +37,7 @@ def raw():
         feedback.T, feedback.json, vars(feedback.QlibModelExperiment2Feedback)["generate_feedback"],
         vars(proposal.QlibModelHypothesisGen)["prepare_context"],
         vars(proposal.QlibModelHypothesis2Experiment)["prepare_context"],
+        vars(docker)["__init__"], vars(docker)["prepare"],
     ]
 """
 
@@ -64,7 +66,7 @@ def test_revert_restores_by_identity() -> None:
         for _ in range(2):
             patch.apply(); patch.apply()
             during = raw()
-            assert all(now is not then for now, then in zip(during[-15:], before[-15:])), during
+            assert all(now is not then for now, then in zip(during[-17:], before[-17:])), during
             assert all(status.state == "applied" for status in patch.status())
             patch.revert(); patch.revert()
             after = raw()

@@ -61,9 +61,9 @@ class Environment:
         )
 
 
-def command(words: list[str | Path]) -> subprocess.CompletedProcess[str]:
-    """Run a command that has to succeed."""
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+def command(words: list[str | Path], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command that has to succeed, in a folder."""
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done
 
