@@ -546,4 +546,4 @@ def test_settings_that_mean_nothing_stop_no_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(environment, "installed", lambda name: None)
     monkeypatch.setenv("SOTA_MODEL_VERDICT", "odd")
     assert environment.lines(1000, Path("store"))[0].name == "rdagent"
-    assert verdict_lines(Seams(True, {}, {}, VERDICTS), environment._verdict_asked_for()) == []
+    assert verdict_lines(Seams(True, {}, verdicts=VERDICTS), environment._verdict_asked_for()) == []
