@@ -24,7 +24,8 @@ from typing import Any
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
-from rdagent_sota_bridge.patch import SEAMS, apply_seam
+from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
+from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
@@ -78,11 +79,13 @@ class Seams:
         hooked: True if a Python that starts in this environment has the import hook.
         misfits: From a seam's name to the reason why it does not fit; seams that fit are left out.
         runners: From a variable that names a model runner to the reason why that can't be given the factors.
+        found: From the name of a seam that fits to how RD-Agent's code is recognised there.
     """
 
     hooked: bool
     misfits: dict[str, str]
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
+    found: dict[str, Found] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def lines(set_size: int, place: Path) -> list[Line]:
             os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip(),
             os.environ.get("QLIB_MODEL_RUNNER", "").strip(),
         ),
+        *seam_lines(seams),
         *runner_lines(seams),
         qlib_line(qlib),
         parquet_line(here, qlib),
@@ -215,6 +219,28 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
     if switch.lower() in FALSE_WORDS or not seams.hooked:
         return _line_without_hook(switch, runner, figures)
     return Line("seams", "pass", f"all {len(SEAMS)} seams fit the installed RD-Agent", figures=figures)
+
+
+def seam_lines(seams: Seams | Unseen) -> list[Line]:
+    """Return the table of seams, one line each: where it is, and what was found there; none if not known."""
+    return [] if isinstance(seams, Unseen) else [_seam_line(seam, seams) for seam in SEAMS]
+
+
+def _seam_line(seam: Seam, seams: Seams) -> Line:
+    name = f"seam {seam.name}"
+    figures: dict[str, Any] = {"module": seam.module, "purpose": seam.purpose}
+    reason = seams.misfits.get(seam.name)
+    if reason is not None:
+        state: State = "fail" if seam.carries_factors else "warn"
+        figures |= {"found": "misfit", "reason": reason}
+        return Line(name, state, f"{seam.module}: misfit: {reason}", OTHER_RELEASE, figures)
+    at = seams.found.get(seam.name, Found("fits"))
+    figures |= {"found": at.kind, "releases": list(at.releases)}
+    text = f"{seam.module}: {at}"
+    if at.kind == "unknown":
+        mend = "nothing has to be done; tell us about your RD-Agent, so that it becomes a known one"
+        return Line(name, "warn", text, mend, figures)
+    return Line(name, "pass", text, figures=figures)
 
 
 def runner_lines(seams: Seams | Unseen) -> list[Line]:
@@ -525,18 +551,29 @@ def tell_seams(answer: Path) -> None:
     """Import RD-Agent's modules with seams, and write down whether the seams fit. For a child process."""
     hooked = startup.SeamFinder in sys.meta_path
     startup.unregister()  # at a misfit the hook would stop the process, or write to stderr
-    misfits = {}
+    misfits, recognised = {}, {}
     for seam in SEAMS:
         try:
             apply_seam(seam.name)
+            recognised[seam.name] = dataclasses.asdict(_recognised(seam))
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
-    write_whole(
-        answer,
-        json.dumps({"hooked": hooked, "misfits": misfits, "runners": {} if misfits else _unfit_runners()}),
-    )
+    told = {
+        "hooked": hooked,
+        "misfits": misfits,
+        "runners": {} if misfits else _unfit_runners(),
+        "found": recognised,
+    }
+    write_whole(answer, json.dumps(told))
+
+
+def _recognised(seam: Seam) -> Found:
+    if not seam.recognised_by:
+        return Found("fits")
+    recognised: Found = function_of(seam.recognised_by)(sys.modules[seam.module])
+    return recognised
 
 
 def _unfit_runners() -> dict[str, str]:
@@ -636,7 +673,11 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
         return Unseen(
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
-    return Seams(told["hooked"], told["misfits"], told["runners"])
+    recognised = {
+        name: Found(at["kind"], tuple(at["releases"]), tuple(at["missing"]))
+        for name, at in told["found"].items()
+    }
+    return Seams(told["hooked"], told["misfits"], told["runners"], recognised)
 
 
 _ANSWER = "answer.json"

@@ -31,10 +31,12 @@ from rdagent_sota_bridge.environment import (
     qlib_line,
     rdagent_line,
     runner_lines,
+    seam_lines,
     seams_line,
     store_line,
 )
 from rdagent_sota_bridge.patch import SEAMS
+from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.verdict import Line
 from tests.frames import public_folder, without_privileges
 
@@ -134,6 +136,45 @@ def test_seams_that_do_not_fit_are_all_named() -> None:
         "fail",
         "2 of 6 seams do not fit the installed RD-Agent: options: one; runner: two",
     )
+
+
+def test_the_table_of_seams() -> None:
+    """Each seam of the table is one line with its module and what was found there, whoever added it."""
+    found = {
+        "merge": Found("known", ("0.5.0", "0.6.0")),
+        "runner": Found("unknown"),
+    }
+    lines = seam_lines(Seams(True, {"workspace": "too old", "options": "other"}, {}, found))
+    assert [line.name for line in lines] == [f"seam {seam.name}" for seam in SEAMS]
+    by_name = {line.name.removeprefix("seam "): line for line in lines}
+    assert [by_name[name].state for name in ("loop", "merge", "runner", "workspace", "options")] == [
+        "pass",
+        "pass",
+        "warn",
+        "fail",
+        "warn",
+    ]
+    assert by_name["loop"].text == "rdagent.utils.workflow.loop: fits"
+    assert by_name["merge"].text.endswith(": fits, known as release 0.5.0 and 0.6.0")
+    assert by_name["runner"].text.endswith(": unknown but fitting")
+    assert by_name["workspace"].text.endswith(": misfit: too old")
+    assert all(bool(line.mend) is (line.state != "pass") for line in lines)
+    assert by_name["merge"].figures["releases"] == ["0.5.0", "0.6.0"]
+    assert by_name["workspace"].figures["reason"] == "too old"
+    for seam in SEAMS:
+        assert by_name[seam.name].figures["module"] == seam.module
+    kinds = {name: line.figures["found"] for name, line in by_name.items()}
+    assert kinds == {seam.name: "fits" for seam in SEAMS} | {
+        "merge": "known",
+        "runner": "unknown",
+        "workspace": "misfit",
+        "options": "misfit",
+    }
+
+
+def test_no_table_where_nothing_was_looked_at() -> None:
+    """Without RD-Agent there is nothing to tell of its seams."""
+    assert seam_lines(NOT_YET) == []
 
 
 @pytest.mark.parametrize(

@@ -344,9 +344,10 @@ def test_users_own_lines_stay() -> None:
 
 
 def test_feature_variables_are_lists_of_one_length() -> None:
-    """The variables are JSON lists, which are YAML lists too, of names and expressions in one order."""
-    variables = feature_variables(CUSTOM)
-    assert list(variables) == ["feature_names", "feature_expressions"]
+    """The variables are JSON lists, which are YAML lists too; of names and expressions in one order."""
+    variables = feature_variables(CUSTOM, ["gap", "on"])
+    assert list(variables) == ["feature_names", "feature_expressions", "feature_columns"]
+    assert yaml.safe_load(variables["feature_columns"]) == [*CUSTOM.names, "gap"]
     assert yaml.safe_load(variables["feature_names"]) == list(CUSTOM.names)
     assert yaml.safe_load(variables["feature_expressions"]) == [pair[1] for pair in CUSTOM.features]
     assert "动量" in variables["feature_names"]

@@ -15,6 +15,8 @@ ROOMS = (
     "alpha",
     "market",
     "qlib_config",
+    "yaml_template",
+    "recognition",
     "manifest",
     "errors",
     "patch",
