@@ -31,20 +31,20 @@ class Template:
 
     def value_edit(self, pair: Pair, value: str) -> Edit:
         """Return the edit that gives a key another value, in place of all of its present one."""
-        start = self.origin[pair.key.end_mark.index]
+        start = self._end(pair.key)
         if (
             pair.value.start_mark.index < pair.key.end_mark.index
         ):  # an alias: the node stands where it is named
             alias = _ALIAS.match(self.text, start)
             end = start if alias is None else alias.end()
         else:
-            end = self.origin[_end(pair.value)]
+            end = self._end(pair.value)
         return start, end, f": {value}"
 
     def key_edit(self, mapping: yaml.MappingNode, key: str, value: str) -> Edit:
         """Return the edit that puts a key with a value after the last of a mapping, which must have one."""
         last = Pair(*mapping.value[-1])
-        end = self.origin[_end(last.value)]
+        end = self._end(last.value)
         if mapping.flow_style:
             return end, end, f", {key}: {value}"
         line_end = self.text.find("\n", end)
@@ -54,8 +54,12 @@ class Template:
     def without(self, pair: Pair) -> Edit:
         """Return the edit that takes out a key of a block mapping, with all of its lines."""
         start = self.text.rfind("\n", 0, self.origin[pair.key.start_mark.index]) + 1
-        line_end = self.text.find("\n", self.origin[_end(pair.value)])
+        line_end = self.text.find("\n", self._end(pair.value))
         return start, len(self.text) if line_end < 0 else line_end + 1, ""
+
+    def _end(self, node: yaml.Node) -> int:
+        """Return where a node ends in the text: after its last letter, and before a tag that follows."""
+        return self.origin[_end(node) - 1] + 1
 
 
 @dataclass(frozen=True, eq=False)
