@@ -36,8 +36,8 @@ def with_value(text: str, *keys: str) -> str:
         ("a:\n  b: {{ one }}\n  c: {{ two }}\n", "a:\n  b: [new]\n  c: {{ two }}\n"),
         ("{% if x %}z: 1{% endif %}\na: {b: {{ one }}}\n", "{% if x %}z: 1{% endif %}\na: {b: [new]}\n"),
         (
-            "a:\n  x: [{{ '[' }}]\n  {% if y %}b: 1{% endif %}\n",
-            "a:\n  x: [{{ '[' }}]\n  {% if y %}b: [new]{% endif %}\n",
+            "a:\n  x: [{{ 'q' }}]\n  {% if y %}b: 1{% endif %}\n",
+            "a:\n  x: [{{ 'q' }}]\n  {% if y %}b: [new]{% endif %}\n",
         ),
         ("a:\n  {# b: 7 #}\n  b: 因子\n", "a:\n  {# b: 7 #}\n  b: [new]\n"),
     ],
