@@ -519,6 +519,20 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     assert seams_line(Seams(**told), "", "").state == "fail"
 
 
+def test_the_installed_rdagent(tmp_path: Path) -> None:
+    """A child tells of every seam of the table that it fits, and of develop which release has it."""
+    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    found = environment._seams(json.loads((tmp_path / "answer.json").read_text()))
+    assert isinstance(found, Seams)
+    assert (found.misfits, found.runners) == ({}, {})
+    (runner,) = (line for line in seam_lines(found) if line.name == "seam runner")
+    assert runner.figures["found"] == "known"
+    assert metadata.version("rdagent") in runner.figures["releases"]
+    assert {line.state for line in seam_lines(found)} == {"pass"}
+    assert [*found.found] == [seam.name for seam in SEAMS]
+
+
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without RD-Agent one line fails with the mend, and those that need it were not looked at."""
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
