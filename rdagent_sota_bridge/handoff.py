@@ -9,7 +9,7 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -67,6 +67,7 @@ class _HandOff:
         prepared: What came of prepared data, where they are asked for.
         training: What tells this training's files from those that RD-Agent's ENABLE_CACHE puts there.
         failed: What ended the merge or the training. A `develop` that catches it must not go on.
+        result_caches: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
     """
 
     record: Record
@@ -81,6 +82,7 @@ class _HandOff:
     prepared: str | None = None
     training: str = field(default_factory=lambda: uuid.uuid4().hex)
     failed: BridgeError | None = None
+    result_caches: bool = True
 
     @property
     def base_beside_mined(self) -> alpha.BaseSet:
@@ -125,34 +127,34 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return the replacement of `process_factor_data` where `develop` looks it up; idle outside a hand-off.
 
+    That is a name of the module, or in forks one of the module that has it.
+
     RD-Agent's own (`scenarios/qlib/developer/utils.py`, 0.8.0, 1.0.0) runs factor code again, and raises
     FactorEmptyError for experiments without any, on which the loop is skipped with its LLM calls spent.
     """
-    places = recognition.merge_places(module)
-    if not places:
-        raise SeamError(
-            f"RD-Agent's model runner has no {recognition.MERGE} where develop looks it up",
-            module.__name__,
-            OTHER_RELEASE,
-        )
+    places = recognition.merge_places(module) or [(module, recognition.MERGE)]
+    if not all(hasattr(owner, name) for owner, name in places):
+        raise SeamError("RD-Agent's model runner has no process_factor_data", module.__name__, OTHER_RELEASE)
     return [(owner, name, _merge_in_place_of(getattr(owner, name))) for owner, name in places]
 
 
 def _merge_in_place_of(process_before: Any) -> Any:
-    def process_own(experiments: Any) -> Any:
-        # Outside of the hand-off: where a fork looks the merge up in its module, others have the replacement
-        # from there too, and one may lie in another.
-        token = _active.set(None)
-        try:
-            return process_before(experiments)
-        finally:
-            _active.reset(token)
-
     @functools.wraps(process_before)
     def process_factor_data(exp_or_list: Any) -> Any:
         hand_off = _active.get()
         if hand_off is None:
             return process_before(exp_or_list)
+
+        def process_own(experiments: Any) -> Any:
+            # Outside of the hand-off: where a fork looks the merge up in its module, others have the
+            # replacement from there too, and one may lie in another.
+            token = _active.set(None)
+            try:
+                with _result_caches(hand_off.result_caches):
+                    return process_before(experiments)
+            finally:
+                _active.reset(token)
+
         return _remembering(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
 
     return process_factor_data
@@ -265,12 +267,14 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
     logger().info("SOTA factor experiment added to based_experiments")
     _log_base_set(hand_off)
 
-    cache = _cache_that_tells_sets_apart(develop_before, runner, exp, record, base)
+    hand_off.result_caches = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
+    cache = recognition.result_cache(develop_before)
+    usable = cache is None or _tells_sets_apart(cache, hand_off, runner)
     given = getattr(exp, "base_features", None)
     token = _active.set(hand_off)
     try:
         _give_base_features(hand_off)
-        with nullcontext() if cache is not None else _without_result_cache():
+        with _result_caches(hand_off.result_caches and usable):
             developed = develop_before(exp)
     except Exception:
         if hand_off.failed is None:
@@ -283,7 +287,7 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
         raise hand_off.failed
     from_cache = not hand_off.trained
     if from_cache:
-        _check_cached(hand_off, cache, runner, exp)
+        _check_cached(hand_off, cache if usable else None, runner, exp)
         logger().info(
             "The result comes from RD-Agent's cache: same model, same base set, same factor set "
             f"({record['digest']})"
@@ -362,22 +366,19 @@ def _give_base_features(hand_off: _HandOff) -> None:
         hand_off.experiment.base_features = dict(hand_off.base_beside_mined.features)
 
 
-def _cache_that_tells_sets_apart(
-    develop: Any, runner: Any, exp: Any, record: Record, base: alpha.BaseSet
-) -> recognition.ResultCache | None:
-    """Return the result cache around `develop` if its key is another one for another set; else None.
+def _tells_sets_apart(cache: recognition.ResultCache, hand_off: _HandOff, runner: Any) -> bool:
+    """Return True if a cache of results gives no model the result of another set, or of none.
 
-    A fork's own key function may leave out the experiments before, or count them: such a cache would answer
-    with the result of another set, or of none. The function itself is asked.
+    A fork's own key function may leave out the experiments before, or count them: the function is asked.
 
     Raises:
-        HandOffError: if the function fails, or such a cache can't be turned off.
+        HandOffError: if the function fails, or a cache that does not tell sets apart can't be turned off.
     """
     from rdagent_sota_bridge import experiment
 
-    cache = recognition.result_cache(develop)
-    if cache is None:
-        return None
+    if not (hand_off.result_caches or cache.forced):
+        return True
+    exp, record, base = hand_off.experiment, hand_off.record, hand_off.base
     place = f"{cache.key.__module__}.{cache.key.__qualname__}, the key of the cache of develop's results"
     given = exp.based_experiments
     others = [
@@ -387,12 +388,10 @@ def _cache_that_tells_sets_apart(
     ]
     try:
         key = cache.key(runner, exp)
+        keys = []
         for other in others:
             exp.based_experiments = [*given[:-1], *other]
-            if key is not None and cache.key(runner, exp) == key:
-                break
-        else:
-            return cache
+            keys.append(cache.key(runner, exp))
     except Exception as error:
         raise HandOffError(
             f"RD-Agent's cache makes no key for a model with factors: {type(error).__name__}: {error}",
@@ -401,6 +400,8 @@ def _cache_that_tells_sets_apart(
         ) from error
     finally:
         exp.based_experiments = given
+    if key is None or key not in keys:
+        return True
     if cache.forced:
         raise HandOffError(
             "RD-Agent's cache would answer with the result of another factor set, and can't be turned off",
@@ -408,15 +409,15 @@ def _cache_that_tells_sets_apart(
             "take force=True away, or let the key have the text of all sub-tasks in based_experiments",
         )
     logger().warning(f"RD-Agent's result cache is not used: it does not tell factor sets apart ({place})")
-    return None
+    return False
 
 
 @contextmanager
-def _without_result_cache() -> Iterator[None]:
-    """Turn RD-Agent's caches of results off; `cache_with_pickle` reads the setting at each call."""
+def _result_caches(on: bool) -> Iterator[None]:
+    """Turn RD-Agent's caches of results on or off; `cache_with_pickle` reads the setting at each call."""
     settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
     before = settings.cache_with_pickle
-    settings.cache_with_pickle = False
+    settings.cache_with_pickle = on
     try:
         yield
     finally:

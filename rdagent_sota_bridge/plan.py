@@ -382,7 +382,7 @@ def check_runner_class(runner_class: type) -> None:
             continue
         if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
             return
-        names = set(getattr(getattr(inspect.unwrap(develop), "__code__", None), "co_names", ()))
+        names = recognition.names_in(inspect.unwrap(develop))
         parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
         if "develop" not in names or names.isdisjoint(parents):
             break

@@ -115,6 +115,12 @@ def result_cache(develop: Any) -> ResultCache | None:
     return None
 
 
+def names_in(function: Any) -> set[str]:
+    """Return the names in a function's code, and in that of the functions inside; none without code."""
+    code = getattr(function, "__code__", None)
+    return set() if code is None else {name for one in _codes(code) for name in one.co_names}
+
+
 def fingerprint(function: Any) -> str | None:
     """Return a digest of a function's source with its decorators, without comments and blank lines.
 
@@ -275,14 +281,15 @@ def _places(names: set[str], home: ModuleType) -> list[tuple[ModuleType, str]]:
     That is a global of the file, whatever its name; or an attribute of a module, which the code names or
     imports itself.
     """
-    found = [(home, name) for name in sorted(names) if _is_merge(vars(home).get(name))]
+    found = [(home, name) for name in sorted(names) if _is_merge(name, vars(home).get(name))]
     if not found and MERGE in names:
-        found = [(module, MERGE) for module in _modules(names, home) if _is_merge(vars(module).get(MERGE))]
+        modules = _modules(names, home)
+        found = [(module, MERGE) for module in modules if _is_merge(MERGE, vars(module).get(MERGE))]
     return found
 
 
-def _is_merge(value: Any) -> bool:
-    return callable(value) and getattr(value, "__name__", None) == MERGE
+def _is_merge(name: str, value: Any) -> bool:
+    return callable(value) and MERGE in (name, getattr(value, "__name__", None))
 
 
 def _modules(names: set[str], home: ModuleType) -> list[ModuleType]:

@@ -216,10 +216,11 @@ def replaced(*edits: Edit) -> types.ModuleType:
             ("(self, exp)", '(self, exp, name="conf_sota_factors_model.yaml")'),
             ('execute("conf_sota_factors_model.yaml"', "execute(name"),
         ),
+        (("def process_factor_data", "process_factor_data = lambda experiments: None\ndef another"),),
         (("exp.experiment_workspace.execute(", "Training().run("), ("class Q", f"{TRAINING}\nclass Q")),
         (("frame = process_factor_data(", "frame = self.merged("), ("Runner:", f"Runner:\n{MERGED}")),
     ],
-    ids=["plain", "lambda", "constant", "attribute", "default", "class", "static method"],
+    ids=["plain", "lambda", "constant", "attribute", "default", "other name", "class", "static method"],
 )
 def test_where_a_develop_may_have_what_it_does(edits: tuple[Edit, ...]) -> None:
     """Names and texts count in all that develop reaches in its file."""
