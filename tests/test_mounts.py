@@ -182,7 +182,8 @@ def engine(
     (tmp_path / "sota_loaded.json").write_text(json.dumps(loaded))
     home, market = market_home
     monkeypatch.setenv("HOME", str(home))
-    seams.switch_on(monkeypatch, seams.write_set(tmp_path / "set", seams.factor_frame(market)))
+    folder = seams.write_set(tmp_path / "set", seams.factor_frame(market))
+    seams.switch_on(monkeypatch, folder, SOTA_STORE_PATH=str(tmp_path / "store"))
     # RD-Agent made this when it was imported, from the home folder of then.
     (shared,) = env.QTDockerEnv.__init__.__defaults__ or (env.QlibDockerConf(),)
     monkeypatch.setattr(
@@ -266,13 +267,13 @@ def test_another_shape_is_told(shape: dict[str, Any]) -> None:
 
 
 def test_a_training_in_a_container(
-    engine: Engine, environments: Any, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, environments: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The container gets the set as a file of the workspace, no link out; chmod reaches no stored file."""
     assert patch.is_applied("docker")
     seams_of(environments, monkeypatch)
     runner = seams.build_runner()
-    (stored,) = (Path.cwd() / "git_ignore_folder" / "sota_store").glob("*.parquet")
+    (stored,) = (tmp_path / "store").glob("*.parquet")
     before = (stored.stat().st_mode, stored.read_bytes())
     experiment = seams.model_experiment(f"in container {os.getpid()}")
     experiment.sub_workspace_list[0].inject_files(**{"model.py": f"model_cls = None  # {os.getpid()}\n"})
