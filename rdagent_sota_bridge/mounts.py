@@ -37,7 +37,7 @@ class _Place(BaseSettings):
 class _Volumes(BaseSettings):
     """`QlibDockerConf` in `utils/env.py` (0.8.0, 1.0.0); its base class has the variable without prefix."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore")
 
     extra_volumes: dict[str, Any] | None = None
 

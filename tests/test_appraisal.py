@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_without_a_market(
     rows = frame if "test" in change else in_test(frame)
     expected = correlations(rows[["overnight_gap", "mixed"]])
     np.testing.assert_allclose(found.correlation, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_the_market_of_a_container(
+    task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool
+) -> None:
+    """Where Qlib ran in Docker the figures are of the folder that is mounted there, not of `~/.qlib`."""
+    host = Path(task.provider_uri).parents[1] if mounted else tmp_path / "other"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    monkeypatch.setenv("QLIB_DOCKER_EXTRA_VOLUMES", json.dumps({str(host): "/root/.qlib"}))
+    inside = dataclasses.replace(task, provider_uri="~/.qlib/qlib_data/cn_data")
+    found = figures(write(frame, tmp_path), inside, "overnight_gap")
+    assert bool(found.sheets) is mounted
+    assert any(str(host / "qlib_data" / "cn_data") in note for note in found.notes) is not mounted
 
 
 def test_without_a_task(frame: pd.DataFrame, tmp_path: Path) -> None:
