@@ -126,7 +126,8 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
-        return hand_over_without_hook(functools.partial(develop_before, self), self, exp)
+        check_if_unseen(self)
+        return hand_over(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "__init__", __init__), (runner_class, "develop", develop)]
 
@@ -227,8 +228,21 @@ def check_when_built(runner: Any) -> None:
         plans.remember(runner, plan)
 
 
+def check_if_unseen(runner: Any) -> None:
+    """Check the set for a runner of a resumed session, once, where the loop's seam is not there to do it."""
+    from rdagent_sota_bridge import patch
+
+    if runner in _checked or patch.is_applied("loop"):
+        return
+    _checked.add(runner)
+    try:
+        plans.adopt(runner, plans.checked_plan())
+    except BridgeError as error:
+        plans.stop_in_step(error)
+
+
 def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run `develop` with the runner's set; checked first, where the seam of the loop is not there to do it.
+    """Run `develop` with the runner's set, where no hook has looked at the session that it may come from.
 
     Args:
         develop_before: RD-Agent's `develop`, bound to the runner.
@@ -237,12 +251,7 @@ def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
     """
     from rdagent_sota_bridge import experiment, patch
 
-    if runner not in _checked and not patch.is_applied("loop"):
-        _checked.add(runner)
-        try:
-            plans.adopt(runner, plans.checked_plan())
-        except BridgeError as error:
-            plans.stop_in_step(error)
+    check_if_unseen(runner)
     own = [based for based in exp.based_experiments or [] if experiment.is_factor_experiment(based)]
     reached = is_active() or patch.is_applied("factor runner")
     if own and plans.record_of(runner) is not None and not reached:

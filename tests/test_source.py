@@ -19,10 +19,12 @@ from rdagent_sota_bridge import source, source_file
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.environment import Seams, seams_line
 from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.plan import record_of
 from tests import runs, seams
 
 ROOT = Path(__file__).parent.parent
 RUNNER = "rdagent.scenarios.qlib.developer.model_runner"
+FACTOR_RUNNER = "rdagent.scenarios.qlib.developer.factor_runner"
 START = f"import importlib, json, sys\nRUNNER = {RUNNER!r}\n"
 
 
@@ -248,11 +250,16 @@ def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> Non
     looked = unhooked(TELL_SEAMS, tmp_path)
     assert looked.status == 0, looked.stderr
     answer = json.loads((tmp_path / "answer.json").read_text())
+<<<<<<< HEAD
     assert not answer["hooked"]
     assert answer["patched"]
     assert (answer["misfits"], answer["runners"]) == ({}, {})
     assert answer["found"]["runner"]["kind"] == "known", "the patch lies outside of develop"
     assert answer["verdicts"]["mended"] == "", "the source applies that seam too"
+=======
+    told = {name: answer[name] for name in ("hooked", "misfits", "runners", "patched")}
+    assert told == {"hooked": False, "misfits": {}, "runners": {}, "patched": True}
+>>>>>>> e909263e4bac785e2428efb91fc7ca467512d2b7
     line = seams_line(Seams(**answer), "0", "")
     assert (line.state, line.figures["patched"]) == ("pass", True)
     assert "its patched source calls the package; RDAGENT_SOTA_BRIDGE=0 turns" in line.text
@@ -263,11 +270,11 @@ LOOP = '''
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
 
-class ModelRDLoop(LoopBase, metaclass=LoopMeta):
-    """Named as RD-Agent names the loop of fin_model, with the part of it that matters here."""
+class QuantRDLoop(LoopBase, metaclass=LoopMeta):
+    """Named as RD-Agent names the loop of fin_quant, with the part of it that matters here."""
 
-    def __init__(self, runner):
-        self.runner = runner
+    def __init__(self, factor_runner, model_runner):
+        self.factor_runner, self.model_runner = factor_runner, model_runner
         super().__init__()
 
     def running(self, previous):
@@ -276,14 +283,15 @@ class ModelRDLoop(LoopBase, metaclass=LoopMeta):
 RESUME = """
 import resumed
 assert RUNNER not in sys.modules
-loop = resumed.ModelRDLoop.load("log/run/__session__/0/0_running", checkout=True)
+loop = resumed.QuantRDLoop.load("log/run/__session__/0/0_running", checkout=True)
 assert RUNNER in sys.modules
 from rdagent_sota_bridge import plan
-before = plan.record_of(loop.runner)
+before = plan.record_of(loop.model_runner)
 from tests import seams
 with seams.logged() as lines:
     loop.run().close()
-after = plan.record_of(loop.runner)
+after = plan.record_of(loop.model_runner)
+assert plan.record_of(loop.factor_runner) == after
 print("", json.dumps([before and before["digest"], after and after["digest"]]), sep="\\n")
 assert sum("SOTA factors loaded from" in line for line in lines) == (after is not None), lines
 sys.stderr.write("".join(line for line in lines if line.startswith("WARNING")))
@@ -304,7 +312,9 @@ def test_a_resumed_run_without_the_hook(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "resumed.py").write_text(LOOP)
     seams.switch_on(monkeypatch, seams.write_set(tmp_path / "set", seams.factor_frame(market)))
-    loop = importlib.import_module("resumed").ModelRDLoop(seams.build_runner())
+    factor_runner = importlib.import_module(FACTOR_RUNNER).QlibFactorRunner(None)
+    loop = importlib.import_module("resumed").QuantRDLoop(factor_runner, seams.build_runner())
+    assert record_of(factor_runner) is not None
     now = datetime.now(timezone.utc)
     loop.session_folder = tmp_path / "log" / "run" / "__session__"
     loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
@@ -328,6 +338,30 @@ def test_a_resumed_run_without_the_hook(
     assert changed.status == 1
     assert "The factor set is not the one that this run began with" in changed.stderr
     assert "Traceback" not in changed.stderr
+
+
+def test_a_runner_that_can_not_be_given_the_factors(
+    unhooked: Unhooked, market_home: tuple[Path, Market], tmp_path: Path
+) -> None:
+    """A new loop is looked at when it is built, as with the hook: a runner that drops the set is refused."""
+    home, market = market_home
+    (tmp_path / "resumed.py").write_text(LOOP)
+    seams.write_set(tmp_path / "set", seams.factor_frame(market))
+    refused = unhooked(
+        """
+        import resumed
+        parent = importlib.import_module(RUNNER).QlibModelRunner
+        runner = type("Own", (parent,), {"develop": lambda self, exp: exp})
+        resumed.QuantRDLoop(None, runner(None))
+        """,
+        tmp_path,
+        HOME=str(home),
+        LOAD_SOTA_FROM_WORKSPACE="true",
+        SOTA_WORKSPACE_PATH="set",
+    )
+    assert refused.status == 1
+    assert "the run's model runner can't be given the factors" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.e2e
