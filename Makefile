@@ -21,17 +21,34 @@ endif
 OLD_VENV := $(VENV)/rdagent-0.8.0
 
 # What looks at RD-Agent, and so runs on both; the other rooms do not know it.
-HOST_TESTS := $(patsubst %,tests/test_%.py,alpha environment forks handoff history latest_log listing locate normal \
-	options patch performance qlib_config qlib_record recognition resume run_progress sessions startup training verification)
+HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment forks handoff history latest_log listing locate \
+	model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant recognition resume run_progress \
+	sessions source source_file startup training verdict_forms verification)
+
+# Further Pythons, for the newest RD-Agent alone: Qlib stays in the environment of Python 3.11, as a user's stays
+# in conda. Never downloaded: of this machine, pyenv's among them. What runs there is what knows RD-Agent or the
+# platform; and the hand-off, to the end (tests/test_pythons.py).
+PYTHONS := 3.10 3.12
+PYTHON_TESTS := $(patsubst %,tests/test_%.py,child filesystem mounts resume rooms sessions settings startup)
+FIND_PYTHON = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/bin)$$PATH" \
+	UV_PYTHON_DOWNLOADS=never $(UV) python find --no-project $*
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/rdagent-sota demo
 
-test: lint $(OLD_VENV)/.ready
+test: lint $(OLD_VENV)/.ready $(PYTHONS:%=$(VENV)/python-%/.ready)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
 	$(OLD_VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not e2e" $(HOST_TESTS)
+	@for version in $(PYTHONS); do \
+		if test -e $(VENV)/python-$$version/.missing; then \
+			printf '\033[1;31mPYTHON %s IS NOT ON THIS MACHINE: nothing ran on it\033[0m\n' $$version; \
+		else \
+			echo "Python $$version:"; \
+			$(VENV)/python-$$version/bin/python -m pytest -q -n 2 --dist loadgroup -m "not e2e" $(PYTHON_TESTS) || exit 1; \
+		fi; \
+	done
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -52,4 +69,15 @@ $(VENV)/.ready: $(UV) pyproject.toml Makefile
 $(OLD_VENV)/.ready: $(UV) pyproject.toml Makefile
 	test -d $(OLD_VENV) || $(UV) venv --quiet --python $(BIN)/python $(OLD_VENV)
 	$(UV) pip install --quiet --python $(OLD_VENV)/bin/python $(TORCH) --group dev -e ".[demo]" $(OLDEST) $(QLIB)
+	touch $@
+
+# Its `.ready` is made where there is no such Python as well, beside a `.missing` that the tests and `test` tell of.
+$(VENV)/python-%/.ready: $(UV) pyproject.toml Makefile
+	@rm -f $(@D)/.missing $(@D)/.ready; mkdir -p $(VENV); \
+	if python=$$($(FIND_PYTHON) 2>/dev/null); then \
+		test -d $(@D)/bin || $(UV) venv --quiet --python "$$python" $(@D); \
+		$(UV) pip install --quiet --python $(@D)/bin/python --group dev -e . $(NEWEST); \
+	else \
+		mkdir -p $(@D) && touch $(@D)/.missing && echo "There is no Python $* here" >&2; \
+	fi
 	touch $@

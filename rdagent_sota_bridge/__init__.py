@@ -19,17 +19,24 @@ SEAM_MODULES = frozenset(
     {
         "rdagent.app.cli",
         "rdagent.log.logger",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent.scenarios.qlib.developer.feedback",
         "rdagent.scenarios.qlib.developer.model_runner",
         "rdagent.scenarios.qlib.experiment.workspace",
+        "rdagent.scenarios.qlib.proposal.model_proposal",
+        "rdagent.utils.env",
         "rdagent.utils.workflow.loop",
     }
 )
+
+# Modules of a patched source (`patches/`) that asked for their seams as they ran: the hook lets them be.
+called_by_source: "set[str]" = set()
 
 OFF_WORDS = ("0", "false", "no", "off")
 
 
 def is_off() -> bool:
-    """Return True if `RDAGENT_SOTA_BRIDGE` turns the package off."""
+    """Return True if `RDAGENT_SOTA_BRIDGE` turns off what acts by itself: the hook."""
     return os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip().lower() in OFF_WORDS
 
 
@@ -66,9 +73,10 @@ def _apply_after(loader: "Any") -> None:
             del loader.exec_module
         else:
             loader.exec_module = own
+        called_by_source.discard(module.__name__)  # it runs anew
         execute(module)
         # Asked again here: RD-Agent's command line has loaded .env by now, and it may hold the variable.
-        if not is_off():
+        if module.__name__ not in called_by_source and not is_off():
             from rdagent_sota_bridge import patch
 
             patch.apply_module(module)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import base_features, factors, label, tearsheet
+from rdagent_sota_bridge import base_features, factors, label, mounts, tearsheet
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
 from rdagent_sota_bridge.market import Market, read_market
@@ -162,7 +162,8 @@ def _ground(panel: Panel, task: Task | None) -> _Ground:
         return _own_rows(panel, None, "Nothing tells the market and the test segment: no IC, no returns.")
     market = read_market(task.provider_uri, task.market)
     if market is None:
-        why = f"Qlib's data of the market {task.market} is not in {task.provider_uri}: no IC, no returns."
+        place = mounts.shown(task.provider_uri)
+        why = f"Qlib's data of the market {task.market} is not in {place}: no IC, no returns."
         return _own_rows(panel, task, why)
     days = np.flatnonzero(inside(market.calendar.normalize(), task.test))
     if not len(days):

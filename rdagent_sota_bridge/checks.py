@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rdagent_sota_bridge import label
+from rdagent_sota_bridge import label, mounts
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market
@@ -135,7 +135,8 @@ def _missing_days_lines(quality: Quality, market: Market | None) -> list[Line]:
 
 def _market_line(quality: Quality, market: Market | None, task: Task) -> Line:
     if market is None:
-        text = f"Qlib data is not there yet ({task.provider_uri}, market {task.market}): not compared with it"
+        place = mounts.shown(task.provider_uri)
+        text = f"Qlib data is not there yet ({place}, market {task.market}): not compared with it"
         return Line("instruments", "warn", text, "download it, or let RD-Agent do so at its first run")
     held, known = len(quality.factors.instruments), quality.in_market or 0
     share = known / len(market.instruments)

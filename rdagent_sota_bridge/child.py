@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -40,7 +42,6 @@ def start(
         The process of the lifeline; its status is that of the command, or 128 and the number of the signal
         that ended it. Used in a `with` it ends the command, as `started` does.
     """
-    on_windows = sys.platform == "win32"
     return subprocess.Popen(  # noqa: S603 - a command of the caller's
         # Without site and the environment's PYTHON* variables: they are meant for the command.
         [sys.executable, "-I", "-S", str(Path(lifeline.__file__).resolve()), *command],
@@ -49,9 +50,36 @@ def start(
         stdin=subprocess.PIPE,  # its other end is ours alone: Python makes no descriptor inheritable
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=not on_windows,
-        pass_fds=() if on_windows else tuple(keep),
+        start_new_session=starts_session(),
+        pass_fds=tuple(keep) if starts_session() else (),
     )
+
+
+def starts_session(platform: str = sys.platform) -> bool:
+    """Return True where a child can be the leader of a session and group, and keep descriptors open."""
+    return platform != "win32"
+
+
+def end_group(process: subprocess.Popen[bytes], platform: str = sys.platform) -> None:
+    """End a child and all its own at once, and wait until they are gone, a second at most.
+
+    Args:
+        process: A child that was started with `start_new_session=starts_session()`; it may have ended.
+        platform: As `sys.platform` has it. On Windows there are no groups: the tree below a child that has
+            ended is not found there.
+    """
+    if platform == "win32":
+        if process.poll() is None:
+            subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=False)  # noqa: S603, S607
+        process.wait()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for _ in range(100):  # a second
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
+    process.wait()
 
 
 def end(process: subprocess.Popen[bytes]) -> int:

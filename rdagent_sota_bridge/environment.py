@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import locate
-from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
+from rdagent_sota_bridge import child, locate, verdict_forms
+from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
+from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.recognition import Found
-from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
+from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
 
@@ -79,12 +79,17 @@ class Seams:
         hooked: True if a Python that starts in this environment has the import hook.
         misfits: From a seam's name to the reason why it does not fit; seams that fit are left out.
         runners: From a variable that names a model runner to the reason why that can't be given the factors.
+        patched: True if RD-Agent's source calls the package (`rdagent-sota patch`).
+        verdicts: From a value of `SOTA_MODEL_VERDICT` to the reason why `fin_model` can't accept a model with
+            it; empty where it can.
         found: From the name of a seam that fits to how RD-Agent's code is recognised there.
     """
 
     hooked: bool
     misfits: dict[str, str]
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
+    patched: bool = False
+    verdicts: dict[str, str] = dataclasses.field(default_factory=dict)
     found: dict[str, Found] = dataclasses.field(default_factory=dict)
 
 
@@ -155,11 +160,19 @@ def lines(set_size: int, place: Path) -> list[Line]:
         ),
         *seam_lines(seams),
         *runner_lines(seams),
+        *verdict_lines(seams, _verdict_asked_for()),
         qlib_line(qlib),
         parquet_line(here, qlib),
         file_store_line(qlib, os.environ.get("MLFLOW_ALLOW_FILE_STORE", "")),
         disk_line(set_size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root),
     ]
+
+
+def _verdict_asked_for() -> str:
+    try:
+        return read_settings().verdict_on_models
+    except SettingsError:  # a check says so in a line of its own
+        return ""
 
 
 # --- the lines, from facts ---
@@ -200,6 +213,7 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
         return Line("seams", seams.state, f"not looked at: {seams.reason}", seams.mend)
     figures = {
         "hook": seams.hooked,
+        "patched": seams.patched,
         "seams": {seam.name: seams.misfits.get(seam.name, "fits") for seam in SEAMS},
     }
     if seams.misfits:
@@ -258,12 +272,39 @@ def runner_lines(seams: Seams | Unseen) -> list[Line]:
     ]
 
 
+def verdict_lines(seams: Seams | Unseen, way: str) -> list[Line]:
+    """Return the line about the verdict on models; none if not known.
+
+    Args:
+        seams: What was found of RD-Agent.
+        way: What `SOTA_MODEL_VERDICT` says.
+    """
+    if isinstance(seams, Unseen) or way not in seams.verdicts:
+        return []
+    name, reason, figures = "model verdict", seams.verdicts[way], {"SOTA_MODEL_VERDICT": way}
+    if not reason:
+        text = "the verdict of fin_model can accept a model; one of a run with the switch off can't"
+        if not seams.verdicts["rdagent"]:
+            text = "the verdict of fin_model can accept a model, as RD-Agent itself has it"
+        return [Line(name, "pass", text, figures=figures)]
+    mend = "unset SOTA_MODEL_VERDICT, or set it to mended" if way == "rdagent" else OTHER_RELEASE
+    return [Line(name, "warn", reason, mend, figures)]
+
+
 def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Line:
     if switch.lower() in FALSE_WORDS:
         reason, mend = f"RDAGENT_SOTA_BRIDGE={switch} turns the package off", "unset RDAGENT_SOTA_BRIDGE"
     else:
         reason = "the import hook (rdagent-sota-bridge.pth) is not active in this environment"
         mend = "install the package with pip into the environment of rdagent"
+    if figures["patched"]:
+        return Line(
+            "seams",
+            "pass",
+            f"all {len(SEAMS)} seams fit the installed RD-Agent, and its patched source calls the package; "
+            f"{reason}, so there are no underscore options, and a resume is checked after its load",
+            figures=figures,
+        )
     if runner == OWN_RUNNER:
         return Line(
             "seams",
@@ -558,12 +599,16 @@ def tell_seams(answer: Path) -> None:
             recognised[seam.name] = dataclasses.asdict(_recognised(seam))
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
+        except SystemExit:  # a patched source stops the process in its own import
+            misfits |= {at.seam.name: at.reason for at in seam_states() if at.state == "misfit"}
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
     told = {
         "hooked": hooked,
         "misfits": misfits,
         "runners": {} if misfits else _unfit_runners(),
+        "patched": bool(startup.called_by_source),
+        "verdicts": _verdicts(misfits.get("verdict", "")),
         "found": recognised,
     }
     write_whole(answer, json.dumps(told))
@@ -644,14 +689,12 @@ def _child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=child.starts_session(),
         )
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        child.end_group(process)
 
 
 def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> dict[str, Any] | str:
@@ -673,11 +716,23 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
         return Unseen(
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
-    recognised = {
+    found = {
         name: Found(at["kind"], tuple(at["releases"]), tuple(at["missing"]))
         for name, at in told["found"].items()
     }
-    return Seams(told["hooked"], told["misfits"], told["runners"], recognised)
+    return Seams(**{**told, "found": found})
+
+
+def _verdicts(misfit: str) -> dict[str, str]:
+    """Return why fin_model can't accept a model, by the value of `SOTA_MODEL_VERDICT`."""
+    try:
+        conf = import_module("rdagent.app.qlib_rd_loop.conf")
+        summarizer = import_module("rdagent.core.utils").import_class(conf.ModelBasePropSetting().summarizer)
+        judge = summarizer.generate_feedback
+    except Exception as error:  # whatever an import of foreign code raises is the answer here
+        trouble = f"whether fin_model can accept a model is not known: {type(error).__name__}: {error}"
+        return dict.fromkeys(verdict_forms.WAYS, trouble)
+    return {way: verdict_forms.trouble(judge, way, misfit) for way in verdict_forms.WAYS}
 
 
 _ANSWER = "answer.json"

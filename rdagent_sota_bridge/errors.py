@@ -70,6 +70,10 @@ class SeamError(BridgeError):
     """RD-Agent has a shape that the package does not know."""
 
 
+class SourceError(BridgeError):
+    """RD-Agent's source can't be patched, or the patch can't be taken out."""
+
+
 class SetChangedError(BridgeError):
     """A run would go on with another factor set or base set than it began with."""
 

@@ -58,6 +58,29 @@ def synthetic_experiment(record: dict[str, Any], base_digest: str) -> Any:
     return experiment
 
 
+def reference_experiment(record: dict[str, Any], base_digest: str, like: Any) -> Any:
+    """Return a `QlibFactorExperiment` that RD-Agent's factor runner can back-test: a set on a base set.
+
+    A factor loop of `fin_quant` in which nothing is accepted yet is compared with its result, where RD-Agent
+    takes that of its base features alone (`developer/factor_runner.py`, 0.8.0 and 1.0.0).
+
+    Args:
+        record: The plain record of the set.
+        base_digest: The digest of the base set.
+        like: The loop's experiment, whose base features (1.0.0: names, expressions, code) it gets.
+    """
+    task = synthetic_experiment(record, base_digest).sub_tasks[0]
+    codes = getattr(like, "base_feature_codes", None) or {}
+    if codes:  # into RD-Agent's cache key
+        task.factor_formulation += f", code of base features sha256:{_digest(sorted(codes.items()))}"
+    reference = QlibFactorExperiment([task], hypothesis=None)
+    reference.based_experiments = [base_experiment()]
+    reference.base_features = getattr(like, "base_features", None) or {}
+    reference.base_feature_codes = codes
+    setattr(reference, ATTRIBUTE, {name: record[name] for name in ("path", "digest", "columns")})
+    return reference
+
+
 def base_experiment() -> Any:
     """Return the empty factor experiment that RD-Agent's factor loop puts first.
 
@@ -74,6 +97,29 @@ def is_ours(experiment: Any) -> bool:
     return ATTRIBUTE in vars(experiment)
 
 
+def with_code(experiments: list[Any]) -> list[Any]:
+    """Return those for which RD-Agent has factor code to run: a run's own tasks, or base features' (1.0.0).
+
+    Ours stand for a set; of the reference that is the code of base features alone, as an experiment.
+    """
+    found = []
+    for experiment in experiments:
+        codes = getattr(experiment, "base_feature_codes", None)
+        if is_ours(experiment):
+            if codes:
+                bare = _bare_experiment([], None)
+                bare.base_feature_codes = codes
+                found.append(bare)
+        elif experiment.sub_tasks or codes:
+            found.append(experiment)
+    return found
+
+
+def stands_for_set(experiment: Any) -> bool:
+    """Return True for the experiment of this module that stands for the loaded set."""
+    return bool(vars(experiment).get(ATTRIBUTE))
+
+
 def is_factor_experiment(experiment: Any) -> bool:
     """Return True for a factor experiment. (RD-Agent's `FactorExperiment` is an alias for models too.)"""
     return isinstance(experiment, QlibFactorExperiment)
@@ -86,7 +132,16 @@ def codes_digest(experiments: list[Any]) -> str:
         for experiment in experiments
         for task, workspace in zip(experiment.sub_tasks, experiment.sub_workspace_list, strict=True)
     ]
-    return hashlib.sha256(json.dumps(codes).encode()).hexdigest()
+    codes += [
+        [name, code]
+        for experiment in experiments
+        for name, code in (getattr(experiment, "base_feature_codes", None) or {}).items()
+    ]
+    return _digest(codes)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _bare_experiment(tasks: list[FactorTask], hypothesis: Hypothesis | None) -> Any:

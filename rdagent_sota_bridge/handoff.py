@@ -1,4 +1,4 @@
-"""What happens at the seams of the model runner: the hand-off, and the look at what Qlib loaded."""
+"""What happens at the seams of the runners: the hand-off, and the look at what Qlib loaded."""
 
 from __future__ import annotations
 
@@ -51,14 +51,15 @@ _LOGGING_RACE = re.compile(r"Metric '[^']*' is malformed")
 
 
 @dataclass
-class _HandOff:
+class HandOff:
     """The hand-off of one `develop`: what is known so far.
 
     Attributes:
         record: The set, as the runner remembers it.
         base: The base set of this model, whole.
-        experiment: RD-Agent's model experiment.
+        experiment: RD-Agent's experiment: a model's, or that of a factor loop of fin_quant.
         mined: The mined columns; with fin_quant's own factors, once RD-Agent has merged.
+        configs: The YAML files that train on factors; RD-Agent has to take one of them.
         own_codes: Digest of the code of fin_quant's own factors; empty without any.
         merged: True once the merge path has asked for the factors.
         trained: True once qrun has run.
@@ -74,6 +75,7 @@ class _HandOff:
     base: alpha.BaseSet
     experiment: Any
     mined: tuple[str, ...]
+    configs: tuple[str, ...] = (qlib_config.CONFIG_FILE,)
     own_codes: str = ""
     merged: bool = False
     trained: bool = False
@@ -83,6 +85,11 @@ class _HandOff:
     training: str = field(default_factory=lambda: uuid.uuid4().hex)
     failed: BridgeError | None = None
     result_caches: bool = True
+
+    @property
+    def is_of_model(self) -> bool:
+        """True for a model's experiment, False for one on factors (in fin_quant)."""
+        return qlib_config.CONFIG_FILE in self.configs
 
     @property
     def base_beside_mined(self) -> alpha.BaseSet:
@@ -97,7 +104,7 @@ class _HandOff:
         return f"factor set {self.record['digest']}{own}, base set {base.name} sha256:{base.digest}"
 
 
-_active: ContextVar[_HandOff | None] = ContextVar("rdagent_sota_bridge_hand_off", default=None)
+_active: ContextVar[HandOff | None] = ContextVar("rdagent_sota_bridge_hand_off", default=None)
 
 
 # --- the seams ---
@@ -119,7 +126,7 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
-        return hand_over(functools.partial(develop_before, self), self, exp)
+        return hand_over_without_hook(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "__init__", __init__), (runner_class, "develop", develop)]
 
@@ -160,7 +167,7 @@ def _merge_in_place_of(process_before: Any) -> Any:
     return process_factor_data
 
 
-def _remembering(hand_off: _HandOff, work: Callable[[], Any]) -> Any:
+def _remembering(hand_off: HandOff, work: Callable[[], Any]) -> Any:
     """Do the work of a seam inside `develop`; after one that failed there is none.
 
     A fork may retry, or go on without the factors, at whatever exception comes.
@@ -221,14 +228,14 @@ def check_when_built(runner: Any) -> None:
 
 
 def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run `develop` with the runner's set, where no hook has looked at the session that it may come from.
+    """Run `develop` with the runner's set; checked first, where the seam of the loop is not there to do it.
 
     Args:
         develop_before: RD-Agent's `develop`, bound to the runner.
         runner: The runner, which the check of a resume has not seen.
         exp: RD-Agent's model experiment.
     """
-    from rdagent_sota_bridge import patch
+    from rdagent_sota_bridge import experiment, patch
 
     if runner not in _checked and not patch.is_applied("loop"):
         _checked.add(runner)
@@ -236,6 +243,10 @@ def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
             plans.adopt(runner, plans.checked_plan())
         except BridgeError as error:
             plans.stop_in_step(error)
+    own = [based for based in exp.based_experiments or [] if experiment.is_factor_experiment(based)]
+    reached = is_active() or patch.is_applied("factor runner")
+    if own and plans.record_of(runner) is not None and not reached:
+        plans.warn_of_unlike_factor_loops(type(runner))
     return hand_over(develop_before, runner, exp)
 
 
@@ -257,9 +268,9 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
 def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
     from rdagent_sota_bridge import experiment
 
-    _check_unchanged(record)
-    base = _base_of_run(record, exp)
-    hand_off = _HandOff(record, base, exp, tuple(record["columns"]))
+    check_unchanged(record)
+    base = base_of_run(record, exp)
+    hand_off = HandOff(record, base, exp, tuple(record["columns"]))
     others = [based for based in exp.based_experiments or [] if not experiment.is_ours(based)]
     if not any(experiment.is_factor_experiment(based) for based in others):
         others.insert(0, experiment.base_experiment())
@@ -267,6 +278,23 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
     logger().info("SOTA factor experiment added to based_experiments")
     _log_base_set(hand_off)
 
+    developed = develop_with(develop_before, runner, hand_off)
+    _write_manifest(hand_off, developed, from_cache=not hand_off.trained)
+    return developed
+
+
+def is_active() -> bool:
+    """Return True inside a hand-off."""
+    return _active.get() is not None
+
+
+def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
+    """Run RD-Agent's `develop` on the experiment of a hand-off, whose based experiments are set already.
+
+    Raises:
+        HandOffError: if what RD-Agent did is not what was handed over.
+    """
+    exp = hand_off.experiment
     hand_off.result_caches = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
     cache = recognition.result_cache(develop_before)
     usable = cache is None or _tells_sets_apart(cache, hand_off, runner)
@@ -285,18 +313,21 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
             exp.base_features = given
     if hand_off.failed is not None:
         raise hand_off.failed
-    from_cache = not hand_off.trained
-    if from_cache:
+    if not hand_off.trained:
         _check_cached(hand_off, cache if usable else None, runner, exp)
         logger().info(
-            "The result comes from RD-Agent's cache: same model, same base set, same factor set "
-            f"({record['digest']})"
+            "The result comes from RD-Agent's cache: same experiment, same base set, same factor set "
+            f"({hand_off.record['digest']})"
         )
-    _write_manifest(hand_off, developed, from_cache)
     return developed
 
 
-def _check_unchanged(record: Record) -> None:
+def check_unchanged(record: Record) -> None:
+    """Check that the files of a run's set are what it began with.
+
+    Raises:
+        FactorFileNotFoundError, SetChangedError: if not.
+    """
     for source in record["sources"]:
         path = Path(source["path"])
         if not path.is_file():
@@ -310,7 +341,7 @@ def _check_unchanged(record: Record) -> None:
             raise factors.changed_set(path, source["digest"], now)
 
 
-def _base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
+def base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
     """Return the base set of the run: the one asked for, or features that the user chose in RD-Agent.
 
     The record remembers which, from the first model on: later ones must have the same.
@@ -333,13 +364,13 @@ def _chosen_in_rdagent(exp: Any) -> dict[str, str]:
     given = getattr(exp, "base_features", None)
     if given and not alpha.same_features(given, alpha.ALPHA20):
         return dict(given)
-    written = qlib_config.written_features(
-        exp.experiment_workspace.file_dict.get(qlib_config.CONFIG_FILE, "")
-    )
+    # A factor loop of fin_quant has no such file, and the base set is that of the run's models.
+    config = exp.experiment_workspace.file_dict.get(qlib_config.CONFIG_FILE)
+    written = qlib_config.written_features(inspection.packaged_config() if config is None else config)
     return {} if written == alpha.ALPHA20 else written
 
 
-def _log_base_set(hand_off: _HandOff) -> None:
+def _log_base_set(hand_off: HandOff) -> None:
     log = logger()
     base, beside = hand_off.base, hand_off.base_beside_mined
     given = _chosen_in_rdagent(hand_off.experiment)
@@ -360,13 +391,13 @@ def _log_base_set(hand_off: _HandOff) -> None:
         )
 
 
-def _give_base_features(hand_off: _HandOff) -> None:
+def _give_base_features(hand_off: HandOff) -> None:
     """Give RD-Agent 1.0.0 the base features that it counts into num_features; 0.8.0 knows none."""
     if hasattr(hand_off.experiment, "base_features"):
         hand_off.experiment.base_features = dict(hand_off.base_beside_mined.features)
 
 
-def _tells_sets_apart(cache: recognition.ResultCache, hand_off: _HandOff, runner: Any) -> bool:
+def _tells_sets_apart(cache: recognition.ResultCache, hand_off: HandOff, runner: Any) -> bool:
     """Return True if a cache of results gives no model the result of another set, or of none.
 
     A fork's own key function may leave out the experiments before, or count them: the function is asked.
@@ -382,15 +413,18 @@ def _tells_sets_apart(cache: recognition.ResultCache, hand_off: _HandOff, runner
     place = f"{cache.key.__module__}.{cache.key.__qualname__}, the key of the cache of develop's results"
     given = exp.based_experiments
     others = [
-        [],
-        [experiment.synthetic_experiment({**record, "digest": "another set"}, base.digest)],
-        [experiment.synthetic_experiment(record, "another base set")],
+        None,
+        experiment.synthetic_experiment({**record, "digest": "another set"}, base.digest),
+        experiment.synthetic_experiment(record, "another base set"),
     ]
+    if not any(experiment.stands_for_set(based) for based in given):
+        return True  # the experiment itself stands for the set, in its own tasks
     try:
         key = cache.key(runner, exp)
         keys = []
         for other in others:
-            exp.based_experiments = [*given[:-1], *other]
+            replaced = [other if experiment.stands_for_set(based) else based for based in given]
+            exp.based_experiments = [based for based in replaced if based is not None]
             keys.append(cache.key(runner, exp))
     except Exception as error:
         raise HandOffError(
@@ -424,7 +458,7 @@ def _result_caches(on: bool) -> Iterator[None]:
         settings.cache_with_pickle = before
 
 
-def _check_cached(hand_off: _HandOff, cache: recognition.ResultCache | None, runner: Any, exp: Any) -> None:
+def _check_cached(hand_off: HandOff, cache: recognition.ResultCache | None, runner: Any, exp: Any) -> None:
     """Check that a result without a training is one of RD-Agent's cache, and not one without the factors."""
     settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
     key = None if cache is None else cache.key(runner, exp)
@@ -440,21 +474,22 @@ def _check_cached(hand_off: _HandOff, cache: recognition.ResultCache | None, run
 # --- the merge ---
 
 
-def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.DataFrame:
-    """Return the loaded set, and beside it what this run's own factor experiments (fin_quant) bring."""
+def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.DataFrame:
+    """Return the loaded set, and beside it what this run's own factor experiments (fin_quant) bring.
+
+    What RD-Agent asks for without the set (a factor loop's new factors) is RD-Agent's own.
+    """
     from rdagent_sota_bridge import experiment
 
+    listed = experiments if isinstance(experiments, list) else [experiments]
+    if not any(experiment.is_ours(based) for based in listed):
+        return process_before(experiments)  # the new factors of a factor loop
     stored = plans.keep_in_store(hand_off.record)
     # In a container RD-Agent changes the modes of all files of the workspace (`_get_chmod_cmd` in
     # `utils/env.py`, 0.8.0 and 1.0.0), and through a hard link those of the stored file.
     link = not inspection.is_qlib_in_docker()
     frame: pd.DataFrame = StoredFrame(stored, link, functools.partial(_placed, hand_off, stored))
-    listed = experiments if isinstance(experiments, list) else [experiments]
-    own = [
-        based
-        for based in listed
-        if not experiment.is_ours(based) and (based.sub_tasks or getattr(based, "base_feature_codes", None))
-    ]
+    own = experiment.with_code(listed)
     if own:
         # RD-Agent will open this file for writing: where it is a link, it must not write through it.
         placing.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
@@ -467,7 +502,7 @@ def _merged(process_before: Any, experiments: Any, hand_off: _HandOff) -> pd.Dat
     return frame
 
 
-def _placed(hand_off: _HandOff, stored: store.Stored, how: placing.How) -> None:
+def _placed(hand_off: HandOff, stored: store.Stored, how: placing.How) -> None:
     hand_off.stored = {"path": str(stored.path), "digest": stored.content, "placed_as": how}
     logger().info(f"SOTA factors placed in the model's workspace: a {how} of {stored.path}")
 
@@ -475,34 +510,40 @@ def _placed(hand_off: _HandOff, stored: store.Stored, how: placing.How) -> None:
 # --- the training ---
 
 
-def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], hand_off: _HandOff) -> Any:
+def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], hand_off: HandOff) -> Any:
     """Run qrun on a workspace whose YAML says what is handed over, and look at what Qlib loaded."""
-    if config_name != qlib_config.CONFIG_FILE:
+    if config_name not in hand_off.configs:
         raise HandOffError(
-            f"RD-Agent took {config_name} in place of {qlib_config.CONFIG_FILE}: the model would be trained "
-            "without the factors",
+            f"RD-Agent took {config_name} in place of {' or '.join(hand_off.configs)}: the model would be "
+            "trained without the factors",
             str(workspace.workspace_path),
             OTHER_RELEASE,
         )
+    if (
+        not hand_off.is_of_model
+    ):  # with the loop's new factors, less those that RD-Agent found too like old ones
+        hand_off.mined = factors.read_footer(Path(workspace.workspace_path) / FACTOR_FILE).columns
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
-    config, script = (_text_in(workspace, name) for name in (qlib_config.CONFIG_FILE, RESULT_SCRIPT))
+    config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
 
     settings = read_settings()
+    # A factor loop's data are never asked for again.
+    prepares = settings.prepared_data and hand_off.is_of_model
 
     def attempt(note: str) -> Any:
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
         files = {RESULT_SCRIPT: manifest.with_probe(script, note)}
-        if settings.prepared_data:
+        if prepares:
             adapted = prepared.with_prepared_handler(adapted)
             folder = prepared.folder(store.folder(settings.store_path))
             files[prepared.SCRIPT_FILE] = prepared.script(folder, hand_off.note)
-        workspace.inject_files(**files, **{qlib_config.CONFIG_FILE: adapted})
+        workspace.inject_files(**files, **{config_name: adapted})
         for left in (manifest.LOADED_FILE, prepared.OUTCOME_FILE):
             (workspace.workspace_path / left).unlink(missing_ok=True)
         environment = {**run_env, prepared.TRAINING: hand_off.training}
-        return run(qlib_config_name=qlib_config.CONFIG_FILE, run_env=environment)
+        return run(qlib_config_name=config_name, run_env=environment)
 
     result, output = attempt(hand_off.note)
     if result is None and (race := _LOGGING_RACE.search(str(output))):
@@ -524,7 +565,7 @@ def _text_in(workspace: Any, name: str) -> str:
     return str(text)
 
 
-def _look_at_placed(hand_off: _HandOff, workspace: Path) -> None:
+def _look_at_placed(hand_off: HandOff, workspace: Path) -> None:
     """Claim no link that is none any more: RD-Agent's ENABLE_CACHE puts an old workspace in its place."""
     told = hand_off.stored
     if told is not None and told["placed_as"] == "link":
@@ -533,7 +574,7 @@ def _look_at_placed(hand_off: _HandOff, workspace: Path) -> None:
             hand_off.stored = None
 
 
-def _look_at_loaded(hand_off: _HandOff, workspace: Path) -> None:
+def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:
     loaded = manifest.read_loaded(workspace)
     if loaded is None:
         logger().warning(
@@ -543,13 +584,17 @@ def _look_at_loaded(hand_off: _HandOff, workspace: Path) -> None:
         return
     manifest.check_loaded(loaded, hand_off.base_beside_mined.names, hand_off.mined, workspace)
     hand_off.loaded = loaded
+    kinds = f"({len(hand_off.mined)} mined, {len(hand_off.base_beside_mined.features)} base)"
+    if loaded.columns is None:
+        logger().info(f"SOTA factors used: LightGBM was trained on {loaded.num_features} columns {kinds}")
+        return
     logger().info(
-        f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns ({len(hand_off.mined)} mined, "
-        f"{len(hand_off.base_beside_mined.features)} base), num_features {loaded.num_features}"
+        f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns {kinds}, "
+        f"num_features {loaded.num_features}"
     )
 
 
-def _look_at_prepared(hand_off: _HandOff, workspace: Path) -> None:
+def _look_at_prepared(hand_off: HandOff, workspace: Path) -> None:
     outcome = prepared.outcome(workspace, hand_off.training)
     if outcome is not None:
         hand_off.prepared = outcome.state
@@ -557,7 +602,7 @@ def _look_at_prepared(hand_off: _HandOff, workspace: Path) -> None:
         tell(outcome.line)
 
 
-def _write_manifest(hand_off: _HandOff, exp: Any, from_cache: bool) -> None:
+def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
     record, base = hand_off.record, hand_off.base
     workspace = Path(exp.experiment_workspace.workspace_path)
     workspace.mkdir(parents=True, exist_ok=True)

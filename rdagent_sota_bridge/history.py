@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions
+from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.verdict_forms import Asked
 
 COMMANDS = {
     "FactorRDLoop": "fin_factor",
@@ -75,6 +76,7 @@ class Loop:
         record: What Qlib recorded; None where nothing is recorded there.
         factors: Of a factor loop.
         code: Of a model loop the text of `model.py`; may be empty.
+        asked: Of a model loop how its verdict was asked for; None where the log does not tell.
     """
 
     number: int | None
@@ -97,6 +99,7 @@ class Loop:
     record: Record | None = None
     factors: tuple[Factor, ...] = ()
     code: str = ""
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ def _finished(
         workspace=workspace,
         manifest=manifest,
         record=record,
+        asked=_asked_for_verdict(log, number, notes) if begun["kind"] == "model" else None,
     )
 
 
@@ -374,6 +378,30 @@ def _is_cached(manifest: dict[str, Any] | None, record: Record | None, workspace
 
 
 # --- what was asked ---
+
+
+def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -> Asked | None:
+    """Return how the LLM was asked for a loop's verdict, by the last request that RD-Agent logged of it.
+
+    It makes the same request twice and reads the second answer (`scenarios/qlib/developer/feedback.py`, 0.5.0
+    to 1.0.0); `build_messages_and_create_chat_completion` logs each (`oai/backend/base.py`).
+    """
+    if log is None or number is None:
+        return None
+    files = (log / f"Loop_{number}" / "feedback").glob("**/debug_llm/**/*.pkl")
+    last = max(files, key=lambda file: file.name, default=None)  # named by their time
+    if last is None:
+        return None
+    try:
+        request = sessions.load(last)
+        return verdict_forms.asked(str(request["system"]), str(request["resp"]))
+    except SessionError as error:
+        notes.append(f"how the verdict was asked for can't be read: {error.fact} ({error.place})")
+    except pickled.DAMAGE as error:
+        notes.append(
+            f"how the verdict was asked for has a form that is not known ({type(error).__name__}; {last})"
+        )
+    return None
 
 
 def _asked(log: Path, notes: list[str]) -> dict[str, str]:

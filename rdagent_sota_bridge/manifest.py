@@ -31,18 +31,23 @@ def _sota_loaded(recorder):
 
     dataset = recorder.load_object("dataset")
     chain = list(dataset.handler.infer_processors)
-    first = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")][0]
-    norm, later = chain[first], chain[first + 1 :] + list(getattr(dataset.handler, "learn_processors", []))
-    columns = [str(column[-1]) for column in norm.cols]
-    empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
-    for p in later:  # what chooses columns after the norm has seen them
-        named = set(map(str, getattr(p, "col_list", ())))
-        if type(p).__name__ == "FilterCol" and p.fields_group in ("feature", None):
-            columns = [name for name in columns if name in named]
-        elif type(p).__name__ == "DropCol":
-            columns = [name for name in columns if name not in named]
-    empty = [name for name in empty if name in columns]
-    width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
+    norms = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")]
+    if norms:
+        norm = chain[norms[0]]
+        columns = [str(column[-1]) for column in norm.cols]
+        empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
+        # What chooses columns after the norm has seen them.
+        for p in chain[norms[0] + 1 :] + list(getattr(dataset.handler, "learn_processors", [])):
+            named = set(map(str, getattr(p, "col_list", ())))
+            if type(p).__name__ == "FilterCol" and p.fields_group in ("feature", None):
+                columns = [name for name in columns if name in named]
+            elif type(p).__name__ == "DropCol":
+                columns = [name for name in columns if name not in named]
+        empty = [name for name in empty if name in columns]
+        width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
+    else:  # LightGBM, in a factor loop: its own count of features is all that is kept
+        columns, empty = None, []
+        width = [recorder.load_object("params.pkl").model.num_feature()]
     versions = {{"python": platform.python_version()}}
     for name in ("qlib", "pandas", "pyarrow", "numpy", "torch"):
         try:
@@ -84,13 +89,14 @@ class Loaded:
     """What Qlib loaded and trained on, from the artifacts of its own run.
 
     Attributes:
-        columns: The features' names as the network got them, in order.
+        columns: The features' names as the network got them, in order; None for LightGBM, which keeps none.
         columns_without_training_values: Those without a single value in the training segment.
-        num_features: The input width that Qlib recorded for the model, or None if it recorded none.
+        num_features: The input width that Qlib recorded for the model, or None if it recorded none; the
+            number of features that LightGBM was trained on.
         versions: Versions in Qlib's environment.
     """
 
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] | None
     columns_without_training_values: tuple[str, ...]
     num_features: int | None
     versions: dict[str, str]
@@ -98,7 +104,7 @@ class Loaded:
     def as_record(self) -> dict[str, Any]:
         """Return it as the manifest shows it."""
         return {
-            "columns": list(self.columns),
+            "columns": None if self.columns is None else list(self.columns),
             "columns_without_training_values": list(self.columns_without_training_values),
             "num_features": self.num_features,
         }
@@ -111,7 +117,7 @@ def read_loaded(workspace: Path) -> Loaded | None:
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     return Loaded(
-        tuple(content["columns"]),
+        None if content["columns"] is None else tuple(content["columns"]),
         tuple(content["columns_without_training_values"]),
         content["num_features"],
         content["versions"],
@@ -128,14 +134,15 @@ def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], 
     """
     expected = sorted({*base, *mined})
     problems = []
-    if sorted(loaded.columns) != expected:
+    if loaded.columns is not None and sorted(loaded.columns) != expected:
         missing = sorted(set(expected) - set(loaded.columns))
         extra = sorted(set(loaded.columns) - set(expected))
         problems.append(
             f"Qlib loaded {len(loaded.columns)} columns; missing: {missing}, not asked for: {extra}"
         )
-    if loaded.num_features not in (None, len(loaded.columns)):
-        problems.append(f"the network is {loaded.num_features} wide for {len(loaded.columns)} columns")
+    columns = expected if loaded.columns is None else loaded.columns
+    if loaded.num_features not in (None, len(columns)):
+        problems.append(f"the network is {loaded.num_features} wide for {len(columns)} columns")
     if set(mined) <= set(loaded.columns_without_training_values):
         problems.append(f"no value of the {len(mined)} mined columns reached the training segment")
     if problems:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_bridge import mounts
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
 from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT, FactorSet
 
@@ -56,8 +57,13 @@ def read_market(provider_uri: str, name: str) -> Market | None:
 
     The format is Qlib's file storage (`qlib/data/storage/file_storage.py`, pyqlib 0.9.7):
     `calendars/day.txt` has one day a line, `instruments/<market>.txt` has code, start and end, tabs between.
+
+    Raises:
+        SettingsError: if RD-Agent's setting of what is mounted into Qlib's container means nothing.
     """
-    folder = Path(provider_uri).expanduser()
+    folder = mounts.on_host(provider_uri)
+    if folder is None:
+        return None
     calendar = folder / "calendars" / "day.txt"
     instruments = folder / "instruments" / f"{name.lower()}.txt"
     try:

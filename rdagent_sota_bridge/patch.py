@@ -61,7 +61,13 @@ SEAMS = (
         "loop",
         "rdagent.utils.workflow.loop",
         "rdagent_sota_bridge.resume:patches",
-        "LoopBase.load and LoopBase.__init__: a session is checked before RD-Agent touches it",
+        "LoopBase.load, __init__ and run: a session is checked before RD-Agent touches it",
+    ),
+    Seam(
+        "docker",
+        "rdagent.utils.env",
+        "rdagent_sota_bridge.mounts:patches",
+        "QTDockerEnv keeps its mounts and time limit, which RD-Agent's own get_model_env takes from it",
     ),
     Seam(
         "workspace",
@@ -83,6 +89,30 @@ SEAMS = (
         "QlibModelRunner: the set is checked when it is built, and handed over in develop",
         essential=True,
         recognised_by="rdagent_sota_bridge.recognition:recognise",
+    ),
+    Seam(
+        "factor merge",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.handoff:merge_patches",
+        "process_factor_data, where the factor runner's develop looks it up: the set in fin_quant",
+    ),
+    Seam(
+        "factor runner",
+        "rdagent.scenarios.qlib.developer.factor_runner",
+        "rdagent_sota_bridge.quant:runner_patches",
+        "QlibFactorRunner.develop: factor loops of fin_quant have the set that its models have",
+    ),
+    Seam(
+        "verdict",
+        "rdagent.scenarios.qlib.developer.feedback",
+        "rdagent_sota_bridge.model_verdict:patches",
+        "the verdict on a model in fin_model is asked for in the form that RD-Agent reads",
+    ),
+    Seam(
+        "best model",
+        "rdagent.scenarios.qlib.proposal.model_proposal",
+        "rdagent_sota_bridge.best_model:patches",
+        "the best model so far stands in fin_model's proposals, under the name that RD-Agent looks up",
     ),
 )
 
@@ -129,7 +159,7 @@ def apply() -> None:
 
 
 def apply_module(module: ModuleType) -> None:
-    """Apply the seams of a module that was just imported; the import hook calls this.
+    """Apply the seams of a module that has just run; the import hook calls this, or a patched source.
 
     Nobody called for the package by name here, so a shape that is not known is said once, on stderr, and the
     module is left alone; but a run that asked for the factors is stopped (or warned, by `SOTA_ON_ERROR`).
@@ -140,14 +170,13 @@ def apply_module(module: ModuleType) -> None:
             continue
         # The module has just run, perhaps once more (importlib.reload): what was replaced in it is gone.
         _state.applied.pop(seam.name, None)
-        try:
-            _apply_seam(seam, module)
-        except SeamError as error:
-            if seam.essential:
-                importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
-            else:
-                checked = " and ".join(seam.checked)
-                sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
+        _apply_or_say(seam, module)
+
+
+def apply_waiting(seam: Seam, module: ModuleType) -> None:
+    """Apply a seam of an imported module as `apply_module` does, but once; idle after a misfit too."""
+    if _status(seam).state == "waiting":
+        _apply_or_say(seam, module)
 
 
 def revert() -> None:
@@ -220,6 +249,17 @@ def _apply_seam(seam: Seam, module: ModuleType) -> None:
         replaced.append(_Replaced(owner, attribute, vars(owner).get(attribute, _ABSENT), replacement))
         setattr(owner, attribute, replacement)
     _state.applied[seam.name] = replaced
+
+
+def _apply_or_say(seam: Seam, module: ModuleType) -> None:
+    try:
+        _apply_seam(seam, module)
+    except SeamError as error:
+        if seam.essential:
+            importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
+        else:
+            checked = " and ".join(seam.checked)
+            sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
 
 
 def _check_own_switch() -> None:

@@ -10,6 +10,7 @@ import collections
 import datetime
 import pathlib
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -93,14 +94,20 @@ class _Mapping(dict[Any, Any]):
         super().__init__()
 
 
+def _moment(*state: Any) -> Any:
+    """Return a moment; of one in a foreign zone (pytz, in what RD-Agent logs of an LLM) a stand-in."""
+    return _StandIn() if isinstance(state[-1], _StandIn) else datetime.datetime(*state)
+
+
 # Harmless: they hold what they are given, and call nothing. Paths lose their tie to this machine's files.
-_PLAIN: dict[tuple[str, str], type] = {
+_PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("collections", "defaultdict"): _Mapping,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "deque"): collections.deque,
-    **{("datetime", name): getattr(datetime, name) for name in ("date", "datetime", "timedelta", "timezone")},
+    ("datetime", "datetime"): _moment,
+    **{("datetime", name): getattr(datetime, name) for name in ("date", "timedelta", "timezone")},
 }
 _PATHS = {
     "PosixPath": pathlib.PurePosixPath,

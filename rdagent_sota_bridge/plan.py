@@ -14,7 +14,17 @@ from typing import Any, NoReturn
 
 import typer
 
-from rdagent_sota_bridge import factors, inspection, latest_log, locate, patch, recognition, store
+from rdagent_sota_bridge import (
+    __version__,
+    factors,
+    inspection,
+    latest_log,
+    locate,
+    patch,
+    recognition,
+    store,
+    verdict_forms,
+)
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
     BridgeError,
@@ -34,7 +44,14 @@ RUNNER_ATTRIBUTE = "sota_bridge"
 Record = dict[str, Any]
 
 RECORD_VERSION = 2
-"""The form of the records that runners carry; 1 was that of one file taken whole."""
+"""The form of the records that runners carry; 1 was that of one file taken whole.
+
+What an upgrade of the package may break: a session goes on with every later release that has this form. So a
+release may add entries, and may not need them of a session. It may not take away those that `check_same_set`
+reads, or give them or a digest another meaning: the same file, and the same base set, keep their digests. A
+release that has to raises this number, and sessions of another form are refused, before RD-Agent touches
+them, with the release that they are for. With the switch off, or without the package, any session goes on.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,14 +81,16 @@ def checked_plan() -> Plan | None:
         record = _checked_record(settings)
         # Now, rather than in the first loop: a full disk is told before an LLM call is paid.
         keep_in_store(record)
-        return Plan(record)
+        plan = Plan(record)
     except SettingsError:
         raise
     except BridgeError as error:
         if settings.on_error == "fail":
             raise
         _warn_and_go_on(error)
-        return Plan(None, str(error))
+        plan = Plan(None, str(error))
+    _warn_of_verdict(settings)
+    return plan
 
 
 def refuse(error: BridgeError) -> None:
@@ -105,6 +124,7 @@ def _checked_record(settings: Settings) -> Record:
     whole = found.quality.sources[0].digest == held.digest
     return {
         "version": RECORD_VERSION,
+        "release": __version__,
         "path": str(held.path),
         "digest": held.digest,
         "columns": list(held.columns),
@@ -185,12 +205,39 @@ def _log_loaded(found: inspection.Inspection) -> None:
             log.warning(f"SOTA factors check: {line}")
 
 
+def _warn_of_verdict(settings: Settings) -> None:
+    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
+    # A loop imports it after its runner; with the hook that applies its seam.
+    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
+    misfit = next(
+        status.reason or "the seam verdict is not applied"
+        for status in patch.status()
+        if status.seam.name == "verdict"
+    )
+    trouble = verdict_forms.trouble(
+        getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None),
+        settings.verdict_on_models,
+        "" if patch.is_applied("verdict") else misfit,
+    )
+    if trouble:
+        logger().warning(f"SOTA model verdict: {trouble}")
+
+
 def _metrics_beside(path: Path) -> dict[str, float]:
     try:
         return factors.metrics_beside(path)
     except (OSError, ValueError) as error:
         logger().warning(f"The factor run's own metrics are left out, for {error}")
         return {}
+
+
+def missing_from(develop: Any, names: frozenset[str], texts: frozenset[str]) -> list[str]:
+    """Return which of these names and texts the code of a function lacks."""
+    code = getattr(inspect.unwrap(develop), "__code__", None)
+    if code is None:
+        return ["Python code"]
+    found = {constant for constant in code.co_consts if isinstance(constant, str)}
+    return sorted((names - set(code.co_names)) | (texts - found))
 
 
 def check_develop(module: Any) -> recognition.Found:
@@ -285,6 +332,14 @@ def remember(runner: Any, plan: Plan | None) -> None:
         delattr(runner, RUNNER_ATTRIBUTE)
 
 
+def pass_on(runner: Any, other: Any) -> None:
+    """Let another runner of the same loop carry what a runner carries, or nothing, as that one does."""
+    if was_asked(runner):
+        setattr(other, RUNNER_ATTRIBUTE, getattr(runner, RUNNER_ATTRIBUTE))
+    elif was_asked(other):
+        delattr(other, RUNNER_ATTRIBUTE)
+
+
 def adopt(runner: Any, plan: Plan | None) -> None:
     """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
 
@@ -294,8 +349,11 @@ def adopt(runner: Any, plan: Plan | None) -> None:
     began, now = record_of(runner), None if plan is None else plan.record
     if began is not None and now is not None:
         check_same_set(began, now)
-        if plan is not None and plan.record is not None and "base_of_run" in began:
-            plan.record["base_of_run"] = began["base_of_run"]
+        if "base_of_run" in began:
+            now["base_of_run"] = began["base_of_run"]
+        if began.get("release", now["release"]) != now["release"]:
+            then, here = began["release"], now["release"]
+            logger().info(f"This run began with rdagent-sota-bridge {then}, and goes on with {here}")
     elif began is not None:
         why = "LOAD_SOTA_FROM_WORKSPACE is off" if plan is None else "the set can't be used"
         logger().warning(
@@ -317,10 +375,12 @@ def check_same_set(began: Record, now: Record) -> None:
         SetChangedError: if not; it names both digests.
     """
     if began["version"] != now["version"]:
+        release = began.get("release", "")  # the first releases wrote none
+        which = f"rdagent-sota-bridge=={release}" if release else "the release that it was written with"
         raise SetChangedError(
-            "The session was written by another release of rdagent-sota-bridge",
-            f"form {began['version']} then, {now['version']} now",
-            "install the release that it was written with, or start a new run",
+            f"The session was written by another release of rdagent-sota-bridge{release and f', {release}'}",
+            f"form {began['version']} then, {now['version']} now ({now['release']})",
+            f"install {which}, or start a new run",
         )
     files_then, files_now = ([source["digest"] for source in record["sources"]] for record in (began, now))
     if began["digest"] != now["digest"] and files_then == files_now:
@@ -376,22 +436,38 @@ def check_runner(runner: Any) -> None:
 
 def check_runner_class(runner_class: type) -> None:
     """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    for kind in runner_class.__mro__:
-        develop = vars(kind).get("develop")
-        if develop is None:
-            continue
-        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
-            return
-        names = recognition.names_in(inspect.unwrap(develop))
-        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
-        if "develop" not in names or names.isdisjoint(parents):
-            break
+    if leads_to_hand_off(runner_class):
+        return
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
         f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop does not lead to "
         "QlibModelRunner.develop",
         "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
         "from QlibModelRunner",
+    )
+
+
+def leads_to_hand_off(runner_class: type) -> bool:
+    """Return True for a class whose `develop` is ours, or goes on to a parent's that is."""
+    for kind in runner_class.__mro__:
+        develop = vars(kind).get("develop")
+        if develop is None:
+            continue
+        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
+            return True
+        names = recognition.names_in(inspect.unwrap(develop))
+        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
+        if "develop" not in names or names.isdisjoint(parents):
+            return False
+    return False
+
+
+def warn_of_unlike_factor_loops(runner_class: type) -> None:
+    """Warn of a run of `fin_quant` whose factor loops don't get the set that its models get."""
+    logger().warning(
+        f"SOTA factors can't join the factor loops of this run ({runner_class.__module__}."
+        f"{runner_class.__qualname__}): RD-Agent judges them without the loaded set, the first one against "
+        "its base features, later ones against models that were trained with it"
     )
 
 

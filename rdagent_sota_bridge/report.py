@@ -20,6 +20,7 @@ from rdagent_sota_bridge.history import Factor, Loop, Run
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
+from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE
 
 Place = tuple[int, int]
 """Position of a run in the report, and of a loop in that run."""
@@ -103,6 +104,21 @@ class Compared:
     mean_without: float
     loops_with: int = 0
     loops_without: int = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """By what verdicts the models of a run were judged.
+
+    Attributes:
+        read: How many were judged in a form that RD-Agent reads.
+        unread: How many were asked for in a form that RD-Agent does not read: none of them could be accepted.
+        in_vain: How many of these the LLM said yes to.
+    """
+
+    read: int = 0
+    unread: int = 0
+    in_vain: int = 0
 
 
 # --- gathering ---
@@ -393,13 +409,40 @@ def tested_alike(report: Report) -> bool:
     return len(tasks) <= 1
 
 
+def judged(run: Run) -> Judged:
+    """Return how the verdicts on the models of a run came about, as far as its log tells.
+
+    RD-Agent reads "Decision" (0.5 to 1.0). A fork that reads the other form shows it by an accepted model.
+    """
+    told = [(loop, loop.asked) for loop in run.loops if loop.kind == "model" and loop.asked is not None]
+    known = {DECISION}
+    for loop, asked in told:
+        if loop.accepted and DECISION not in asked.answered:
+            known |= set(asked.answered)
+    read = [asked for _, asked in told if known & {*asked.shown, *asked.answered}]
+    unread = [asked for _, asked in told if asked not in read and REPLACE in asked.shown]
+    return Judged(len(read), len(unread), sum(asked.says_yes for asked in unread))
+
+
+def judged_alike(report: Report) -> bool:
+    """Tell whether models with and without factors are not known to be judged by different verdicts."""
+    roles: tuple[Role, Role] = ("with factors", "without factors")
+    ways = set()
+    for run in report.runs:
+        if role(run) in roles:
+            verdicts = judged(run)
+            ways |= {True} if verdicts.read else set()
+            ways |= {False} if verdicts.unread else set()
+    return len(ways) <= 1
+
+
 # --- as JSON ---
 
 
 def as_plain(report: Report) -> dict[str, Any]:
     """Return a report as JSON can hold it: NaN as None, days and paths as text, arrays as lists."""
     whole = {name.name: getattr(report, name.name) for name in dataclasses.fields(report)}
-    whole["runs"] = [{"role": role(run), **_fields(run)} for run in report.runs]
+    whole["runs"] = [{"role": role(run), "judged": judged(run), **_fields(run)} for run in report.runs]
     whole["returns"] = [
         {"run": run, "loop": loop, **_fields(found)} for (run, loop), found in report.returns.items()
     ]
@@ -409,6 +452,7 @@ def as_plain(report: Report) -> dict[str, Any]:
     ]
     whole["comparison"] = comparison(report)
     whole["tested_alike"] = tested_alike(report)
+    whole["judged_alike"] = judged_alike(report)
     plain: dict[str, Any] = _plain(whole)
     return plain
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +13,7 @@ import pandas as pd
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rdagent_sota_bridge import child
 from rdagent_sota_bridge.cutting import UNREADABLE, NotCheckedError, copy_file, data_files
 from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT
@@ -168,7 +166,7 @@ def _execute(execution: Execution, folder: Path, output: BinaryIO) -> int:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=child.starts_session(),
     )
     try:
         return process.wait(execution.timeout)
@@ -176,17 +174,7 @@ def _execute(execution: Execution, folder: Path, output: BinaryIO) -> int:
         fact = f"it did not end within {execution.timeout:g} seconds"
         raise NotCheckedError(fact, f"give it more time with {_TIMEOUT}") from None
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the process and its group, and wait for it: its folder is removed next."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for _ in range(100):  # a second
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
+        child.end_group(process)  # its folder is removed next
 
 
 def _ending(output: BinaryIO, folder: Path) -> str:

@@ -1,14 +1,20 @@
-"""A resumed run is checked before RD-Agent's `load` deletes anything, a new one once it is built."""
+"""A resumed run is checked before RD-Agent's `load` deletes anything, a new one once it is built.
+
+A patched source (see `source`) is imported when `load` is unpickling the session already: such a run is
+checked when RD-Agent calls `run`.
+"""
 
 from __future__ import annotations
 
 import functools
 import pickle
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rdagent_sota_bridge import plan as plans
+from rdagent_sota_bridge import quant
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
 from rdagent_sota_bridge.sessions import log_folder, session_file
 from rdagent_sota_bridge.settings import is_enabled
@@ -16,18 +22,25 @@ from rdagent_sota_bridge.settings import is_enabled
 MODEL_LOOPS = ("ModelRDLoop", "QuantRDLoop")
 """The loops that train models: `fin_model`, `fin_quant` (RD-Agent's `app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
 
+_seen: weakref.WeakSet[Any] = weakref.WeakSet()  # loops that were built or loaded with the seam in place
+
 
 def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/utils/workflow/loop.py` (0.8.0, 1.0.0).
 
     `load` unpickles a session, deletes the session files after it and cuts the log, so the check has to come
-    before. `__init__` runs last in a loop's own constructor, when its runner is there.
+    before. `__init__` runs last in a loop's own constructor, when its runner is there. `run` comes after.
     """
     loop_class = getattr(module, "LoopBase", None)
-    if loop_class is None or not isinstance(vars(loop_class).get("load"), classmethod):
+    original_run = getattr(loop_class, "run", None)
+    if (
+        loop_class is None
+        or original_run is None
+        or not isinstance(vars(loop_class).get("load"), classmethod)
+    ):
         raise SeamError(
             "RD-Agent's loop has a form that is not known; a resumed run is checked in its first loop only",
-            "rdagent.utils.workflow.loop: LoopBase.load",
+            "rdagent.utils.workflow.loop: LoopBase.load, LoopBase.run",
             OTHER_RELEASE,
         )
     original_load = vars(loop_class)["load"].__func__
@@ -39,18 +52,32 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
             return original_load(cls, path, *args, **kwargs)
         plan = _checked_resume(module, Path(path))
         session = original_load(cls, path, *args, **kwargs)
+        _seen.add(session)
         runner = _runner(session)
         if runner is not None:
             plans.adopt(runner, plan)
+            quant.share(session, runner)
         return session
 
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces one
         original_init(self, *args, **kwargs)
+        _seen.add(self)
         if trains_models(type(self)):
             _check_new_loop(self)
 
-    return [(loop_class, "load", classmethod(load)), (loop_class, "__init__", __init__)]
+    @functools.wraps(original_run)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # No coroutine function, as RD-Agent's is: this is checked before `asyncio.run` is called.
+        if trains_models(type(self)) and self not in _seen:
+            _check_loaded_loop(self)
+        return original_run(self, *args, **kwargs)
+
+    return [
+        (loop_class, "load", classmethod(load)),
+        (loop_class, "__init__", __init__),
+        (loop_class, "run", run),
+    ]
 
 
 def trains_models(loop_class: type) -> bool:
@@ -93,8 +120,24 @@ def _check_new_loop(loop: Any) -> None:
         if not is_enabled():
             return
         plans.check_runner(_runner(loop))
+        quant.share(loop, _runner(loop))
     except HandOffError as error:
         plans.refuse(error)
+    except BridgeError as error:
+        plans.stop_before_loop(error)
+
+
+def _check_loaded_loop(loop: Any) -> None:
+    """Check settings and set for a loop whose `load` began before the seam was there."""
+    _seen.add(loop)
+    try:
+        plan = plans.checked_plan()
+        runner = _runner(loop)
+        if plan is not None and plan.record is not None:
+            plans.check_runner(runner)
+        if runner is not None:
+            plans.adopt(runner, plan)
+            quant.share(loop, runner)
     except BridgeError as error:
         plans.stop_before_loop(error)
 

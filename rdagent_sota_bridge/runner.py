@@ -1,12 +1,14 @@
 """The model runner for people who want no import hook.
 
 `QLIB_MODEL_RUNNER=rdagent_sota_bridge.runner.SotaModelRunner` names it to RD-Agent. It does the check and the
-hand-off alone. What needs other seams of RD-Agent is missing: underscore options, the text log, the check
-before a resume. A session that it wrote names this class: it does not load after the package is uninstalled.
+hand-off, and mends the verdict on models. What needs other seams of RD-Agent is missing: underscore options,
+the text log, the check before a resume. A session that it wrote names this class: it does not load after the
+package is uninstalled.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
@@ -34,3 +36,6 @@ for _name in ("workspace", "merge"):
         patch.apply_seam(_name)
     except SeamError as _error:
         plan.refuse(_error)
+for _name in ("verdict", "best model"):
+    with contextlib.suppress(SeamError):  # the run's log says what follows from it, and a check the reason
+        patch.apply_seam(_name)

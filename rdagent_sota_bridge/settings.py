@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rdagent_sota_bridge.errors import SettingsError
+from rdagent_sota_bridge.filesystem import split_paths
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -40,21 +40,22 @@ def _error_mode(value: object) -> object:
     return str(value).strip().lower()
 
 
-def _entries(value: str) -> tuple[str, ...]:
-    """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
-    return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
+def _verdict_way(value: object) -> object:
+    if str(value).strip().lower() not in ("mended", "rdagent"):
+        raise ValueError("expected mended or rdagent")
+    return str(value).strip().lower()
 
 
 def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:
-        return (value,) if Path(value).expanduser().exists() else _entries(value)
+        return (value,) if Path(value).expanduser().exists() else split_paths(value)
     except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
-        return _entries(value)
+        return split_paths(value)
 
 
 def _path_list(value: object) -> object:
-    if not all(_entries(str(value))):
+    if not all(split_paths(str(value))):
         raise ValueError(
             f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
         )
@@ -97,6 +98,7 @@ Folder = Annotated[str, BeforeValidator(_folder)]
 NameList = Annotated[str, BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
+VerdictWay = Annotated[Literal["mended", "rdagent"], BeforeValidator(_verdict_way)]
 ErrorMode = Annotated[Literal["fail", "baseline"], BeforeValidator(_error_mode)]
 
 
@@ -168,6 +170,13 @@ class Settings(BaseSettings):
         validation_alias="SOTA_PREPARED_DATA",
         description="`true` keeps the data set that Qlib builds for the first model, for later ones to "
         "load: less time, for room on the disk. Not with Qlib in Docker.",
+    )
+    verdict_on_models: VerdictWay = Field(
+        default="mended",
+        validation_alias="SOTA_MODEL_VERDICT",
+        description="How `fin_model` gets the verdict on a model. `mended` shows the LLM RD-Agent's model "
+        "prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which accepts no model "
+        "of an LLM that answers as asked.",
     )
     on_error: ErrorMode = Field(
         default="fail",

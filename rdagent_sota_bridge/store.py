@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import filelock
 
-from rdagent_sota_bridge import factors, locate, normal, placing
+from rdagent_sota_bridge import factors, filesystem, locate, normal, placing
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
 from rdagent_sota_bridge.writing import write_whole
@@ -249,7 +249,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
                     files = (halves if old else []) + lefts
                 others += [file for file in files if stored is None or file.name.startswith(".")]
                 for file in files if not dry_run else ():
-                    file.unlink()
+                    filesystem.remove(file)
     return sets, others
 
 
@@ -344,11 +344,11 @@ def _spoilt(stored: Stored, *, by_digest: bool) -> str:
 def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
     """Write a set's copy and its entry; the lock is held."""
     for left in _leftovers(path):
-        left.unlink()
+        filesystem.remove(left)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         same_as = _write_copy(wanted, temporary)
-        temporary.chmod(temporary.stat().st_mode & 0o444)  # what the user's umask leaves of it
+        filesystem.protect(temporary)
         with temporary.open("rb") as file:
             content, identity = factors.content_digest(file), _identity(os.fstat(file.fileno()))
         if same_as not in (None, content):
@@ -369,9 +369,9 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
         entry["seal"] = _seal(entry)
         # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
         write_whole(_record_of(path), json.dumps(entry, indent=1) + "\n")
-        temporary.replace(path)
+        filesystem.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        filesystem.remove(temporary)
     _verified.add((str(path), identity))
     return Stored(
         path=path,
@@ -406,8 +406,7 @@ def _write_copy(wanted: Wanted, target: Path) -> str | None:
                 _copy_bytes(panel.files[0].path, file)
             else:
                 normal.write(panel, file, target.parent)
-                file.flush()
-                os.fsync(file.fileno())
+                filesystem.flush(file)
             return panel.files[0].digest if whole else None
 
 
@@ -421,10 +420,10 @@ def _copy_bytes(source: Path, file: BinaryIO) -> None:
             "put the file back, and start again",
         ) from None
     with original:
-        if placing.clone(original, file):
-            os.fsync(file.fileno())
+        if filesystem.clone(original, file):
+            filesystem.flush(file)
         else:
-            placing.copy(original, file)
+            filesystem.copy(original, file)
 
 
 def _leftovers(path: Path) -> list[Path]:

@@ -322,12 +322,11 @@ def _loaded(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_
             yield _Finding(False, f"{LOADED_FILE}, which tells what Qlib loaded, is gone")
         return
     told = None if claim.loaded is None else sorted(claim.loaded)
-    if sorted(loaded.columns) == claim.columns and told in (None, claim.columns):
+    columns = loaded.columns or ()
+    if sorted(columns) == claim.columns and told in (None, claim.columns):
         yield _Finding(True, f"the data that Qlib trained on has the {len(claim.columns)} claimed columns")
     else:
-        others = sorted(
-            set(loaded.columns) ^ set(claim.columns) | set(told or claim.columns) ^ set(claim.columns)
-        )
+        others = sorted(set(columns) ^ set(claim.columns) | set(told or claim.columns) ^ set(claim.columns))
         yield _Finding(False, f"the data that Qlib trained on has other columns: {_few(others)}")
     empty = [name for name in claim.mined if name in loaded.columns_without_training_values]
     if empty:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,10 @@ VARIABLES = (
     "SOTA_MAX_CORRELATION",
     "SOTA_STORE_PATH",
     "SOTA_PREPARED_DATA",
+    "SOTA_MODEL_VERDICT",
     "WORKSPACE_PATH",
+    "MODEL_CoSTEER_ENV_TYPE",
+    "QLIB_DOCKER_EXTRA_VOLUMES",
     "RDAGENT_SOTA_BRIDGE",
     "QLIB_MODEL_RUNNER",
     "_RDAGENT_SOTA_LATEST_LOG",
@@ -80,8 +84,13 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly where the report's page was not looked at in a browser."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if any("CHROMIUM IS NOT INSTALLED" in str(one.longrepr) for one in skipped):
-        title = "CHROMIUM IS NOT INSTALLED: tests/test_browser.py DID NOT RUN"
+    """Say loudly where the report's page was not looked at in a browser, and on which Python nothing ran."""
+    reasons = " ".join(str(skipped.longrepr) for skipped in terminalreporter.stats.get("skipped", []))
+    titles = sorted({f"{found}: NO HAND-OFF RAN ON IT" for found in _MISSING_PYTHON.findall(reasons)})
+    if "CHROMIUM IS NOT INSTALLED" in reasons:
+        titles.append("CHROMIUM IS NOT INSTALLED: tests/test_browser.py DID NOT RUN")
+    for title in titles:
         terminalreporter.section(title, red=True, bold=True)
+
+
+_MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ IS NOT ON THIS MACHINE")

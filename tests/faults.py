@@ -95,16 +95,27 @@ def remount(folder: Path, options: str) -> None:
 @contextlib.contextmanager
 def other_file_system(folder: Path) -> Iterator[Path]:
     """Give a temporary folder on another file system than that of `folder`, and remove it after."""
+    root = _other_root(folder)
+    if root is None:
+        pytest.skip("this machine has one file system alone")
+    with tempfile.TemporaryDirectory(prefix="sota-bridge-", dir=root) as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def another_disk(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder on another file system than that of `folder`, where there is another."""
+    with tempfile.TemporaryDirectory(prefix="sota-bridge-", dir=_other_root(folder)) as name:
+        yield Path(name)
+
+
+def _other_root(folder: Path) -> Path | None:
     found = (
         root
         for root in (Path("/dev/shm"), Path(f"/run/user/{os.getuid()}"), Path("/tmp"), Path.home())
         if os.access(root, os.W_OK) and root.stat().st_dev != folder.stat().st_dev
     )
-    root = next(found, None)
-    if root is None:
-        pytest.skip("this machine has one file system alone")
-    with tempfile.TemporaryDirectory(prefix="sota-bridge-", dir=root) as name:
-        yield Path(name)
+    return next(found, None)
 
 
 # --- one that is killed ---

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,42 +57,32 @@ class Run:
     manifests: list[dict[str, Any]]
 
 
-def box_with_market(folder: Path, python: Path | str = sys.executable) -> tuple[sandbox.Sandbox, Market]:
+def box_with_market(
+    folder: Path, python: Path | str = sys.executable, qlib_python: Path | None = None
+) -> tuple[sandbox.Sandbox, Market]:
     """Return a sandbox for `rdagent`, with the demo's market in its home folder."""
-    box = sandbox.create(folder, python=python)
+    box = sandbox.create(folder, python=python, qlib_python=qlib_python)
     return box, write_market(box.provider)
 
 
 def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variables: str) -> Run:
     """Run `rdagent` in a sandbox, and return what came of it; nothing of earlier runs there is included."""
-    workspaces = set(box.project.glob(f"{WORKSPACES}/*"))
+    root = workspace_root(box, variables)
+    workspaces = set(root.glob("*"))
     logs = set(box.project.glob("log/*"))
-    # A short path: Qlib leaves folders there, and torch's workers hang where a socket's path is long.
-    with tempfile.TemporaryDirectory(prefix="sota-") as temporary, ScriptedLLM(script) as llm:
-        process = subprocess.run(
-            [str(box.python.parent / "rdagent"), *options],
-            cwd=box.project,
-            env=box.environment(llm.url, TMPDIR=temporary, **variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=900,
-        )
+    with _started(box, options, script, variables) as (process, llm, output):
+        process.wait(900)
+        told = output.read_text(encoding="utf-8", errors="replace")
     assert not llm.unknown, [request.user[:200] for request in llm.unknown]
-    new = sorted(
-        set(box.project.glob(f"{WORKSPACES}/*")) - workspaces, key=lambda folder: folder.stat().st_mtime
-    )
+    new = sorted(set(root.glob("*")) - workspaces, key=lambda folder: folder.stat().st_mtime)
     folders = [folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir()]
-    latest = box.project / "log" / "latest.log"
     return Run(
         status=process.returncode,
-        output=process.stdout,
+        output=told,
         requests=llm.requests,
-        text_log=latest.read_text(encoding="utf-8") if latest.is_file() else "",
+        text_log=_text_log(box),
         log_folder=folders[0] if folders else None,
-        trained=[_model(folder) for folder in new if _is_trained_model(folder)],
+        trained=[model_in(folder) for folder in new if _is_trained_model(folder)],
         manifests=[
             _json(folder / "sota_manifest.json")
             for folder in new
@@ -97,12 +91,68 @@ def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variabl
     )
 
 
+def killed(
+    box: sandbox.Sandbox, *options: str, when: Callable[[], bool], script: Script = MLP, **variables: str
+) -> Path:
+    """Start `rdagent`, kill it and all that it started once something is so; return its log folder."""
+    logs = set(box.project.glob("log/*"))
+    with _started(box, options, script, variables) as (process, _, output):
+        end = time.monotonic() + 300
+        while not when():
+            assert process.poll() is None, output.read_text(encoding="utf-8", errors="replace")[-3000:]
+            assert time.monotonic() < end, "it did not come to that"
+            time.sleep(0.05)
+    (folder,) = (folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir())
+    return folder
+
+
+@contextmanager
+def _started(
+    box: sandbox.Sandbox, options: tuple[str, ...], script: Script, variables: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], ScriptedLLM, Path]]:
+    """Start `rdagent`, its output in a file; at the end of the block nothing of it is left running."""
+    # A short path: Qlib leaves folders there, and torch's workers hang where a socket's path is long.
+    with tempfile.TemporaryDirectory(prefix="sota-") as temporary, ScriptedLLM(script) as llm:
+        output = Path(temporary) / "output.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [str(box.python.parent / "rdagent"), *options],
+                cwd=box.project,
+                env=box.environment(llm.url, TMPDIR=temporary, **variables),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process, llm, output
+        finally:
+            # By session: RD-Agent starts Qlib below `timeout`, which makes a process group of its own.
+            for entry in Path("/proc").glob("[0-9]*"):
+                with suppress(ProcessLookupError):
+                    if os.getsid(int(entry.name)) == process.pid:
+                        os.kill(int(entry.name), signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+def workspace_root(box: sandbox.Sandbox, variables: dict[str, str]) -> Path:
+    """Return the folder of all workspaces of runs in a sandbox with these variables."""
+    return box.project / variables.get("WORKSPACE_PATH", str(WORKSPACES))
+
+
+def _text_log(box: sandbox.Sandbox) -> str:
+    latest = box.project / "log" / "latest.log"
+    return latest.read_text(encoding="utf-8") if latest.is_file() else ""
+
+
 def _is_trained_model(workspace: Path) -> bool:
     # A factor's workspace has results too, of a back-test with Qlib's LightGBM.
     return all((workspace / name).is_file() for name in ("qlib_res.csv", "model.py"))
 
 
-def _model(workspace: Path) -> Model:
+def model_in(workspace: Path) -> Model:
+    """Return the model that was trained in a workspace."""
     # mlflow keeps a parameter in a file.
     width = finished_run(workspace) / "params" / "model.kwargs.pt_model_kwargs.num_features"
     manifest = workspace / "sota_manifest.json"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,3 +206,42 @@ def test_output_that_a_daemon_holds_open(tmp_path: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(output), signal.SIGKILL)
     assert process.returncode == 0
+
+
+# --- groups ---
+
+
+def test_a_group_is_ended_with_all_in_it(tmp_path: Path) -> None:
+    """A child that has ended, and left one of its own running, is ended with that one."""
+    pid_file = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(left.pid))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=child.starts_session())
+    process.wait()
+    left = int(pid_file.read_text())
+    assert is_alive(left)
+    child.end_group(process)
+    assert not is_alive(left)
+
+
+def test_children_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no session and no SIGKILL there: the tree of a child that runs is ended with taskkill."""
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert child.starts_session("win32") is False
+    assert child.starts_session("linux") is child.starts_session("darwin") is True
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    asked: list[list[str]] = []
+
+    def taskkill(command: list[str], **_: Any) -> None:
+        asked.append(command)
+        process.terminate()
+
+    monkeypatch.setattr(subprocess, "run", taskkill)
+    for _ in range(2):
+        child.end_group(process, "win32")
+    assert asked == [["taskkill", "/T", "/F", "/PID", str(process.pid)]]
+    assert process.returncode is not None

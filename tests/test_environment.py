@@ -34,6 +34,7 @@ from rdagent_sota_bridge.environment import (
     seam_lines,
     seams_line,
     store_line,
+    verdict_lines,
 )
 from rdagent_sota_bridge.patch import SEAMS
 from rdagent_sota_bridge.recognition import Found
@@ -107,7 +108,8 @@ def test_seams_that_fit() -> None:
     """All seams fit, and each is among the figures."""
     line = seams_line(ALL_FIT, "", "")
     assert (line.state, line.mend) == ("pass", "")
-    assert line.figures == {"hook": True, "seams": {seam.name: "fits" for seam in SEAMS}}
+    fit = {seam.name: "fits" for seam in SEAMS}
+    assert line.figures == {"hook": True, "patched": False, "seams": fit}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,8 @@ def test_seams_that_fit() -> None:
         ("options", "warn"),
         ("text log", "warn"),
         ("loop", "warn"),
+        ("verdict", "warn"),
+        ("best model", "warn"),
         ("workspace", "fail"),
         ("merge", "fail"),
         ("runner", "fail"),
@@ -134,7 +138,7 @@ def test_seams_that_do_not_fit_are_all_named() -> None:
     line = seams_line(Seams(True, {"options": "one", "runner": "two"}), "", "")
     assert (line.state, line.text) == (
         "fail",
-        "2 of 6 seams do not fit the installed RD-Agent: options: one; runner: two",
+        f"2 of {len(SEAMS)} seams do not fit the installed RD-Agent: options: one; runner: two",
     )
 
 
@@ -200,6 +204,15 @@ def test_seams_that_no_run_would_apply(hooked: bool, switch: str, runner: str, s
     assert bool(line.mend) is (state != "pass")
     assert ("turns the package off" in line.text) is (switch in ("0", "OFF"))
     assert ("rdagent-sota-bridge.pth" in line.text) is not hooked
+
+
+def test_a_patched_source_needs_no_hook() -> None:
+    """Off or missing, the hook is not missed where the source calls the package; a typo still fails."""
+    for hooked, switch in ((True, "0"), (False, "")):
+        line = seams_line(Seams(hooked, {}, patched=True), switch, "")
+        assert (line.state, line.figures["patched"]) == ("pass", True)
+        assert "its patched source calls the package" in line.text
+    assert seams_line(Seams(True, {}, patched=True), "maybe", "").state == "fail"
 
 
 def test_name_of_our_own_runner() -> None:
@@ -376,7 +389,45 @@ def test_runners() -> None:
     assert runner_lines(Seams(True, {"merge": "another form"})) == []
 
 
+VERDICTS = {"mended": "", "rdagent": "RD-Agent's own is in force"}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "way", "state", "text", "mend"),
+    [
+        (VERDICTS, "mended", "pass", "one of a run with the switch off can't", ""),
+        (VERDICTS, "rdagent", "warn", "RD-Agent's own is in force", "unset SOTA_MODEL_VERDICT"),
+        ({**VERDICTS, "mended": "its T is odd"}, "mended", "warn", "its T is odd", "release"),
+        ({"mended": "", "rdagent": ""}, "mended", "pass", "as RD-Agent itself has it", ""),
+        ({"mended": "", "rdagent": ""}, "rdagent", "pass", "as RD-Agent itself has it", ""),
+    ],
+)
+def test_verdicts(verdicts: dict[str, str], way: str, state: str, text: str, mend: str) -> None:
+    """A verdict that can't accept a model is a warning with its reason, and says how to mend it."""
+    (line,) = verdict_lines(Seams(True, {}, verdicts=verdicts), way)
+    assert (line.name, line.state, line.figures) == ("model verdict", state, {"SOTA_MODEL_VERDICT": way})
+    assert text in line.text
+    assert mend in line.mend
+    assert bool(line.mend) is bool(mend)
+
+
+def test_verdicts_that_were_not_looked_at() -> None:
+    """Where RD-Agent was not seen nothing is said of its verdict."""
+    assert verdict_lines(Unseen("warn", "no RD-Agent", "install it"), "mended") == []
+    assert verdict_lines(ALL_FIT, "mended") == []
+
+
 # --- facts from processes ---
+
+
+def test_the_seams_of_the_installed_rdagent(tmp_path: Path) -> None:
+    """All of them fit; its own verdict can't accept a model, and the mended one can."""
+    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    seams = Seams(**json.loads((tmp_path / "answer.json").read_text()))
+    assert (seams.hooked, seams.misfits, seams.runners) == (True, {}, {})
+    assert seams.verdicts["mended"] == ""
+    assert seams.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
 
 
 def test_nearest_existing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,6 +568,7 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     assert told["misfits"]["loop"].startswith("RD-Agent's loop has a form that is not known")
     assert "ModuleNotFoundError: No module named 'rdagent.app'" in told["misfits"]["options"]
     assert seams_line(Seams(**told), "", "").state == "fail"
+    assert all("is not known: ModuleNotFoundError" in reason for reason in told["verdicts"].values())
 
 
 def test_the_installed_rdagent(tmp_path: Path) -> None:
@@ -542,3 +594,11 @@ def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line.state for line in others] == ["warn"] * 4
     assert all("not looked at" in line.text for line in others)
     assert disk.name == "disk"
+
+
+def test_settings_that_mean_nothing_stop_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check shows the machine too where a setting is wrong, which it tells in another line."""
+    monkeypatch.setattr(environment, "installed", lambda name: None)
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", "odd")
+    assert environment.lines(1000, Path("store"))[0].name == "rdagent"
+    assert verdict_lines(Seams(True, {}, verdicts=VERDICTS), environment._verdict_asked_for()) == []

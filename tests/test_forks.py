@@ -284,7 +284,7 @@ def test_a_yaml_that_can_not_be_adapted_stops_before_the_loop(
 ) -> None:
     """A filter of all groups, labels too, is not rewritten: it would drop features, and is refused."""
     text = forks.YAMLS["a filter of all 158"].replace("fields_group: feature", "fields_group: null", 1)
-    monkeypatch.setattr(inspection, "_packaged_config", lambda: text)
+    monkeypatch.setattr(inspection, "packaged_config", lambda: text)
     with pytest.raises(SystemExit, match="its processor FilterCol would drop 20 features: CORD10"):
         seams.build_runner()
 

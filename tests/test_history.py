@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import pytz
 
 from rdagent_sota_bridge import history
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 from rdagent_sota_bridge.history import Factor
+from rdagent_sota_bridge.verdict_forms import Asked
 from tests import logs, trained
 from tests.test_sessions import signed
 
@@ -309,6 +311,45 @@ def test_settings_of_another_form(content: Any, tmp_path: Path) -> None:
     logs.dump_object(content, file)
     run = history.read_run(log)
     assert (len(run.loops), run.asked) == (1, {})
+
+
+def log_request(log: Path, number: int, time: str, system: str, response: str, process: str = "7") -> Path:
+    """Write a request for a verdict into a log, as RD-Agent does."""
+    moment = pytz.timezone("Asia/Shanghai").localize(datetime.datetime(2026, 1, 5, 17, 0))
+    content = {"system": system, "user": "u", "resp": response, "start": moment, "end": moment}
+    folder = log / f"Loop_{number}" / "feedback" / "debug_llm" / process
+    return logs.dump_object(content, folder / f"2026-01-05_{time}-000001.pkl")
+
+
+def test_how_the_verdict_was_asked_for(tmp_path: Path) -> None:
+    """The last request of each loop counts, whichever process made it; without one nothing is told."""
+    experiments = [model(tmp_path / str(number)) for number in range(3)]
+    log = write_run(tmp_path, *experiments)
+    old, new = 'Respond: {"Replace Best Result": "yes or no"}', 'Respond: {"Decision": <true or false>}'
+    log_request(log, 0, "09-00-01", old, '{"Replace Best Result": "yes"}', "9")
+    log_request(log, 0, "09-00-02", new, '{"Decision": false}', "10-11")
+    log_request(log, 1, "10-00-02", old, '{"Replace Best Result": "yes"}')
+    run = history.read_run(log)
+    assert [loop.asked for loop in run.loops] == [
+        Asked(("Decision",), ("Decision",), False),
+        Asked(("Replace Best Result",), ("Replace Best Result",), True),
+        None,
+    ]
+    assert run.notes == ()
+
+
+def test_a_request_that_can_not_be_read(tmp_path: Path) -> None:
+    """A damaged one, and one of another form, are notes that name the file; the loop stands."""
+    log = write_run(tmp_path, model(tmp_path / "w"))
+    file = log_request(log, 0, "09-00-01", "s", "{}")
+    logs.dump_object(["system"], file)
+    for reason in ("has a form that is not known", "can't be read"):
+        run = history.read_run(log)
+        assert [loop.asked for loop in run.loops] == [None]
+        (note,) = run.notes
+        assert note.startswith(f"how the verdict was asked for {reason}")
+        assert str(file) in note
+        file.write_bytes(b"\x80cut")
 
 
 def test_a_log_without_a_session(tmp_path: Path) -> None:

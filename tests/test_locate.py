@@ -626,3 +626,13 @@ def test_the_text_log_is_no_log_folder(project: Project) -> None:
     assert error.fact == "SOTA_LOG_PATH names the text log, which holds no session"
     with pytest.raises(SessionError, match="names the text log"):
         named("log/latest.log")
+
+
+@pytest.mark.parametrize("text", ["w", "./w/", "w/combined_factors_df.parquet"])
+def test_a_workspace_and_its_file_name_the_same_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """`rdagent-sota check` takes a workspace, as it takes the file in it."""
+    expected = (workspace(tmp_path, "w") / FACTOR_FILE).resolve()
+    monkeypatch.chdir(tmp_path)
+    assert named(text).path == expected

@@ -40,13 +40,16 @@ class Norm:
 class Recorder:
     """Stands in for the Qlib recorder that RD-Agent's script has found."""
 
-    def __init__(self, norm: Norm, parameters: dict[str, str]) -> None:
+    def __init__(self, norm: Norm, parameters: dict[str, str], model: object = None) -> None:
         self.info = {"id": "0a1b"}
         self._norm = norm
         self._parameters = parameters
+        self._model = model
 
     def load_object(self, name: str) -> Any:
         """Return the dataset that was trained on, with another processor before the one of interest."""
+        if name == "params.pkl":  # the model, as `qlib/model/trainer.py` names it
+            return self._model
         assert name == "dataset"
         handler = type("Handler", (), {"infer_processors": [object(), self._norm, object()]})
         return type("Dataset", (), {"handler": handler})
@@ -143,10 +146,22 @@ def test_probe_replaces_an_older_result(tmp_path: Path, monkeypatch: pytest.Monk
 def test_probe_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Qlib's objects have another form, the probe fails and leaves no half file."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(IndexError):
+    with pytest.raises(AttributeError):
         run_probe(Recorder(object(), PARAMETERS))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     assert read_loaded(tmp_path) is None
+
+
+def test_probe_of_lightgbm_tells_its_number_of_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a factor loop nothing keeps the columns' names; LightGBM knows how many it was trained on."""
+    monkeypatch.chdir(tmp_path)
+    booster = type("Booster", (), {"num_feature": lambda self: 23})()
+    run_probe(Recorder(object(), {}, type("LGBModel", (), {"model": booster})()))  # type: ignore[arg-type]
+    loaded = read_loaded(tmp_path)
+    assert loaded is not None
+    assert (loaded.columns, loaded.num_features) == (None, 23)
 
 
 def test_nothing_loaded(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rdagent_sota_bridge import page
 from rdagent_sota_bridge.history import Run
 from rdagent_sota_bridge.page import plots, views, wording
 from rdagent_sota_bridge.report import Report
+from rdagent_sota_bridge.verdict_forms import Asked
 from tests import reports
 from tests.hostile import hostile_report
 from tests.reports import HOSTILE
@@ -165,6 +166,24 @@ def test_runs_tested_on_other_days_do_not_compare_in_silence() -> None:
     assert "don’t compare" in views.headline(changed).rest
     assert "the differences mean little" in Parts(page.render(changed)).words
     assert "the differences mean little" not in Parts(page.render(report)).words
+
+
+def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
+    """Where one run could accept models and the other could not, the facts and a note say so."""
+    report = sides([0.05], [0.02])
+    keys = ("Decision",), ("Replace Best Result",)
+    asked = [Asked(key, key, True) for key in keys]
+    runs = tuple(
+        dataclasses.replace(
+            run, loops=tuple(dataclasses.replace(loop, asked=one, accepted=False) for loop in run.loops)
+        )
+        for run, one in zip(report.runs, asked, strict=True)
+    )
+    words = Parts(page.render(dataclasses.replace(report, runs=runs))).words
+    assert "The verdicts on these models were not of one kind" in words
+    assert "asked for in the form that RD-Agent reads (with factors)" in words
+    assert "none of 1 could be accepted; the LLM said yes to 1 (without factors)" in words
+    assert "The verdicts on these models" not in Parts(page.render(report)).words
 
 
 def test_models_of_other_markets_are_not_ranked_in_silence() -> None:

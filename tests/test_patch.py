@@ -24,13 +24,20 @@ def raw():
     logger = sys.modules["rdagent.log.logger"]
     workspace = sys.modules["rdagent.scenarios.qlib.experiment.workspace"].QlibFBWorkspace
     runner = sys.modules["rdagent.scenarios.qlib.developer.model_runner"]
+    feedback = sys.modules["rdagent.scenarios.qlib.developer.feedback"]
+    proposal = sys.modules["rdagent.scenarios.qlib.proposal.model_proposal"]
+    docker = sys.modules["rdagent.utils.env"].QTDockerEnv
     return [
         *(vars(info)["context_settings"] for info in cli.app.registered_commands),
-        vars(loop)["load"], vars(loop)["__init__"],
+        vars(loop)["load"], vars(loop)["__init__"], vars(loop)["run"],
         vars(logger.RDAgentLog)["_log"], vars(logger.RDAgentLog)["log_object"], logger.get_caller_info,
         vars(workspace)["execute"],
         vars(runner.QlibModelRunner).get("__init__"), vars(runner.QlibModelRunner)["develop"],
         runner.process_factor_data,
+        feedback.T, feedback.json, vars(feedback.QlibModelExperiment2Feedback)["generate_feedback"],
+        vars(proposal.QlibModelHypothesisGen)["prepare_context"],
+        vars(proposal.QlibModelHypothesis2Experiment)["prepare_context"],
+        vars(docker)["__init__"], vars(docker)["prepare"],
     ]
 """
 
@@ -59,7 +66,7 @@ def test_revert_restores_by_identity() -> None:
         for _ in range(2):
             patch.apply(); patch.apply()
             during = raw()
-            assert all(now is not then for now, then in zip(during[-9:], before[-9:])), during
+            assert all(now is not then for now, then in zip(during[-17:], before[-17:])), during
             assert all(status.state == "applied" for status in patch.status())
             patch.revert(); patch.revert()
             after = raw()

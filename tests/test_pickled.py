@@ -7,12 +7,14 @@ import os
 import pickle
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import pytz
 
 from rdagent_sota_bridge import pickled
 
@@ -55,6 +57,20 @@ def test_frames(unit: str, protocol: int) -> None:
         assert list(found.columns) == list(one.columns) or set(found.columns) == set(one.columns)
         for name, values in one.items():
             np.testing.assert_array_equal(found.columns[str(name)], values.to_numpy(dtype=float))
+
+
+def test_moments() -> None:
+    """A moment in Python's own zones is what it was; one in a foreign zone does not stop the reading."""
+    plain = datetime(2026, 1, 5, 9, 30, 1, 7)
+    for moment in (
+        plain,
+        plain.replace(tzinfo=timezone.utc),
+        plain.replace(tzinfo=timezone(timedelta(hours=8))),
+    ):
+        assert read({"at": moment}) == {"at": moment}
+    found = read({"at": pytz.timezone("Asia/Shanghai").localize(plain), "resp": "yes"})
+    assert found["resp"] == "yes"
+    assert not isinstance(found["at"], datetime)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ import os
 import shutil
 import signal
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge import placing
+from rdagent_sota_bridge import filesystem, placing
 from tests.faults import can_mount, elsewhere, forked, other_file_system, small_disk, spread
 from tests.frames import public_folder, without_privileges
 
@@ -143,7 +142,7 @@ def test_copy_is_flushed(source: Path, target: Path, monkeypatch: pytest.MonkeyP
         flushed[os.fstat(file).st_ino] = os.fstat(file).st_size
 
     monkeypatch.setattr(os, "fsync", watch)
-    monkeypatch.setattr(placing, "clone", lambda source, target: False)  # as on a file system without clones
+    monkeypatch.setattr(filesystem, "clone", lambda *_: False)  # as on a file system without clones
     assert placing.place(source, target, link=False) == "copy"
     assert flushed == {target.stat().st_ino: len(CONTENT)}
 
@@ -342,13 +341,6 @@ def test_a_users_hidden_file_stays(source: Path, target: Path) -> None:
         file.touch()
     placing.place(source, target, link=True)
     assert sorted(target.parent.iterdir()) == sorted([target, *others])
-
-
-def test_no_clones_beside_linux(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel of another platform is not asked: there the number means something else."""
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(fcntl, "ioctl", None)
-    assert placing.place(source, target, link=False) == "copy"
 
 
 # --- detach ---

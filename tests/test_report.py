@@ -15,7 +15,8 @@ from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import Record
-from rdagent_sota_bridge.report import Report
+from rdagent_sota_bridge.report import Judged, Report
+from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
 
@@ -185,6 +186,56 @@ def test_a_result_that_the_cache_gave_again_counts_once() -> None:
     ic = report.comparison(Report(reports.CREATED, runs, {}, (), ()))[0]
     assert ic.mean_with == pytest.approx(0.06)
     assert (ic.loops_with, ic.loops_without) == (2, 1)
+
+
+READ = Asked((DECISION,), (DECISION,), True)
+OTHER = Asked((REPLACE,), (REPLACE,), True)
+REFUSED = Asked((REPLACE,), (REPLACE,), False)
+BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([(True, READ), (False, READ)], Judged(2, 0, 0)),
+        ([(False, OTHER), (False, REFUSED), (False, OTHER)], Judged(0, 3, 2)),
+        ([(False, BOTH), (False, OTHER)], Judged(1, 1, 1)),
+        ([(False, OTHER), (True, READ)], Judged(1, 1, 1)),
+        ([(True, OTHER), (False, REFUSED)], Judged(2, 0, 0)),
+        ([(False, None), (False, Asked((), (), False))], Judged(0, 0, 0)),
+        ([], Judged(0, 0, 0)),
+    ],
+    ids=[
+        "mended",
+        "RD-Agent's own",
+        "an LLM that adds it",
+        "changed in between",
+        "a fork",
+        "unknown",
+        "none",
+    ],
+)
+def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: Judged) -> None:
+    """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
+    loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
+    assert report.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "alike"),
+    [(READ, OTHER, False), (OTHER, OTHER, True), (READ, READ, True), (READ, None, True), (None, None, True)],
+)
+def test_runs_of_other_verdicts_are_told_apart(ours: Asked | None, base: Asked | None, alike: bool) -> None:
+    """Models that could be accepted and models that could not don't stand side by side in silence."""
+    runs = (
+        Run(Path("/a"), "fin_model", (reports.model_loop(1, 0.1, columns=("a",), asked=ours),)),
+        Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
+    )
+    found = Report(reports.CREATED, runs, {}, (), ())
+    assert report.judged_alike(found) is alike
+    told = report.as_plain(found)
+    assert told["judged_alike"] is alike
+    assert told["runs"][0]["judged"] == dataclasses.asdict(report.judged(runs[0]))
 
 
 def test_json_is_plain() -> None:

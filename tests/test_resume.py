@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
-from rdagent_sota_bridge import plan, resume
+from rdagent_sota_bridge import __version__, plan, resume
 from rdagent_sota_bridge.demo.market import Market
 from tests import seams
 
@@ -288,3 +289,87 @@ def test_the_session_file_is_the_one_that_rdagent_reads(form: str, tmp_path: Pat
     path = {"folder": tmp_path, "__session__": tmp_path / "__session__", "file": files[0]}[form]
     assert resume.session_file(path) == (files[0] if form == "file" else files[2])
     assert resume.session_file(tmp_path / "nothing") is None
+
+
+# --- after an upgrade ---
+
+# What `check_same_set` reads, and so all that a later release may need of a session of this form.
+NEEDED = ("version", "path", "digest", "columns", "sources", "base_set")
+
+
+def upgraded(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
+) -> Path:
+    """Return a log whose session has a record as another release wrote it."""
+    seams.switch_on(monkeypatch, workspace)
+    runner = seams.build_runner()
+    record = plan.record_of(runner)
+    assert record is not None
+    change(record)
+    return session(ModelRDLoop(runner), tmp_path / "log" / "run")
+
+
+def keep_what_is_needed(record: dict[str, Any]) -> None:
+    """Leave out of a record all that a later release may have added."""
+    for name in set(record) - set(NEEDED):
+        del record[name]
+
+
+def test_a_session_of_an_earlier_release_goes_on(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that lacks all that later releases added is enough; the run has this release's after it."""
+    folder = upgraded(workspace, tmp_path, monkeypatch, keep_what_is_needed)
+    loaded = ModelRDLoop.load(folder)
+    record = plan.record_of(loaded.runner)
+    assert record is not None
+    assert record["release"] == __version__
+    assert {"rows", "choice", "metrics"} <= record.keys()
+    experiment = seams.develop_up_to_qlib(loaded.runner, seams.model_experiment("goes on"))
+    assert (experiment.experiment_workspace.workspace_path / "combined_factors_df.parquet").is_file()
+
+
+def test_an_upgrade_is_told(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on with another release says so in its log, and entries unknown here are no matter."""
+    folder = upgraded(
+        workspace, tmp_path, monkeypatch, lambda record: record.update(release="9.9", later={"a": 1})
+    )
+    with seams.logged() as lines:
+        ModelRDLoop.load(folder)
+    said = f"This run began with rdagent-sota-bridge 9.9, and goes on with {__version__}"
+    assert sum(said in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("release", "mend"),
+    [("9.9", "install rdagent-sota-bridge==9.9, or"), (None, "install the release that it was written with")],
+)
+def test_a_session_of_another_form_is_refused(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, mend: str
+) -> None:
+    """It is named, with the release that it is for, and nothing of it is touched; switched off it loads."""
+
+    def change(record: dict[str, Any]) -> None:
+        record["version"] = plan.RECORD_VERSION + 1
+        record.pop("release")
+        record.update({} if release is None else {"release": release})
+
+    folder = upgraded(workspace, tmp_path, monkeypatch, change)
+    before = tree(folder)
+    with pytest.raises(SystemExit, match="was written by another release") as stopped:
+        ModelRDLoop.load(folder)
+    assert mend in str(stopped.value)
+    assert tree(folder) == before
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    assert plan.record_of(ModelRDLoop.load(folder).runner) is None
+
+
+def test_a_record_names_the_release_that_wrote_it(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has all that a later release of this form may need, in the form that this one has."""
+    seams.switch_on(monkeypatch, workspace)
+    record = plan.record_of(seams.build_runner())
+    assert record is not None
+    assert set(NEEDED) <= record.keys()
+    assert (record["version"], record["release"]) == (2, __version__)
+    assert {"digest", "explicit", "name"} <= record["base_set"].keys()
+    assert all({"path", "digest"} <= source.keys() for source in record["sources"])

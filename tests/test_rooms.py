@@ -14,6 +14,7 @@ ROOMS = (
     "factors",
     "alpha",
     "market",
+    "mounts",
     "qlib_config",
     "yaml_template",
     "recognition",
@@ -25,7 +26,9 @@ ROOMS = (
     "listing",
     "memory",
     "verdict",
+    "verdict_forms",
     "writing",
+    "filesystem",
     "panel",
     "normal",
     "prepared",
@@ -58,6 +61,10 @@ ROOMS = (
     "run.display",
     "run.locks",
     "cli.run",
+    "diff",
+    "source",
+    "source_file",
+    "cli.patch",
 )
 
 IMPORTS = f"""

@@ -117,6 +117,32 @@ def test_error_mode_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, exp
     assert read_settings().on_error == expected
 
 
+@pytest.mark.parametrize("value", ["mend", "true", "RD-Agent", "off", "0", " "])
+def test_unknown_verdict_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """An unknown SOTA_MODEL_VERDICT is an error with the variable, the value and both accepted words."""
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert caught.value.fact == f"SOTA_MODEL_VERDICT has an unknown value: {value!r}"
+    assert caught.value.mend == "expected mended or rdagent; then start again"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", "mended"),
+        ("mended", "mended"),
+        (" Mended", "mended"),
+        ("rdagent", "rdagent"),
+        ("RDAgent ", "rdagent"),
+    ],
+)
+def test_verdict_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    """SOTA_MODEL_VERDICT accepts its two words in any case, and mends if it is not set."""
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", value)
+    assert read_settings().verdict_on_models == expected
+
+
 @pytest.mark.parametrize(
     "variable",
     [
@@ -129,6 +155,7 @@ def test_error_mode_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, exp
         "SOTA_FACTORS",
         "SOTA_FACTORS_EXCLUDE",
         "SOTA_MAX_CORRELATION",
+        "SOTA_MODEL_VERDICT",
     ],
 )
 def test_empty_value_is_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:

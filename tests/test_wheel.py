@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge import __version__, source_file
 
 pytestmark = pytest.mark.e2e
 
@@ -60,9 +61,9 @@ class Environment:
         )
 
 
-def command(words: list[str | Path]) -> subprocess.CompletedProcess[str]:
-    """Run a command that has to succeed."""
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+def command(words: list[str | Path], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command that has to succeed, in a folder."""
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -71,6 +72,11 @@ def test_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
     """Installing changes no other version and activates; uninstalling leaves nothing; editable too."""
     command([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist"])
     (wheel,) = (tmp_path / "dist").glob("*.whl")
+    command([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path / "dist"])
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {Path(name).name for name in archive.getnames() if "/patches/" in name}
+    assert packed == {path.name for path in source_file.diffs()}
     fresh = Environment(tmp_path / "fresh environment")
     fresh.install(f"rdagent=={metadata.version('rdagent')}", f"pandas=={metadata.version('pandas')}")
     versions, files = fresh.versions(), fresh.files()
@@ -90,6 +96,9 @@ def test_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
         assert "No such option" not in understood.stderr
         assert "Invalid value for '--loop-n'" in understood.stderr
     assert fresh.run("rdagent-sota", "--version").stdout == f"rdagent-sota-bridge {__version__}\n"
+    for words, said in (("status", "none: "), ("apply", "applied rdagent-"), ("revert", "took rdagent-")):
+        patch = fresh.run("rdagent-sota", "patch", words)
+        assert (patch.returncode, patch.stdout[: len(said)]) == (0, said), patch.stderr
     demo = fresh.run("rdagent-sota", "demo")
     assert demo.returncode == 1
     assert "pip install 'rdagent-sota-bridge[demo]'" in demo.stderr
@@ -102,6 +111,8 @@ def test_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
 
     fresh.install("--no-deps", "--editable", ROOT)
     assert {"rdagent-sota-bridge.pth", "rdagent-sota-bridge.start"} <= fresh.files()
+    assert "rdagent_sota_bridge" not in fresh.files(), "an editable installation is a path to the checkout"
+    assert fresh.run("rdagent-sota", "patch", "status").stdout.startswith("none: ")
     assert fresh.run("python", "-c", STATES).stdout.split()[-1] == "applied"
     fresh.uninstall()
     assert fresh.files() == files

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.writing import write_whole
+from rdagent_sota_bridge.writing import write_bytes_whole, write_whole
 from tests.frames import public_folder, without_privileges
 
 
@@ -108,3 +108,14 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
             writer.kill()
         text = target.read_text()
         assert text == text[0] * 5_000_000
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755, 0o664])
+def test_the_mode_of_another_file(tmp_path: Path, mode: int) -> None:
+    """Bytes are written as they are, with the mode of the file whose place they take."""
+    target = tmp_path / "a.py"
+    target.write_text("old")
+    target.chmod(mode)
+    write_bytes_whole(target, b"\r\n\xff\n", like=target.stat())
+    assert target.read_bytes() == b"\r\n\xff\n"
+    assert stat.S_IMODE(target.stat().st_mode) == mode

@@ -172,6 +172,49 @@ def store_prune_command(
         store.prune(keep_days, dry_run)
 
 
+patch_app = typer.Typer(
+    help="RD-Agent's source with a few lines that call this package, in place of the import hook.",
+    no_args_is_help=True,
+)
+app.add_typer(patch_app, name="patch")
+
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The root of RD-Agent's repository, or its package rdagent; the installed one if left out.",
+        show_default=False,
+    ),
+]
+
+
+@patch_app.command(name="status")
+def patch_status_command(source: Source = None) -> None:
+    """Say whether the source is patched: none, applied, or does not fit (status 1)."""
+    from rdagent_sota_bridge.cli import patch
+
+    with _errors_as_messages():
+        raise typer.Exit(patch.status(source))
+
+
+@patch_app.command(name="apply")
+def patch_apply_command(source: Source = None) -> None:
+    """Apply the diff that fits the source; twice is once."""
+    from rdagent_sota_bridge.cli import patch
+
+    with _errors_as_messages():
+        patch.apply(source)
+
+
+@patch_app.command(name="revert")
+def patch_revert_command(source: Source = None) -> None:
+    """Take the patch out again, to the byte."""
+    from rdagent_sota_bridge.cli import patch
+
+    with _errors_as_messages():
+        patch.revert(source)
+
+
 @app.command(name="report")
 def report_command(
     logs: Annotated[

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server on loopback that answers RD-Agent's prompts from a script.
 
-It knows the prompts of `rdagent fin_factor` and `rdagent fin_model` of 0.8.0 and 1.0.0, by sentences that
-both versions have in `scenarios/qlib/prompts.yaml`, `components/proposal/prompts.yaml` and the
+It knows the prompts of `rdagent fin_factor`, `fin_model` and `fin_quant` of 0.8.0 and 1.0.0, by sentences
+that both versions have in `scenarios/qlib/prompts.yaml`, `components/proposal/prompts.yaml` and the
 `prompts.yaml` of the two coders. A prompt it does not know is refused with status 500 and kept in
 `ScriptedLLM.unknown`: a script that guesses would hide a change in RD-Agent.
 
@@ -238,10 +238,12 @@ class Script:
             ever longer windows, to be rejected.
         models: the model of each loop of `fin_model`; loops after the last one propose them again under
             other names and with more epochs, so that RD-Agent does not answer from its cache.
+        actions: what `fin_quant` does in its loops, in turn, where it asks the LLM.
     """
 
     factors: tuple[Factor, ...] = (momentum(10), OVERNIGHT_GAP)
     models: tuple[Model, ...] = (SMALL_MLP, SMALL_GRU)
+    actions: tuple[str, ...] = ("factor", "model")
 
     def factor(self, loop: int) -> Factor:
         """The factor of a loop, counted from 0."""
@@ -290,11 +292,16 @@ _JUDGE = "Your feedback should specify whether the current result supports or re
 _WRITE = "Please response the code in the following json format"
 _DECIDE = "give a final decision about the evaluation result"
 
-# The verdict on a model comes with the *factor* prompt as its system prompt in `fin_model`
-# (`QlibModelExperiment2Feedback` in `scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0), so only the
-# user prompt tells the two apart.
+# `fin_quant` asks for one factor or model as its action is called, `fin_factor` and `fin_model` in the plural
+# or as "model tuning" (`FactorAndModelHypothesisGen` and others in `components/proposal`).
+#
+# RD-Agent's own `fin_model` asks for the verdict on a model with the *factor* prompt as its system prompt
+# (`QlibModelExperiment2Feedback` in `scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0), and a run with
+# the factors with the model prompt. The sentence is in both, so only the user prompt tells what is judged.
 KINDS = (
+    Kind("action", ("decide whether the next experiment should focus on factors or models",)),
     Kind("factor_hypothesis", ("working on generating new hypotheses for the factors in",)),
+    Kind("factor_hypothesis", ("working on generating new hypotheses for the factor in",)),
     Kind("factor_experiment", ("trying to generate new factors based on the hypothesis",)),
     Kind("factor_code", ("trying to implement some factors in", _WRITE)),
     Kind("factor_critic", ("check whether user's code is align with the factor and the scenario",)),
@@ -302,6 +309,7 @@ KINDS = (
     Kind("factor_decision", ("trying to implement some factors in", _DECIDE)),
     Kind("factor_feedback", (_JUDGE,), "Combined Results:"),
     Kind("model_hypothesis", ("working on generating new hypotheses for the model tuning in",)),
+    Kind("model_hypothesis", ("working on generating new hypotheses for the model in",)),
     Kind("model_experiment", ("trying to generate new model tuning based on the hypothesis",)),
     Kind("model_code", ("trying to implement some pytorch models in", _WRITE)),
     Kind("model_critic", ("check whether user's code is align with the model information and the scenario",)),
@@ -340,11 +348,16 @@ def answer(script: Script, kind: str, system: str, user: str, loop: int) -> str:
     """
     if kind == "output_filter":
         return json.dumps({"needs_sub": False, "regex_patterns": []})
+    if kind == "action":
+        return json.dumps({"action": script.actions[loop % len(script.actions)]})
     about: Callable[[int], Factor | Model] = script.factor if kind.startswith("factor") else script.model
     step = kind.partition("_")[2]
     if step == "hypothesis":
         proposal = about(loop)
-        return json.dumps({"hypothesis": proposal.hypothesis, "reason": proposal.reason})
+        proposed = {"hypothesis": proposal.hypothesis, "reason": proposal.reason}
+        if '"action"' in system:
+            proposed["action"] = kind.partition("_")[0]
+        return json.dumps(proposed)
     if step == "experiment":
         # Older hypotheses follow further down in the same prompt.
         target = user.partition("The former hypothesis")[0]
@@ -395,7 +408,8 @@ def _proposals(about: Callable[[int], Factor | Model]) -> Iterator[Factor | Mode
 def _verdict(system: str, proposal: Factor | Model) -> str:
     """A verdict in the form that the system prompt shows, and in no other.
 
-    `fin_model` shows `"Replace Best Result"` and reads `"Decision"`. An answer that has both would hide that.
+    RD-Agent's own `fin_model` shows `"Replace Best Result"` and reads `"Decision"`: an answer that has both
+    would hide that.
     """
     verdict: dict[str, str | bool] = {
         "Observations": f"{proposal.name} was trained and back-tested.",
@@ -506,9 +520,11 @@ class ScriptedLLM:
         return [[byte / 127.5 - 1 for byte in hashlib.sha256(text.encode()).digest()] for text in texts]
 
     def _loop(self, kind: str, user: str) -> int:
-        if not kind.endswith("_hypothesis"):
+        if kind != "action" and not kind.endswith("_hypothesis"):
             return 0
-        trials = len(re.findall(r"^\s*# Trial \d+:", user, re.MULTILINE))
+        # In fin_quant each trial tells its action, and those of the other kind are shown too.
+        told = re.findall(r"^\s*# Trial \d+:\s+## Hypothesis\s+(?:Chosen Action: (\w+))?", user, re.MULTILINE)
+        trials = sum(kind == "action" or action in ("", kind.partition("_")[0]) for action in told)
         loop = trials if self.in_turn else max(trials, self._record.proposed.get(kind, 0))
         self._record.proposed[kind] = loop + 1
         return loop

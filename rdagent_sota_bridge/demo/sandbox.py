@@ -23,8 +23,7 @@ LOOPBACK = "127.0.0.1,localhost"
 
 CONDA_SHIM = """\
 #!/bin/sh
-# Stands in for conda: RD-Agent lists the environments and runs commands in one of them. The only one is
-# the current one.
+# Stands in for conda: RD-Agent lists the environments and runs commands in one of them. There is one.
 case "$1" in
 env)
     echo "{environment}  *  {prefix}"
@@ -36,7 +35,7 @@ run)
         case "$1" in
         -n) shift 2 ;;
         --no-capture-output) shift ;;
-        *) exec "$@" ;;
+        *) PATH={path} exec "$@" ;;
         esac
     done
     ;;
@@ -120,11 +119,13 @@ class Sandbox:
 
     Attributes:
         folder: the sandbox itself, absolute.
-        python: the interpreter of the environment that holds rdagent and pyqlib.
+        python: the interpreter of the environment that holds rdagent.
+        qlib_python: that of the environment that holds pyqlib and torch, which may be the same one.
     """
 
     folder: Path
     python: Path
+    qlib_python: Path
 
     @property
     def home(self) -> Path:
@@ -166,11 +167,13 @@ class Sandbox:
             **extra,
         }
 
+    def path(self, python: Path) -> str:
+        """PATH with the stand-ins first, then an interpreter's folder."""
+        return os.pathsep.join([str(self.bin), str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])
+
     def _places(self) -> dict[str, str]:
-        # RD-Agent takes the PATH that `conda run … env` prints: the interpreter's folder has to be on it.
-        path = [str(self.bin), str(self.python.parent), "/usr/local/bin", "/usr/bin", "/bin"]
         return {
-            "PATH": os.pathsep.join(path),
+            "PATH": self.path(self.python),
             "HOME": str(self.home),
             # Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
             # `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
@@ -179,38 +182,49 @@ class Sandbox:
         }
 
 
-def create(folder: Path, *, python: str | Path = sys.executable) -> Sandbox:
+def create(
+    folder: Path, *, python: str | Path = sys.executable, qlib_python: str | Path | None = None
+) -> Sandbox:
     """Make a sandbox; in an existing one only the stand-ins are written anew.
 
+    Args:
+        folder: where.
+        python: the interpreter of the environment that holds rdagent.
+        qlib_python: that of the environment that conda gives to Qlib, where it is another one.
+
     Raises:
-        ValueError: the path of `folder` or `python` cannot stand on PATH: a colon ends an entry, and at an
-            equals sign RD-Agent cuts the PATH it is told (`CondaConf` in `rdagent/utils/env.py`, 0.8.0 and
+        ValueError: the path of `folder` or an interpreter cannot stand on PATH: a colon ends an entry, and at
+            an equals sign RD-Agent cuts the PATH it is told (`CondaConf` in `rdagent/utils/env.py`, 0.8.0 and
             1.0.0).
     """
     # Not resolved: a virtual environment's python is a link to one that lacks the packages.
-    sandbox = Sandbox(Path(folder).absolute(), Path(python).absolute())
-    for path in (sandbox.bin, sandbox.python.parent):
+    qlib = Path(python if qlib_python is None else qlib_python).absolute()
+    sandbox = Sandbox(Path(folder).absolute(), Path(python).absolute(), qlib)
+    for path in (sandbox.bin, sandbox.python.parent, qlib.parent):
         if set(":=") & set(str(path)):
             raise ValueError(f"a sandbox needs paths without ':' and '=', for they go on PATH: {path}")
 
     for place in (sandbox.home, sandbox.project, sandbox.bin):
         place.mkdir(parents=True, exist_ok=True)
-    prefix = sandbox.python.parent.parent
-    _write_executable(sandbox.bin / "conda", _conda_shim(prefix))
+    _write_executable(sandbox.bin / "conda", _conda_shim(sandbox))
     factor_python = FACTOR_PYTHON_SHIM.format(python=shlex.quote(str(sandbox.python)))
     _write_executable(sandbox.bin / FACTOR_PYTHON, factor_python)
     script = sandbox.bin / _QRUN_TWICE_FILE
     script.write_text(QRUN_TWICE, encoding="utf-8")
     script.with_name("qrun_once.py").write_text(QRUN_ONCE, encoding="utf-8")
-    _write_executable(sandbox.bin / "qrun", _qrun_shim(sandbox.python, script))
+    _write_executable(sandbox.bin / "qrun", _qrun_shim(qlib, script))
     return sandbox
 
 
-def _conda_shim(prefix: Path) -> str:
+def _conda_shim(sandbox: Sandbox) -> str:
     # The prefix is for the reader of the list alone; quoting it for a shell inside double quotes is not
     # worth a rule.
-    shown = "".join(character for character in str(prefix) if character not in '"$`\\')
-    return CONDA_SHIM.replace("{environment}", CONDA_ENVIRONMENT).replace("{prefix}", shown)
+    prefix = str(sandbox.qlib_python.parent.parent)
+    shown = "".join(character for character in prefix if character not in '"$`\\')
+    # RD-Agent takes the PATH that `conda run … env` prints: the interpreter's folder has to be on it.
+    path = shlex.quote(sandbox.path(sandbox.qlib_python))
+    named = CONDA_SHIM.replace("{environment}", CONDA_ENVIRONMENT).replace("{prefix}", shown)
+    return named.replace("{path}", path)
 
 
 def _qrun_shim(python: Path, script: Path) -> str:

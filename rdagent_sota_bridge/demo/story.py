@@ -146,7 +146,7 @@ def tell(folder: Path, show: Callable[[str, int], None], *, is_kept: bool) -> To
 
 
 def _sandbox(folder: Path) -> Sandbox:
-    return Sandbox(folder.absolute(), Path(sys.executable))
+    return Sandbox(folder.absolute(), Path(sys.executable), Path(sys.executable))
 
 
 def _show(folder: Path, show: Callable[[str, int], None]) -> None:

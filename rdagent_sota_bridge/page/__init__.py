@@ -63,6 +63,7 @@ def render(report: Report) -> str:
         comparison=views.comparison(report),
         counted=views.counted(report),
         tested_alike=reports.tested_alike(report),
+        judged_alike=reports.judged_alike(report),
         boards=[_board(report, kind, names, days) for kind in ("model", "factor")],
         appraised=appraised,
         proofs=views.proofs(report),

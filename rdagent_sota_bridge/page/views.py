@@ -150,9 +150,26 @@ def facts(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
         "Label": _by_run([(task.label, run) for task, run in tasks]),
         "Factor set": [f"{digest} ({count} factor{'s' * (count != 1)})" for digest, count in digests],
         "Base set": bases,
+        "Verdict on models": _by_run(_verdicts(report)),
         "Versions": versions,
     }
     return tuple((name, tuple(dict.fromkeys(values)) or (MISSING,)) for name, values in rows.items())
+
+
+def _verdicts(report: Report) -> list[tuple[str, str]]:
+    """Return how the models of each run were judged, with the run; nothing where its log does not tell."""
+    told = []
+    for run, name in zip(report.runs, run_names(report), strict=True):
+        judged = reports.judged(run)
+        if judged.read:
+            told.append(("asked for in the form that RD-Agent reads", name))
+        if judged.unread:
+            text = (
+                "asked for in a form that RD-Agent does not read: "
+                f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}"
+            )
+            told.append((text, name))
+    return told
 
 
 def _by_run(told: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,0 +1,106 @@
+"""Factor loops of `fin_quant`: the loaded set joins them, as factors do that the run itself accepted.
+
+RD-Agent judges a factor loop against the result of the last experiment before it, be that a model
+(`scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0). The run's models have the loaded set, so its factor
+loops get it too: like is compared with like. `fin_factor` uses the same runner and is left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+from rdagent_sota_bridge import handoff
+from rdagent_sota_bridge import plan as plans
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, SeamError
+from rdagent_sota_bridge.handoff import HandOff
+from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.plan import Record, logger
+
+CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
+"""The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
+(`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
+
+_DEVELOP_NAMES = frozenset(
+    {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute"}
+)
+_DEVELOP_TEXTS = frozenset({FACTOR_FILE, *CONFIG_FILES})
+
+
+def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return what to replace in `rdagent/scenarios/qlib/developer/factor_runner.py` (0.8.0, 1.0.0).
+
+    Idle but for a runner that `share` has told of a set. As with models, RD-Agent's cache stays inside.
+    """
+    runner_class = getattr(module, "QlibFactorRunner", None)
+    develop_before = getattr(runner_class, "develop", None)
+    if runner_class is None or develop_before is None:
+        raise SeamError("RD-Agent has no QlibFactorRunner.develop", module.__name__, OTHER_RELEASE)
+    missing = plans.missing_from(develop_before, _DEVELOP_NAMES, _DEVELOP_TEXTS)
+    if missing:
+        raise SeamError(
+            f"QlibFactorRunner.develop has a shape that is not known: it lacks {', '.join(missing)}; factor "
+            "loops of fin_quant go without the loaded set",
+            str(module.__file__),
+            OTHER_RELEASE,
+        )
+
+    @functools.wraps(develop_before)
+    def develop(self: Any, exp: Any) -> Any:
+        return join_factor_loop(functools.partial(develop_before, self), self, exp)
+
+    return [(runner_class, "develop", develop)]
+
+
+def share(loop: Any, model_runner: Any) -> None:
+    """Let the factor runner of a loop of `fin_quant` carry what its model runner carries; idle elsewhere.
+
+    Where a factor runner can't be given the set, one warning says what that means for the run's verdicts.
+    """
+    factor_runner = getattr(loop, "factor_runner", None)
+    if factor_runner is None:
+        return
+    if plans.record_of(model_runner) is not None and not plans.leads_to_hand_off(type(factor_runner)):
+        plans.warn_of_unlike_factor_loops(type(factor_runner))
+        return
+    plans.pass_on(model_runner, factor_runner)
+
+
+def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
+    """Run RD-Agent's `develop` of a factor loop with the runner's set among the accepted experiments.
+
+    Without a set, or inside another hand-off, the original is called and nothing else happens.
+    """
+    record = plans.record_of(runner)
+    if record is None or handoff.is_active():
+        return develop_before(exp)
+    try:
+        return _join_factor_loop(develop_before, runner, exp, record)
+    except BridgeError as error:
+        plans.stop_in_step(error)
+
+
+def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
+    from rdagent_sota_bridge import experiment
+
+    handoff.check_unchanged(record)
+    base = handoff.base_of_run(record, exp)
+    columns = tuple(record["columns"])
+    # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
+    accepted = [based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks]
+    loaded = experiment.synthetic_experiment(record, base.digest)
+    if not accepted:
+        logger().info(
+            "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
+        )
+        reference = experiment.reference_experiment(record, base.digest, exp)
+        hand_off = HandOff(record, base, reference, columns, CONFIG_FILES)
+        loaded.result = handoff.develop_with(develop_before, runner, hand_off).result
+    exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
+    logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
+    return handoff.develop_with(develop_before, runner, HandOff(record, base, exp, columns, CONFIG_FILES))
+
+
+def _shown(accepted: list[Any]) -> str:
+    return f"{len(accepted)} experiments that this run accepted" if accepted else "none of the run's own yet"

@@ -1,0 +1,47 @@
+"""RD-Agent on other Pythons: the hand-off to the end, with Qlib in an environment of its own."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import runs, seams
+
+pytestmark = pytest.mark.e2e
+
+PYTHONS = ("3.10", "3.12")
+"""Those of the Makefile's `PYTHONS`; all else runs on 3.11, for which Qlib's side is set up."""
+
+
+def test_the_makefile_sets_these_pythons_up() -> None:
+    """No Python is set up and not tested, or the other way round."""
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    (line,) = (line for line in makefile.splitlines() if line.startswith("PYTHONS :="))
+    assert tuple(line.split()[2:]) == PYTHONS
+    assert platform.python_version_tuple()[:2] == ("3", "11")
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_the_hand_off(version: str, tmp_path: Path) -> None:
+    """The set reaches the network: RD-Agent and the package on that Python, Qlib on another, in conda."""
+    folder = Path(sys.prefix) / f"python-{version}"
+    if (folder / ".missing").exists():
+        pytest.skip(f"PYTHON {version} IS NOT ON THIS MACHINE")
+    python = folder / "bin" / "python"
+    assert python.is_file(), f"{python} is not there: run the tests with `make test`"
+    box, market = runs.box_with_market(tmp_path / "box", python, Path(sys.executable))
+    seams.write_set(box.project / "set", seams.factor_frame(market))
+    variables = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
+    run = runs.rdagent(box, "fin_model", "--loop_n", "1", **variables)
+    assert run.status == 0, run.output[-3000:]
+    (model,) = run.trained
+    assert model.metrics["IC"] > 0.6
+    assert model.width == 23
+    assert model.manifest is not None
+    there = model.manifest["versions"]
+    assert there["rd_agent_side"]["python"].startswith(f"{version}.")
+    assert there["qlib_side"]["python"] == platform.python_version()
+    assert "SOTA factors used: Qlib loaded 23 columns" in run.text_log

@@ -1,0 +1,380 @@
+"""Factor loops of `fin_quant`: RD-Agent's real factor runner, up to where Qlib would be started."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+import yaml
+from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.scenarios.qlib.developer import factor_runner, model_runner
+from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
+from rdagent.scenarios.qlib.experiment import workspace as workspaces
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+from rdagent.utils.workflow import LoopBase, LoopMeta
+
+from rdagent_sota_bridge import experiment, handoff, manifest, patch, plan, qlib_config, quant
+from rdagent_sota_bridge.alpha import ALPHA22
+from rdagent_sota_bridge.demo.market import Market
+from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.locate import FACTOR_FILE
+from tests import seams
+
+LIGHTGBM, BEST_MODEL = quant.CONFIG_FILES
+
+
+class QuantRDLoop(LoopBase, metaclass=LoopMeta):
+    """Named as RD-Agent names the loop of fin_quant; its two runners, and one step."""
+
+    def __init__(self, for_factors: Any) -> None:
+        self.model_runner = seams.build_runner()
+        self.factor_runner = for_factors
+        super().__init__()
+
+    def running(self, previous: dict[str, Any]) -> str:
+        """Do nothing."""
+        return "done"
+
+
+class OtherRunner:
+    """A factor runner of a user's own, named in QLIB_QUANT_FACTOR_RUNNER."""
+
+    def develop(self, exp: Any) -> Any:
+        """Go another way than RD-Agent's."""
+        return exp
+
+
+@dataclass(frozen=True)
+class BackTest:
+    """What one back-test got: the YAML's name and content, its variables, and the factors."""
+
+    config_name: str
+    config: Any
+    variables: dict[str, str]
+    factors: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the factors."""
+        return [str(name) for name in self.factors["feature"].columns]
+
+    @property
+    def base_features(self) -> list[str]:
+        """The names of the base features that Qlib is told to load."""
+        kwargs = self.config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+        features: list[str] = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"][
+            "feature"
+        ][1]
+        return features
+
+
+@dataclass
+class Qlib:
+    """Stands in for Qlib's environment: it keeps what a back-test gets, and answers with its number as IC."""
+
+    tests: list[BackTest] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Be there."""
+
+    def check_output(self, local_path: str, entry: str, env: dict[str, str]) -> str:
+        """Keep the content of the workspace at qrun, and write results as RD-Agent's script does."""
+        folder = Path(local_path)
+        if entry.startswith("qrun "):
+            name = entry.removeprefix("qrun ")
+            text = (folder / name).read_text(encoding="utf-8")
+            factors = pd.read_parquet(folder / FACTOR_FILE)
+            self.tests.append(BackTest(name, qlib_config.rendered(text, env), dict(env), factors))
+        else:
+            number = float(len(self.tests))
+            metrics = pd.Series(dict.fromkeys(experiment.METRICS, number), name="0")
+            metrics.to_csv(folder / "qlib_res.csv")
+            metrics.to_frame().to_pickle(folder / "ret.pkl")
+            metrics.to_frame().to_parquet(folder / "ret.parquet")
+        return ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A market, a good set, RD-Agent's loop with the set, and what back-tests get."""
+
+    market: Market
+    set_folder: Path
+    qlib: Qlib
+
+
+@pytest.fixture
+def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Point HOME at the market, write a set, and let back-tests be kept in place of run."""
+    folder, market = market_home
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    qlib = Qlib()
+    monkeypatch.setattr(workspaces, "QlibCondaConf", lambda: None)
+    monkeypatch.setattr(workspaces, "QlibCondaEnv", lambda conf: qlib)
+    monkeypatch.setattr(import_module("rdagent.core.conf").RD_AGENT_SETTINGS, "cache_with_pickle", False)
+    let_code_be_run(monkeypatch, market)
+    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)), qlib)
+
+
+def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
+    """Let a factor's code give a column of its name; ours lies over it as over RD-Agent's own."""
+    frame = seams.factor_frame(market, noise=1.0)[["noise"]]
+
+    def process(given: Any) -> pd.DataFrame:
+        listed = given if isinstance(given, list) else [given]
+        names = [task.factor_name for one in listed for task in one.sub_tasks]
+        names += [
+            Path(file).stem for one in listed for file in getattr(one, "base_feature_codes", None) or {}
+        ]
+        return pd.DataFrame({name: frame["noise"] * (1 + len(name)) for name in names})
+
+    def no_deduplication(self: Any, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+        return new  # RD-Agent's own takes a correlation per day and pair, in many processes
+
+    for module in (factor_runner, model_runner):
+        stand_in = ModuleType("stand_in")
+        stand_in.process_factor_data = process  # type: ignore[attr-defined]
+        ((_, _, replacement),) = handoff.merge_patches(stand_in)
+        monkeypatch.setattr(module, "process_factor_data", replacement)
+    monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
+
+
+def factor_experiment(name: str, *accepted: Any) -> Any:
+    """Return the experiment of a factor loop, as `QlibFactorHypothesis2Experiment` makes it."""
+    made = QlibFactorExperiment([FactorTask(name, "d", "f")])
+    made.based_experiments = [QlibFactorExperiment(sub_tasks=[]), *accepted]
+    return made
+
+
+def of_accepted(made: Any, ic: float) -> Any:
+    """Give an experiment a result, as one that was accepted has."""
+    made.result = pd.Series(dict.fromkeys(experiment.METRICS, ic), name="0")
+    return made
+
+
+def accepted_model() -> Any:
+    """Return a model that the run accepted, with its code."""
+    model = seams.model_experiment("Best")
+    model.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
+    return of_accepted(model, 0.5)
+
+
+def test_the_first_factor_loop_is_compared_with_the_loaded_set_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loaded set is back-tested first; the loop's own back-test has it beside the new factor."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = loop.factor_runner.develop(factor_experiment("mine"))
+    reference, own = place.qlib.tests
+    assert (reference.config_name, own.config_name) == (LIGHTGBM, LIGHTGBM)
+    assert reference.columns == ["overnight_gap"]
+    assert own.columns == ["overnight_gap", "mine"]
+    expected = seams.factor_frame(place.market).sort_index()
+    pd.testing.assert_frame_equal(reference.factors["feature"], expected)
+    pd.testing.assert_frame_equal(own.factors["feature"][["overnight_gap"]], expected)
+    assert reference.base_features == own.base_features == list(ALPHA22)
+    assert exp.result["IC"] == 2.0
+    assert exp.based_experiments[-1].result["IC"] == 1.0, "what RD-Agent's verdict compares with"
+    assert exp.based_experiments[0].result.loc["IC"] != 0, "RD-Agent's UI reads the first one's too"
+
+
+def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside accepted factors, on the accepted model, as wide as what Qlib loads; judged against the last."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    accepted = [of_accepted(factor_experiment("first"), 0.1), accepted_model()]
+    exp = loop.factor_runner.develop(factor_experiment("MA20", *accepted))
+    (own,) = place.qlib.tests
+    assert own.config_name == BEST_MODEL
+    assert own.columns == ["overnight_gap", "first", "MA20"]
+    assert own.base_features == [name for name in ALPHA22 if name != "MA20"], "a mined name comes once"
+    assert own.variables["num_features"] == str(21 + 3)
+    assert exp.based_experiments[-2:] == accepted
+    again = loop.factor_runner.develop(exp)
+    assert len(again.based_experiments) == 4, "ours are replaced where a loop is developed again"
+
+
+def test_a_model_loop_has_the_set_from_the_first_accepted_factor_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent's own merge needs two factor experiments; with the set one of the run's own is enough."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
+    seams.develop_up_to_qlib(loop.model_runner, model)
+    written = pd.read_parquet(model.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
+    assert list(written.columns) == ["overnight_gap", "first"]
+
+
+def test_base_features_that_are_code_join_both_back_tests(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--base_features_path` of 1.0.0 may name factor code: it is beside the set, and in the cache's key."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = factor_experiment("mine")
+    exp.base_feature_codes = {"coded.py": "…"}
+    loop.factor_runner.develop(exp)
+    reference, own = place.qlib.tests
+    assert reference.columns == ["overnight_gap", "coded"]
+    assert own.columns == ["overnight_gap", "mine", "coded"]
+    record = plan.record_of(loop.factor_runner)
+    assert record is not None
+    keys = []
+    for codes in ({}, {"coded.py": "…"}, {"coded.py": "other"}):
+        exp.base_feature_codes = codes
+        keys.append(seams.cache_key(experiment.reference_experiment(record, "0", exp)))
+    assert len(set(keys)) == 3
+
+
+def test_switched_off_a_factor_loop_is_rdagents_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the switch, and in fin_factor with it, the original gets the experiment and nothing happens."""
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    seams.switch_on(monkeypatch, place.set_folder)
+    for runner in (loop.factor_runner, QlibFactorRunner(None)):
+        exp = factor_experiment("mine", of_accepted(factor_experiment("first"), 0.1))
+        before = list(exp.based_experiments)
+        place.qlib.tests.clear()
+        runner.develop(exp)
+        assert exp.based_experiments == before
+        assert place.qlib.tests[0].columns == ["first", "mine"]
+        assert plan.RUNNER_ATTRIBUTE not in vars(runner)
+
+
+def test_a_factor_loop_that_skips_the_merge_stops_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If RD-Agent took the YAML without factors, the loop would be judged unlike: the run stops."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = factor_experiment("mine")
+
+    def develop(given: Any) -> Any:
+        given.experiment_workspace.execute(qlib_config_name="conf_baseline.yaml", run_env={})
+
+    with pytest.raises(typer.Exit):
+        quant.join_factor_loop(develop, loop.factor_runner, exp)
+    assert "RD-Agent took conf_baseline.yaml in place of" in capsys.readouterr().err
+    assert place.qlib.tests == []
+
+
+def test_a_set_that_changed_stops_a_factor_loop(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run keeps the set it began with, in its factor loops as in its models."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    seams.write_set(place.set_folder, seams.factor_frame(place.market) * 2)
+    with pytest.raises(typer.Exit):
+        loop.factor_runner.develop(factor_experiment("mine"))
+    assert capsys.readouterr().err.count("sha256:") == 2
+
+
+@pytest.mark.parametrize(("width", "good"), [(23, True), (22, False)])
+def test_the_width_that_lightgbm_tells_is_compared(width: int, good: bool, tmp_path: Path) -> None:
+    """LightGBM keeps no names: the number of features it was trained on has to be that of the columns."""
+    loaded = manifest.Loaded(None, (), width, {})
+    names = tuple(ALPHA22)
+    if good:
+        manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
+    else:
+        with pytest.raises(handoff.HandOffError, match="22 wide for 23 columns"):
+            manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
+
+
+# --- which runner knows the set ---
+
+
+def test_both_runners_know_the_set_in_a_steps_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor runner carries what the model runner does, through a pickle too."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    runners = pickle.loads(pickle.dumps((loop.model_runner, loop.factor_runner)))
+    records = [plan.record_of(runner) for runner in runners]
+    assert records[0] is not None
+    assert records[0] == records[1]
+
+
+def test_a_resume_tells_the_factor_runner_too(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed with the set at another place, the factor runner has that one; switched off, none."""
+    from datetime import datetime, timezone
+
+    from rdagent.utils.workflow.loop import LoopTrace
+
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    now = datetime.now(timezone.utc)
+    loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
+    folder = tmp_path / "log" / "run"
+    loop.dump(folder / "__session__" / "0" / "0_running")
+    moved = place.set_folder.rename(tmp_path / "moved")
+    seams.switch_on(monkeypatch, moved)
+    loaded = QuantRDLoop.load(folder)
+    record = plan.record_of(loaded.factor_runner)
+    assert record is not None
+    assert record["path"] == str(moved / FACTOR_FILE)
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    assert plan.RUNNER_ATTRIBUTE not in vars(QuantRDLoop.load(folder).factor_runner)
+
+
+def test_a_factor_runner_that_can_not_be_told_is_a_warning(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models still get the set; one line says what that means for the verdicts on factor loops."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    with seams.logged() as lines:
+        loop = QuantRDLoop(OtherRunner())
+    (warning,) = [line for line in lines if "can't join the factor loops" in line]
+    assert warning.startswith("WARNING: ")
+    assert "test_quant.OtherRunner" in warning
+    assert plan.record_of(loop.model_runner) is not None
+
+
+def test_without_the_import_hook_a_model_loop_warns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QLIB_QUANT_MODEL_RUNNER alone can't reach factor loops: a model beside accepted factors says so."""
+    from rdagent_sota_bridge.runner import SotaModelRunner
+
+    seams.switch_on(monkeypatch, place.set_folder)
+    runner = SotaModelRunner(None)
+    monkeypatch.setattr(patch, "is_applied", lambda name: name not in ("factor runner", "loop"))
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(runner, model)
+    assert sum("can't join the factor loops" in line for line in lines) == 1
+
+
+def test_a_develop_of_another_shape_is_refused_by_name() -> None:
+    """A factor runner without RD-Agent's merge is not patched, and what it lacks is named."""
+    module = ModuleType("fork")
+    module.__file__ = "fork.py"
+    with pytest.raises(SeamError, match="no QlibFactorRunner"):
+        quant.runner_patches(module)
+    module.QlibFactorRunner = OtherRunner  # type: ignore[attr-defined]
+    with pytest.raises(SeamError, match=r"it lacks .*conf_combined_factors\.yaml.*process_factor_data"):
+        quant.runner_patches(module)
+
+
+def test_the_yaml_of_factor_loops_is_adapted_as_the_models_is() -> None:
+    """Both of RD-Agent's YAML files take the base set, and stay YAML without one."""
+    folder = Path(str(import_module("rdagent.scenarios.qlib.experiment").__path__[0])) / "factor_template"
+    for name in quant.CONFIG_FILES:
+        text = (folder / name).read_text(encoding="utf-8")
+        base = handoff.alpha.base_set("alpha22")
+        for given in (base, handoff.alpha.NO_BASE_SET):
+            adapted = qlib_config.adapt(text, given, "a note")
+            assert yaml.safe_load(adapted.splitlines()[0]) is None, "the note is a comment"
