@@ -418,21 +418,22 @@ def _tells_sets_apart(cache: recognition.ResultCache, hand_off: HandOff, runner:
 
     exp, record, base = hand_off.experiment, hand_off.record, hand_off.base
     given = exp.based_experiments
-    sets = [based for based in given if experiment.stands_for_a_set(based)]
     # The reference of fin_quant's factor loops has the set in its own sub-task.
-    if not sets or not (hand_off.result_caches or cache.forced):
+    stands_there = any(experiment.stands_for_a_set(based) for based in given)
+    if not stands_there or not (hand_off.result_caches or cache.forced):
         return True
     place = f"{cache.key.__module__}.{cache.key.__qualname__}, the key of the cache of develop's results"
     others = [
-        [],
-        [experiment.synthetic_experiment({**record, "digest": "another set"}, base.digest)],
-        [experiment.synthetic_experiment(record, "another base set")],
+        None,
+        experiment.synthetic_experiment({**record, "digest": "another set"}, base.digest),
+        experiment.synthetic_experiment(record, "another base set"),
     ]
     try:
         key = cache.key(runner, exp)
         keys = []
         for other in others:
-            exp.based_experiments = [*(based for based in given if based not in sets), *other]
+            replaced = [other if experiment.stands_for_a_set(based) else based for based in given]
+            exp.based_experiments = [based for based in replaced if based is not None]
             keys.append(cache.key(runner, exp))
     except Exception as error:
         raise HandOffError(

@@ -33,11 +33,11 @@ def _sota_loaded(recorder):
     chain = list(dataset.handler.infer_processors)
     norms = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")]
     if norms:
-        norm, later = chain[norms[0]], chain[norms[0] + 1 :]
-        later += getattr(dataset.handler, "learn_processors", [])
+        norm = chain[norms[0]]
         columns = [str(column[-1]) for column in norm.cols]
         empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
-        for p in later:  # what chooses columns after the norm has seen them
+        # What chooses columns after the norm has seen them.
+        for p in chain[norms[0] + 1 :] + list(getattr(dataset.handler, "learn_processors", [])):
             named = set(map(str, getattr(p, "col_list", ())))
             if type(p).__name__ == "FilterCol" and p.fields_group in ("feature", None):
                 columns = [name for name in columns if name in named]

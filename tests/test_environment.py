@@ -148,7 +148,8 @@ def test_the_table_of_seams() -> None:
         "merge": Found("known", ("0.5.0", "0.6.0")),
         "runner": Found("unknown"),
     }
-    lines = seam_lines(Seams(True, {"workspace": "too old", "options": "other"}, found=found))
+    misfits = {"workspace": "too old", "options": "other"}
+    lines = seam_lines(Seams(True, misfits, found=found))
     assert [line.name for line in lines] == [f"seam {seam.name}" for seam in SEAMS]
     by_name = {line.name.removeprefix("seam "): line for line in lines}
     assert [by_name[name].state for name in ("loop", "merge", "runner", "workspace", "options")] == [
