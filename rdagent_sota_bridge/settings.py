@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import SettingsError
 
 TRUE_WORDS = ("true", "1", "yes", "on")
@@ -41,8 +41,8 @@ def _error_mode(value: object) -> object:
 
 
 def _entries(value: str) -> tuple[str, ...]:
-    """Split a list of paths at the platform's separator, which never splits a URL's `scheme://`."""
-    return tuple(entry.strip() for entry in re.split(rf"{re.escape(os.pathsep)}(?!//)", value))
+    """Split a list of paths and URLs at the platform's separator."""
+    return tuple(entry.strip() for entry in urls.split_list(value))
 
 
 def path_entries(value: str) -> tuple[str, ...]:
@@ -120,8 +120,8 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
-        "itself; relative to the current folder. Several, with the platform's separator "
-        "(`:`, on Windows `;`) between them, are joined.",
+        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several, with the "
+        "platform's separator (`:`, on Windows `;`) between them, are joined.",
     )
     log_path: PathList | None = Field(
         default=None,
@@ -263,8 +263,9 @@ def _settings_error(detail: Any) -> SettingsError:
 
 
 def _unknown_value(name: str, value: str, expected: str) -> SettingsError:
+    shown = os.pathsep.join(urls.without_secrets(entry) for entry in urls.split_list(value))
     return SettingsError(
-        f"{name} has an unknown value: {value!r}",
+        f"{name} has an unknown value: {shown!r}",
         f"environment variable or .env entry {name}",
         f"{expected}; then start again",
     )

@@ -56,6 +56,14 @@ ROOMS = (
     "run.display",
     "run.locks",
     "cli.run",
+    "urls",
+    "locking",
+    "fetching",
+    "remote",
+    "published",
+    "fetched",
+    "push",
+    "cli.push",
 )
 
 IMPORTS = f"""
