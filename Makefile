@@ -21,7 +21,7 @@ endif
 OLD_VENV := $(VENV)/rdagent-0.8.0
 
 # What looks at RD-Agent, and so runs on both; the other rooms do not know it.
-HOST_TESTS := $(patsubst %,tests/test_%.py,alpha environment handoff history latest_log listing locate normal \
+HOST_TESTS := $(patsubst %,tests/test_%.py,alpha environment fetching handoff history latest_log listing locate normal \
 	options patch performance qlib_config qlib_record resume run_progress sessions startup training verification)
 
 .PHONY: demo test lint clean

@@ -138,7 +138,7 @@ def named(text: str, fetch: Fetch = _no_fetch) -> Located:
         return _accepted_set(text)
     if not is_set:
         raise _nothing_named(text, f"{path} {what}")
-    return Located(path.resolve())
+    return Located((path / FACTOR_FILE if is_folder else path).resolve())
 
 
 def _nothing_named(text: str, where: str) -> LocateError:

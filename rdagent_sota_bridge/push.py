@@ -48,7 +48,7 @@ def push(
     Args:
         located: The set's file, and what led to it.
         url: The folder.
-        replace: Put it in the place of another set, or of a file that no manifest names.
+        replace: Put it there whatever is there: another set, a damaged one, a file that no manifest names.
         progress: Is told the URL without secrets, how many bytes are there, and of how many.
 
     Raises:
@@ -62,7 +62,7 @@ def push(
     held = panel.examine((located.path,))
     size = located.path.stat().st_size
     done = Pushed(urls.without_secrets(url), held.digest, held.rows, held.columns, size, moved=True)
-    if _is_there(thing, told, done, replace=replace):
+    if not replace and _is_there(thing, told, done):
         return Pushed(**{**done.__dict__, "moved": False})
     content = _content(held, size, located)
     told.write_small(published.text(content, published.UPLOADING))
@@ -95,31 +95,23 @@ def _check_name(url: str) -> None:
         raise RemoteError("The URL names no folder that a set could be put into", shown, _NAME_A_FOLDER)
 
 
-def _is_there(thing: Remote, told: Remote, mine: Pushed, *, replace: bool) -> bool:
-    """Tell whether the set is at the URL already.
+def _is_there(thing: Remote, told: Remote, mine: Pushed) -> bool:
+    """Tell whether the set is at the URL already, by its manifest and its size.
 
     Raises:
-        RemoteError: if something else is, and it is not to be replaced.
+        RemoteError: if something else is.
     """
     try:
-        size = thing.look().size
+        there, size = True, thing.look().size
     except FactorFileNotFoundError:
-        size = None
-        there = False
-    else:
-        there = True
-    try:
-        existing = published.read(told)
-    except RemoteError:
-        if not replace:
-            raise
-        existing = None
+        there, size = False, None
+    existing = published.read(told)
     if existing is not None and existing.digest == mine.digest:
         if existing.complete and there and size in (None, mine.size):
             return True
         if not existing.complete or not there:
             return False  # a push that broke off, or a file that was removed: it is done again
-    if (existing is None and not there) or replace:
+    if existing is None and not there:
         return False
     what = (
         f"the set {existing.digest}" if existing is not None else f"a {FACTOR_FILE} that no manifest tells of"

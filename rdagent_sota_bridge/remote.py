@@ -57,8 +57,8 @@ _LIBRARIES = (
     "requests", "urllib3",
 )  # fmt: skip
 _BROKEN = {
-    "ClientConnectorError", "ClientPayloadError", "ServerDisconnectedError", "ConnectTimeoutError", "ReadError",
-    "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "IncompleteRead",
+    "ClientConnectorError", "ClientPayloadError", "ServerDisconnectedError", "ConnectTimeoutError",
+    "ReadError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "IncompleteRead",
     "HTTPClientError", "FSTimeoutError", "ConnectError", "RemoteProtocolError", "OfflineModeIsEnabled",
 }  # fmt: skip
 _DENIED = {

@@ -79,6 +79,7 @@ def without_secrets_in(text: str, url: str) -> str:
     if parts["query"]:
         secrets[parts["query"]] = HIDDEN
         secrets |= {value: HIDDEN for _, value in parse_qsl(parts["query"])}
+        secrets |= {pair.partition("=")[2]: HIDDEN for pair in parts["query"].split("&")}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) > 3:  # less is no secret, and would hide half of the text
             text = text.replace(secret, secrets[secret])

@@ -139,9 +139,7 @@ def push_command(
     url: Annotated[
         str, typer.Argument(metavar="URL", help="A folder, such as s3://bucket/run.", show_default=False)
     ],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Put it in the place of another set that is there.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it there whatever is there.")] = False,
 ) -> None:
     """Put a factor set on shared storage, with a manifest that names it, for SOTA_WORKSPACE_PATH to name."""
     from rdagent_sota_bridge.cli import push

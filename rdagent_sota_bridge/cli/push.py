@@ -17,7 +17,7 @@ def run(named: str, url: str, replace: bool) -> None:
     Args:
         named: A factor workspace or file, a log folder or `latest`, or another URL.
         url: The folder.
-        replace: Put it in the place of another set.
+        replace: Put it there whatever is there.
 
     Raises:
         BridgeError: as a check of the set would raise it; and if it can't be written there.
