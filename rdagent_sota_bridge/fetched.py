@@ -8,7 +8,6 @@ the URL without its secrets.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -146,7 +145,7 @@ def fetch(url: str, place: Path, watch: Watch) -> Located:
             if record is None or not seen.identity or record.identity != seen.identity:
                 record, more = _fetch(job, seen, folder, key, watch)
                 notes += more
-        return _located(job, folder, key, record, notes)
+    return _located(job, folder, key, record, notes)
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,8 @@ def _usable(folder: Path, key: str) -> tuple[_Record | None, tuple[str, ...]]:
 
 
 def _located(job: _Job, folder: Path, key: str, record: _Record, notes: tuple[str, ...]) -> Located:
-    with contextlib.suppress(PermissionError):  # a store of somebody else's leaves no trace of use
-        os.utime(folder / f"{key}.json")
+    with store.failing_at(folder, _COPY):
+        store.mark_used(folder / f"{key}.json")
     path = _file(folder, record.digest).resolve()
     return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes)
 

@@ -28,6 +28,9 @@ from rdagent_sota_bridge.errors import (
 BLOCK = 1 << 23
 """Bytes of one request: what a broken connection costs at most."""
 
+STALL = 30.0
+"""Seconds without a byte after which a web server is taken as away."""
+
 EXTRAS = {
     "s3": ("s3", "s3fs"),
     "s3a": ("s3", "s3fs"),
@@ -279,14 +282,26 @@ def is_read_only(url: str) -> bool:
 
 
 def _options(extra: str, conf: dict[str, Any]) -> dict[str, Any]:
-    """Return what is asked of a driver beside the user's configuration.
+    """Return what is asked of a driver where the user's configuration says nothing of it.
 
     botocore and s3fs both repeat a request, which multiplies: a server that is away would cost minutes.
+    aiohttp ends a request after five minutes, however well it goes on.
     """
-    if extra != "s3" or "AWS_MAX_ATTEMPTS" in os.environ:
-        return {}
-    given = conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"retries": {"max_attempts": 1}, **given}}
+    if extra == "s3" and "AWS_MAX_ATTEMPTS" not in os.environ:
+        given = conf.get("s3", {}).get("config_kwargs", {})
+        return {"config_kwargs": {"retries": {"max_attempts": 1}, **given}}
+    if extra == "https":
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
+        given = {name: value for one in _READ_ONLY for name, value in _client(conf, one).items()}
+        return {"client_kwargs": {"timeout": timeout, **given}}
+    return {}
+
+
+def _client(conf: dict[str, Any], protocol: str) -> dict[str, Any]:
+    found: dict[str, Any] = conf.get(protocol, {}).get("client_kwargs", {})
+    return found
 
 
 def _seen(info: dict[str, Any]) -> Seen:

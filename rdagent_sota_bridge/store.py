@@ -132,7 +132,7 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
     """
     path = _file_of(wanted.digest, place)
     with failing_at(place, _COPY):
-        _mark_used(path)  # first, so that whoever prunes meanwhile leaves it
+        mark_used(_record_of(path))  # first, so that whoever prunes meanwhile leaves it
         stored, _ = _known(path)
         if stored is not None:
             return stored
@@ -146,9 +146,14 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
             return stored
 
 
-def _mark_used(path: Path) -> None:
+def mark_used(record: Path) -> None:
+    """Give an entry the time of its last use; one in a store that may only be read keeps its time.
+
+    Raises:
+        OSError: if something else is in the way.
+    """
     try:
-        os.utime(_record_of(path))
+        os.utime(record)
     except OSError as error:
         if error.errno not in _NO_TIME_OF_USE:
             raise

@@ -117,6 +117,7 @@ class Files(ThreadingHTTPServer):
         contents: By path, such as `/set/a.parquet`.
         ranges: False to give all of a file whatever is asked.
         tags: False to tell neither ETag nor time.
+        stalls: How many answers begin and do not go on.
         status: What is answered in place of a file; None for the file.
         log: Method, path and range of each request.
     """
@@ -127,6 +128,7 @@ class Files(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents: dict[str, bytes] = {}
         self.ranges = self.tags = True
+        self.stalls = 0
         self.status: int | None = None
         self.log: list[tuple[str, str, str]] = []
 
@@ -165,7 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if body:
+        if body and self.server.stalls:
+            self.server.stalls -= 1
+            self.wfile.write(content[:1])
+            self.close_connection = True
+            self.rfile.read(1)  # until the client has gone
+        elif body:
             with suppress(OSError):
                 self.wfile.write(content)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import factors, fetched, published, remote, store
+from rdagent_sota_bridge import factors, fetched, placing, published, remote, store
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     RemoteError,
@@ -26,7 +26,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.locate import FACTOR_FILE, Located
 from tests import servers, storage
-from tests.frames import assert_survives_pickling
+from tests.frames import assert_survives_pickling, public_folder, without_privileges
 from tests.storage import BLOCK, Bucket
 
 
@@ -161,8 +161,11 @@ def test_a_set_that_was_mined_here(bucket: Bucket, place: Path, tmp_path: Path) 
     assert store.spoilt(stored) == ""
 
 
-def test_the_stored_set_is_the_fetched_file(bucket: Bucket, place: Path, tmp_path: Path) -> None:
-    """A fetched set in normal form takes its room once, and its link in the store is no workspace's."""
+def test_the_stored_set_is_the_fetched_file(
+    bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetched set in normal form takes its room once, its links are no change, and it is read once."""
+    monkeypatch.setattr(placing, "clone", lambda *_: False)  # which takes no room either
     found = fetch(bucket.put(storage.factor_file(tmp_path / "mined"), "run"), place)
     digest = factors.current_digest(found.path)
     wanted = store.Wanted(digest, ("momentum", "turnover"), ((found.path, digest),))
@@ -170,10 +173,15 @@ def test_the_stored_set_is_the_fetched_file(bucket: Bucket, place: Path, tmp_pat
     again = store.find(digest, place)
     assert again is not None
     (copy,) = fetched.entries(place)
-    if copy.stored:  # else the file system has clones
-        assert stored.path.samefile(found.path)
+    assert copy.stored
+    assert stored.path.samefile(found.path)
     assert again.links == 0
+    fetched.current_digest(found.path)
+    monkeypatch.setattr(factors, "current_digest", None)  # read no more
     store.hand_out(stored, tmp_path / "linked.parquet", link=True)
+    linked = store.find(digest, place)
+    assert linked is not None
+    assert linked.links == 1
     # A link changes the file's ctime, and nothing of its content.
     assert fetched.current_digest(found.path) == digest
     assert fetch(bucket.url("run"), place).path == found.path
@@ -239,6 +247,19 @@ def test_a_server_that_goes_away_in_the_middle(bucket: Bucket, place: Path, tmp_
     assert found.path.read_bytes() == source.read_bytes()
     assert bucket.proxy.count() < source.stat().st_size - kept + BLOCK
     assert left(place) == []
+
+
+def test_a_server_that_stalls(
+    files: servers.Files, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that gives nothing more is given up and made again."""
+    monkeypatch.setattr(remote, "STALL", 0.3)
+    source = storage.factor_file(tmp_path / "a")
+    files.contents["/x/set.parquet"] = source.read_bytes()
+    files.stalls = 1
+    told: list[str] = []
+    assert fetch(f"{files.url}/x/set.parquet", place, told).path.read_bytes() == source.read_bytes()
+    assert sum("again in" in line for line in told) == 1
 
 
 def test_a_kill_in_the_middle(bucket: Bucket, place: Path, tmp_path: Path) -> None:
@@ -553,6 +574,19 @@ def test_a_place_that_is_no_folder(bucket: Bucket, place: Path, tmp_path: Path) 
     with pytest.raises(StoreError):
         fetch(url, place)
     assert place.read_text() == "mine"
+
+
+def test_a_store_that_may_only_be_read(bucket: Bucket, tmp_path: Path) -> None:
+    """Who may not write a store uses what was fetched into it, and is told where that is not enough."""
+    url = bucket.put(storage.factor_file(tmp_path / "a"), "run")
+    with public_folder() as folder:
+        place = folder / "store"
+        found = fetch(url, place)
+        with without_privileges():
+            assert fetch(url, place) == found
+        bucket.put(storage.factor_file(tmp_path / "b", seed=8), "run")
+        with without_privileges(), pytest.raises(StoreError, match="can't be copied into the store"):
+            fetch(url, place)
 
 
 def test_entries_and_prune(bucket: Bucket, place: Path, tmp_path: Path) -> None:
