@@ -64,6 +64,8 @@ def _path_list(value: object) -> object:
 def _folder(value: object) -> object:
     if not str(value).strip():
         raise ValueError("the folder's name is blank")
+    if urls.is_url(str(value)):
+        raise ValueError("expected a folder of this machine, not a URL")
     try:
         Path(str(value)).expanduser()
     except RuntimeError:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_bridge import factors, fetched, placing, published, remote, store
+from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     RemoteError,
@@ -333,6 +334,25 @@ def test_an_object_that_changes_between_the_blocks(bucket: Bucket, place: Path, 
     assert any("has changed while it was fetched" in line for line in told)
 
 
+def test_an_object_that_never_rests(
+    files: servers.Files, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written all the time is given up after some attempts, and nothing of it stays."""
+    contents = [storage.factor_file(tmp_path / "a", seed=seed).read_bytes() for seed in range(4)]
+    original = remote.Remote.blocks
+
+    def changing(self: remote.Remote, *arguments: object) -> Iterator[bytes]:
+        files.contents["/x/set.parquet"] = contents.pop()
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    files.contents["/x/set.parquet"] = contents.pop()
+    monkeypatch.setattr(remote.Remote, "blocks", changing)
+    with pytest.raises(RemoteError, match="has changed 3 times"):
+        fetch(f"{files.url}/x/set.parquet", place)
+    assert contents == []
+    assert left(place) == []
+
+
 def test_a_part_of_another_object_is_dropped(bucket: Bucket, place: Path, tmp_path: Path) -> None:
     """What is left of a broken fetch counts only while the ETag is the same."""
     before, after = storage.factor_file(tmp_path / "a"), storage.factor_file(tmp_path / "b", seed=8)
@@ -553,6 +573,43 @@ def test_memory_and_file(place: Path, tmp_path: Path) -> None:
         assert fetch("memory://test-fetched", place).path.read_bytes() != source.read_bytes()
     finally:
         memory.rm("/test-fetched", recursive=True)
+
+
+# --- who is told ---
+
+
+def test_lines_and_bytes(
+    files: servers.Files, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log gets lines with share and speed; whoever draws a bar gets the bytes, and no such lines."""
+    monkeypatch.setattr(fetched, "_LINE_SECONDS", 0.0)
+    source = storage.factor_file(tmp_path / "a")
+    files.contents["/x/set.parquet"] = source.read_bytes()
+    told: list[str] = []
+    fetch(f"{files.url}/x/set.parquet", place, told)
+    assert any(" MB (" in line and line.endswith(" MB/s") for line in told)
+    moved: list[tuple[str, int, int | None]] = []
+    fetched.fetch(
+        f"{files.url}/x/set.parquet",
+        tmp_path / "other",
+        fetched.Watch(lambda _: None, lambda *seen: moved.append(seen)),
+    )
+    size = source.stat().st_size
+    assert moved[-1] == (f"{files.url}/x/set.parquet", size, size)
+    assert [done for _, done, _ in moved] == sorted({done for _, done, _ in moved})
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar(terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal shows a bar on stderr, and nothing else does."""
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with fetching.bar() as bar:
+        bar.show("s3://bucket/run", 1, None)
+        bar.show("s3://bucket/run", 50, 100)
+    shown = capsys.readouterr()
+    assert ("s3://bucket/run" in shown.err) is terminal
+    assert shown.out == ""
 
 
 # --- the disk ---

@@ -89,6 +89,14 @@ def test_names() -> None:
     assert urls.inside("s3://bucket/run?versionId=1", "a") == "s3://bucket/run/a?versionId=1"
 
 
+def test_the_store_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL in SOTA_STORE_PATH does not become a folder named `s3:`."""
+    monkeypatch.setenv("SOTA_STORE_PATH", "s3://bucket/store")
+    with pytest.raises(SettingsError, match="SOTA_STORE_PATH") as caught:
+        read_settings()
+    assert "not a URL" in caught.value.mend
+
+
 @pytest.mark.parametrize("name", ["SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH"])
 def test_a_setting_that_means_nothing_shows_no_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The message about a list with an empty entry shows its URLs without their secrets."""
