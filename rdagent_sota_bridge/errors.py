@@ -46,6 +46,18 @@ class FactorFileNotFoundError(LocateError):
     """The factor workspace exists, and holds no factor file."""
 
 
+class RemoteError(LocateError):
+    """What a URL names can't be read or written."""
+
+
+class RemoteRefusedError(RemoteError):
+    """The server behind a URL does not let this user read or write."""
+
+
+class RemoteUnavailableError(RemoteError):
+    """The server behind a URL can't be reached, or fails."""
+
+
 class SessionError(LocateError):
     """A log folder's sessions can't be read, or lead to no factor set."""
 

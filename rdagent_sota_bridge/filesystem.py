@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import sys
 import time
@@ -118,9 +117,9 @@ def _again(act: Callable[[], object], platform: str) -> None:
     act()
 
 
-def split_paths(text: str, separator: str | None = None) -> tuple[str, ...]:
-    """Split a list of paths at the platform's separator (`:`, on Windows `;`), which splits no `scheme://`."""
-    return tuple(entry.strip() for entry in re.split(rf"{re.escape(separator or os.pathsep)}(?!//)", text))
+def path_separator(platform: str = sys.platform) -> str:
+    """Return what stands between the paths of a list: `:`, on Windows `;`, for there `:` follows a drive."""
+    return ";" if _is_windows(platform) else ":"
 
 
 def _is_windows(platform: str) -> bool:

@@ -345,9 +345,17 @@ def check_unchanged(record: Record) -> None:
                 f"{path}, {source['digest']}",
                 "put the file back and resume the run",
             )
-        now = factors.current_digest(path)
+        now = _digest_now(path, source)
         if now != source["digest"]:
             raise factors.changed_set(path, source["digest"], now)
+
+
+def _digest_now(path: Path, source: Record) -> str:
+    if "url" not in source:
+        return factors.current_digest(path)
+    from rdagent_sota_bridge import fetched  # late: nothing of it is needed without a URL
+
+    return fetched.current_digest(path)
 
 
 def base_of_run(record: Record, exp: Any) -> alpha.BaseSet:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, resources
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, checks, locate, market, prepared, qlib_config, quality
+from rdagent_sota_bridge import alpha, checks, fetching, locate, market, prepared, qlib_config, quality
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
@@ -49,12 +50,19 @@ class Inspection:
             raise FactorFileError(" and ".join(str(source.path) for source in self.quality.sources), found)
 
 
-def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> Inspection:
+def _silent(_: str) -> None:
+    pass
+
+
+def inspect(
+    settings: Settings, located: tuple[Located, ...] | None = None, tell: Callable[[str], object] = _silent
+) -> Inspection:
     """Look at the set that the settings name, against the market and the segments of the installed RD-Agent.
 
     Args:
         settings: The settings.
         located: The factor files, where something else than the settings names them.
+        tell: Is told of a set that is fetched from a URL.
 
     Raises:
         BridgeError: if the set can't be used, whatever the figures of its values.
@@ -67,8 +75,9 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
         )
     base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
     if located is None:
-        located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
-    located = tuple(at if at.log is not None else locate.told_by_log(at) for at in located)
+        fetch = fetching.into_store(settings.store_path, tell)
+        located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
+    located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
     text = qlib_config.adapt(packaged_config(), base, "")
     if settings.prepared_data:
         prepared.with_prepared_handler(text)  # so that a form that is not known is told now

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import sessions
+from rdagent_sota_bridge import sessions, urls
 from rdagent_sota_bridge.errors import (
     FactorFileError,
     FactorFileNotFoundError,
@@ -52,6 +52,8 @@ class Located:
         workspace_id: Name of the workspace folder, where a log tells it.
         accepted: The verdict on its loop; None without a log that tells.
         notes: What the user should know about the choice.
+        url: Where the file was fetched from, without secrets; empty for one that was not.
+        fetched: When, in ISO form.
     """
 
     path: Path
@@ -60,15 +62,28 @@ class Located:
     workspace_id: str = ""
     accepted: bool | None = None
     notes: tuple[str, ...] = ()
+    url: str = ""
+    fetched: str = ""
 
 
-def factor_sets(workspace_paths: tuple[str, ...], log_paths: tuple[str, ...]) -> tuple[Located, ...]:
+Fetch = Callable[[str], Located]
+"""From a URL to the local copy of what it names (`fetching.py`)."""
+
+
+def _no_fetch(url: str) -> Located:
+    raise LocateError("A URL is not taken here", urls.without_secrets(url), "name a path")
+
+
+def factor_sets(
+    workspace_paths: tuple[str, ...], log_paths: tuple[str, ...], fetch: Fetch = _no_fetch
+) -> tuple[Located, ...]:
     """Return the factor files that `SOTA_WORKSPACE_PATH` and `SOTA_LOG_PATH` name, in order, each once.
 
     Args:
-        workspace_paths: Workspace folders or parquet files, relative to the current folder; `~` is the home
-            folder. Empty where the variable is not set.
-        log_paths: Log folders, their `__session__`, session files, or `LATEST`; likewise.
+        workspace_paths: Workspace folders or parquet files, relative to the current folder, or URLs; `~` is
+            the home folder. Empty where the variable is not set.
+        log_paths: Log folders, their `__session__`, session files, or `LATEST`; likewise, and no URLs.
+        fetch: What fetches a URL.
 
     Raises:
         LocateError: if nothing is named, the variables contradict each other, or a path can't be looked at.
@@ -84,7 +99,7 @@ def factor_sets(workspace_paths: tuple[str, ...], log_paths: tuple[str, ...]) ->
             f"workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}; "
             "`rdagent-sota list` shows both",
         )
-    named = _each_once([Located(_named_file(path)) for path in workspace_paths])
+    named = _each_once([_named_set(path, fetch) for path in workspace_paths])
     logged = _each_once([_accepted_set(path) for path in log_paths])
     if named and logged and {found.path for found in named} != {found.path for found in logged}:
         raise LocateError(
@@ -96,14 +111,16 @@ def factor_sets(workspace_paths: tuple[str, ...], log_paths: tuple[str, ...]) ->
     return logged or named
 
 
-def named(text: str) -> Located:
-    """Return the factor file of a workspace, a file, a log folder or `LATEST`, whichever the text names.
+def named(text: str, fetch: Fetch = _no_fetch) -> Located:
+    """Return the factor file of a workspace, file, URL, log folder or `LATEST`, whichever the text names.
 
     Raises:
         LocateError: as `factor_sets` does.
     """
     if text == LATEST:
         return _accepted_set(text)
+    if urls.is_url(text):
+        return fetch(text)
     try:
         path = Path.cwd() / Path(text).expanduser()
         there, is_folder = path.exists(), path.is_dir()
@@ -214,6 +231,10 @@ def _shown(found: tuple[Located, ...]) -> str:
 # --- a workspace ---
 
 
+def _named_set(workspace_path: str, fetch: Fetch) -> Located:
+    return fetch(workspace_path) if urls.is_url(workspace_path) else Located(_named_file(workspace_path))
+
+
 def _named_file(workspace_path: str) -> Path:
     try:
         return _file_of(workspace_path)
@@ -288,6 +309,13 @@ def _accepted_set(log_path: str) -> Located:
     if log_path == LATEST:
         with _places_that_may_be_closed(log_path):
             return _latest()
+    if urls.is_url(log_path):
+        raise SessionError(
+            "SOTA_LOG_PATH names a URL, and logs are read from the disk",
+            f"SOTA_LOG_PATH={urls.without_secrets(log_path)}",
+            "push the set where its log is (`rdagent-sota push LOG URL`), and name that URL in "
+            "SOTA_WORKSPACE_PATH",
+        )
     try:
         path = Path.cwd() / Path(log_path).expanduser()
         found = path.exists()

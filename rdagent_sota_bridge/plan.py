@@ -111,7 +111,7 @@ def refuse(error: BridgeError) -> None:
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
     recognised = _check_seams()
-    found = inspection.inspect(settings)
+    found = inspection.inspect(settings, tell=lambda text: logger().info(f"SOTA factors fetch: {text}"))
     found.raise_failures()
     _log_loaded(found)
     if recognised.kind == "unknown":
@@ -181,8 +181,10 @@ def keep_in_store(record: Record) -> store.Stored:
 
 
 def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
-    """Return what led to a file; {} where its path was named."""
+    """Return what led to a file: its log, or its URL without secrets; {} where its path was named."""
     for at in located:
+        if at.path == path and at.url:
+            return {"url": at.url, "fetched": at.fetched}
         if at.path == path and at.log is not None:
             return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
     return {}
@@ -193,6 +195,8 @@ def _log_loaded(found: inspection.Inspection) -> None:
     for at in found.located:
         if at.accepted:
             log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
+        if at.url:
+            log.info(f"SOTA factors fetched from {at.url} ({at.fetched})")
         for note in at.notes:
             log.warning(note)
     for source in found.quality.sources:

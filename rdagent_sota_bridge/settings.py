@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import SettingsError
-from rdagent_sota_bridge.filesystem import split_paths
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
@@ -46,16 +46,21 @@ def _verdict_way(value: object) -> object:
     return str(value).strip().lower()
 
 
+def _entries(value: str) -> tuple[str, ...]:
+    """Split a list of paths and URLs at the platform's separator."""
+    return tuple(entry.strip() for entry in urls.split_list(value))
+
+
 def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:
-        return (value,) if Path(value).expanduser().exists() else split_paths(value)
+        return (value,) if Path(value).expanduser().exists() else _entries(value)
     except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
-        return split_paths(value)
+        return _entries(value)
 
 
 def _path_list(value: object) -> object:
-    if not all(split_paths(str(value))):
+    if not all(_entries(str(value))):
         raise ValueError(
             f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
         )
@@ -65,6 +70,8 @@ def _path_list(value: object) -> object:
 def _folder(value: object) -> object:
     if not str(value).strip():
         raise ValueError("the folder's name is blank")
+    if urls.is_url(str(value)):
+        raise ValueError("expected a folder of this machine, not a URL")
     try:
         Path(str(value)).expanduser()
     except RuntimeError:
@@ -122,8 +129,8 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
-        "itself; relative to the current folder. Several, with the platform's separator "
-        "(`:`, on Windows `;`) between them, are joined.",
+        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several, with the "
+        "platform's separator (`:`, on Windows `;`) between them, are joined.",
     )
     log_path: PathList | None = Field(
         default=None,
@@ -272,8 +279,9 @@ def _settings_error(detail: Any) -> SettingsError:
 
 
 def _unknown_value(name: str, value: str, expected: str) -> SettingsError:
+    shown = os.pathsep.join(urls.without_secrets(entry) for entry in urls.split_list(value))
     return SettingsError(
-        f"{name} has an unknown value: {value!r}",
+        f"{name} has an unknown value: {shown!r}",
         f"environment variable or .env entry {name}",
         f"{expected}; then start again",
     )

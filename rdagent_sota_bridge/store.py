@@ -21,13 +21,16 @@ from typing import BinaryIO
 
 import filelock
 
-from rdagent_sota_bridge import factors, filesystem, locate, normal, placing
+from rdagent_sota_bridge import factors, filesystem, locate, locking, normal, placing
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
 from rdagent_sota_bridge.writing import write_whole
 
 FOLDER = "sota_store"
 """The folder of the store, beside RD-Agent's folder of workspaces."""
+
+FETCHED = "fetched"
+"""The folder in the store of what was fetched from URLs (`fetched.py`)."""
 
 _FORM = 1  # of the normal form and of the entries
 # What fails where something can't be read or written, and the mend.
@@ -47,7 +50,6 @@ _PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls 
 _NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
 # It is not there yet; or the store may only be read, and nobody here prunes it.
 _NO_TIME_OF_USE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
-_SECONDS = 10.0  # until a run that waits for another one says so, and says so again
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,14 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
         StoreError: if the copy can't be written.
     """
     path = _file_of(wanted.digest, place)
-    with _failing_at(place, _COPY):
-        _mark_used(path)  # first, so that whoever prunes meanwhile leaves it
+    with failing_at(place, _COPY):
+        mark_used(_record_of(path))  # first, so that whoever prunes meanwhile leaves it
         stored, _ = _known(path)
         if stored is not None:
             return stored
-        _check_folder(place)
+        check_folder(place)
         place.mkdir(parents=True, exist_ok=True)
-        with _locked(path, tell):
+        with locking.held(_lock_of(path), tell, "writes the set"):
             stored, spoilt = _known(path)  # another run may have written it meanwhile
             if stored is None:
                 tell(f"one copy of the set is written into {place}")
@@ -144,26 +146,22 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
             return stored
 
 
-@contextlib.contextmanager
-def _locked(path: Path, tell: Callable[[str], object]) -> Iterator[None]:
-    lock = filelock.FileLock(_lock_of(path))
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=_SECONDS)
-        except filelock.Timeout:
-            tell(f"waiting for another process that writes the set ({_lock_of(path)})")
-    try:
-        yield
-    finally:
-        lock.release()
+def mark_used(record: Path) -> None:
+    """Give an entry the time of its last use; one in a store that may only be read keeps its time.
 
-
-def _mark_used(path: Path) -> None:
+    Raises:
+        OSError: if something else is in the way.
+    """
     try:
-        os.utime(_record_of(path))
+        os.utime(record)
     except OSError as error:
         if error.errno not in _NO_TIME_OF_USE:
             raise
+
+
+def fetched_file(digest: str, place: Path) -> Path:
+    """Return where a file that was fetched lies in the store, by the digest of its bytes."""
+    return place / FETCHED / digest.removeprefix("sha256:") / locate.FACTOR_FILE
 
 
 def find(digest: str, place: Path) -> Stored | None:
@@ -172,7 +170,7 @@ def find(digest: str, place: Path) -> Stored | None:
     Raises:
         StoreError: if the store can't be read.
     """
-    with _failing_at(place, _READ):
+    with failing_at(place, _READ):
         stored, _ = _read(_file_of(digest, place))
         return None if stored is None or _spoilt(stored, by_digest=False) else stored
 
@@ -189,7 +187,7 @@ def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
     Raises:
         StoreError: if it can't be placed; the target is as it was.
     """
-    with _failing_at(target, _PLACE):
+    with failing_at(target, _PLACE):
         return placing.place(stored.path, target, link=link)
 
 
@@ -200,7 +198,7 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
         StoreError: if the store can't be read.
     """
     found, troubles = [], []
-    with _failing_at(place, _READ):
+    with failing_at(place, _READ):
         for name in _names(place):
             stored, trouble = _read(place / f"{name}.parquet")
             if stored is not None:
@@ -231,7 +229,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
         StoreError: if something can't be removed.
     """
     sets, others = [], []
-    with _failing_at(place, _PRUNE):
+    with failing_at(place, _PRUNE):
         for name in _names(place):
             path = place / f"{name}.parquet"
             with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
@@ -313,12 +311,19 @@ def _read(path: Path) -> tuple[Stored | None, str]:
                 written=datetime.fromisoformat(entry["written"]),
                 identity=tuple(entry["identity"]),
                 used=datetime.fromtimestamp(_record_of(path).stat().st_mtime, timezone.utc),
-                links=path.stat().st_nlink - 1,
+                links=_links(path, entry["digest"]),
             ),
             "",
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         return None, f"{_record_of(path)} does not say what {path.name} is ({type(error).__name__}: {error})"
+
+
+def _links(path: Path, digest: str) -> int:
+    """Return how many other names a file has, but for that of the fetched file which it may be."""
+    fetched = fetched_file(digest, path.parent)
+    shared = fetched.exists() and fetched.samefile(path)
+    return path.stat().st_nlink - 1 - shared
 
 
 def _seal(entry: dict[str, object]) -> str:
@@ -392,22 +397,30 @@ def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
 def _write_copy(wanted: Wanted, target: Path) -> str | None:
     """Write a set in normal form and flush it; return the digest that it must have, being a mere copy."""
     digests = dict(wanted.sources)
+    if wanted.is_normal:
+        ((source, expected),) = digests.items()
+        _take_whole(source, expected, target)
+        return expected
+    with panels.opened(list(digests), lambda _: wanted.columns) as panel:
+        for found in panel.files:
+            if found.digest != digests[found.path]:
+                raise factors.changed_set(found.path, digests[found.path], found.digest)
+        if normal.is_normal(panel):
+            _take_whole(panel.files[0].path, panel.files[0].digest, target)
+            return panel.files[0].digest
+        with target.open("xb") as file:
+            normal.write(panel, file, target.parent)
+            filesystem.flush(file)
+        return None
+
+
+def _take_whole(source: Path, digest: str, target: Path) -> None:
+    """Copy a file; one that was fetched is the store's own, and becomes a link, for one copy is enough."""
+    if source == fetched_file(digest, target.parent).resolve():
+        placing.place(source, target, link=True)
+        return
     with target.open("xb") as file:
-        if wanted.is_normal:
-            ((source, expected),) = digests.items()
-            _copy_bytes(source, file)
-            return expected
-        with panels.opened(list(digests), lambda _: wanted.columns) as panel:
-            for found in panel.files:
-                if found.digest != digests[found.path]:
-                    raise factors.changed_set(found.path, digests[found.path], found.digest)
-            whole = normal.is_normal(panel)
-            if whole:
-                _copy_bytes(panel.files[0].path, file)
-            else:
-                normal.write(panel, file, target.parent)
-                filesystem.flush(file)
-            return panel.files[0].digest if whole else None
+        _copy_bytes(source, file)
 
 
 def _copy_bytes(source: Path, file: BinaryIO) -> None:
@@ -431,20 +444,22 @@ def _leftovers(path: Path) -> list[Path]:
     return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
 
 
-def _check_folder(place: Path) -> None:
+def check_folder(place: Path) -> None:
+    """Raise an OSError where something else than a folder has the store's name."""
     if place.exists() and not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
 
 
 def _names(place: Path) -> list[str]:
     """Return the names of what is the store's in a folder; there may be a user's files beside."""
-    _check_folder(place)
+    check_folder(place)
     found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
     return sorted({name[1] for name in found if name})
 
 
 @contextlib.contextmanager
-def _failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
+def failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
+    """Make one message of what a file system says: the fact and the mend of `doing`, and the place."""
     try:
         yield
     except OSError as error:

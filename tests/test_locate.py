@@ -618,6 +618,12 @@ def test_a_near_name_is_offered(project: Project, text: str) -> None:
     assert caught.value.mend == f"did you mean {expected}?"
 
 
+def test_a_workspace_that_is_named(project: Project) -> None:
+    """A workspace's folder is named for its file, as the file itself is."""
+    file = project.set("w", "a")
+    assert named(str(file.parent)) == named(str(file)) == Located(file)
+
+
 def test_the_text_log_is_no_log_folder(project: Project) -> None:
     """log/latest.log is easily taken for `latest`: the message says what it is."""
     (project.folder / "log").mkdir(exist_ok=True)

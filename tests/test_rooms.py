@@ -65,6 +65,14 @@ ROOMS = (
     "source",
     "source_file",
     "cli.patch",
+    "urls",
+    "locking",
+    "fetching",
+    "remote",
+    "published",
+    "fetched",
+    "push",
+    "cli.push",
 )
 
 IMPORTS = f"""

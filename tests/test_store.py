@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rdagent_sota_bridge import locate, normal, store
+from rdagent_sota_bridge import locate, locking, normal, store
 from rdagent_sota_bridge.errors import FactorFileError, SetChangedError, StoreError, UnequalFactorError
 from rdagent_sota_bridge.factors import FactorFile
 from rdagent_sota_bridge.panel import Panel
@@ -512,7 +512,7 @@ def test_what_takes_time_is_told(tmp_path: Path, place: Path, monkeypatch: pytes
         told.append(text)
         held.release()
 
-    monkeypatch.setattr(store, "_SECONDS", 0.05)
+    monkeypatch.setattr(locking, "_SECONDS", 0.05)
     store.keep(wanted, place, tell)
     assert told[0].startswith("waiting for another process that writes the set")
     assert told[-1] == f"one copy of the set is written into {place}"

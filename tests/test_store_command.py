@@ -122,7 +122,7 @@ def test_prune(project: Path) -> None:
     assert link.read_bytes() == content
     assert run("prune").output.startswith("Nothing in ")
     assert str(new.path) in run("prune", "--keep-days", "2").output
-    assert json.loads(run("list", "--json").stdout) == {"sets": [], "prepared": []}
+    assert json.loads(run("list", "--json").stdout) == {"sets": [], "fetched": [], "prepared": []}
 
 
 def test_prepared_data(project: Path) -> None:

@@ -100,7 +100,8 @@ def check_command(
         str | None,
         typer.Argument(
             metavar="[PATH|LOG]",
-            help="A factor workspace or file, a log folder, or latest; the environment's set if left out.",
+            help="A factor workspace or file, a URL, a log folder, or latest; the environment's set if left "
+            "out.",
             show_default=False,
         ),
     ] = None,
@@ -125,6 +126,26 @@ def verify_command(
 
     with _errors_as_messages():
         raise typer.Exit(verify.run(log, as_json))
+
+
+@app.command(name="push")
+def push_command(
+    named: Annotated[
+        str,
+        typer.Argument(
+            metavar="SET", help="A factor workspace or file, a log folder, or latest.", show_default=False
+        ),
+    ],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="A folder, such as s3://bucket/run.", show_default=False)
+    ],
+    replace: Annotated[bool, typer.Option("--replace", help="Put it there whatever is there.")] = False,
+) -> None:
+    """Put a factor set on shared storage, with a manifest that names it, for SOTA_WORKSPACE_PATH to name."""
+    from rdagent_sota_bridge.cli import push
+
+    with _errors_as_messages():
+        push.run(named, url, replace)
 
 
 store_app = typer.Typer(help="The copies of factor sets that models' workspaces link.")

@@ -26,6 +26,7 @@ from rdagent_sota_bridge import (
     sessions,
     store,
 )
+from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Quality, Source
@@ -45,23 +46,26 @@ def run(named: str | None, look_ahead: bool, as_json: bool) -> int:
     """Check the set that the environment or `named` names, print the lines, and return the exit status.
 
     Args:
-        named: A factor workspace or file, a log folder or `latest`; None for what the environment names.
+        named: A factor workspace or file, a URL, a log folder or `latest`; None for what the environment
+            names.
         look_ahead: Run the factors' code again on data without the future.
         as_json: Print JSON.
     """
     described: dict[str, Any] = {}
     try:
         settings = read_settings()
-        located = (
-            locate.factor_sets(settings.workspace_paths, settings.log_paths)
-            if named is None
-            else tuple(locate.named(entry) for entry in path_entries(named))
-        )
+        with fetching.fetch(settings.store_path) as fetch:
+            located = (
+                locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
+                if named is None
+                else tuple(locate.named(entry, fetch) for entry in path_entries(named))
+            )
     except BridgeError as error:
         # Settings that mean nothing name no store either.
         machine = environment.lines(0, store.folder(None))
         return show((checks.lines_of(error), machine), "Factor set: none", as_json, described)
-    heading = f"Factor set: {', '.join(str(at.path) for at in located)}"
+    names = (f"{at.url}, fetched into {at.path}" if at.url else str(at.path) for at in located)
+    heading = f"Factor set: {', '.join(names)}"
     return show(_blocks(settings, located, look_ahead, described), heading, as_json, described)
 
 
@@ -156,6 +160,7 @@ def _described(found: inspection.Inspection) -> dict[str, Any]:
                 "columns": list(source.columns),
                 "log": next((str(at.log) for at in found.located if at.path == source.path and at.log), None),
                 "loop": next((at.loop for at in found.located if at.path == source.path), None),
+                "url": next((at.url for at in found.located if at.path == source.path and at.url), None),
             }
             for source in found.quality.sources
         ],

@@ -7,6 +7,7 @@ import os
 import typer
 
 from rdagent_sota_bridge import locate
+from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.settings import path_entries, read_settings
 
@@ -15,16 +16,17 @@ def run(log: str | None) -> None:
     """Print what SOTA_WORKSPACE_PATH would hold: workspace folders, or files of another name, on one line.
 
     Args:
-        log: A log folder, `latest`, or a workspace; None for what the environment names.
+        log: A log folder, `latest`, a workspace or a URL; None for what the environment names.
 
     Raises:
         BridgeError: as a run would raise it.
     """
-    if log is not None:
-        found: tuple[Located, ...] = tuple(locate.named(entry) for entry in path_entries(log))
-    else:
-        settings = read_settings()
-        found = locate.factor_sets(settings.workspace_paths, settings.log_paths)
+    settings = read_settings()
+    with fetching.fetch(settings.store_path) as fetch:
+        if log is not None:
+            found: tuple[Located, ...] = tuple(locate.named(entry, fetch) for entry in path_entries(log))
+        else:
+            found = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
     for one in found:
         for note in one.notes:
             typer.echo(f"note: {note}", err=True)

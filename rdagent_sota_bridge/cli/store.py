@@ -14,20 +14,26 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from rdagent_sota_bridge import prepared, store
+from rdagent_sota_bridge import fetched, prepared, store
+from rdagent_sota_bridge.fetched import Copy
 from rdagent_sota_bridge.prepared import Prepared
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.store import Stored
 
 
 def show(as_json: bool) -> None:
-    """Print the sets in the store and the prepared data, what was used last at the end."""
+    """Print the sets in the store, those fetched and the prepared data, what was used last at the end."""
     place = _place()
     found, troubles = store.entries(place)
+    copies = fetched.entries(place)
     data = prepared.entries(prepared.folder(place))[::-1]
     _tell(troubles)
     if as_json:
-        told = {"sets": [_plain(stored) for stored in found], "prepared": [_plain_data(at) for at in data]}
+        told = {
+            "sets": [_plain(stored) for stored in found],
+            "fetched": [_plain_copy(copy) for copy in copies],
+            "prepared": [_plain_data(at) for at in data],
+        }
         json.dump(told, sys.stdout, ensure_ascii=False, indent=2)
         sys.stdout.write("\n")
         return
@@ -36,6 +42,12 @@ def show(as_json: bool) -> None:
         typer.echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
     else:
         typer.echo(f"No factor set is stored in {place}")
+    for copy in copies:
+        shared = ", the same file as the stored set" if copy.stored else ""
+        typer.echo(
+            f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
+            f"{_day(copy.used)}, from {' and '.join(copy.urls) or 'a URL that nothing tells of'}"
+        )
     for at in data:
         what = (
             f"{at.identity}, market {at.market}, {at.rows:,} rows" if at.identity else "damaged or unfinished"
@@ -52,10 +64,16 @@ def verify() -> int:
             troubles = list(dict.fromkeys([*troubles, trouble]))  # the list has looked at sizes and times
         else:
             typer.echo(f"as written: {stored.path}")
+    copies = fetched.entries(place)
+    for copy in copies:
+        if trouble := fetched.spoilt(copy):
+            troubles.append(trouble)
+        else:
+            typer.echo(f"as fetched: {copy.path}")
     _tell(troubles)
     if troubles:
         typer.echo("The next run that needs such a set writes its copy anew.", err=True)
-    elif not found:
+    elif not found and not copies:
         typer.echo(f"No factor set is stored in {place}")
     return 1 if troubles else 0
 
@@ -65,16 +83,19 @@ def prune(keep_days: float, dry_run: bool) -> None:
     place = _place()
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
     sets, others = store.prune(place, before, dry_run=dry_run)
+    copies, parts = fetched.prune(place, before, dry_run=dry_run)
     data = prepared.prune(prepared.folder(place), before, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for stored in sets:
         linked = f"; workspaces keep {stored.links} link(s) to it" if stored.links else ""
         typer.echo(f"{verb}: {stored.path} ({decimal(stored.size)}, last used {_day(stored.used)}{linked})")
-    for path in others:
+    for copy in copies:
+        typer.echo(f"{verb}: {copy.path} ({decimal(copy.size)}, fetched, last used {_day(copy.used)})")
+    for path in [*others, *parts]:
         typer.echo(f"{verb}: {path} (of no use)")
     for at in data:
         typer.echo(f"{verb}: {at.path} ({decimal(at.size)}, prepared data, last used {_day(at.last_used)})")
-    if not sets and not others and not data:
+    if not (sets or others or copies or parts or data):
         typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 
@@ -120,6 +141,18 @@ def _plain(stored: Stored) -> dict[str, Any]:
         "sources": [{"path": path, "digest": digest} for path, digest in stored.sources],
         "written": stored.written.isoformat(),
         "used": stored.used.isoformat(),
+    }
+
+
+def _plain_copy(copy: Copy) -> dict[str, Any]:
+    return {
+        "digest": copy.digest,
+        "path": str(copy.path),
+        "size": copy.size,
+        "urls": list(copy.urls),
+        "fetched": copy.fetched.isoformat(),
+        "used": copy.used.isoformat(),
+        "is_stored_set": copy.stored,
     }
 
 

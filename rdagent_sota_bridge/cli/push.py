@@ -1,0 +1,47 @@
+"""The command `rdagent-sota push`: a set on shared storage, and the line that names it."""
+
+from __future__ import annotations
+
+import typer
+from rich.filesize import decimal
+
+from rdagent_sota_bridge import locate, push
+from rdagent_sota_bridge.cli import fetching
+from rdagent_sota_bridge.errors import LocateError
+from rdagent_sota_bridge.settings import path_entries, read_settings
+
+
+def run(named: str, url: str, replace: bool) -> None:
+    """Put a set into the folder of a URL, and print what to set where it is to be used.
+
+    Args:
+        named: A factor workspace or file, a log folder or `latest`, or another URL.
+        url: The folder.
+        replace: Put it there whatever is there.
+
+    Raises:
+        BridgeError: as a check of the set would raise it; and if it can't be written there.
+    """
+    entries = path_entries(named)
+    if len(entries) != 1:
+        raise LocateError(
+            f"{len(entries)} sets are named, and one is pushed at a time",
+            ", ".join(entries),
+            "push each to a folder of its own; SOTA_WORKSPACE_PATH joins them",
+        )
+    with fetching.fetch(read_settings().store_path) as fetch:
+        found = locate.named(entries[0], fetch)
+    if found.log is None and not found.url:
+        found = locate.told_by_log(found)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    if found.accepted is False:
+        typer.echo(f"note: it is the set of loop {found.loop} of {found.log}, which was rejected", err=True)
+    with fetching.bar() as bar:
+        done = push.push(found, url, replace=replace, progress=bar.show)
+    typer.echo(
+        f"{'pushed' if done.moved else 'already there, nothing was moved'}: {done.url} ({done.digest}, "
+        f"{len(done.columns)} factors, {done.rows:,} rows, {decimal(done.size)})"
+    )
+    typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
+    typer.echo(f"SOTA_WORKSPACE_PATH={done.url}")

@@ -1,0 +1,160 @@
+"""What a server, a driver or a name that fails is told as: one message, and no traceback."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import pytest
+
+from rdagent_sota_bridge import remote, urls
+from rdagent_sota_bridge.errors import (
+    FactorFileNotFoundError,
+    LocateError,
+    RemoteError,
+    RemoteRefusedError,
+    RemoteUnavailableError,
+)
+from tests import servers, storage
+from tests.frames import assert_survives_pickling
+
+
+@pytest.fixture
+def files() -> Iterator[servers.Files]:
+    """Give an HTTP server."""
+    with servers.http_server() as made:
+        yield made
+
+
+def look(url: str) -> LocateError:
+    """Look at a URL, and return the error."""
+    with pytest.raises(LocateError) as caught:
+        remote.reach(url).look()
+    assert_survives_pickling(caught.value)
+    assert caught.value.mend
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "extra"),
+    [
+        ("s3", "s3fs", "s3"),
+        ("gs", "gcsfs", "gs"),
+        ("hf", "huggingface_hub", "hf"),
+        ("https", "aiohttp", "https"),
+    ],
+)
+def test_a_driver_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, extra: str
+) -> None:
+    """One message names the extra that brings the driver."""
+    find_spec = importlib.util.find_spec
+
+    def hidden(name: str, *args: Any) -> ModuleSpec | None:
+        return None if name == module else find_spec(name, *args)
+
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    error = look(f"{scheme}://bucket/run")
+    assert error.fact == f"The driver for {scheme}:// is not installed"
+    assert error.mend == f"pip install 'rdagent-sota-bridge[{extra}]'"
+
+
+def test_a_driver_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver of which a part is missing is missing."""
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    error = look("sftp://host/run")
+    assert error.fact == "The driver for sftp:// is not installed"
+
+
+@pytest.mark.parametrize(
+    ("url", "fact"),
+    [
+        ("nosuch://bucket/run", "The URL means nothing to fsspec: Protocol not known: nosuch"),
+        ("simplecache::s3://bucket/run", "Chained URLs are not taken"),
+        ("s3://AKIA:sec/ret@bucket/run", "A URL of s3:// can't carry credentials"),
+    ],
+)
+def test_a_url_that_can_not_be_taken(url: str, fact: str) -> None:
+    """A scheme that nobody knows, a chain, and credentials where no driver reads them."""
+    error = look(url)
+    assert error.fact == fact
+    assert "sec/ret" not in str(error)
+
+
+def test_nobody_listens() -> None:
+    """A port without a server is a server that can't be reached, not a file that is missing."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert isinstance(look(f"http://127.0.0.1:{port}/run/a.parquet"), RemoteUnavailableError)
+
+
+def test_a_name_that_nobody_has() -> None:
+    """A host name that is not known is told as that."""
+    error = look("http://no-such-host.invalid/run/a.parquet")
+    assert isinstance(error, RemoteUnavailableError)
+    assert error.fact == "The server's name is not known"
+
+
+def test_tls(files: servers.Files) -> None:
+    """TLS that fails is no server that is away: a copy is not used for it."""
+    error = look(f"{files.url.replace('http', 'https')}/run/a.parquet")
+    assert not isinstance(error, RemoteUnavailableError)
+    assert "TLS" in error.fact
+    assert "SSL_CERT_FILE" in error.mend
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RemoteError),
+        (401, RemoteRefusedError),
+        (403, RemoteRefusedError),
+        (404, FactorFileNotFoundError),
+        (410, FactorFileNotFoundError),
+        (429, RemoteUnavailableError),
+        (500, RemoteUnavailableError),
+        (503, RemoteUnavailableError),
+    ],
+)
+def test_what_a_server_answers(files: servers.Files, status: int, kind: type[Exception]) -> None:
+    """Each status is what it says, though fsspec makes a missing file of all; no secret is told."""
+    files.status = status
+    url = f"{files.url.replace('://', '://alice:pa55word@')}/run/a.parquet?sig=topsecret"
+    error = look(url)
+    assert type(error) is kind
+    assert urls.without_secrets(url) in error.place
+    for secret in ("alice", "pa55word", "topsecret"):
+        assert secret not in str(error)
+
+
+def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bucket, no object, a name that is none, no credentials: each is told, and what to do."""
+    with storage.running() as server, storage.new_bucket(server, "a-bucket", monkeypatch):
+        error = look("s3://no-bucket/run/a.parquet")
+        assert isinstance(error, FactorFileNotFoundError)
+        assert "bucket does not exist" in error.place
+        error = look("s3://a-bucket/run/a.parquet")
+        assert isinstance(error, FactorFileNotFoundError)
+        assert "push" in error.mend
+        assert "bucket name" in look("s3://No_bucket!/run/a.parquet").fact
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "nothing")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "nothing")
+        monkeypatch.setenv("FSSPEC_S3_USE_SSL", "false")  # another instance than the one with credentials
+        error = look("s3://a-bucket/run/a.parquet")
+        assert isinstance(error, RemoteRefusedError)
+        assert "AWS_ACCESS_KEY_ID" in error.mend
+
+
+def test_what_is_no_drivers_goes_on(files: servers.Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the program is no message about a server."""
+    thing = remote.reach(f"{files.url}/run/a.parquet")
+    monkeypatch.setattr(thing._fs, "info", lambda _: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        thing.look()
