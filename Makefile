@@ -21,9 +21,9 @@ endif
 OLD_VENV := $(VENV)/rdagent-0.8.0
 
 # What looks at RD-Agent, and so runs on both; the other rooms do not know it.
-HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment handoff history latest_log listing locate \
-	model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant resume run_progress \
-	sessions source source_file startup training verdict_forms verification)
+HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment forks handoff history latest_log listing \
+	locate model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant recognition \
+	resume run_progress sessions source source_file startup training verdict_forms verification)
 
 # Further Pythons, for the newest RD-Agent alone: Qlib stays in the environment of Python 3.11, as a user's stays
 # in conda. Never downloaded: of this machine, pyenv's among them. What runs there is what knows RD-Agent or the

@@ -23,8 +23,9 @@ from typing import Any
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import child, locate, verdict_forms
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
-from rdagent_sota_bridge.patch import SEAMS, apply_seam
+from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
+from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
@@ -81,6 +82,7 @@ class Seams:
         patched: True if RD-Agent's source calls the package (`rdagent-sota patch`).
         verdicts: From a value of `SOTA_MODEL_VERDICT` to the reason why `fin_model` can't accept a model with
             it; empty where it can.
+        found: From the name of a seam that fits to how RD-Agent's code is recognised there.
     """
 
     hooked: bool
@@ -88,6 +90,7 @@ class Seams:
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
     patched: bool = False
     verdicts: dict[str, str] = dataclasses.field(default_factory=dict)
+    found: dict[str, Found] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def lines(set_size: int, place: Path) -> list[Line]:
             os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip(),
             os.environ.get("QLIB_MODEL_RUNNER", "").strip(),
         ),
+        *seam_lines(seams),
         *runner_lines(seams),
         *verdict_lines(seams, _verdict_asked_for()),
         qlib_line(qlib),
@@ -229,6 +233,28 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
     if switch.lower() in FALSE_WORDS or not seams.hooked:
         return _line_without_hook(switch, runner, figures)
     return Line("seams", "pass", f"all {len(SEAMS)} seams fit the installed RD-Agent", figures=figures)
+
+
+def seam_lines(seams: Seams | Unseen) -> list[Line]:
+    """Return the table of seams, one line each: where it is, and what was found there; none if not known."""
+    return [] if isinstance(seams, Unseen) else [_seam_line(seam, seams) for seam in SEAMS]
+
+
+def _seam_line(seam: Seam, seams: Seams) -> Line:
+    name = f"seam {seam.name}"
+    figures: dict[str, Any] = {"module": seam.module, "purpose": seam.purpose}
+    reason = seams.misfits.get(seam.name)
+    if reason is not None:
+        state: State = "fail" if seam.carries_factors else "warn"
+        figures |= {"found": "misfit", "reason": reason}
+        return Line(name, state, f"{seam.module}: misfit: {reason}", OTHER_RELEASE, figures)
+    at = seams.found.get(seam.name, Found("fits"))
+    figures |= {"found": at.kind, "releases": list(at.releases)}
+    text = f"{seam.module}: {at}"
+    if at.kind == "unknown":
+        mend = "nothing has to be done; tell us about your RD-Agent, so that it becomes a known one"
+        return Line(name, "warn", text, mend, figures)
+    return Line(name, "pass", text, figures=figures)
 
 
 def runner_lines(seams: Seams | Unseen) -> list[Line]:
@@ -566,10 +592,11 @@ def tell_seams(answer: Path) -> None:
     """Import RD-Agent's modules with seams, and write down whether the seams fit. For a child process."""
     hooked = startup.SeamFinder in sys.meta_path
     startup.unregister()  # at a misfit the hook would stop the process, or write to stderr
-    misfits = {}
+    misfits, recognised = {}, {}
     for seam in SEAMS:
         try:
             apply_seam(seam.name)
+            recognised[seam.name] = dataclasses.asdict(_recognised(seam))
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except SystemExit:  # a patched source stops the process in its own import
@@ -582,8 +609,16 @@ def tell_seams(answer: Path) -> None:
         "runners": {} if misfits else _unfit_runners(),
         "patched": bool(startup.called_by_source),
         "verdicts": _verdicts(misfits.get("verdict", "")),
+        "found": recognised,
     }
     write_whole(answer, json.dumps(told))
+
+
+def _recognised(seam: Seam) -> Found:
+    if not seam.recognised_by:
+        return Found("fits")
+    recognised: Found = function_of(seam.recognised_by)(sys.modules[seam.module])
+    return recognised
 
 
 def _unfit_runners() -> dict[str, str]:
@@ -681,7 +716,11 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
         return Unseen(
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
-    return Seams(**told)
+    recognised = {
+        name: Found(at["kind"], tuple(at["releases"]), tuple(at["missing"]))
+        for name, at in told["found"].items()
+    }
+    return Seams(**{**told, "found": recognised})
 
 
 def _verdicts(misfit: str) -> dict[str, str]:

@@ -97,6 +97,11 @@ def is_ours(experiment: Any) -> bool:
     return ATTRIBUTE in vars(experiment)
 
 
+def stands_for_a_set(experiment: Any) -> bool:
+    """Return True for an experiment of this module that carries a set."""
+    return bool(vars(experiment).get(ATTRIBUTE))
+
+
 def with_code(experiments: list[Any]) -> list[Any]:
     """Return those for which RD-Agent has factor code to run: a run's own tasks, or base features' (1.0.0).
 

@@ -8,6 +8,8 @@ import math
 import re
 import uuid
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,7 +20,17 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, factors, inspection, manifest, placing, prepared, qlib_config, store
+from rdagent_sota_bridge import (
+    alpha,
+    factors,
+    inspection,
+    manifest,
+    placing,
+    prepared,
+    qlib_config,
+    recognition,
+    store,
+)
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
@@ -55,6 +67,8 @@ class HandOff:
         stored: The stored file in the model's workspace, once it is placed there.
         prepared: What came of prepared data, where they are asked for.
         training: What tells this training's files from those that RD-Agent's ENABLE_CACHE puts there.
+        failed: What ended the merge or the training. A `develop` that catches it must not go on.
+        result_caches: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
     """
 
     record: Record
@@ -69,6 +83,8 @@ class HandOff:
     stored: dict[str, str] | None = None
     prepared: str | None = None
     training: str = field(default_factory=lambda: uuid.uuid4().hex)
+    failed: BridgeError | None = None
+    result_caches: bool = True
 
     @property
     def is_of_model(self) -> bool:
@@ -119,23 +135,51 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return the replacement of `process_factor_data` where `develop` looks it up; idle outside a hand-off.
 
+    That is a name of the module, or in forks one of the module that has it.
+
     RD-Agent's own (`scenarios/qlib/developer/utils.py`, 0.8.0, 1.0.0) runs factor code again, and raises
     FactorEmptyError for experiments without any, on which the loop is skipped with its LLM calls spent.
     """
-    process_before = getattr(module, "process_factor_data", None)
-    if process_before is None:
+    places = recognition.merge_places(module) or [(module, recognition.MERGE)]
+    if not all(hasattr(owner, name) for owner, name in places):
         raise SeamError("RD-Agent's model runner has no process_factor_data", module.__name__, OTHER_RELEASE)
+    return [(owner, name, _merge_in_place_of(getattr(owner, name))) for owner, name in places]
 
+
+def _merge_in_place_of(process_before: Any) -> Any:
     @functools.wraps(process_before)
     def process_factor_data(exp_or_list: Any) -> Any:
         hand_off = _active.get()
-        return (
-            process_before(exp_or_list)
-            if hand_off is None
-            else _merged(process_before, exp_or_list, hand_off)
-        )
+        if hand_off is None:
+            return process_before(exp_or_list)
 
-    return [(module, "process_factor_data", process_factor_data)]
+        def process_own(experiments: Any) -> Any:
+            # Outside of the hand-off: where a fork looks the merge up in its module, others have the
+            # replacement from there too, and one may lie in another.
+            token = _active.set(None)
+            try:
+                with _result_caches(hand_off.result_caches):
+                    return process_before(experiments)
+            finally:
+                _active.reset(token)
+
+        return _remembering(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
+
+    return process_factor_data
+
+
+def _remembering(hand_off: HandOff, work: Callable[[], Any]) -> Any:
+    """Do the work of a seam inside `develop`; after one that failed there is none.
+
+    A fork may retry, or go on without the factors, at whatever exception comes.
+    """
+    if hand_off.failed is not None:
+        raise hand_off.failed
+    try:
+        return work()
+    except BridgeError as error:
+        hand_off.failed = error
+        raise
 
 
 def workspace_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -160,7 +204,8 @@ def workspace_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         bound.apply_defaults()
         named = bound.arguments
         run = functools.partial(execute_before, self, **named.get("kwargs", {}))
-        return _train(run, self, named["qlib_config_name"], named["run_env"] or {}, hand_off)
+        name, run_env = named["qlib_config_name"], named["run_env"] or {}
+        return _remembering(hand_off, lambda: _train(run, self, name, run_env, hand_off))
 
     return [(workspace_class, "execute", execute)]
 
@@ -259,17 +304,26 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
         HandOffError: if what RD-Agent did is not what was handed over.
     """
     exp = hand_off.experiment
+    hand_off.result_caches = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
+    cache = recognition.result_cache(develop_before)
+    usable = cache is None or _tells_sets_apart(cache, hand_off, runner)
     given = getattr(exp, "base_features", None)
     token = _active.set(hand_off)
     try:
         _give_base_features(hand_off)
-        developed = develop_before(exp)
+        with _result_caches(hand_off.result_caches and usable):
+            developed = develop_before(exp)
+    except Exception:
+        if hand_off.failed is None:
+            raise
     finally:
         _active.reset(token)
         if given is not None:
             exp.base_features = given
+    if hand_off.failed is not None:
+        raise hand_off.failed
     if not hand_off.trained:
-        _check_cached(hand_off, runner, exp)
+        _check_cached(hand_off, cache if usable else None, runner, exp)
         logger().info(
             "The result comes from RD-Agent's cache: same experiment, same base set, same factor set "
             f"({hand_off.record['digest']})"
@@ -303,8 +357,8 @@ def base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
     """
     asked = record["base_set"]
     base = alpha.BaseSet(asked["name"], tuple((name, expression) for name, expression in asked["features"]))
-    given = getattr(exp, "base_features", None)
-    if given and not asked["explicit"] and not alpha.same_features(given, alpha.ALPHA20):
+    given = _chosen_in_rdagent(exp)
+    if given and not asked["explicit"]:
         base = alpha.given_set(given)
     began_name, began_digest = record.setdefault("base_of_run", [base.name, base.digest])
     if began_digest != base.digest:
@@ -314,14 +368,25 @@ def base_of_run(record: Record, exp: Any) -> alpha.BaseSet:
     return base
 
 
+def _chosen_in_rdagent(exp: Any) -> dict[str, str]:
+    """Return the base features that the user chose in RD-Agent, or wrote into its YAML; empty for ALPHA20."""
+    given = getattr(exp, "base_features", None)
+    if given and not alpha.same_features(given, alpha.ALPHA20):
+        return dict(given)
+    # A factor loop's workspace has other YAML files; its base features have to be the models'.
+    text = exp.experiment_workspace.file_dict.get(qlib_config.CONFIG_FILE)
+    written = qlib_config.written_features(inspection.packaged_config() if text is None else text)
+    return {} if written == alpha.ALPHA20 else written
+
+
 def _log_base_set(hand_off: HandOff) -> None:
     log = logger()
     base, beside = hand_off.base, hand_off.base_beside_mined
-    given = getattr(hand_off.experiment, "base_features", None) or alpha.ALPHA20
+    given = _chosen_in_rdagent(hand_off.experiment)
     if base.name == alpha.GIVEN:
         shown = ", ".join(base.names[:5]) + (", …" if len(base.names) > 5 else "")
         log.info(f"Base features chosen in RD-Agent are kept, for ALPHA_FACTORS is not set: {shown}")
-    elif not alpha.same_features(given, alpha.ALPHA20):
+    elif given:
         log.info(f"The base set {base.name} takes the place of {len(given)} base features chosen in RD-Agent")
     if not base.features:
         log.info("USE_ALPHA_FACTORS is off: the model trains on the mined factors alone")
@@ -341,11 +406,71 @@ def _give_base_features(hand_off: HandOff) -> None:
         hand_off.experiment.base_features = dict(hand_off.base_beside_mined.features)
 
 
-def _check_cached(hand_off: HandOff, runner: Any, exp: Any) -> None:
+def _tells_sets_apart(cache: recognition.ResultCache, hand_off: HandOff, runner: Any) -> bool:
+    """Return True if a cache of results gives no model the result of another set, or of none.
+
+    A fork's own key function may leave out the experiments before, or count them: the function is asked.
+
+    Raises:
+        HandOffError: if the function fails, or a cache that does not tell sets apart can't be turned off.
+    """
+    from rdagent_sota_bridge import experiment
+
+    exp, record, base = hand_off.experiment, hand_off.record, hand_off.base
+    given = exp.based_experiments
+    sets = [based for based in given if experiment.stands_for_a_set(based)]
+    # The reference of fin_quant's factor loops has the set in its own sub-task.
+    if not sets or not (hand_off.result_caches or cache.forced):
+        return True
+    place = f"{cache.key.__module__}.{cache.key.__qualname__}, the key of the cache of develop's results"
+    others = [
+        [],
+        [experiment.synthetic_experiment({**record, "digest": "another set"}, base.digest)],
+        [experiment.synthetic_experiment(record, "another base set")],
+    ]
+    try:
+        key = cache.key(runner, exp)
+        keys = []
+        for other in others:
+            exp.based_experiments = [*(based for based in given if based not in sets), *other]
+            keys.append(cache.key(runner, exp))
+    except Exception as error:
+        raise HandOffError(
+            f"RD-Agent's cache makes no key for a model with factors: {type(error).__name__}: {error}",
+            place,
+            "let it make one of the text of all sub-tasks, as RD-Agent's CachedRunner.get_cache_key does",
+        ) from error
+    finally:
+        exp.based_experiments = given
+    if key is None or key not in keys:
+        return True
+    if cache.forced:
+        raise HandOffError(
+            "RD-Agent's cache would answer with the result of another factor set, and can't be turned off",
+            place,
+            "take force=True away, or let the key have the text of all sub-tasks in based_experiments",
+        )
+    logger().warning(f"RD-Agent's result cache is not used: it does not tell factor sets apart ({place})")
+    return False
+
+
+@contextmanager
+def _result_caches(on: bool) -> Iterator[None]:
+    """Turn RD-Agent's caches of results on or off; `cache_with_pickle` reads the setting at each call."""
+    settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
+    before = settings.cache_with_pickle
+    settings.cache_with_pickle = on
+    try:
+        yield
+    finally:
+        settings.cache_with_pickle = before
+
+
+def _check_cached(hand_off: HandOff, cache: recognition.ResultCache | None, runner: Any, exp: Any) -> None:
     """Check that a result without a training is one of RD-Agent's cache, and not one without the factors."""
     settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
-    key = runner.get_cache_key(exp)
-    cached = any(Path(settings.pickle_cache_folder_path_str).glob(f"*/{key}.pkl"))
+    key = None if cache is None else cache.key(runner, exp)
+    cached = key is not None and any(Path(settings.pickle_cache_folder_path_str).glob(f"*/{key}.pkl"))
     if hand_off.merged or not cached:
         raise HandOffError(
             "RD-Agent gave a result without training a model, and not from its cache",
@@ -402,13 +527,12 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             str(workspace.workspace_path),
             OTHER_RELEASE,
         )
-    if (
-        not hand_off.is_of_model
-    ):  # with the loop's new factors, less those that RD-Agent found too like old ones
+    if not hand_off.is_of_model:
+        # With the loop's new factors, less those that RD-Agent found too like old ones.
         hand_off.mined = factors.read_footer(Path(workspace.workspace_path) / FACTOR_FILE).columns
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
-    run_env = {**run_env, **qlib_config.feature_variables(base), "num_features": str(width)}
+    run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
     config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
 
     settings = read_settings()
@@ -416,7 +540,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     prepares = settings.prepared_data and hand_off.is_of_model
 
     def attempt(note: str) -> Any:
-        adapted = qlib_config.adapt(config, base, note)
+        adapted = qlib_config.adapt(config, base, note, hand_off.mined)
         files = {RESULT_SCRIPT: manifest.with_probe(script, note)}
         if prepares:
             adapted = prepared.with_prepared_handler(adapted)

@@ -69,7 +69,7 @@ def inspect(settings: Settings, located: tuple[Located, ...] | None = None) -> I
     if located is None:
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths)
     located = tuple(at if at.log is not None else locate.told_by_log(at) for at in located)
-    text = qlib_config.adapt(_packaged_config(), base, "")
+    text = qlib_config.adapt(packaged_config(), base, "")
     if settings.prepared_data:
         prepared.with_prepared_handler(text)  # so that a form that is not known is told now
     task = qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
@@ -114,7 +114,7 @@ def _verdict_lines(located: tuple[Located, ...]) -> list[Line]:
     ]
 
 
-def _packaged_config() -> str:
+def packaged_config() -> str:
     """Return RD-Agent's own model YAML, which a model's workspace will start with."""
     package = resources.files("rdagent.scenarios.qlib.experiment")
     file = package / "model_template" / qlib_config.CONFIG_FILE

@@ -30,10 +30,20 @@ def _sota_loaded(recorder):
     import numpy as np
 
     dataset = recorder.load_object("dataset")
-    norms = [p for p in dataset.handler.infer_processors if hasattr(p, "mean_train") and hasattr(p, "cols")]
+    chain = list(dataset.handler.infer_processors)
+    norms = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")]
     if norms:
-        columns = [str(column[-1]) for column in norms[0].cols]
-        empty = [name for name, mean in zip(columns, np.ravel(norms[0].mean_train)) if np.isnan(mean)]
+        norm, later = chain[norms[0]], chain[norms[0] + 1 :]
+        later += getattr(dataset.handler, "learn_processors", [])
+        columns = [str(column[-1]) for column in norm.cols]
+        empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
+        for p in later:  # what chooses columns after the norm has seen them
+            named = set(map(str, getattr(p, "col_list", ())))
+            if type(p).__name__ == "FilterCol" and p.fields_group in ("feature", None):
+                columns = [name for name in columns if name in named]
+            elif type(p).__name__ == "DropCol":
+                columns = [name for name in columns if name not in named]
+        empty = [name for name in empty if name in columns]
         width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
     else:  # LightGBM, in a factor loop: its own count of features is all that is kept
         columns, empty = None, []

@@ -26,6 +26,8 @@ class Seam:
         purpose: What it is for.
         checked: The releases of RD-Agent that the end-to-end tests run it on.
         essential: True where a run that asked for the factors can't be without it.
+        recognised_by: `module:function` of ours that takes that module and returns a `recognition.Found`:
+            it tells a release from an unknown form. Empty where to fit is all that is asked for.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Seam:
     purpose: str
     checked: tuple[str, ...] = ("0.8.0", "1.0.0")
     essential: bool = False
+    recognised_by: str = ""
 
     @property
     def carries_factors(self) -> bool:
@@ -85,6 +88,7 @@ SEAMS = (
         "rdagent_sota_bridge.handoff:runner_patches",
         "QlibModelRunner: the set is checked when it is built, and handed over in develop",
         essential=True,
+        recognised_by="rdagent_sota_bridge.recognition:recognise",
     ),
     Seam(
         "factor merge",
@@ -218,6 +222,12 @@ def apply_seam(name: str) -> None:
     _apply_seam(seam, importlib.import_module(seam.module))
 
 
+def function_of(named: str) -> Any:
+    """Return the function that a seam names as `module:function`."""
+    module_name, function_name = named.split(":")
+    return getattr(importlib.import_module(module_name), function_name)
+
+
 def _status(seam: Seam) -> SeamStatus:
     if seam.name in _state.misfits:
         return SeamStatus(seam, "misfit", _state.misfits[seam.name].fact)
@@ -227,10 +237,8 @@ def _status(seam: Seam) -> SeamStatus:
 def _apply_seam(seam: Seam, module: ModuleType) -> None:
     if seam.name in _state.applied:
         return
-    module_name, function_name = seam.patches.split(":")
-    function = getattr(importlib.import_module(module_name), function_name)
     try:
-        patches = function(module)
+        patches = function_of(seam.patches)(module)
     except SeamError as error:
         _state.misfits[seam.name] = error
         raise

@@ -21,7 +21,7 @@ from rdagent_sota_bridge import (
     latest_log,
     locate,
     patch,
-    qlib_config,
+    recognition,
     store,
     verdict_forms,
 )
@@ -52,12 +52,6 @@ reads, or give them or a digest another meaning: the same file, and the same bas
 release that has to raises this number, and sessions of another form are refused, before RD-Agent touches
 them, with the release that they are for. With the switch off, or without the package, any session goes on.
 """
-
-# What `develop` must do for the hand-off to reach it: this is its merge path in 0.8.0 and 1.0.0.
-_DEVELOP_NAMES = frozenset(
-    {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute", "sub_tasks"}
-)
-_DEVELOP_TEXTS = frozenset({locate.FACTOR_FILE, qlib_config.CONFIG_FILE})
 
 
 @dataclass(frozen=True)
@@ -116,10 +110,15 @@ def refuse(error: BridgeError) -> None:
 
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
-    _check_seams()
+    recognised = _check_seams()
     found = inspection.inspect(settings)
     found.raise_failures()
     _log_loaded(found)
+    if recognised.kind == "unknown":
+        logger().warning(
+            "QlibModelRunner.develop is that of no RD-Agent release that this package knows; it has all that "
+            "the hand-off needs, and gets the factors"
+        )
     held, base = found.quality.factors, found.base
     metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
     whole = found.quality.sources[0].digest == held.digest
@@ -232,44 +231,30 @@ def _metrics_beside(path: Path) -> dict[str, float]:
         return {}
 
 
-def missing_from_develop(develop: Any) -> list[str]:
-    """Return what the merge path of `develop` lacks, by the names and texts in its code; [] if it fits."""
-    return missing_from(develop, _DEVELOP_NAMES, _DEVELOP_TEXTS)
-
-
-def missing_from(develop: Any, names: frozenset[str], texts: frozenset[str]) -> list[str]:
-    """Return which of these names and texts the code of a function lacks."""
-    code = getattr(inspect.unwrap(develop), "__code__", None)
-    if code is None:
-        return ["Python code"]
-    found = {constant for constant in code.co_consts if isinstance(constant, str)}
-    return sorted((names - set(code.co_names)) | (texts - found))
-
-
-def check_develop(module: Any) -> None:
-    """Check that the model runner of RD-Agent has the merge path that the hand-off goes through.
+def check_develop(module: Any) -> recognition.Found:
+    """Return how `develop` of RD-Agent's model runner is recognised, which the hand-off goes through.
 
     Raises:
-        SeamError: if not; it names what is missing.
+        SeamError: if it is a misfit; it names what is missing.
     """
-    develop = getattr(getattr(module, "QlibModelRunner", None), "develop", None)
-    if develop is None:
+    if getattr(getattr(module, "QlibModelRunner", None), "develop", None) is None:
         raise SeamError("RD-Agent has no QlibModelRunner.develop", module.__name__, OTHER_RELEASE)
-    missing = missing_from_develop(develop)
-    if missing:
+    found = recognition.recognise(module)
+    if found.kind == "misfit":
         raise SeamError(
-            f"QlibModelRunner.develop has a shape that is not known: it lacks {', '.join(missing)}",
-            str(module.__file__),
+            f"QlibModelRunner.develop has a shape that is not known: it lacks {', '.join(found.missing)}",
+            f"{module.__file__}, develop and what it calls there",
             OTHER_RELEASE,
         )
+    return found
 
 
-def _check_seams() -> None:
-    """Raise the reason where a seam that the hand-off needs does not fit the installed RD-Agent."""
+def _check_seams() -> recognition.Found:
+    """Return how `develop` is recognised; raise where a seam that the hand-off needs does not fit."""
     for status in patch.status():
         if status.state == "misfit" and status.seam.carries_factors:
             raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
-    check_develop(import_module("rdagent.scenarios.qlib.developer.model_runner"))
+    return check_develop(import_module("rdagent.scenarios.qlib.developer.model_runner"))
 
 
 # --- stopping ---
@@ -461,7 +446,7 @@ def leads_to_hand_off(runner_class: type) -> bool:
             continue
         if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
             return True
-        names = set(getattr(getattr(inspect.unwrap(develop), "__code__", None), "co_names", ()))
+        names = recognition.names_in(inspect.unwrap(develop))
         parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
         if "develop" not in names or names.isdisjoint(parents):
             return False

@@ -1,6 +1,7 @@
 """The model YAML that RD-Agent hands to qrun: what it names, and the lines that depend on the base set.
 
-The text stays a template: all but the features of the first data loader is RD-Agent's (or the user's).
+The text stays a template: all but the features of the first data loader, and the names that a processor lets
+through, is RD-Agent's (or the user's).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,8 @@ import pandas as pd
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
-from rdagent_sota_bridge.alpha import BaseSet
+from rdagent_sota_bridge import yaml_template
+from rdagent_sota_bridge.alpha import NO_BASE_SET, BaseSet, base_set
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 
@@ -104,21 +107,32 @@ def _segment(name: str, days: Any, *, open_end: bool) -> Segment:
     return start, end
 
 
-def feature_variables(base: BaseSet) -> dict[str, str]:
-    """Return the variables that carry the base set into the YAML, named as RD-Agent 1.0.0 names them."""
+def feature_variables(base: BaseSet, mined: Sequence[str] = ()) -> dict[str, str]:
+    """Return the variables that carry the features into the YAML.
+
+    The base set's are named as RD-Agent 1.0.0 names them. The third has the names of all features, for
+    processors that let through those they name.
+    """
     return {
-        "feature_names": json.dumps(list(base.names), ensure_ascii=False),
-        "feature_expressions": json.dumps(
-            [expression for _, expression in base.features], ensure_ascii=False
-        ),
+        "feature_names": _listed(base.names),
+        "feature_expressions": _listed(expression for _, expression in base.features),
+        "feature_columns": _listed(dict.fromkeys([*base.names, *mined])),
     }
 
 
-def adapt(text: str, base: BaseSet, note: str) -> str:
+def _listed(texts: Iterable[str]) -> str:
+    return json.dumps(list(texts), ensure_ascii=False)
+
+
+def adapt(text: str, base: BaseSet, note: str, mined: Sequence[str] = ()) -> str:
     """Return the YAML with its first loader's features taken from variables, or without them.
 
     Without base features the key has to go, for Qlib refuses empty lists, and the loader has to become the
     plain one, for `Alpha158DL` loads all 158 where the key is missing (pyqlib 0.9.7).
+
+    A fork may have the features written out in any style, or leave the key out and let a `FilterCol` choose
+    from the 158: that one drops all that it does not name, mined columns too, and gets all names from a
+    variable.
 
     Args:
         text: RD-Agent's YAML, or one that was adapted before.
@@ -126,6 +140,7 @@ def adapt(text: str, base: BaseSet, note: str) -> str:
         note: A line of comment for the top, which tells the set. It makes the YAML differ where the set
             does, and with it the key of a cached qrun (`ENABLE_CACHE` in `utils/env.py` of RD-Agent 1.0.0),
             which knows texts but no data.
+        mined: The mined columns, where they are known.
 
     Raises:
         SeamError: if the YAML has a form that is not known.
@@ -138,11 +153,47 @@ def adapt(text: str, base: BaseSet, note: str) -> str:
         adapted, found = _FEATURES.subn("", body)
         adapted = adapted.replace(_ALPHA_LOADER, _PLAIN_LOADER)
     already_plain = not base.features and found == 0 and _PLAIN_LOADER in body
-    if found != 1 and not already_plain:
-        raise _unknown_form(f"its first loader's features were found {found} times, not once")
+    try:
+        if found == 0 and not already_plain:
+            adapted, found = _in_another_style(adapted, base)
+        if found != 1 and not already_plain:
+            raise _unknown_form(f"its first loader's features were found {found} times, not once")
+        if _FILTER in adapted:
+            adapted = _letting_all_through(adapted)
+    except yaml.YAMLError as error:
+        raise _unknown_form(f"{type(error).__name__}: {error}") from None
     noted = f"{_NOTE} {note}\n{adapted}"
-    _verify(noted, base)
+    _verify(noted, base, mined)
     return noted
+
+
+def written_features(text: str) -> dict[str, str]:
+    """Return the base features that stand in a YAML itself, by name; none where variables bring them.
+
+    Those are what its first loader lists, or loads where it lists nothing, as far as a `FilterCol` lets them
+    through. What has another form is left to `adapt`, which refuses it.
+    """
+    try:
+        kwargs = rendered(text, {})["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+        first = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]
+        if "feature" in first["kwargs"]["config"]:
+            expressions, names = first["kwargs"]["config"]["feature"]
+            features = dict(zip(names, expressions, strict=True))
+        elif first["class"] == _ALPHA_LOADER:
+            features = dict(base_set("alpha158").features)
+        else:
+            return {}
+        for _, group, columns in _named_by_filters(kwargs):
+            if group in _FEATURE_GROUPS:
+                features = {name: features[name] for name in features if name in columns}
+    except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError):
+        return {}
+    return features
+
+
+_FILTER = "FilterCol"
+_FEATURE_GROUPS = ("feature", None)
+_PROCESSORS = ("shared_processors", "infer_processors", "learn_processors")
 
 
 _NOTE = "# rdagent-sota-bridge:"
@@ -155,14 +206,74 @@ def _placeholders(match: re.Match[str]) -> str:
     )
 
 
-def _verify(text: str, base: BaseSet) -> None:
-    """Read the adapted YAML as Qlib would, and compare what its loaders are told to load."""
+def _in_another_style(text: str, base: BaseSet) -> tuple[str, int]:
+    """Return the YAML with the features of its first loader rewritten, and how many there were: 0 or 1."""
+    template = yaml_template.parse(text)
+    loaders = yaml_template.at(_handler(template), "data_loader", "kwargs", "dataloader_l")
+    first = next(yaml_template.items(loaders), None)
+    config, loader = yaml_template.at(first, "kwargs", "config"), yaml_template.at(first, "class")
+    if not isinstance(config, yaml.MappingNode) or loader is None:
+        return text, 0
+    features = yaml_template.pair(config, "feature")
+    lists = "[{{ feature_expressions }}, {{ feature_names }}]"
+    if features is not None and base.features:
+        return yaml_template.edited(text, [template.value_edit(features, lists)]), 1
+    if features is not None and not config.flow_style:
+        return yaml_template.edited(text, [template.without(features)]), 1
+    if [key.value for key, _ in config.value] != ["label"]:
+        return text, 0
+    if base.features and loader.value == _ALPHA_LOADER:
+        return yaml_template.edited(text, [template.key_edit(config, "feature", lists)]), 1
+    # Without base features there is nothing to put there, and the loader is the plain one by now.
+    return text, int(not base.features and loader.value == _PLAIN_LOADER)
+
+
+def _letting_all_through(text: str) -> str:
+    """Return the YAML with all names of features for each `FilterCol` of the features."""
+    template = yaml_template.parse(text)
+    edits = []
+    for name in _PROCESSORS:
+        for processor in yaml_template.items(yaml_template.at(_handler(template), name)):
+            named = yaml_template.at(processor, "class")
+            group = yaml_template.at(processor, "kwargs", "fields_group")
+            columns = yaml_template.pair(yaml_template.at(processor, "kwargs"), "col_list")
+            of_features = group is None or group.value == "feature"
+            if named is not None and _is_class(named.value, _FILTER) and of_features and columns is not None:
+                edits.append(template.value_edit(columns, "{{ feature_columns }}"))
+    return yaml_template.edited(text, edits)
+
+
+def _handler(template: yaml_template.Template) -> yaml.Node | None:
+    return yaml_template.at(template.root, "task", "dataset", "kwargs", "handler", "kwargs")
+
+
+def _is_class(named: Any, name: str) -> bool:
+    return isinstance(named, str) and named.split(".")[-1] == name
+
+
+def _named_by_filters(handler: dict[str, Any]) -> Iterator[tuple[str, str | None, set[str]]]:
+    """Yield of each processor that chooses columns its class, the group it chooses from, and its names.
+
+    As Qlib does (`qlib/data/dataset/processor.py`, pyqlib 0.9.7): `FilterCol` keeps what it names, and all of
+    other groups; `DropCol` drops what it names.
+    """
+    for processor in [one for name in _PROCESSORS for one in handler.get(name) or []]:
+        named = processor if isinstance(processor, str) else processor["class"]
+        arguments = {} if isinstance(processor, str) else processor.get("kwargs") or {}
+        for name in (_FILTER, "DropCol"):
+            if _is_class(named, name):
+                yield name, arguments.get("fields_group", "feature"), set(arguments.get("col_list", []))
+
+
+def _verify(text: str, base: BaseSet, mined: Sequence[str]) -> None:
+    """Read the adapted YAML as Qlib would, and compare what its loaders and processors are told."""
     try:
-        document = rendered(text, feature_variables(base))
+        document = rendered(text, feature_variables(base, mined))
         kwargs = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         first, *others = kwargs["data_loader"]["kwargs"]["dataloader_l"]
         features = first["kwargs"]["config"].get("feature")
         static = [loader["kwargs"]["config"] for loader in others]
+        choosing = list(_named_by_filters(kwargs))
     except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError) as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
     expected = [[expression for _, expression in base.features], list(base.names)] if base.features else None
@@ -170,6 +281,18 @@ def _verify(text: str, base: BaseSet) -> None:
         raise _unknown_form(f"its first loader would load {features}, not {expected}")
     if static != [FACTOR_FILE]:
         raise _unknown_form(f"its other loaders read {static}, not [{FACTOR_FILE!r}]")
+    for name, group, columns in choosing:
+        held = {*base.names, *mined}
+        lost = sorted(
+            held & columns if name != _FILTER else held - columns if group in _FEATURE_GROUPS else ()
+        )
+        if lost:
+            raise _unknown_form(
+                f"its processor {name} would drop {len(lost)} features: {', '.join(lost[:5])}"
+            )
+
+
+_NOTHING_YET = {"num_features": "0", **feature_variables(NO_BASE_SET)}
 
 
 @functools.lru_cache(maxsize=8)
@@ -185,7 +308,7 @@ def rendered(text: str, variables: dict[str, str]) -> Any:
     Raises:
         yaml.YAMLError, jinja2.TemplateError: if it has no such form.
     """
-    text_of_yaml = _template(text).render({"num_features": "0", **variables})
+    text_of_yaml = _template(text).render({**_NOTHING_YET, **variables})
     # The parser written in C, where PyYAML has it, is ten times as fast: a run's check takes milliseconds.
     return yaml.load(text_of_yaml, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
 

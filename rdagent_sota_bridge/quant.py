@@ -8,10 +8,11 @@ loops get it too: like is compared with like. `fin_factor` uses the same runner 
 from __future__ import annotations
 
 import functools
+import inspect
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import handoff
+from rdagent_sota_bridge import handoff, recognition
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, SeamError
 from rdagent_sota_bridge.handoff import HandOff
@@ -37,7 +38,7 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     develop_before = getattr(runner_class, "develop", None)
     if runner_class is None or develop_before is None:
         raise SeamError("RD-Agent has no QlibFactorRunner.develop", module.__name__, OTHER_RELEASE)
-    missing = plans.missing_from(develop_before, _DEVELOP_NAMES, _DEVELOP_TEXTS)
+    missing = _missing(develop_before)
     if missing:
         raise SeamError(
             f"QlibFactorRunner.develop has a shape that is not known: it lacks {', '.join(missing)}; factor "
@@ -51,6 +52,13 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         return join_factor_loop(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "develop", develop)]
+
+
+def _missing(develop: Any) -> list[str]:
+    inner = inspect.unwrap(develop)
+    code = getattr(inner, "__code__", None)
+    texts = set() if code is None else {text for text in code.co_consts if isinstance(text, str)}
+    return sorted((_DEVELOP_NAMES - recognition.names_in(inner)) | (_DEVELOP_TEXTS - texts))
 
 
 def share(loop: Any, model_runner: Any) -> None:

@@ -75,7 +75,10 @@ def test_a_further_run_on_the_same_server(in_turn: bool) -> None:
     """In turn, a run that tells of no trials begins the script anew; else it may be a parallel loop."""
     llm = ScriptedLLM(in_turn=in_turn)
     system = "You are working on generating new hypotheses for the model tuning in a scenario."
-    said = [json.loads(llm.chat(system, prompt))["hypothesis"] for prompt in ("", "# Trial 1: ...", "")]
+    said = [
+        json.loads(llm.chat(system, prompt))["hypothesis"]
+        for prompt in ("", "# Trial 1: \n## Hypothesis\nHypothesis: ...", "")
+    ]
     models = [llm.script.model(loop) for loop in (0, 1, 0 if in_turn else 2)]
     assert said == [model.hypothesis for model in models]
 

@@ -31,11 +31,13 @@ from rdagent_sota_bridge.environment import (
     qlib_line,
     rdagent_line,
     runner_lines,
+    seam_lines,
     seams_line,
     store_line,
     verdict_lines,
 )
 from rdagent_sota_bridge.patch import SEAMS
+from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.verdict import Line
 from tests.frames import public_folder, without_privileges
 
@@ -138,6 +140,45 @@ def test_seams_that_do_not_fit_are_all_named() -> None:
         "fail",
         f"2 of {len(SEAMS)} seams do not fit the installed RD-Agent: options: one; runner: two",
     )
+
+
+def test_the_table_of_seams() -> None:
+    """Each seam of the table is one line with its module and what was found there, whoever added it."""
+    found = {
+        "merge": Found("known", ("0.5.0", "0.6.0")),
+        "runner": Found("unknown"),
+    }
+    lines = seam_lines(Seams(True, {"workspace": "too old", "options": "other"}, found=found))
+    assert [line.name for line in lines] == [f"seam {seam.name}" for seam in SEAMS]
+    by_name = {line.name.removeprefix("seam "): line for line in lines}
+    assert [by_name[name].state for name in ("loop", "merge", "runner", "workspace", "options")] == [
+        "pass",
+        "pass",
+        "warn",
+        "fail",
+        "warn",
+    ]
+    assert by_name["loop"].text == "rdagent.utils.workflow.loop: fits"
+    assert by_name["merge"].text.endswith(": fits, known as release 0.5.0 and 0.6.0")
+    assert by_name["runner"].text.endswith(": unknown but fitting")
+    assert by_name["workspace"].text.endswith(": misfit: too old")
+    assert all(bool(line.mend) is (line.state != "pass") for line in lines)
+    assert by_name["merge"].figures["releases"] == ["0.5.0", "0.6.0"]
+    assert by_name["workspace"].figures["reason"] == "too old"
+    for seam in SEAMS:
+        assert by_name[seam.name].figures["module"] == seam.module
+    kinds = {name: line.figures["found"] for name, line in by_name.items()}
+    assert kinds == {seam.name: "fits" for seam in SEAMS} | {
+        "merge": "known",
+        "runner": "unknown",
+        "workspace": "misfit",
+        "options": "misfit",
+    }
+
+
+def test_no_table_where_nothing_was_looked_at() -> None:
+    """Without RD-Agent there is nothing to tell of its seams."""
+    assert seam_lines(NOT_YET) == []
 
 
 @pytest.mark.parametrize(
@@ -528,6 +569,20 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     assert "ModuleNotFoundError: No module named 'rdagent.app'" in told["misfits"]["options"]
     assert seams_line(Seams(**told), "", "").state == "fail"
     assert all("is not known: ModuleNotFoundError" in reason for reason in told["verdicts"].values())
+
+
+def test_the_installed_rdagent(tmp_path: Path) -> None:
+    """A child tells of every seam of the table that it fits, and of develop which release has it."""
+    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    found = environment._seams(json.loads((tmp_path / "answer.json").read_text()))
+    assert isinstance(found, Seams)
+    assert (found.misfits, found.runners) == ({}, {})
+    (runner,) = (line for line in seam_lines(found) if line.name == "seam runner")
+    assert runner.figures["found"] == "known"
+    assert metadata.version("rdagent") in runner.figures["releases"]
+    assert {line.state for line in seam_lines(found)} == {"pass"}
+    assert [*found.found] == [seam.name for seam in SEAMS]
 
 
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

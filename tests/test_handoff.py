@@ -530,17 +530,6 @@ def test_qlib_data_that_is_not_there_is_one_warning(
 # --- the shape of RD-Agent ---
 
 
-def test_develop_of_another_shape_is_refused() -> None:
-    """A develop without the merge path is recognised by what its code lacks."""
-
-    def develop(self: object, exp: object) -> object:
-        return exp
-
-    missing = plan.missing_from_develop(develop)
-    assert {"process_factor_data", "to_parquet", FACTOR_FILE} <= set(missing)
-    assert plan.missing_from_develop(len) == ["Python code"]
-
-
 def module_of_another_shape() -> object:
     """Return a stand-in for a future model_runner module."""
     import types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -15,7 +16,8 @@ import yaml
 from rdagent_sota_bridge.alpha import ALPHA20, NO_BASE_SET, BaseSet, base_set
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
-from rdagent_sota_bridge.qlib_config import CONFIG_FILE, adapt, feature_variables, read_task
+from rdagent_sota_bridge.qlib_config import CONFIG_FILE, adapt, feature_variables, read_task, written_features
+from tests import forks
 from tests.frames import assert_survives_pickling
 
 _HEAD = """\
@@ -344,12 +346,108 @@ def test_users_own_lines_stay() -> None:
 
 
 def test_feature_variables_are_lists_of_one_length() -> None:
-    """The variables are JSON lists, which are YAML lists too, of names and expressions in one order."""
-    variables = feature_variables(CUSTOM)
-    assert list(variables) == ["feature_names", "feature_expressions"]
+    """The variables are JSON lists, which are YAML lists too; of names and expressions in one order."""
+    variables = feature_variables(CUSTOM, ["gap", "on"])
+    assert list(variables) == ["feature_names", "feature_expressions", "feature_columns"]
+    assert yaml.safe_load(variables["feature_columns"]) == [*CUSTOM.names, "gap"]
     assert yaml.safe_load(variables["feature_names"]) == list(CUSTOM.names)
     assert yaml.safe_load(variables["feature_expressions"]) == [pair[1] for pair in CUSTOM.features]
     assert "动量" in variables["feature_names"]
+
+
+# --- forks ---
+
+every_fork = pytest.mark.parametrize("fork", forks.YAMLS)
+every_base = pytest.mark.parametrize(
+    "base", [base_set("alpha22"), CUSTOM, NO_BASE_SET], ids=["alpha22", "custom", "none"]
+)
+
+
+def processors(text: str, base: BaseSet, mined: Sequence[str]) -> list[dict[str, Any]]:
+    """Render an adapted YAML as Qlib would and return its processors."""
+    values = {"num_features": "30", **feature_variables(base, mined)}
+    handler = yaml.safe_load(jinja2.Template(text).render(values))["task"]["dataset"]["kwargs"]["handler"]
+    return [*handler["kwargs"]["infer_processors"], *handler["kwargs"]["learn_processors"]]
+
+
+@every_fork
+@every_base
+def test_features_in_every_style(fork: str, base: BaseSet) -> None:
+    """However a fork writes its features, the loader gets those of the run, and again the same."""
+    adapted = adapt(forks.YAMLS[fork], base, NOTE)
+    assert adapt(adapted, base, NOTE) == adapted
+    first, second = loaders(adapted, base)
+    features = first["kwargs"]["config"].get("feature")
+    expected = [[expression for _, expression in base.features], list(base.names)] if base.features else None
+    assert features == expected
+    assert first["class"].endswith(".Alpha158DL" if base.features else ".QlibDataLoader")
+    assert first["kwargs"]["config"]["label"] == [["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]]
+    assert second["kwargs"]["config"] == FACTOR_FILE
+    assert read_task(adapted, feature_variables(base)) == read_task(INSTALLED, {})
+
+
+@every_fork
+@every_base
+def test_filters_let_all_features_through(fork: str, base: BaseSet) -> None:
+    """A filter of columns names base and mined columns, each once; other processors are as they were."""
+    mined = ["gap", "KLEN", "动量 5"]
+    adapted = processors(adapt(forks.YAMLS[fork], base, NOTE, mined), base, mined)
+    before = processors(forks.YAMLS[fork], base, [])
+    filters = [one for one in adapted if one["class"].endswith("FilterCol")]
+    assert bool(filters) is ("filter" in fork)
+    for one in filters:
+        assert sorted(one["kwargs"]["col_list"]) == sorted({*base.names, *mined})
+    others = [[one for one in found if one not in filters] for found in (adapted, before)]
+    assert others[0] == [one for one in others[1] if not one["class"].endswith("FilterCol")]
+
+
+@every_fork
+def test_features_that_a_fork_wrote(fork: str) -> None:
+    """What a fork's YAML chooses is told with its expressions."""
+    alpha158 = dict(base_set("alpha158").features)
+    assert written_features(forks.YAMLS[fork]) == {name: alpha158[name] for name in forks.CHOSEN}
+
+
+def test_features_of_variables_are_not_written() -> None:
+    """What RD-Agent's own variables bring is not the YAML's choice, nor is what can't be read."""
+    for text in (NEW_FORM, forks.WITH_A_PLACEHOLDER, adapt(OLD_FORM, CUSTOM, NOTE), "", "task: [", "5"):
+        assert written_features(text) == {}
+    assert set(written_features(OLD_FORM)) == {"RESI5", "KLEN", "CORD5"}
+    assert written_features(INSTALLED) in ({}, ALPHA20)
+
+
+@pytest.mark.parametrize(
+    ("processor", "dropped"),
+    [
+        ("- FilterCol", "FilterCol would drop 7 features"),
+        ("- {class: FilterCol, kwargs: {fields_group: feature}}", "FilterCol would drop 7 features"),
+        (
+            "- {class: FilterCol, kwargs: {fields_group: null, col_list: ['on']}}",
+            "FilterCol would drop 6 features",
+        ),
+        ("- {class: DropCol, kwargs: {col_list: [gap, other]}}", "DropCol would drop 1 features: gap"),
+    ],
+)
+@pytest.mark.parametrize("place", ["infer_processors:\n", "learn_processors:\n"])
+def test_a_processor_that_would_drop_features(processor: str, dropped: str, place: str) -> None:
+    """What a processor would drop, in a form that can't be rewritten, is told before a training."""
+    text = INSTALLED.replace(place, f"{place}        {processor}\n")
+    with pytest.raises(SeamError) as caught:
+        adapt(text, CUSTOM, NOTE, ["gap"])
+    assert f"its processor {dropped}" in reason(caught.value)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        "- {class: FilterCol, kwargs: {fields_group: label, col_list: [LABEL0]}}",
+        "- {class: DropCol, kwargs: {col_list: [other]}}",
+    ],
+)
+def test_a_processor_of_other_columns_stays(processor: str) -> None:
+    """What a processor does to other columns is the fork's own."""
+    text = INSTALLED.replace("infer_processors:\n", f"infer_processors:\n        {processor}\n")
+    assert processor in adapt(text, CUSTOM, NOTE, ["gap"])
 
 
 # --- forms that are not known ---

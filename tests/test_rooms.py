@@ -16,6 +16,8 @@ ROOMS = (
     "market",
     "mounts",
     "qlib_config",
+    "yaml_template",
+    "recognition",
     "manifest",
     "errors",
     "patch",
