@@ -25,6 +25,10 @@ HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment fetching
 	listing locate model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant recognition \
 	resume run_progress sessions source source_file startup training verdict_forms verification)
 
+# Releases whose source is looked at, and which are not run: their files alone, beside each other.
+LOOKED_AT := 0.5.0 0.6.1 0.7.0
+SOURCES := $(VENV)/sources
+
 # Further Pythons, for the newest RD-Agent alone: Qlib stays in the environment of Python 3.11, as a user's stays
 # in conda. Never downloaded: of this machine, pyenv's among them. What runs there is what knows RD-Agent or the
 # platform; and the hand-off, to the end (tests/test_pythons.py).
@@ -38,7 +42,7 @@ FIND_PYTHON = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/
 demo: $(VENV)/.ready
 	$(BIN)/rdagent-sota demo
 
-test: lint $(OLD_VENV)/.ready $(PYTHONS:%=$(VENV)/python-%/.ready)
+test: lint $(OLD_VENV)/.ready $(SOURCES)/.ready $(PYTHONS:%=$(VENV)/python-%/.ready)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
 	$(OLD_VENV)/bin/python -m pytest -n 2 --dist loadgroup -m "not e2e" $(HOST_TESTS)
 	@for version in $(PYTHONS); do \
@@ -69,6 +73,12 @@ $(VENV)/.ready: $(UV) pyproject.toml Makefile
 $(OLD_VENV)/.ready: $(UV) pyproject.toml Makefile
 	test -d $(OLD_VENV) || $(UV) venv --quiet --python $(BIN)/python $(OLD_VENV)
 	$(UV) pip install --quiet --python $(OLD_VENV)/bin/python $(TORCH) --group dev -e ".[demo]" $(OLDEST) $(QLIB)
+	touch $@
+
+$(SOURCES)/.ready: $(UV) Makefile
+	for release in $(LOOKED_AT); do \
+		$(UV) pip install --quiet --python $(BIN)/python --no-deps --target $(SOURCES)/$$release rdagent==$$release || exit 1; \
+	done
 	touch $@
 
 # Its `.ready` is made where there is no such Python as well, beside a `.missing` that the tests and `test` tell of.

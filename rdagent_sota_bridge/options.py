@@ -17,8 +17,11 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/app/cli.py` (0.8.0, 1.0.0): its `fin_*` commands' context settings.
 
     Typer turns the parameter `loop_n` into `--loop-n` and refuses `--loop_n`. Of the commands, not of the
-    group: there the command's own name, `fin_model`, would be changed as well.
+    group: there the command's own name, `fin_model`, would be changed as well. 0.5.0 to 0.7.0 are made with
+    fire, which takes both spellings: there is nothing to replace.
     """
+    if hasattr(cli, "fire") and not hasattr(getattr(cli, "app", None), "registered_commands"):
+        return []
     commands = [
         info for info in getattr(getattr(cli, "app", None), "registered_commands", []) if _is_fin(info)
     ]

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import rdagent_sota_bridge as startup
+from rdagent_sota_bridge.compatibility import TESTED
 from rdagent_sota_bridge.errors import BridgeError, SeamError, SettingsError
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
@@ -24,7 +25,7 @@ class Seam:
         patches: `module:function` of ours that takes that module and returns (owner, attribute, replacement)
             triples, or raises SeamError where RD-Agent has another shape.
         purpose: What it is for.
-        checked: The releases of RD-Agent that the end-to-end tests run it on.
+        checked: The releases of RD-Agent that the tests run it on.
         essential: True where a run that asked for the factors can't be without it.
         recognised_by: `module:function` of ours that takes that module and returns a `recognition.Found`:
             it tells a release from an unknown form. Empty where to fit is all that is asked for.
@@ -34,7 +35,7 @@ class Seam:
     module: str
     patches: str
     purpose: str
-    checked: tuple[str, ...] = ("0.8.0", "1.0.0")
+    checked: tuple[str, ...] = TESTED
     essential: bool = False
     recognised_by: str = ""
 

@@ -1,0 +1,83 @@
+"""Releases of RD-Agent that are not run: their real files meet the table of seams, the diffs and the YAML."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdagent_sota_bridge import alpha, compatibility, patch, qlib_config, quant, source_file
+from rdagent_sota_bridge.quant import CONFIG_FILES
+
+RELEASES = [cell.rdagent for cell in compatibility.CELLS if cell.proof == "recognised"]
+
+# Each module of a release, beside the installed ones that it imports: what the seams replace in it is told.
+MEET = """
+import importlib, importlib.util, json, os, pathlib, sys
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+import rdagent_sota_bridge as startup
+startup.unregister()
+from rdagent_sota_bridge import patch, recognition
+told = {}
+for seam in patch.SEAMS:
+    package, _, name = seam.module.rpartition(".")
+    importlib.import_module(package)
+    file = pathlib.Path(sys.argv[1], *seam.module.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"{package}.{name}_of_a_release", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    told[seam.name] = sorted({attribute for _, attribute, _ in patch.function_of(seam.patches)(module)})
+    if seam.name == "runner":
+        told["recognised"] = str(recognition.recognise(module))
+print(json.dumps(told))
+"""
+
+
+def source(release: str) -> Path:
+    """Return the folder of a release's files, which `make test` sets up."""
+    folder = Path(os.environ.get("RDAGENT_SOURCES", str(Path(sys.prefix) / "sources"))) / release
+    assert (folder / "rdagent").is_dir(), f"{folder} is not there: run the tests with `make test`"
+    return folder
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_seam_fits(release: str) -> None:
+    """No seam is refused, `develop` is known as that release's, and seams replace what they must."""
+    found = subprocess.run([sys.executable, "-c", MEET, source(release)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+    told = json.loads(found.stdout.splitlines()[-1])
+    assert release in told.pop("recognised")
+    assert set(told) == {seam.name for seam in patch.SEAMS}
+    assert told["runner"] == ["__init__", "develop"]
+    assert told["merge"] == told["factor merge"] == ["process_factor_data"]
+    assert told["workspace"] == ["execute"]
+    assert told["loop"] == ["__init__", "load", "run"]
+    assert told["options"] == [], "fire takes both spellings"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_yaml_is_adapted(release: str) -> None:
+    """The YAML files that train on factors take a base set, and none; what they load is read back."""
+    templates = source(release) / "rdagent" / "scenarios" / "qlib" / "experiment"
+    files = [templates / "model_template" / qlib_config.CONFIG_FILE]
+    files += [templates / "factor_template" / name for name in CONFIG_FILES]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert qlib_config.written_features(text) == alpha.ALPHA20
+        for base in (alpha.base_set("alpha22"), alpha.NO_BASE_SET):
+            adapted = qlib_config.adapt(text, base, "a note", ("mined",))
+            variables = qlib_config.feature_variables(base, ("mined",))
+            assert qlib_config.read_task(adapted, variables).market == "csi300"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_diff_of_0_8_0_fits(release: str) -> None:
+    """`rdagent-sota patch` finds the diff that fits by content: these releases have 0.8.0's lines there."""
+    found = source_file.find(source(release))
+    assert (found.state, found.diff.name) == ("none", "rdagent-0.8.0.patch")
+    assert b"sota_bridge.apply(__name__)" in found.changed
+    assert quant.FACTOR_FILE.encode() in found.changed
