@@ -248,7 +248,8 @@ def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> Non
     looked = unhooked(TELL_SEAMS, tmp_path)
     assert looked.status == 0, looked.stderr
     answer = json.loads((tmp_path / "answer.json").read_text())
-    found = {name: value for name, value in answer.items() if name != "verdicts"}
+    found = {name: value for name, value in answer.items() if name not in ("verdicts", "found")}
+    assert answer["found"]["runner"]["kind"] == "known", "the patch lies outside of develop"
     assert found == {"hooked": False, "misfits": {}, "runners": {}, "patched": True}
     assert answer["verdicts"]["mended"] == "", "the source applies that seam too"
     line = seams_line(Seams(**answer), "0", "")
