@@ -30,10 +30,13 @@ class Cell:
 
 
 _HAND_OFF = (
-    "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared; and the tests of what "
-    "looks at RD-Agent"
+    "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared; and the tests of "
+    "what looks at RD-Agent"
 )
-_RECOGNISED = "its files alone: `develop` is recognised, every seam fits, the YAML is adapted, the diff applies; not run"
+_RECOGNISED = (
+    "its files alone: `develop` is recognised, every seam fits, the YAML is adapted, the diff applies; "
+    "not run"
+)
 
 CELLS = (
     Cell(
