@@ -29,10 +29,8 @@ class Cell:
     told: str
 
 
-_HAND_OFF = (
-    "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared; and the tests of "
-    "what looks at RD-Agent"
-)
+_HAND_OFF = "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared"
+_ON_PYTHONS = "the tests of what may differ there (`PYTHON_TESTS`). Where `uv python find` has none, it says so"
 _RECOGNISED = (
     "its files alone: `develop` is recognised, every seam fits, the YAML is adapted, the diff applies; "
     "not run"
@@ -46,9 +44,9 @@ CELLS = (
         "everything: `fin_factor`, `fin_model`, `fin_quant` and `rdagent-sota run` with Qlib for real, also "
         "killed, resumed, in parallel, patched, without the hook, and with a stand-in for Docker's engine",
     ),
-    Cell("1.0.0", "3.10", "hand-off", f"{_HAND_OFF}, where that Python is found"),
-    Cell("1.0.0", "3.12", "hand-off", f"{_HAND_OFF}, where that Python is found"),
-    Cell("0.8.0", "3.11", "hand-off", _HAND_OFF),
+    Cell("1.0.0", "3.10", "hand-off", f"{_HAND_OFF}; {_ON_PYTHONS}"),
+    Cell("1.0.0", "3.12", "hand-off", f"{_HAND_OFF}; {_ON_PYTHONS}"),
+    Cell("0.8.0", "3.11", "hand-off", f"{_HAND_OFF}; the tests of all that looks at RD-Agent (`HOST_TESTS`)"),
     Cell("0.7.0", "", "recognised", _RECOGNISED),
     Cell("0.6.1", "", "recognised", _RECOGNISED),
     Cell("0.5.0", "", "recognised", _RECOGNISED),
