@@ -30,7 +30,9 @@ class Cell:
 
 
 _HAND_OFF = "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared"
-_ON_PYTHONS = "the tests of what may differ there (`PYTHON_TESTS`). Where `uv python find` has none, it says so"
+_ON_PYTHONS = (
+    "the tests of what may differ there (`PYTHON_TESTS`). Where `uv python find` has none, it says so"
+)
 _RECOGNISED = (
     "its files alone: `develop` is recognised, every seam fits, the YAML is adapted, the diff applies; "
     "not run"
