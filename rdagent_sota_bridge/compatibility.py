@@ -31,7 +31,8 @@ class Cell:
 
 _HAND_OFF = "the hand-off: a model of `fin_model` trained on a planted factor, its IC compared"
 _ON_PYTHONS = (
-    "the tests of what may differ there (`PYTHON_TESTS`). Where `uv python find` has none, it says so"
+    "the tests of what may differ there (`PYTHON_TESTS`). Where the machine lacks that Python, `make test` "
+    "says so"
 )
 _RECOGNISED = (
     "its files alone: `develop` is recognised, every seam fits, the YAML is adapted, the diff applies; "

@@ -1,4 +1,5 @@
-"""What platforms differ in about files and paths. A rule takes the platform, so that any is tested anywhere.
+"""What platforms differ in about files. A rule takes the platform, so that any is tested anywhere. (What
+separates paths in a list is `os.pathsep`, and split in `urls`.)
 
 No folder is flushed, only files: Windows can't open a folder for that, and a rename that a power cut undoes
 leaves the old file, which is whole. Windows itself was not run: its rules are those of its documentation and
@@ -115,11 +116,6 @@ def _again(act: Callable[[], object], platform: str) -> None:
         except PermissionError:  # Windows: ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION
             time.sleep(pause)
     act()
-
-
-def path_separator(platform: str = sys.platform) -> str:
-    """Return what stands between the paths of a list: `:`, on Windows `;`, for there `:` follows a drive."""
-    return ";" if _is_windows(platform) else ":"
 
 
 def _is_windows(platform: str) -> bool:

@@ -181,9 +181,9 @@ class Settings(BaseSettings):
     verdict_on_models: VerdictWay = Field(
         default="mended",
         validation_alias="SOTA_MODEL_VERDICT",
-        description="How `fin_model` gets the verdict on a model. `mended` shows the LLM RD-Agent's model "
-        "prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which accepts no model "
-        "of an LLM that answers as asked.",
+        description="How `fin_model` gets the verdict on a model, with the switch on. `mended` shows the LLM "
+        "RD-Agent's model prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which "
+        "accepts no model of an LLM that answers as asked.",
     )
     on_error: ErrorMode = Field(
         default="fail",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from urllib.parse import parse_qsl, urlencode
-
-from rdagent_sota_bridge.filesystem import path_separator
 
 HIDDEN = "***"
 """What stands in a shown URL in place of a secret."""
@@ -37,7 +36,7 @@ def split_list(text: str, separator: str | None = None) -> list[str]:
 
     That of a URL's scheme, user or port is part of the URL; one in its path is not.
     """
-    separator = path_separator() if separator is None else separator
+    separator = os.pathsep if separator is None else separator
     whole = rf"{_SCHEME.pattern}{_USER}?[^/{re.escape(separator)}]*{_PORT}?[^{re.escape(separator)}]*"
     entry = re.compile(rf"\s*(?:{whole}|[^{re.escape(separator)}]*)")
     found, at = [], 0

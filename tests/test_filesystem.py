@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge import filesystem, store, urls
+from rdagent_sota_bridge import filesystem, store
 from rdagent_sota_bridge.writing import write_whole
 from tests import frames
 
@@ -124,22 +124,6 @@ def test_links_may_be_refused(two: tuple[Path, Path], monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "link", refuse)
     assert filesystem.link(two[0], two[0].with_name("link")) is False
-
-
-@pytest.mark.parametrize(
-    ("text", "platform", "expected"),
-    [
-        (r"C:\sets\a;D:\sets\b", "win32", [r"C:\sets\a", r"D:\sets\b"]),
-        (r"C:\sets\a", "win32", [r"C:\sets\a"]),
-        ("s3://bucket/a;https://host/b", "win32", ["s3://bucket/a", "https://host/b"]),
-        ("/sets/a:/sets/b", "linux", ["/sets/a", "/sets/b"]),
-        ("s3://bucket/a:/sets/b", "darwin", ["s3://bucket/a", "/sets/b"]),
-        ("/sets/a;b", "linux", ["/sets/a;b"]),
-    ],
-)
-def test_what_separates_paths(text: str, platform: str, expected: list[str]) -> None:
-    """On Windows `;` splits, and the colon of a drive does not; a URL is whole on either."""
-    assert urls.split_list(text, filesystem.path_separator(platform)) == expected
 
 
 def test_the_store_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
