@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import factors, fetched, placing, published, remote, store
+from rdagent_sota_bridge import factors, fetched, filesystem, published, remote, store
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
@@ -166,7 +166,7 @@ def test_the_stored_set_is_the_fetched_file(
     bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fetched set in normal form takes its room once, its links are no change, and it is read once."""
-    monkeypatch.setattr(placing, "clone", lambda *_: False)  # which takes no room either
+    monkeypatch.setattr(filesystem, "clone", lambda *_: False)  # which takes no room either
     found = fetch(bucket.put(storage.factor_file(tmp_path / "mined"), "run"), place)
     digest = factors.current_digest(found.path)
     wanted = store.Wanted(digest, ("momentum", "turnover"), ((found.path, digest),))
