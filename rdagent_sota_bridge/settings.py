@@ -279,9 +279,18 @@ def _settings_error(detail: Any) -> SettingsError:
 
 
 def _unknown_value(name: str, value: str, expected: str) -> SettingsError:
-    shown = os.pathsep.join(urls.without_secrets(entry) for entry in urls.split_list(value))
     return SettingsError(
-        f"{name} has an unknown value: {shown!r}",
+        f"{name} has an unknown value: {_without_secrets(value)!r}",
         f"environment variable or .env entry {name}",
         f"{expected}; then start again",
     )
+
+
+def _without_secrets(value: str) -> str:
+    """Return a list as it may be shown; nothing behind a URL's query, for who knows where that ends."""
+    shown = []
+    for entry in urls.split_list(value):
+        shown.append(urls.without_secrets(entry.strip()))
+        if urls.is_url(entry.strip()) and "?" in entry:
+            break
+    return os.pathsep.join(shown)
