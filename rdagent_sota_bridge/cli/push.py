@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge import locate, push
+from rdagent_sota_bridge import locate, push, urls
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import LocateError
 from rdagent_sota_bridge.settings import path_entries, read_settings
@@ -26,7 +26,7 @@ def run(named: str, url: str, replace: bool) -> None:
     if len(entries) != 1:
         raise LocateError(
             f"{len(entries)} sets are named, and one is pushed at a time",
-            ", ".join(entries),
+            ", ".join(map(urls.without_secrets, entries)),
             "push each to a folder of its own; SOTA_WORKSPACE_PATH joins them",
         )
     with fetching.fetch(read_settings().store_path) as fetch:
@@ -45,3 +45,5 @@ def run(named: str, url: str, replace: bool) -> None:
     )
     typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
     typer.echo(f"SOTA_WORKSPACE_PATH={done.url}")
+    if urls.has_user(url):
+        typer.echo(f"Put the user and the password in place of {urls.HIDDEN} there: they are not shown.")
