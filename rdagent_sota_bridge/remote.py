@@ -249,7 +249,7 @@ def reach(url: str) -> Remote:
 
     scheme = urls.scheme_of(url)
     extra, module = EXTRAS.get(scheme, ("", ""))
-    if "::" in url:
+    if urls.is_chained(url):
         raise RemoteError("Chained URLs are not taken", urls.without_secrets(url), "name the object itself")
     if module and importlib.util.find_spec(module) is None:
         raise _no_driver(url, extra)
@@ -263,7 +263,11 @@ def reach(url: str) -> Remote:
     fsspec.config.set_conf_env(fsspec.config.conf)
     with _translated(url):
         try:
-            fs, path = fsspec.core.url_to_fs(url, **_options(extra, fsspec.config.conf))
+            # Not url_to_fs, which takes an IPv6 address for a chain.
+            driver = fsspec.get_filesystem_class(scheme)
+            told = driver._get_kwargs_from_urls(url)
+            fs = driver(**{**told, **_options(extra, fsspec.config.conf)})
+            path = driver._strip_protocol(url)
         except ImportError:
             raise _no_driver(url, extra) from None
         except ValueError as error:

@@ -520,6 +520,13 @@ def test_http_with_ranges(files: servers.Files, place: Path, tmp_path: Path) -> 
     assert files.log == [("HEAD", f"/x/{FACTOR_FILE}", "")]
 
 
+def test_a_hash_in_a_path(place: Path, tmp_path: Path) -> None:
+    """The set in `exp#2` is fetched, and not that in `exp`."""
+    other, source = storage.factor_file(tmp_path / "exp"), storage.factor_file(tmp_path / "exp#2", seed=8)
+    assert fetch(f"file://{source.parent}", place).path.read_bytes() == source.read_bytes()
+    assert source.read_bytes() != other.read_bytes()
+
+
 def test_http_without_ranges(files: servers.Files, place: Path, tmp_path: Path) -> None:
     """A server that gives its files whole is read as a stream."""
     files.ranges = False

@@ -157,6 +157,8 @@ def test_a_set_that_no_run_could_use(bucket: Bucket, tmp_path: Path) -> None:
         ("https://host/run", "Nothing can be written to https://"),
         ("s3://bucket/run/a.parquet", "The URL names no folder that a set could be put into"),
         ("s3://bucket/run?versionId=1", "The URL names no folder that a set could be put into"),
+        ("s3://bucket", "The URL names no folder that a set could be put into"),
+        ("s3://bucket/", "The URL names no folder that a set could be put into"),
     ],
 )
 def test_a_url_that_nothing_is_pushed_to(tmp_path: Path, url: str, fact: str) -> None:
@@ -170,7 +172,7 @@ def test_a_folder_that_is_mounted(tmp_path: Path) -> None:
     """Pushed to a folder of this machine, a link that lies there is replaced and not written through."""
     source, precious = storage.factor_file(tmp_path / "a"), storage.factor_file(tmp_path / "b", seed=8)
     content = precious.read_bytes()
-    share = tmp_path / "a share" / "run"
+    share = tmp_path / "a share" / "run#3"
     put(source, f"file://{share}")
     (share / FACTOR_FILE).unlink()
     (share / FACTOR_FILE).hardlink_to(precious)
@@ -210,8 +212,20 @@ def test_a_fetched_set_goes_on(bucket: Bucket, tmp_path: Path) -> None:
 
 def test_errors_of_the_command(bucket: Bucket, tmp_path: Path) -> None:
     """What can't be pushed is one message and status 1."""
-    for arguments in (("nothing", bucket.url("run")), (f"{tmp_path}:{tmp_path}", bucket.url("run"))):
+    several = f"{tmp_path}:https://alice:pa55word@host/x?sig=topsecret"
+    for arguments in (("nothing", bucket.url("run")), (several, bucket.url("run"))):
         done = run("push", *arguments)
         assert done.exit_code == 1
         assert "mend:" in done.stderr
-        assert "Traceback" not in done.output
+        for text in ("Traceback", "pa55word", "topsecret"):
+            assert text not in done.output
+
+
+def test_a_line_that_has_to_be_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password is not printed into the line for .env, and the user is told to put it there."""
+    shown = "sftp://***@host/run"
+    done = push.Pushed(shown, "sha256:0", 1, ("momentum",), 1, moved=True)
+    monkeypatch.setattr(push, "push", lambda *_, **__: done)
+    output = run("push", str(storage.factor_file(tmp_path, days=2)), "sftp://alice:pa55word@host/run").stdout
+    assert f"SOTA_WORKSPACE_PATH={shown}\nPut the user and the password in place of *** there" in output
+    assert "pa55word" not in output

@@ -93,8 +93,20 @@ def test_nobody_listens() -> None:
     assert isinstance(look(f"http://127.0.0.1:{port}/run/a.parquet"), RemoteUnavailableError)
 
 
-def test_a_name_that_nobody_has() -> None:
+def test_ipv6() -> None:
+    """An address in brackets is no chain of URLs: it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert isinstance(look(f"http://[::1]:{port}/run/a.parquet"), RemoteUnavailableError)
+
+
+def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host name that is not known is told as that."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)  # no test asks the machine's own resolver
     error = look("http://no-such-host.invalid/run/a.parquet")
     assert isinstance(error, RemoteUnavailableError)
     assert error.fact == "The server's name is not known"
