@@ -15,13 +15,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import factors, locking, placing, published, remote, store, urls
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdagent_sota_bridge import factors, filesystem, locking, placing, published, remote, store, urls
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     RemoteError,
@@ -29,7 +33,7 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
     StoreError,
 )
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located
+from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located, Origin
 from rdagent_sota_bridge.published import Published
 from rdagent_sota_bridge.remote import NoRangesError, Remote, RemoteChangedError, Seen
 from rdagent_sota_bridge.writing import write_whole
@@ -75,8 +79,8 @@ class Copy:
         digest: `sha256:` and the digest of its bytes.
         size: Bytes.
         urls: Where it was fetched from, without secrets.
-        fetched: When.
-        used: When a run last asked for it.
+        fetched: When first.
+        used: When a run last asked for it, or trained a model on it.
         stored: True if the store's set is the same file, and takes no room of its own.
     """
 
@@ -91,13 +95,22 @@ class Copy:
 
 @dataclass(frozen=True)
 class _Record:
-    """What was fetched from a URL, and when."""
+    """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
 
     url: str
     identity: str
     digest: str
     size: int
     fetched: str
+    run: str | None = None
+    loop: int | None = None
+    workspace_id: str = ""
+    accepted: bool | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """The run and the loop that left the set."""
+        return Origin(self.run, self.loop, self.workspace_id, self.accepted)
 
 
 # --- fetching ---
@@ -131,9 +144,7 @@ def fetch(url: str, place: Path, watch: Watch) -> Located:
         if record is None:
             raise
         return _located(job, folder, key, record, (*notes, _away(thing, record, error)))
-    except RemoteError as error:
-        raise _with_copy(error, record, folder) from None
-    except FactorFileNotFoundError as error:
+    except (RemoteError, FactorFileNotFoundError) as error:
         raise _with_copy(error, record, folder) from None
     if record is not None and seen.identity and record.identity == seen.identity:
         return _located(job, folder, key, record, notes)
@@ -180,7 +191,10 @@ def _located(job: _Job, folder: Path, key: str, record: _Record, notes: tuple[st
     with store.failing_at(folder, _COPY):
         store.mark_used(folder / f"{key}.json")
     path = _file(folder, record.digest).resolve()
-    return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes)
+    if record.accepted is False:
+        loop = "" if record.loop is None else f" {record.loop} of {record.run}"
+        notes += (f"{job.thing.shown} is the set of loop{loop}, which its run rejected, as its manifest says",)
+    return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes, origin=record.origin)
 
 
 def _away(thing: Remote, record: _Record, error: RemoteError) -> str:
@@ -206,12 +220,14 @@ def _fetch(job: _Job, seen: Seen, folder: Path, key: str, watch: Watch) -> tuple
     for _ in range(_CHANGES):
         manifest, notes = _manifest(job, seen)
         try:
-            if manifest is not None and _is_here(manifest, folder):
-                watch.tell(f"{job.thing.shown} is the set {manifest.digest}, which is here already")
-                part = None
-            else:
-                part = _fetched_part(job.thing, seen, folder, key, watch)
-            return _taken(job, seen, manifest, part, folder, key), notes
+            if manifest is not None and manifest.identity == seen.identity != "":
+                with _content_held(folder, manifest.digest, watch.tell):
+                    if _is_here(manifest, folder):
+                        watch.tell(f"{job.thing.shown} is the set {manifest.digest}, which is here already")
+                        _drop_part(folder, key)
+                        return _recorded(job, seen, manifest, manifest.digest, folder, key), notes
+            part = _fetched_part(job.thing, seen, folder, key, watch)
+            return _taken(job, seen, manifest, part, folder, key, watch), notes
         except RemoteChangedError:
             watch.tell(f"{job.thing.shown} has changed while it was fetched, and is fetched anew")
             _drop_part(folder, key)
@@ -224,6 +240,7 @@ def _fetch(job: _Job, seen: Seen, folder: Path, key: str, watch: Watch) -> tuple
 
 
 def _manifest(job: _Job, seen: Seen) -> tuple[Published | None, tuple[str, ...]]:
+    """Return the manifest, or None and a note where it can't be read."""
     if job.manifest is None:
         return None, ()
     try:
@@ -241,8 +258,7 @@ def _manifest(job: _Job, seen: Seen) -> tuple[Published | None, tuple[str, ...]]
         )
     if seen.size is not None and seen.size != manifest.size:
         raise _not_as_pushed(job, manifest, f"{seen.size:,} bytes", f"{manifest.size:,}")
-    rejected = f"{job.thing.shown} is the set of a loop that its run rejected, as its manifest says"
-    return manifest, (rejected,) if manifest.accepted is False else ()
+    return manifest, ()
 
 
 def _not_as_pushed(job: _Job, manifest: Published, found: str, expected: str) -> RemoteError:
@@ -264,6 +280,7 @@ def _is_here(manifest: Published, folder: Path) -> bool:
         return False
     path.parent.mkdir(exist_ok=True)
     placing.place(stored.path, path, link=True)
+    filesystem.protect(path)  # a clone or a copy is not, as a link is
     return True
 
 
@@ -369,38 +386,62 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 def _taken(
-    job: _Job, seen: Seen, manifest: Published | None, part: Path | None, folder: Path, key: str
+    job: _Job, seen: Seen, manifest: Published | None, part: Path, folder: Path, key: str, watch: Watch
 ) -> _Record:
     """Give the fetched bytes their place, and return the record of it.
 
-    The record first: killed before the bytes have their name, the next run finds them whole in the part.
+    The record first: killed before the bytes have their name, the next run finds them whole in the part; and
+    read-only last, for that run opens the part to go on with it.
     """
-    if part is None:
-        assert manifest is not None  # noqa: S101 - only a manifest tells what is here already
-        digest, size = manifest.digest, manifest.size
-    else:
+    try:
         with part.open("rb") as file:
-            digest, size = factors.content_digest(file), os.fstat(file.fileno()).st_size
-        if manifest is not None and digest != manifest.digest:
-            _drop_part(folder, key)
-            raise _not_as_pushed(job, manifest, digest, manifest.digest)
+            pq.read_metadata(file)  # the last bytes, without which it is half of a file
+    except (pa.ArrowException, OSError) as error:
+        _drop_part(folder, key)
+        raise RemoteError(
+            f"What the URL gives is no whole parquet file ({' '.join(str(error).split())[:200]})",
+            job.thing.shown,
+            "correct the URL, or look at what the server gives for it: a page, or half of the file?",
+        ) from None
+    with part.open("rb") as file:
+        digest = factors.content_digest(file)
+    if manifest is not None and digest != manifest.digest:
+        _drop_part(folder, key)
+        raise _not_as_pushed(job, manifest, digest, manifest.digest)
+    with _content_held(folder, digest, watch.tell):
+        record = _recorded(job, seen, manifest, digest, folder, key)
+        path = _file(folder, digest)
+        filesystem.replace(part, path)
+        filesystem.protect(path)
+    _drop_part(folder, key)
+    return record
+
+
+def _recorded(
+    job: _Job, seen: Seen, manifest: Published | None, digest: str, folder: Path, key: str
+) -> _Record:
+    """Write down what the URL names, and the metrics beside its file; the content's lock is held."""
+    path = _file(folder, digest)
+    path.parent.mkdir(exist_ok=True)
     record = _Record(
         url=job.thing.shown,
         identity=seen.identity,
         digest=digest,
-        size=size,
+        size=(path if path.exists() else _part(folder, key)).stat().st_size,
         fetched=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **({} if manifest is None else asdict(manifest.origin)),
     )
-    write_whole(folder / f"{key}.json", json.dumps({"form": _FORM, **record.__dict__}, indent=1) + "\n")
-    path = _file(folder, digest)
-    path.parent.mkdir(exist_ok=True)
+    write_whole(folder / f"{key}.json", json.dumps({"form": _FORM, **asdict(record)}, indent=1) + "\n")
     if manifest is not None and manifest.metrics:
         write_whole(path.parent / RESULT_FILE, _as_results(manifest.metrics))
-    if part is not None:
-        part.chmod(part.stat().st_mode & 0o444)
-        part.replace(path)
-    _drop_part(folder, key)
     return record
+
+
+@contextmanager
+def _content_held(folder: Path, digest: str, tell: Callable[[str], object]) -> Iterator[None]:
+    """Hold the lock of a content, so that nobody prunes it meanwhile."""
+    with locking.held(_lock(folder, digest.removeprefix("sha256:")), tell, "prunes or takes this set"):
+        yield
 
 
 def _as_results(metrics: dict[str, float]) -> str:
@@ -417,10 +458,12 @@ def current_digest(path: Path) -> str:
     """Return the digest of a fetched file; read once in a process, as long as size, time and inode stay.
 
     Every model's workspace that links the file changes its ctime, by which others are told from changed ones.
+    Every loop asks for it, and so its folder gets the time of that, by which `prune` knows a set in use.
 
     Raises:
         FactorFileError: if it can't be read.
     """
+    store.mark_used(path.parent)
     status = path.stat()
     key = (str(path), (status.st_size, status.st_mtime_ns, status.st_ino))
     if key not in _known:
@@ -447,10 +490,12 @@ def entries(place: Path) -> list[Copy]:
 def _entries(folder: Path) -> list[Copy]:
     if not folder.is_dir():
         return []
-    records: dict[str, list[tuple[_Record, float]]] = {}
+    records: dict[str, list[_Record]] = {}
+    used: dict[str, float] = {}
     for file in folder.iterdir():
         if _RECORD.fullmatch(file.name) and (record := _read_record(file)) is not None:
-            records.setdefault(record.digest, []).append((record, file.stat().st_mtime))
+            records.setdefault(record.digest, []).append(record)
+            used[record.digest] = max(used.get(record.digest, 0.0), file.stat().st_mtime)
     found = []
     for held in folder.iterdir():
         path = held / FACTOR_FILE
@@ -458,16 +503,17 @@ def _entries(folder: Path) -> list[Copy]:
             continue
         digest, status = f"sha256:{held.name}", path.stat()
         known = records.get(digest, [])
-        used = max((when for _, when in known), default=status.st_mtime)
         twin = folder.parent / f"{held.name}.sota.parquet"
+        # The file's own time is that of the stored set where it is a link to that.
+        first = min((datetime.fromisoformat(record.fetched) for record in known), default=None)
         found.append(
             Copy(
                 path=path,
                 digest=digest,
                 size=status.st_size,
-                urls=tuple(sorted(record.url for record, _ in known)),
-                fetched=datetime.fromtimestamp(status.st_mtime, timezone.utc),
-                used=datetime.fromtimestamp(used, timezone.utc),
+                urls=tuple(sorted(record.url for record in known)),
+                fetched=first or datetime.fromtimestamp(status.st_mtime, timezone.utc),
+                used=datetime.fromtimestamp(max(used.get(digest, 0.0), held.stat().st_mtime), timezone.utc),
                 stored=twin.exists() and twin.samefile(path),
             )
         )
@@ -498,23 +544,34 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], 
         folder, ("The fetched sets can't be pruned", "make the folder one that you may write")
     ):
         old = [copy for copy in _entries(folder) if copy.used < before]
-        gone = {copy.digest for copy in old}
+        if not dry_run:
+            old = [copy for copy in old if _removed(copy, folder, before)]
         others = []
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            record = _read_record(file) if _RECORD.fullmatch(file.name) else None
-            if record is not None and record.digest in gone and not dry_run:
-                with locking.held(_lock(folder, file.stem), lambda _: None, "fetches it"):
-                    file.unlink(missing_ok=True)
-            elif _PART.fullmatch(file.name) and file.stat().st_mtime < before.timestamp():
-                others.append(file)
-        for copy in old if not dry_run else ():
-            shutil.rmtree(copy.path.parent)
-        for file in others if not dry_run else ():
             match = _PART.fullmatch(file.name)
-            assert match is not None  # noqa: S101 - it was looked at above
-            with locking.held(_lock(folder, match[1]), lambda _: None, "fetches it"):
-                file.unlink(missing_ok=True)
+            if match is None or file.stat().st_mtime >= before.timestamp():
+                continue
+            others.append(file)
+            if not dry_run:
+                with locking.held(_lock(folder, match[1]), lambda _: None, "fetches it"):
+                    filesystem.remove(file)
         return old, others
+
+
+def _removed(copy: Copy, folder: Path, before: datetime) -> bool:
+    """Remove a copy and its records, unless somebody has asked for it by now; return True if it was removed."""
+    with _content_held(folder, copy.digest, lambda _: None):
+        now = {found.digest: found for found in _entries(folder)}.get(copy.digest)
+        if now is None or now.used >= before:
+            return False
+        for file in folder.iterdir():
+            record = _read_record(file) if _RECORD.fullmatch(file.name) else None
+            if record is not None and record.digest == copy.digest:
+                filesystem.remove(file)
+        for file in copy.path.parent.iterdir():
+            filesystem.remove(file)
+        copy.path.parent.rmdir()
+        return True
 
 
 # --- the files ---
@@ -538,8 +595,8 @@ def _lock(folder: Path, key: str) -> Path:
 
 def _drop_part(folder: Path, key: str) -> None:
     # The part first: what it is of must not outlive a name that says so.
-    _part(folder, key).unlink(missing_ok=True)
-    _about(folder, key).unlink(missing_ok=True)
+    filesystem.remove(_part(folder, key))
+    filesystem.remove(_about(folder, key))
 
 
 def _read_text(file: Path) -> Any:

@@ -42,6 +42,23 @@ _TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH t
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What the manifest of a set that was fetched says of the run that left it; its log is elsewhere.
+
+    Attributes:
+        run: The name of the run's log folder; None where nobody knows.
+        loop: The loop's number.
+        workspace_id: The name of its workspace.
+        accepted: The verdict on it.
+    """
+
+    run: str | None = None
+    loop: int | None = None
+    workspace_id: str = ""
+    accepted: bool | None = None
+
+
+@dataclass(frozen=True)
 class Located:
     """A factor file, and what led to it.
 
@@ -54,6 +71,7 @@ class Located:
         notes: What the user should know about the choice.
         url: Where the file was fetched from, without secrets; empty for one that was not.
         fetched: When, in ISO form.
+        origin: What its manifest says of the run that left it; None for one that was not fetched.
     """
 
     path: Path
@@ -64,6 +82,7 @@ class Located:
     notes: tuple[str, ...] = ()
     url: str = ""
     fetched: str = ""
+    origin: Origin | None = None
 
 
 Fetch = Callable[[str], Located]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdagent_sota_bridge.errors import RemoteError
+from rdagent_sota_bridge.locate import Origin
 from rdagent_sota_bridge.remote import Remote
 
 FILE = "sota_set.json"
@@ -24,16 +25,17 @@ class Published:
         digest: `sha256:` and the digest of the file's bytes.
         size: Bytes of the file.
         metrics: The factor run's own.
-        accepted: The verdict on the loop that left the set; None where nothing tells.
-        content: All that stands in it.
+        origin: The run and the loop that left the set.
+        identity: What the server told of the file once it was written (`remote.Seen`), by which one that was
+            written over afterwards is told; empty where it tells nothing.
     """
 
     complete: bool
     digest: str
     size: int
     metrics: dict[str, float]
-    accepted: bool | None
-    content: dict[str, Any]
+    origin: Origin
+    identity: str
 
 
 def text(content: dict[str, Any], state: str) -> bytes:
@@ -77,8 +79,8 @@ def parsed(content: bytes, place: str) -> Published:
             digest=told["digest"],
             size=int(told["size"]),
             metrics={str(name): float(value) for name, value in told["metrics"].items() if value is not None},
-            accepted=told["origin"].get("accepted"),
-            content=told,
+            origin=_origin(told["origin"]),
+            identity=str(told.get("identity", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RemoteError(
@@ -86,3 +88,15 @@ def parsed(content: bytes, place: str) -> Published:
             place,
             "push the set again (`rdagent-sota push SET URL --replace`), or with the release that wrote it",
         ) from None
+
+
+def _origin(told: dict[str, Any]) -> Origin:
+    run, loop, accepted = told.get("run"), told.get("loop"), told.get("accepted")
+    if accepted not in (True, False, None):
+        raise ValueError(f"verdict {accepted}")
+    return Origin(
+        run=None if run is None else str(run),
+        loop=None if loop is None else int(loop),
+        workspace_id=str(told.get("workspace_id", "")),
+        accepted=accepted,
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from rdagent_sota_bridge import factors, manifest, panel, published, remote, urls
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, RemoteError, SetChangedError
-from rdagent_sota_bridge.locate import FACTOR_FILE, Located
-from rdagent_sota_bridge.remote import Remote
+from rdagent_sota_bridge.locate import FACTOR_FILE, Located, Origin
+from rdagent_sota_bridge.remote import Remote, RemoteChangedError, Seen
 
 _NAME_A_FOLDER = "name a folder such as s3://bucket/run, which is to hold the set"
 
@@ -53,7 +54,8 @@ def push(
 
     Raises:
         FactorFileError: if no run could use the set; it lists every reason.
-        RemoteUnavailableError, RemoteError: if something else is there, or nothing can be written.
+        RemoteUnavailableError, RemoteError: if something else is there, another push writes there, or nothing
+            can be written.
         SetChangedError: if the file was changed while it was pushed.
     """
     _check_name(url)
@@ -65,7 +67,8 @@ def push(
     if not replace and _is_there(thing, told, done):
         return Pushed(**{**done.__dict__, "moved": False})
     content = _content(held, size, located)
-    told.write_small(published.text(content, published.UPLOADING))
+    mine = published.text(content, published.UPLOADING)
+    told.write_small(mine)
     thing.put(located.path, lambda count, total: progress(done.url, count, total or size))
     if (now := factors.current_digest(located.path)) != held.digest:
         raise SetChangedError(
@@ -73,11 +76,18 @@ def push(
             str(located.path),
             "wait until whatever writes it has ended, and push it again",
         )
-    if (there := thing.look().size) not in (None, size):
+    seen = thing.look()
+    if seen.size not in (None, size):
         raise RemoteError(
-            f"The server has {there:,} bytes of the set's {size:,}", thing.shown, "push the set again"
+            f"The server has {seen.size:,} bytes of the set's {size:,}", thing.shown, "push the set again"
         )
-    told.write_small(published.text(content, published.COMPLETE))
+    if told.read_small() != mine:
+        raise RemoteError(
+            "Another push has begun to write into the folder meanwhile, and which file is there is not known",
+            told.shown,
+            f"wait until it has ended, and push {held.digest} again: to another folder, or with --replace",
+        )
+    told.write_small(published.text({**content, "identity": seen.identity}, published.COMPLETE))
     return done
 
 
@@ -96,31 +106,46 @@ def _check_name(url: str) -> None:
 
 
 def _is_there(thing: Remote, told: Remote, mine: Pushed) -> bool:
-    """Tell whether the set is at the URL already, by its manifest and its size.
+    """Tell whether the set is at the URL already: by its manifest, of the very object or of all its bytes.
 
     Raises:
         RemoteError: if something else is.
     """
+    seen: Seen | None
     try:
-        there, size = True, thing.look().size
+        seen = thing.look()
     except FactorFileNotFoundError:
-        there, size = False, None
+        seen = None
     existing = published.read(told)
-    if existing is not None and existing.digest == mine.digest:
-        if existing.complete and there and size in (None, mine.size):
-            return True
-        if not existing.complete or not there:
-            return False  # a push that broke off, or a file that was removed: it is done again
-    if existing is None and not there:
+    if existing is None and seen is None:
         return False
-    what = (
-        f"the set {existing.digest}" if existing is not None else f"a {FACTOR_FILE} that no manifest tells of"
-    )
+    if existing is None:
+        what = f"a {FACTOR_FILE} that no manifest tells of"
+    elif existing.digest != mine.digest:
+        what = f"the set {existing.digest}"
+    elif not existing.complete or seen is None:
+        return False  # a push that broke off, or a file that was removed: it is done again
+    elif seen.size in (None, mine.size) and (
+        existing.identity == seen.identity != "" or _digest_there(thing, seen) == mine.digest
+    ):
+        return True
+    else:
+        what = f"a {FACTOR_FILE} that is not the one of the manifest beside it, and was written over it"
     raise RemoteError(
         f"Something else is there: {what}",
         thing.shown,
         f"name another folder, or put {mine.digest} in its place with --replace",
     )
+
+
+def _digest_there(thing: Remote, seen: Seen) -> str:
+    digest = hashlib.sha256()
+    try:
+        for block in thing.blocks(seen, 0):
+            digest.update(block)
+    except RemoteChangedError:
+        return "another one by now"
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _content(held: factors.FactorSet, size: int, located: Located) -> dict[str, Any]:
@@ -143,12 +168,16 @@ def _content(held: factors.FactorSet, size: int, located: Located) -> dict[str, 
         "end": str(held.dates[-1]),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         # Names, and no paths: those are of this machine.
-        "origin": {
-            "run": None if located.log is None else located.log.name,
-            "loop": located.loop,
-            "workspace_id": located.workspace_id,
-            "accepted": located.accepted,
-        },
+        "origin": asdict(located.origin or _origin(located)),
         "pushed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": manifest.versions(),
     }
+
+
+def _origin(located: Located) -> Origin:
+    return Origin(
+        run=None if located.log is None else located.log.name,
+        loop=located.loop,
+        workspace_id=located.workspace_id,
+        accepted=located.accepted,
+    )

@@ -43,6 +43,7 @@ EXTRAS = {
 """By scheme: the extra of this package that brings its driver, and the driver's module."""
 
 _READ_ONLY = ("http", "https")
+_PUSH_AGAIN = "push the set again (`rdagent-sota push SET URL --replace`)"
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile of ~/.aws; FSSPEC_S3_ANON=true for a "
     "public bucket; FSSPEC_S3_ENDPOINT_URL for a server that is not Amazon's",
@@ -173,12 +174,21 @@ class Remote:
             seen = self.look()
         except FactorFileNotFoundError:
             return None
-        if seen.size is not None and seen.size > limit:
-            raise RemoteError(
-                f"A file of {seen.size:,} bytes is no manifest", self.shown, "push the set again"
-            )
-        with _translated(self.url):
-            return bytes(self._fs.cat_file(self._path))
+        too_large = RemoteError(f"A file of more than {limit:,} bytes is no manifest", self.shown, _PUSH_AGAIN)
+        if seen.size is not None:
+            if seen.size > limit:
+                raise too_large
+            with _translated(self.url):
+                return bytes(self._fs.cat_file(self._path))
+        content = b""
+        try:
+            for block in self.blocks(seen, 0):
+                content += block
+                if len(content) > limit:
+                    raise too_large
+        except RemoteChangedError:
+            raise RemoteError("The manifest is written just now", self.shown, "start again") from None
+        return content
 
     def write_small(self, content: bytes) -> None:
         """Write a small object.

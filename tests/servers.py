@@ -116,6 +116,7 @@ class Files(ThreadingHTTPServer):
     Attributes:
         contents: By path, such as `/set/a.parquet`.
         ranges: False to give all of a file whatever is asked.
+        lengths: False to end a file by closing the connection, and to tell no length.
         tags: False to tell neither ETag nor time.
         stalls: How many answers begin and do not go on.
         status: What is answered in place of a file; None for the file.
@@ -127,7 +128,7 @@ class Files(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents: dict[str, bytes] = {}
-        self.ranges = self.tags = True
+        self.ranges = self.tags = self.lengths = True
         self.stalls = 0
         self.status: int | None = None
         self.log: list[tuple[str, str, str]] = []
@@ -165,7 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        if self.server.lengths:
+            self.send_header("Content-Length", str(len(content)))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         if body and self.server.stalls:
             self.server.stalls -= 1

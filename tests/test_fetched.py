@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import factors, fetched, filesystem, published, remote, store
+from rdagent_sota_bridge import factors, fetched, filesystem, published, push, remote, store
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
@@ -25,7 +25,7 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
     StoreError,
 )
-from rdagent_sota_bridge.locate import FACTOR_FILE, Located
+from rdagent_sota_bridge.locate import FACTOR_FILE, Located, Origin
 from tests import servers, storage
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
 from tests.storage import BLOCK, Bucket
@@ -91,6 +91,12 @@ def manifest_of(file: Path, state: str = published.COMPLETE, **changes: object) 
     return published.text({**content, **changes}, state)
 
 
+def pushed(file: Path, url: str) -> str:
+    """Push a file, and return the URL of its folder."""
+    push.push(Located(file), url, replace=False, progress=lambda *_: None)
+    return url
+
+
 # --- once ---
 
 
@@ -137,8 +143,7 @@ def test_one_content_at_two_urls(bucket: Bucket, place: Path, tmp_path: Path) ->
     """A set has one name everywhere: where a manifest names one that is here, nothing is moved."""
     source = storage.factor_file(tmp_path / "mined")
     for folder in ("a", "b"):
-        bucket.put(source, folder)
-        bucket.fs.pipe(f"{bucket.name}/{folder}/{published.FILE}", manifest_of(source))
+        pushed(source, bucket.url(folder))
     first = fetch(bucket.url("a"), place)
     bucket.proxy.count()
     told: list[str] = []
@@ -148,18 +153,56 @@ def test_one_content_at_two_urls(bucket: Bucket, place: Path, tmp_path: Path) ->
     assert "is here already" in told[0]
 
 
+def test_an_object_that_was_written_over_beside_its_manifest(
+    bucket: Bucket, place: Path, tmp_path: Path
+) -> None:
+    """A manifest is believed of the object that was pushed: another of the same size is looked at, and refused."""
+    source, other = storage.factor_file(tmp_path / "a"), storage.factor_file(tmp_path / "b", seed=8)
+    assert source.stat().st_size == other.stat().st_size
+    fetch(pushed(source, bucket.url("a")), place)
+    url = pushed(source, bucket.url("b"))
+    bucket.put(other, "b")
+    with pytest.raises(RemoteError, match="not the set that its manifest names") as caught:
+        fetch(url, place)
+    assert factors.current_digest(other) in caught.value.fact
+
+
 def test_a_set_that_was_mined_here(bucket: Bucket, place: Path, tmp_path: Path) -> None:
     """A set that the store has from a workspace is not fetched, and not kept twice."""
     source = storage.factor_file(tmp_path / "mined")
     digest = factors.current_digest(source)
     stored = store.keep(store.Wanted(digest, ("momentum", "turnover"), ((source, digest),)), place)
-    url = bucket.put(source, "run")
-    bucket.fs.pipe(f"{bucket.name}/run/{published.FILE}", manifest_of(source))
+    url = pushed(source, bucket.url("run"))
     bucket.proxy.count()
     found = fetch(url, place)
     assert bucket.proxy.count() < 10_000
     assert found.path.read_bytes() == source.read_bytes()
     assert store.spoilt(stored) == ""
+
+
+def test_a_set_that_was_mined_here_and_can_not_be_linked(
+    bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the stored set is copied and not linked, the copy is read-only all the same, and dated by its fetch."""
+    source = storage.factor_file(tmp_path / "mined")
+    os.utime(source, (1e9, 1e9))
+    digest = factors.current_digest(source)
+    store.keep(store.Wanted(digest, ("momentum", "turnover"), ((source, digest),)), place)
+    monkeypatch.setattr(filesystem, "clone", lambda *_: False)
+    monkeypatch.setattr(filesystem, "link", lambda *_: False)
+    found = fetch(pushed(source, bucket.url("run")), place)
+    assert found.path.stat().st_mode & 0o222 == 0
+
+
+def test_a_linked_copy_is_dated_by_its_fetch(bucket: Bucket, place: Path, tmp_path: Path) -> None:
+    """The time of a file that is a link to the stored set is not that of the fetch."""
+    source = storage.factor_file(tmp_path / "mined")
+    digest = factors.current_digest(source)
+    stored = store.keep(store.Wanted(digest, ("momentum", "turnover"), ((source, digest),)), place)
+    os.utime(stored.path, (1e9, 1e9))
+    found = fetch(pushed(source, bucket.url("run")), place)
+    (copy,) = fetched.entries(place)
+    assert copy.fetched == datetime.fromisoformat(found.fetched)
 
 
 def test_the_stored_set_is_the_fetched_file(
@@ -313,6 +356,31 @@ def test_killed_before_the_bytes_have_their_name(
     found = fetch(url, place)
     assert found.path.read_bytes() == source.read_bytes()
     assert bucket.proxy.count() < 10_000
+
+
+def test_killed_while_the_bytes_get_their_name(
+    files: servers.Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a kill there can be written by the next run, also of a user whom modes bind."""
+    files.contents["/x/set.parquet"] = storage.factor_file(tmp_path / "a").read_bytes()
+    replace = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with public_folder() as folder:
+        folder.chmod(0o777)
+        place = folder / "store"
+        with without_privileges():
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(Path, "replace", die)
+                fetch(f"{files.url}/x/set.parquet", place)
+            assert left(place) != []
+            found = fetch(f"{files.url}/x/set.parquet", place)
+            assert found.path.stat().st_mode & 0o222 == 0
+        assert left(place) == []
 
 
 def test_an_object_that_changes_between_the_blocks(bucket: Bucket, place: Path, tmp_path: Path) -> None:
@@ -476,12 +544,18 @@ def test_a_push_that_broke_off(bucket: Bucket, place: Path, tmp_path: Path) -> N
 
 
 def test_a_set_of_a_rejected_loop(bucket: Bucket, place: Path, tmp_path: Path) -> None:
-    """What the manifest says of the verdict is a note."""
+    """What the manifest says of the verdict is a note of every run, also without a server."""
     source = storage.factor_file(tmp_path / "a")
     url = bucket.put(source, "run")
-    text = manifest_of(source, origin={"accepted": False})
+    text = manifest_of(source, origin={"accepted": False, "run": "a-run", "loop": 3, "workspace_id": "w"})
     bucket.fs.pipe(f"{bucket.name}/run/{published.FILE}", text)
-    assert "rejected" in fetch(url, place).notes[0]
+    first = fetch(url, place)
+    assert first.origin == Origin("a-run", 3, "w", accepted=False)
+    (note,) = first.notes
+    assert "is the set of loop 3 of a-run, which its run rejected" in note
+    assert fetch(url, place) == first
+    bucket.proxy.close()
+    assert note in fetch(url, place).notes
 
 
 @pytest.mark.parametrize(
@@ -544,9 +618,34 @@ def test_http_that_tells_nothing_of_its_files(files: servers.Files, place: Path,
         files.contents[f"/x/{FACTOR_FILE}"] = source.read_bytes()
         assert fetch(f"{files.url}/x", place).path.read_bytes() == source.read_bytes()
     files.contents[f"/x/{published.FILE}"] = manifest_of(source)
-    files.log.clear()
-    fetch(f"{files.url}/x", place)
-    assert ("GET", f"/x/{FACTOR_FILE}") not in [entry[:2] for entry in files.log]
+    files.contents[f"/x/{FACTOR_FILE}"] = storage.factor_file(tmp_path / "a", seed=9).read_bytes()
+    with pytest.raises(RemoteError, match="not the set that its manifest names"):
+        fetch(f"{files.url}/x", place)
+
+
+def test_http_that_gives_half(files: servers.Files, place: Path, tmp_path: Path) -> None:
+    """A file whose end is missing, with an ETag and no length, is no copy; nor is a page, such as a login."""
+    files.lengths = files.ranges = False
+    content = storage.factor_file(tmp_path / "a").read_bytes()
+    for given in (content[: len(content) // 2], b"<html>Log in</html>", b""):
+        files.contents[f"/x/{FACTOR_FILE}"] = given
+        with pytest.raises(RemoteError, match="no whole parquet file"):
+            fetch(f"{files.url}/x", place)
+        assert left(place) == []
+        assert fetched.entries(place) == []
+        assert not list((place / store.FETCHED).glob("*.json"))
+    files.contents[f"/x/{FACTOR_FILE}"] = content
+    assert fetch(f"{files.url}/x", place).path.read_bytes() == content
+
+
+def test_a_manifest_that_does_not_end(files: servers.Files, place: Path, tmp_path: Path) -> None:
+    """A manifest of unknown length is read no further than one could go."""
+    files.lengths = files.ranges = False
+    files.contents[f"/x/{published.FILE}"] = b" " * 1000
+    with pytest.raises(RemoteError, match="is no manifest"):
+        remote.reach(f"{files.url}/x/{published.FILE}").read_small(limit=999)
+    found = remote.reach(f"{files.url}/x/{published.FILE}").read_small(limit=1000)
+    assert found == b" " * 1000
 
 
 def test_a_signed_url(files: servers.Files, place: Path, tmp_path: Path) -> None:
@@ -662,6 +761,7 @@ def test_entries_and_prune(bucket: Bucket, place: Path, tmp_path: Path) -> None:
     for file in (place / store.FETCHED).glob("*.json"):
         if json.loads(file.read_text())["url"] == old.url:
             os.utime(file, (then, then))
+    os.utime(old.path.parent, (then, then))
     part = place / store.FETCHED / f".{'0' * 64}.part"
     part.write_bytes(b"?")
     os.utime(part, (then, then))
@@ -675,6 +775,36 @@ def test_entries_and_prune(bucket: Bucket, place: Path, tmp_path: Path) -> None:
     assert [copy.path for copy in fetched.entries(place)] == [new.path]
     assert left(place) == []
     assert fetch(bucket.url("old"), place).path == old.path
+
+
+def test_a_set_that_a_run_trains_on_stays(bucket: Bucket, place: Path, tmp_path: Path) -> None:
+    """A run asks its URL once and goes on for weeks: what its loops look at is in use."""
+    found = fetch(bucket.put(storage.factor_file(tmp_path / "a"), "run"), place)
+    then = time.time() - 40 * 24 * 3600
+    for file in [*(place / store.FETCHED).glob("*.json"), found.path.parent]:
+        os.utime(file, (then, then))
+    before = datetime.now(timezone.utc) - timedelta(days=30)
+    assert len(fetched.prune(place, before, dry_run=True)[0]) == 1
+    fetched.current_digest(found.path)
+    assert fetched.prune(place, before, dry_run=False) == ([], [])
+    assert found.path.exists()
+
+
+def test_a_set_that_is_asked_for_while_it_is_pruned(
+    bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is used between the look and the lock stays."""
+    found = fetch(bucket.put(storage.factor_file(tmp_path / "a"), "run"), place)
+    before = datetime.now(timezone.utc) + timedelta(days=1)
+    held = fetched.locking.held
+
+    def asked_for(*arguments: object) -> object:
+        os.utime(found.path.parent, (before.timestamp(), before.timestamp()))
+        return held(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fetched.locking, "held", asked_for)
+    assert fetched.prune(place, before, dry_run=False) == ([], [])
+    assert found.path.exists()
 
 
 def test_verify(bucket: Bucket, place: Path, tmp_path: Path) -> None:

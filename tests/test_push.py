@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_bridge import factors, fetched, published, push
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import FactorFileError, RemoteError, RemoteUnavailableError, SetChangedError
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located
+from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located, Origin
 from rdagent_sota_bridge.remote import Remote
 from tests import storage
 from tests.frames import factor_frame, nested, write
@@ -76,6 +76,45 @@ def test_the_same_set_again_moves_nothing(bucket: Bucket, tmp_path: Path) -> Non
     bucket.proxy.count()
     assert not put(source, bucket.url("run") + "/").moved
     assert bucket.proxy.count() < 10_000
+
+
+@pytest.mark.parametrize("days", [600, 300])
+def test_an_object_that_was_written_over(bucket: Bucket, tmp_path: Path, days: int) -> None:
+    """Other bytes beside the set's manifest, also as many as the set has, are not the set."""
+    source = storage.factor_file(tmp_path / "a")
+    put(source, bucket.url("run"))
+    bucket.put(storage.factor_file(tmp_path / "b", seed=8, days=days), "run")
+    with pytest.raises(RemoteError, match="Something else is there") as caught:
+        put(source, bucket.url("run"))
+    assert "is not the one of the manifest beside it" in caught.value.fact
+    bucket.put(source, "run")
+    assert not put(source, bucket.url("run")).moved
+
+
+def test_the_same_bytes_as_another_object(bucket: Bucket, tmp_path: Path) -> None:
+    """A set whose manifest does not name the object (a copy of both, say) is there if its bytes are."""
+    source = storage.factor_file(tmp_path / "a")
+    put(source, bucket.url("run"))
+    text = json.dumps({**told(bucket, "run"), "identity": "ETag=another"})
+    bucket.fs.pipe(f"{bucket.name}/run/{published.FILE}", text.encode())
+    assert not put(source, bucket.url("run")).moved
+
+
+def test_two_pushes_at_once(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two sets that are pushed into one empty folder, one push fails, and the set there is the other's."""
+    source, other = storage.factor_file(tmp_path / "a"), storage.factor_file(tmp_path / "b", seed=8)
+    original = Remote.put
+
+    def meanwhile(self: Remote, *arguments: object) -> None:
+        monkeypatch.setattr(Remote, "put", original)
+        original(self, *arguments)  # type: ignore[arg-type]
+        put(other, bucket.url("run"), replace=True)
+
+    monkeypatch.setattr(Remote, "put", meanwhile)
+    with pytest.raises(RemoteError, match="Another push"):
+        put(source, bucket.url("run"))
+    found = fetched.fetch(bucket.url("run"), tmp_path / "store", fetched.Watch(print))
+    assert found.path.read_bytes() == other.read_bytes()
 
 
 def test_another_set_is_not_written_over(bucket: Bucket, tmp_path: Path) -> None:
@@ -202,12 +241,16 @@ def test_the_commands(bucket: Bucket, tmp_path: Path) -> None:
 
 
 def test_a_fetched_set_goes_on(bucket: Bucket, tmp_path: Path) -> None:
-    """What was fetched from one place can be pushed to another, and has the same name there."""
+    """What was fetched from one place can be pushed to another, and has the same name and verdict there."""
     source = storage.factor_file(tmp_path / "mined")
-    run("push", str(source), bucket.url("a"))
+    origin = Origin("a-run", 3, "w", accepted=False)
+    push.push(Located(source, origin=origin), bucket.url("a"), replace=False, progress=lambda *_: None)
     done = run("push", bucket.url("a"), bucket.url("b"))
     assert done.exit_code == 0, done.output
+    assert "rejected" in done.stderr
     assert told(bucket, "a")["digest"] == told(bucket, "b")["digest"]
+    assert told(bucket, "a")["origin"] == told(bucket, "b")["origin"]
+    assert told(bucket, "b")["origin"] == {"run": "a-run", "loop": 3, "workspace_id": "w", "accepted": False}
 
 
 def test_errors_of_the_command(bucket: Bucket, tmp_path: Path) -> None:
