@@ -193,7 +193,9 @@ def _located(job: _Job, folder: Path, key: str, record: _Record, notes: tuple[st
     path = _file(folder, record.digest).resolve()
     if record.accepted is False:
         loop = "" if record.loop is None else f" {record.loop} of {record.run}"
-        notes += (f"{job.thing.shown} is the set of loop{loop}, which its run rejected, as its manifest says",)
+        notes += (
+            f"{job.thing.shown} is the set of loop{loop}, which its run rejected, as its manifest says",
+        )
     return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes, origin=record.origin)
 
 
@@ -559,7 +561,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], 
 
 
 def _removed(copy: Copy, folder: Path, before: datetime) -> bool:
-    """Remove a copy and its records, unless somebody has asked for it by now; return True if it was removed."""
+    """Remove a copy and its records, unless somebody has asked for it by now; return True if it is gone."""
     with _content_held(folder, copy.digest, lambda _: None):
         now = {found.digest: found for found in _entries(folder)}.get(copy.digest)
         if now is None or now.used >= before:

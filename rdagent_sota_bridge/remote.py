@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import socket
@@ -60,6 +61,7 @@ _LIBRARIES = (
     "aiohttp", "aiobotocore", "botocore", "s3fs", "fsspec", "gcsfs", "google", "huggingface_hub", "httpx",
     "requests", "urllib3",
 )  # fmt: skip
+_CONFIGURATION = ("FSSPEC_", "AWS_")
 _BROKEN = {
     "ClientConnectorError", "ClientPayloadError", "ServerDisconnectedError", "ConnectTimeoutError",
     "ReadError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "IncompleteRead",
@@ -68,6 +70,11 @@ _BROKEN = {
 _DENIED = {
     "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "UnauthorizedSSOTokenError",
     "SSOTokenLoadError", "DefaultCredentialsError", "RefreshError", "GatedRepoError",
+}  # fmt: skip
+
+_UNUSABLE = {
+    "ProfileNotFound", "ConfigNotFound", "ConfigParseError", "NoRegionError", "InvalidRegionError",
+    "InvalidConfigError",
 }  # fmt: skip
 
 
@@ -174,7 +181,9 @@ class Remote:
             seen = self.look()
         except FactorFileNotFoundError:
             return None
-        too_large = RemoteError(f"A file of more than {limit:,} bytes is no manifest", self.shown, _PUSH_AGAIN)
+        too_large = RemoteError(
+            f"A file of more than {limit:,} bytes is no manifest", self.shown, _PUSH_AGAIN
+        )
         if seen.size is not None:
             if seen.size > limit:
                 raise too_large
@@ -281,6 +290,8 @@ def reach(url: str) -> Remote:
         except ImportError:
             raise _no_driver(url, extra) from None
         except ValueError as error:
+            if scheme in fsspec.available_protocols():
+                raise
             raise RemoteError(
                 f"The URL means nothing to fsspec: {urls.without_secrets_in(str(error), url)}",
                 urls.without_secrets(url),
@@ -391,6 +402,9 @@ def _told(error: Exception, url: str, doing: str) -> Exception | None:
             shown,
             "look at the network and the server, and start again: what was fetched is kept",
         )
+    # What a driver makes of an argument that it does not know, or of one that means nothing.
+    if names & _UNUSABLE or any(isinstance(found, TypeError) for found in chain):
+        return _unusable(url, chain)
     # fsspec's HTTP makes a FileNotFoundError of whatever went wrong.
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         return _not_found(url, said)
@@ -400,7 +414,39 @@ def _told(error: Exception, url: str, doing: str) -> Exception | None:
             shown,
             "correct the URL, or look at the server",
         )
+    if isinstance(error, (ValueError, AttributeError, KeyError)):
+        return _unusable(url, chain)
     return None
+
+
+def _unusable(url: str, chain: list[BaseException]) -> RemoteError:
+    """Return the error of a driver that can't work with what it is given: by the URL or the environment."""
+    variables = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_CONFIGURATION)}
+    said = _innermost(chain, url)
+    for secret in sorted((text for value in variables.values() for text in _texts(value)), key=len)[::-1]:
+        said = said.replace(secret, urls.HIDDEN) if len(secret) > 3 else said
+    return RemoteError(
+        f"The driver of {urls.scheme_of(url)}:// can't work with the URL or its settings: {said}",
+        f"{urls.without_secrets(url)}; set in the environment or .env: {', '.join(variables) or 'nothing'}",
+        "correct the URL, or the variable among these that means nothing (FSSPEC_S3_ENDPOINT_URL, say, is "
+        "the argument endpoint_url of the driver of s3://)",
+    )
+
+
+def _texts(value: str) -> list[str]:
+    """Return the text of a variable, or the texts in it where it is JSON: what may be secret."""
+    try:
+        told = json.loads(value)
+    except ValueError:
+        return [value]
+    found, left = [], [told]
+    while left:
+        one = left.pop()
+        if isinstance(one, (dict, list)):
+            left += one.values() if isinstance(one, dict) else one
+        else:
+            found.append(str(one))
+    return found
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -107,8 +107,8 @@ def _user_end(text: str, *, to_last: bool) -> int:
 
     Args:
         text: The URL without its scheme.
-        to_last: A password may hold whatever it likes, so that nobody knows where it ends: True takes it up to
-            the last `@` that it could end with, for what is hidden; False for what a driver takes.
+        to_last: A password may hold whatever it likes, and nobody knows where it ends: True takes it up to the
+            last `@` that it could end with, for what is hidden; False for what a driver takes.
     """
     authority = re.split(r"[/?#]", text, maxsplit=1)[0]
     if _LONE.match(authority):

@@ -18,6 +18,13 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+# fsspec reads its own at import, and drivers all of them. What installs packages may need a proxy, and no
+# server of the tests is behind one.
+for _name in list(os.environ):
+    if _name.upper().startswith(("AWS_", "FSSPEC_")):
+        del os.environ[_name]
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,::1,localhost"
+
 VARIABLES = (
     "LOAD_SOTA_FROM_WORKSPACE",
     "SOTA_WORKSPACE_PATH",

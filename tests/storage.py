@@ -57,7 +57,9 @@ def running() -> Iterator[Storage]:
     import fsspec
 
     before = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    werkzeug = logging.getLogger("werkzeug")
+    level = werkzeug.level
+    werkzeug.setLevel(logging.ERROR)  # a line a request
     with servers.s3_server() as port:
         fs = fsspec.filesystem(
             "s3", endpoint_url=f"http://127.0.0.1:{port}", key=servers.KEY, secret=servers.SECRET
@@ -67,6 +69,7 @@ def running() -> Iterator[Storage]:
             yield Storage(proxy, fs)
         finally:
             proxy.close()
+            werkzeug.setLevel(level)
             fsspec.config.conf.clear()
             fsspec.config.conf.update(before)
 

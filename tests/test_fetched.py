@@ -156,7 +156,7 @@ def test_one_content_at_two_urls(bucket: Bucket, place: Path, tmp_path: Path) ->
 def test_an_object_that_was_written_over_beside_its_manifest(
     bucket: Bucket, place: Path, tmp_path: Path
 ) -> None:
-    """A manifest is believed of the object that was pushed: another of the same size is looked at, and refused."""
+    """A manifest is believed of the object that was pushed: another of the same size is refused."""
     source, other = storage.factor_file(tmp_path / "a"), storage.factor_file(tmp_path / "b", seed=8)
     assert source.stat().st_size == other.stat().st_size
     fetch(pushed(source, bucket.url("a")), place)
@@ -183,9 +183,8 @@ def test_a_set_that_was_mined_here(bucket: Bucket, place: Path, tmp_path: Path) 
 def test_a_set_that_was_mined_here_and_can_not_be_linked(
     bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the stored set is copied and not linked, the copy is read-only all the same, and dated by its fetch."""
+    """Where the stored set is copied and not linked, the copy is read-only all the same."""
     source = storage.factor_file(tmp_path / "mined")
-    os.utime(source, (1e9, 1e9))
     digest = factors.current_digest(source)
     store.keep(store.Wanted(digest, ("momentum", "turnover"), ((source, digest),)), place)
     monkeypatch.setattr(filesystem, "clone", lambda *_: False)

@@ -86,6 +86,42 @@ def test_a_url_that_can_not_be_taken(url: str, fact: str) -> None:
     assert "sec/ret" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("url", "variable", "value", "said"),
+    [
+        ("s3://bucket/a.parquet", "FSSPEC_S3_ENDPOINT_URL", "minio:9000", "Invalid endpoint: ***"),
+        ("s3://bucket/a.parquet", "FSSPEC_S3_ENDPONT_URL", "http://minio:9000", "endpont_url"),
+        ("s3://bucket/a.parquet", "FSSPEC_S3_CONFIG_KWARGS", '{"nosuch": "topsecret"}', "nosuch"),
+        ("s3://bucket/a.parquet", "FSSPEC_S3_CONFIG_KWARGS", "topsecret", "not a mapping"),
+        ("s3://bucket/a.parquet", "AWS_PROFILE", "topsecret", "config profile (***)"),
+        (
+            "https://host/a.parquet",
+            "FSSPEC_HTTPS",
+            '{"client_kwargs": {"nosuch": "topsecret"}, "use_listings_cache": true}',
+            "nosuch",
+        ),
+        ("https://host/a.parquet", "FSSPEC_HTTPS", '{"client_kwargs": 7}', "'int'"),
+        ("http://127.0.0.1:9/a.parquet", "FSSPEC_HTTP", '{"nosuch": "topsecret"}', "nosuch"),
+        ("data://x", "AWS_DEFAULT_REGION", "topsecret", "values to unpack"),
+        ("reference://x", "AWS_DEFAULT_REGION", "topsecret", "'fo'"),
+        ("dir://x", "AWS_DEFAULT_REGION", "topsecret", "NoneType"),
+    ],
+)
+def test_settings_of_a_driver_that_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, url: str, variable: str, value: str, said: str
+) -> None:
+    """What a driver can't work with is one message, which names the variables, and no values."""
+    import fsspec
+
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    monkeypatch.setenv(variable, value)
+    error = look(url)
+    assert said in error.fact
+    assert variable in error.place
+    for text in ("topsecret", "minio"):
+        assert text not in str(error)
+
+
 def test_nobody_listens() -> None:
     """A port without a server is a server that can't be reached, not a file that is missing."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
