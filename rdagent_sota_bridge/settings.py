@@ -290,7 +290,8 @@ def _without_secrets(value: str) -> str:
     """Return a list as it may be shown; nothing behind a URL's query, for who knows where that ends."""
     shown = []
     for entry in urls.split_list(value):
-        shown.append(urls.without_secrets(entry.strip()))
-        if urls.is_url(entry.strip()) and "?" in entry:
+        is_url = urls.is_url(entry.strip())
+        shown.append(urls.without_secrets(entry.strip()) if is_url else entry)
+        if is_url and "?" in entry:
             break
     return os.pathsep.join(shown)

@@ -107,7 +107,7 @@ def _user_end(text: str, *, to_last: bool) -> int:
 
     Args:
         text: The URL without its scheme.
-        to_last: A password may hold whatever it likes, and nobody knows where it ends: True takes it up to the
+        to_last: A password may hold whatever it likes, and nobody knows where it ends: True takes it to the
             last `@` that it could end with, for what is hidden; False for what a driver takes.
     """
     authority = re.split(r"[/?#]", text, maxsplit=1)[0]
