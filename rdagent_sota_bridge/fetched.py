@@ -227,7 +227,8 @@ def _fetch(job: _Job, seen: Seen, folder: Path, key: str, watch: Watch) -> tuple
                     if _is_here(manifest, folder):
                         watch.tell(f"{job.thing.shown} is the set {manifest.digest}, which is here already")
                         _drop_part(folder, key)
-                        return _recorded(job, seen, manifest, manifest.digest, folder, key), notes
+                        here = _file(folder, manifest.digest)
+                        return _recorded(job, seen, manifest, manifest.digest, here, folder, key), notes
             part = _fetched_part(job.thing, seen, folder, key, watch)
             return _taken(job, seen, manifest, part, folder, key, watch), notes
         except RemoteChangedError:
@@ -411,7 +412,7 @@ def _taken(
         _drop_part(folder, key)
         raise _not_as_pushed(job, manifest, digest, manifest.digest)
     with _content_held(folder, digest, watch.tell):
-        record = _recorded(job, seen, manifest, digest, folder, key)
+        record = _recorded(job, seen, manifest, digest, part, folder, key)
         path = _file(folder, digest)
         filesystem.replace(part, path)
         filesystem.protect(path)
@@ -420,22 +421,22 @@ def _taken(
 
 
 def _recorded(
-    job: _Job, seen: Seen, manifest: Published | None, digest: str, folder: Path, key: str
+    job: _Job, seen: Seen, manifest: Published | None, digest: str, bytes_in: Path, folder: Path, key: str
 ) -> _Record:
     """Write down what the URL names, and the metrics beside its file; the content's lock is held."""
-    path = _file(folder, digest)
-    path.parent.mkdir(exist_ok=True)
     record = _Record(
         url=job.thing.shown,
         identity=seen.identity,
         digest=digest,
-        size=(path if path.exists() else _part(folder, key)).stat().st_size,
+        size=bytes_in.stat().st_size,
         fetched=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **({} if manifest is None else asdict(manifest.origin)),
     )
     write_whole(folder / f"{key}.json", json.dumps({"form": _FORM, **asdict(record)}, indent=1) + "\n")
+    held = _file(folder, digest).parent
+    held.mkdir(exist_ok=True)
     if manifest is not None and manifest.metrics:
-        write_whole(path.parent / RESULT_FILE, _as_results(manifest.metrics))
+        write_whole(held / RESULT_FILE, _as_results(manifest.metrics))
     return record
 
 
@@ -615,6 +616,7 @@ def _read_record(file: Path) -> _Record | None:
         if told.pop("form") != _FORM:
             return None
         record = _Record(**told)
-    except (AttributeError, KeyError, TypeError):
+        datetime.fromisoformat(record.fetched)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return record if _CONTENT.fullmatch(record.digest.removeprefix("sha256:")) else None

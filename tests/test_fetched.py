@@ -491,6 +491,10 @@ def test_a_copy_that_was_changed(bucket: Bucket, place: Path, tmp_path: Path) ->
     assert found.path.read_bytes() == source.read_bytes()
     assert "was changed after it was fetched" in found.notes[0]
     path.chmod(0o644)
+    path.write_bytes(source.read_bytes()[1:])
+    assert "was changed after it was fetched" in fetch(url, place).notes[0]
+    assert fetch(url, place).notes == ()
+    path.chmod(0o644)
     path.write_bytes(b"??" + source.read_bytes()[2:])
     bucket.proxy.close()
     with pytest.raises(RemoteUnavailableError):
