@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import ssl
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,7 @@ def reach(url: str) -> Remote:
             driver = fsspec.get_filesystem_class(scheme)
             told = driver._get_kwargs_from_urls(url)
             fs = driver(**{**told, **_options(extra, fsspec.config.conf)})
-            path = driver._strip_protocol(url)
+            path = driver._strip_protocol(f"{scheme}://{url.partition('://')[2]}")
         except ImportError:
             raise _no_driver(url, extra) from None
         except ValueError as error:
@@ -353,12 +354,19 @@ def _translated(url: str, doing: str = "read") -> Iterator[None]:
     except (BridgeError, RemoteChangedError):
         raise
     except Exception as error:
-        told = _told(error, url, doing)
+        told = None if _is_ours(error) else _told(error, url, doing)
         if told is None:
             raise
         raise told from None
     finally:
         noisy.setLevel(level)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Return True for what another module of this package raised, called by a driver: our own fault."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    file = Path(frame.f_code.co_filename)
+    return file.is_relative_to(Path(__file__).parent) and file != Path(__file__)
 
 
 def _told(error: Exception, url: str, doing: str) -> Exception | None:

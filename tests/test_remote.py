@@ -7,11 +7,13 @@ import socket
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rdagent_sota_bridge import remote, urls
+from rdagent_sota_bridge.cli.fetching import Bar
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     LocateError,
@@ -206,3 +208,24 @@ def test_what_is_no_drivers_goes_on(files: servers.Files, monkeypatch: pytest.Mo
     monkeypatch.setattr(thing._fs, "info", lambda _: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         thing.look()
+
+
+def test_what_is_ours_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told of the bytes may fail in a way in which drivers fail, too: it is no fault of a setting."""
+    import fsspec
+
+    source = tmp_path / "a.parquet"
+    source.write_bytes(b"content")
+    shown = Bar()
+    monkeypatch.setattr(shown, "_progress", None)
+    try:
+        with pytest.raises(AttributeError):
+            remote.reach("memory://test-remote/b.parquet").put(source, lambda *seen: shown.show("url", *seen))
+    finally:
+        fsspec.filesystem("memory").rm("/test-remote", recursive=True)
+
+
+def test_a_scheme_in_capitals(tmp_path: Path) -> None:
+    """A scheme is the same in capitals."""
+    (tmp_path / "a.parquet").write_bytes(b"content")
+    assert remote.reach(f"FILE://{tmp_path}/a.parquet").look().size == 7
