@@ -718,6 +718,7 @@ def test_the_bar(terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch
         bar.show("s3://bucket/run", 50, 100)
     shown = capsys.readouterr()
     assert ("s3://bucket/run" in shown.err) is terminal
+    assert terminal or shown.err == ""
     assert shown.out == ""
 
 

@@ -47,7 +47,8 @@ class Bar:
 
     def stop(self) -> None:
         """Take the bar away."""
-        self._progress.stop()
+        if self._tasks:  # rich ends even a bar that was never begun with an empty line, where no terminal is
+            self._progress.stop()
 
 
 @contextmanager
