@@ -192,10 +192,8 @@ def _located(job: _Job, folder: Path, key: str, record: _Record, notes: tuple[st
         store.mark_used(folder / f"{key}.json")
     path = _file(folder, record.digest).resolve()
     if record.accepted is False:
-        loop = "" if record.loop is None else f" {record.loop} of {record.run}"
-        notes += (
-            f"{job.thing.shown} is the set of loop{loop}, which its run rejected, as its manifest says",
-        )
+        loop = "a loop" if record.loop is None else f"loop {record.loop} of {record.run}"
+        notes += (f"{job.thing.shown} is the set of {loop}, which its run rejected, as its manifest says",)
     return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes, origin=record.origin)
 
 
