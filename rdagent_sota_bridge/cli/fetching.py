@@ -46,8 +46,9 @@ class Bar:
         self._progress.update(self._tasks[url], completed=done, total=total)  # type: ignore[arg-type]
 
     def stop(self) -> None:
-        """Take the bar away."""
-        self._progress.stop()
+        """Take the bar away, if there is one: Rich ends one that was never shown with an empty line."""
+        if self._tasks:
+            self._progress.stop()
 
 
 @contextmanager
