@@ -91,3 +91,7 @@ $(VENV)/python-%/.ready: $(UV) pyproject.toml Makefile
 		mkdir -p $(@D) && touch $(@D)/.missing && echo "There is no Python $* here" >&2; \
 	fi
 	touch $@
+
+# What was missing is looked for each time: it may have been installed.
+.PHONY: look-again
+$(patsubst %.missing,%.ready,$(wildcard $(VENV)/python-*/.missing)): look-again

@@ -44,8 +44,9 @@ CELLS = (
         "1.0.0",
         "3.11",
         "whole",
-        "everything: `fin_factor`, `fin_model`, `fin_quant` and `rdagent-sota run` with Qlib for real, also "
-        "killed, resumed, in parallel, patched, without the hook, and with a stand-in for Docker's engine",
+        "everything: `fin_factor`, `fin_model`, `fin_quant` and `rdagent-sota run` with Qlib for real; "
+        "`fin_model` also killed, resumed, in parallel, patched, without the hook, and with a stand-in for "
+        "Docker's engine",
     ),
     Cell("1.0.0", "3.10", "hand-off", f"{_HAND_OFF}; {_ON_PYTHONS}"),
     Cell("1.0.0", "3.12", "hand-off", f"{_HAND_OFF}; {_ON_PYTHONS}"),

@@ -26,7 +26,7 @@ from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, S
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.recognition import Found
-from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, read_settings
+from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, VERDICT_WAYS, read_settings
 from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
 
@@ -731,8 +731,8 @@ def _verdicts(misfit: str) -> dict[str, str]:
         judge = summarizer.generate_feedback
     except Exception as error:  # whatever an import of foreign code raises is the answer here
         trouble = f"whether fin_model can accept a model is not known: {type(error).__name__}: {error}"
-        return dict.fromkeys(verdict_forms.WAYS, trouble)
-    return {way: verdict_forms.trouble(judge, way, misfit) for way in verdict_forms.WAYS}
+        return dict.fromkeys(VERDICT_WAYS, trouble)
+    return {way: verdict_forms.trouble(judge, way, misfit) for way in VERDICT_WAYS}
 
 
 _ANSWER = "answer.json"

@@ -25,6 +25,7 @@ from rdagent_sota_bridge import (
     factors,
     inspection,
     manifest,
+    normal,
     placing,
     prepared,
     qlib_config,
@@ -35,6 +36,7 @@ from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
     BridgeError,
+    FactorFileError,
     FactorFileNotFoundError,
     HandOffError,
     SeamError,
@@ -61,6 +63,8 @@ class HandOff:
         mined: The mined columns; with fin_quant's own factors, once RD-Agent has merged.
         configs: The YAML files that train on factors; RD-Agent has to take one of them.
         own_codes: Digest of the code of fin_quant's own factors; empty without any.
+        new_codes: Digest of the code of a factor loop's new factors; empty for a model, and without any.
+        replaced: Loaded factors that give way to fin_quant's own of the same name.
         merged: True once the merge path has asked for the factors.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
@@ -77,6 +81,8 @@ class HandOff:
     mined: tuple[str, ...]
     configs: tuple[str, ...] = (qlib_config.CONFIG_FILE,)
     own_codes: str = ""
+    new_codes: str = ""
+    replaced: tuple[str, ...] = ()
     merged: bool = False
     trained: bool = False
     loaded: manifest.Loaded | None = None
@@ -100,6 +106,7 @@ class HandOff:
     def note(self) -> str:
         """What tells this hand-off from others, in one line."""
         own = f", own factors sha256:{self.own_codes}" if self.own_codes else ""
+        own += f", new factors sha256:{self.new_codes}" if self.new_codes else ""
         base = self.base_beside_mined
         return f"factor set {self.record['digest']}{own}, base set {base.name} sha256:{base.digest}"
 
@@ -142,7 +149,7 @@ def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """
     places = recognition.merge_places(module) or [(module, recognition.MERGE)]
     if not all(hasattr(owner, name) for owner, name in places):
-        raise SeamError("RD-Agent's model runner has no process_factor_data", module.__name__, OTHER_RELEASE)
+        raise SeamError("RD-Agent's runner has no process_factor_data", module.__name__, OTHER_RELEASE)
     return [(owner, name, _merge_in_place_of(getattr(owner, name))) for owner, name in places]
 
 
@@ -226,6 +233,7 @@ def check_when_built(runner: Any) -> None:
         plans.stop_before_loop(error)
     if plan is not None:
         plans.remember(runner, plan)
+        _warn_without_loop_seam(runner)
 
 
 def check_if_unseen(runner: Any) -> None:
@@ -239,6 +247,16 @@ def check_if_unseen(runner: Any) -> None:
         plans.adopt(runner, plans.checked_plan())
     except BridgeError as error:
         plans.stop_in_step(error)
+    _warn_without_loop_seam(runner)
+
+
+def _warn_without_loop_seam(runner: Any) -> None:
+    """Warn a run of `fin_quant` whose factor runner nothing can tell of the set (see `quant.share`)."""
+    from rdagent_sota_bridge import patch
+
+    quant = type(getattr(runner, "scen", None)).__name__ == "QlibQuantScenario"
+    if quant and plans.record_of(runner) is not None and not patch.is_applied("loop"):
+        plans.warn_of_unlike_factor_loops("the seam of the loop, which tells them of the set, is not applied")
 
 
 def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
@@ -249,18 +267,17 @@ def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
         runner: The runner, which the check of a resume has not seen.
         exp: RD-Agent's model experiment.
     """
-    from rdagent_sota_bridge import experiment, patch
-
     check_if_unseen(runner)
-    own = [based for based in exp.based_experiments or [] if experiment.is_factor_experiment(based)]
-    reached = is_active() or patch.is_applied("factor runner")
-    if own and plans.record_of(runner) is not None and not reached:
-        plans.warn_of_unlike_factor_loops(type(runner))
     return hand_over(develop_before, runner, exp)
 
 
 def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run RD-Agent's `develop` with the runner's factor set in `exp.based_experiments`.
+    """Run RD-Agent's `develop` of a model with the runner's factor set in `exp.based_experiments`."""
+    return with_set(_hand_over, develop_before, runner, exp)
+
+
+def with_set(work: Callable[[Any, Any, Any, Record], Any], develop_before: Any, runner: Any, exp: Any) -> Any:
+    """Do `work` in place of RD-Agent's `develop`, with the record of the runner's set.
 
     Without a set, or inside another hand-off (develop calls itself; a patched class may have a patched
     parent), the original is called and nothing else happens.
@@ -269,7 +286,7 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
     if record is None or _active.get() is not None:
         return develop_before(exp)
     try:
-        return _hand_over(develop_before, runner, exp, record)
+        return work(develop_before, runner, exp, record)
     except BridgeError as error:
         plans.stop_in_step(error)
 
@@ -285,16 +302,12 @@ def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> An
         others.insert(0, experiment.base_experiment())
     exp.based_experiments = [*others, experiment.synthetic_experiment(record, base.digest)]
     logger().info("SOTA factor experiment added to based_experiments")
-    _log_base_set(hand_off)
+    if not experiment.with_code(exp.based_experiments):  # else once they are merged: names may be the same
+        _log_base_set(hand_off)
 
     developed = develop_with(develop_before, runner, hand_off)
     _write_manifest(hand_off, developed, from_cache=not hand_off.trained)
     return developed
-
-
-def is_active() -> bool:
-    """Return True inside a hand-off."""
-    return _active.get() is not None
 
 
 def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
@@ -499,24 +512,62 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
     from rdagent_sota_bridge import experiment
 
     listed = experiments if isinstance(experiments, list) else [experiments]
-    if not any(experiment.is_ours(based) for based in listed):
-        return process_before(experiments)  # the new factors of a factor loop
+    if not any(experiment.stands_for_a_set(based) for based in listed):
+        new = process_before(experiments)  # the new factors of a factor loop
+        _warn_of_names(hand_off, new.columns)
+        return new
     stored = plans.keep_in_store(hand_off.record)
     # In a container RD-Agent changes the modes of all files of the workspace (`_get_chmod_cmd` in
     # `utils/env.py`, 0.8.0 and 1.0.0), and through a hard link those of the stored file.
     link = not inspection.is_qlib_in_docker()
     frame: pd.DataFrame = StoredFrame(stored, link, functools.partial(_placed, hand_off, stored))
+    if (
+        experiment.stands_for_a_set(hand_off.experiment)
+        and not (whole := normal.complete_rows(stored.path)).all()
+    ):
+        # The reference of factor loops, in which RD-Agent keeps the rows with a value of every factor.
+        frame = frame.copy()[whole]
     own = experiment.with_code(listed)
     if own:
         # RD-Agent will open this file for writing: where it is a link, it must not write through it.
         placing.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
         # Read first: a set that is gone is told before minutes of factor code.
-        frame = pd.concat([frame.copy(), process_before(own)], axis=1)
+        mined = process_before(own)
+        frame = _joined(frame.copy(), mined)
+        _warn_of_names(hand_off, mined.columns)
         hand_off.own_codes = experiment.codes_digest(own)
     hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
     hand_off.merged = True
     _give_base_features(hand_off)
+    if own and hand_off.is_of_model:
+        _log_base_set(hand_off)
     return frame
+
+
+def _joined(loaded: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    try:
+        return pd.concat([loaded, own], axis=1)
+    except (ValueError, pd.errors.InvalidIndexError) as error:  # a row twice in what a factor's code made
+        # RD-Agent's own error for it (`developer/utils.py`, 1.0.0): the loop is skipped, and the LLM told.
+        raise _loop_is_empty(f"the run's own factors can't be joined with the loaded set: {error}") from None
+
+
+def _loop_is_empty(reason: str) -> Exception:
+    """Return RD-Agent's error for factors without values, on which it skips the loop and tells the LLM."""
+    error: Exception = import_module("rdagent.core.exception").FactorEmptyError(reason)
+    return error
+
+
+def _warn_of_names(hand_off: HandOff, names: Any) -> None:
+    """Warn of loaded factors whose name the run's own have: RD-Agent's merge keeps the newer one."""
+    both = [str(name) for name in names if str(name) in set(hand_off.record["columns"])]
+    new = [name for name in both if name not in hand_off.replaced]
+    if new:
+        hand_off.replaced += tuple(new)
+        logger().warning(
+            f"{len(new)} loaded factors give way to factors of the same name that this run mined itself: "
+            f"{', '.join(new)}"
+        )
 
 
 def _placed(hand_off: HandOff, stored: store.Stored, how: placing.How) -> None:
@@ -538,7 +589,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         )
     if not hand_off.is_of_model:
         # With the loop's new factors, less those that RD-Agent found too like old ones.
-        hand_off.mined = factors.read_footer(Path(workspace.workspace_path) / FACTOR_FILE).columns
+        hand_off.mined = _merged_columns(Path(workspace.workspace_path) / FACTOR_FILE)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
@@ -547,6 +598,9 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     settings = read_settings()
     # A factor loop's data are never asked for again.
     prepares = settings.prepared_data and hand_off.is_of_model
+    if not hand_off.is_of_model:
+        text = qlib_config.adapt(config, base, hand_off.note, hand_off.mined)
+        _look_at_rows(hand_off, Path(workspace.workspace_path) / FACTOR_FILE, text, run_env)
 
     def attempt(note: str) -> Any:
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
@@ -572,6 +626,40 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         _look_at_loaded(hand_off, workspace.workspace_path)
         _look_at_prepared(hand_off, workspace.workspace_path)
     return result, output
+
+
+def _merged_columns(file: Path) -> tuple[str, ...]:
+    """Return the factors that a factor loop is back-tested with.
+
+    Raises:
+        FactorEmptyError: RD-Agent's, if no row has a value of every factor.
+    """
+    try:
+        return factors.read_footer(file).columns
+    except FactorFileError as error:
+        raise _loop_is_empty(
+            f"no row has a value of every factor, old and new ({error.failures[0]})"
+        ) from None
+
+
+def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, Any]) -> None:
+    """Tell how many rows a factor loop is trained on: RD-Agent keeps those with a value of every factor.
+
+    Raises:
+        FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
+    """
+    days = normal.days(file)
+    train = qlib_config.read_task(text, {name: str(value) for name, value in run_env.items()}).train
+    trained = int(qlib_config.inside(days, train).sum())
+    logger().info(
+        f"SOTA factors: {len(days)} of the loaded set's {hand_off.record['rows']} rows have a value of every "
+        f"factor, old and new; {trained} of them are in the training segment"
+    )
+    if not trained:
+        raise _loop_is_empty(
+            f"no row of the training segment ({train[0]:%Y-%m-%d} to {train[1]:%Y-%m-%d}) has a value of "
+            "every factor, old and new"
+        )
 
 
 def _text_in(workspace: Any, name: str) -> str:
@@ -636,6 +724,7 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
                 "sources": [{**at, "metrics": _finite(at["metrics"])} for at in record["sources"]],
                 "choice": record["choice"],
                 "stored": hand_off.stored,
+                "replaced_by_own": list(hand_off.replaced),
             },
             "mined_columns": list(hand_off.mined),
             "base_set": {

@@ -78,15 +78,20 @@ def inspect(
         fetch = fetching.into_store(settings.store_path, tell)
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
     located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
-    text = qlib_config.adapt(packaged_config(), base, "")
-    if settings.prepared_data:
-        prepared.with_prepared_handler(text)  # so that a form that is not known is told now
-    task = qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
+    if settings.prepared_data:  # so that a form that is not known is told now
+        prepared.with_prepared_handler(qlib_config.adapt(packaged_config(), base, ""))
+    task = packaged_task(base)
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
     lines = [*_settings_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
     return Inspection(located, base, task, home, found, lines)
+
+
+def packaged_task(base: alpha.BaseSet) -> Task:
+    """Return what RD-Agent's own model YAML names, with a base set and the dates of RD-Agent's settings."""
+    text = qlib_config.adapt(packaged_config(), base, "")
+    return qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
 
 
 def is_qlib_in_docker() -> bool:

@@ -24,6 +24,25 @@ from rdagent_sota_bridge.panel import Panel
 _GROUP_ROWS = 1 << 18  # of one row group: what is in memory of all columns at once while a set is written
 
 
+def complete_rows(file: Path) -> Any:
+    """Return which rows of a file in normal form have a value of every factor; bool, (rows,).
+
+    Reads one factor at a time.
+    """
+    opened = pq.ParquetFile(file)
+    complete = np.ones(opened.metadata.num_rows, dtype=bool)
+    for name in opened.schema_arrow.names:
+        if name not in (DATETIME, INSTRUMENT):
+            values = opened.read(columns=[name]).column(0)
+            complete &= ~np.isnan(values.to_numpy().astype(np.float64, copy=False))
+    return complete
+
+
+def days(file: Path) -> pd.DatetimeIndex:
+    """Return the day of each row of a file that RD-Agent or the store wrote."""
+    return pd.DatetimeIndex(pq.read_table(file, columns=[DATETIME]).column(0).to_pandas()).normalize()
+
+
 def nested_columns(columns: tuple[str, ...]) -> pd.MultiIndex:
     """Return the factors' names as RD-Agent nests them."""
     return pd.MultiIndex.from_product([[FEATURE], columns])

@@ -132,6 +132,8 @@ class _Replaced:
 class _State:
     applied: dict[str, list[_Replaced]] = field(default_factory=dict)
     misfits: dict[str, SeamError] = field(default_factory=dict)
+    # All that was ever replaced: a module may have taken a replacement over from another.
+    ever: list[_Replaced] = field(default_factory=list)
 
 
 _state = _State()
@@ -247,9 +249,20 @@ def _apply_seam(seam: Seam, module: ModuleType) -> None:
     replaced = []
     for owner, attribute, replacement in patches:
         # The raw attribute, not getattr's: a classmethod has to come back as the same object.
-        replaced.append(_Replaced(owner, attribute, vars(owner).get(attribute, _ABSENT), replacement))
+        original = _original(vars(owner).get(attribute, _ABSENT))
+        replaced.append(_Replaced(owner, attribute, original, replacement))
         setattr(owner, attribute, replacement)
     _state.applied[seam.name] = replaced
+    _state.ever += replaced
+
+
+def _original(value: Any) -> Any:
+    """Return what stood in the place of a value, if it is a replacement of ours; else the value.
+
+    Where a fork's model runner looks a function up in the module that has it, it is replaced there, and a
+    module with a seam of its own that imports it afterwards has the replacement.
+    """
+    return next((replaced.original for replaced in _state.ever if replaced.replacement is value), value)
 
 
 def _apply_or_say(seam: Seam, module: ModuleType) -> None:

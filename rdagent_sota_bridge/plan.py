@@ -431,38 +431,41 @@ def check_runner(runner: Any) -> None:
 
 def check_runner_class(runner_class: type) -> None:
     """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    if leads_to_hand_off(runner_class):
+    reason = why_out_of_reach(runner_class)
+    if not reason:
         return
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
-        f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop does not lead to "
-        "QlibModelRunner.develop",
+        f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop {reason}",
         "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
-        "from QlibModelRunner",
+        "from QlibModelRunner, without a cache around it",
     )
 
 
-def leads_to_hand_off(runner_class: type) -> bool:
-    """Return True for a class whose `develop` is ours, or goes on to a parent's that is."""
+def why_out_of_reach(runner_class: type) -> str:
+    """Return why the `develop` of a class does not lead to ours; empty where it is ours, or goes on to it."""
+    astray = "does not lead to the develop of RD-Agent's runner"
     for kind in runner_class.__mro__:
         develop = vars(kind).get("develop")
         if develop is None:
             continue
         if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
-            return True
+            return ""
+        if recognition.result_cache(develop) is not None:
+            return "has a result cache around it, which answers before any factors are handed over"
         names = recognition.names_in(inspect.unwrap(develop))
         parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
         if "develop" not in names or names.isdisjoint(parents):
-            return False
-    return False
+            return astray
+    return astray
 
 
-def warn_of_unlike_factor_loops(runner_class: type) -> None:
+def warn_of_unlike_factor_loops(reason: str) -> None:
     """Warn of a run of `fin_quant` whose factor loops don't get the set that its models get."""
     logger().warning(
-        f"SOTA factors can't join the factor loops of this run ({runner_class.__module__}."
-        f"{runner_class.__qualname__}): RD-Agent judges them without the loaded set, the first one against "
-        "its base features, later ones against models that were trained with it"
+        f"SOTA factors can't join the factor loops of this run ({reason}): RD-Agent judges them without the "
+        "loaded set, the first one against its base features, later ones against models that were trained "
+        "with it"
     )
 
 

@@ -12,16 +12,20 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import handoff, recognition
+from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
 from rdagent_sota_bridge.handoff import HandOff
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.settings import read_settings
 
 CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
+
+_FEW = 0.9
+"""The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
 
 _DEVELOP_NAMES = frozenset(
     {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute"}
@@ -39,6 +43,8 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     if runner_class is None or develop_before is None:
         raise SeamError("RD-Agent has no QlibFactorRunner.develop", module.__name__, OTHER_RELEASE)
     missing = _missing(develop_before)
+    if recognition.MERGE not in vars(module):
+        missing.append(f"a {recognition.MERGE} of its own module")
     if missing:
         raise SeamError(
             f"QlibFactorRunner.develop has a shape that is not known: it lacks {', '.join(missing)}; factor "
@@ -65,28 +71,61 @@ def share(loop: Any, model_runner: Any) -> None:
     """Let the factor runner of a loop of `fin_quant` carry what its model runner carries; idle elsewhere.
 
     Where a factor runner can't be given the set, one warning says what that means for the run's verdicts.
+
+    Raises:
+        SystemExit: if no row of the set has what factor loops keep, and `SOTA_ON_ERROR` is `fail`.
     """
     factor_runner = getattr(loop, "factor_runner", None)
     if factor_runner is None:
         return
-    if plans.record_of(model_runner) is not None and not plans.leads_to_hand_off(type(factor_runner)):
-        plans.warn_of_unlike_factor_loops(type(factor_runner))
-        return
+    record = plans.record_of(model_runner)
+    if record is not None:
+        kind = type(factor_runner)
+        if reason := plans.why_out_of_reach(kind):
+            plans.warn_of_unlike_factor_loops(
+                f"{kind.__module__}.{kind.__qualname__}, whose develop {reason}"
+            )
+            return
+        try:
+            _check_complete_rows(record)
+        except HandOffError as error:
+            if read_settings().on_error == "fail":
+                plans.stop_before_loop(error)
+            plans.warn_of_unlike_factor_loops(error.fact)
+            return
     plans.pass_on(model_runner, factor_runner)
 
 
-def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run RD-Agent's `develop` of a factor loop with the runner's set among the accepted experiments.
+def _check_complete_rows(record: Record) -> None:
+    """Check that RD-Agent's factor loops, which keep the rows with a value of every factor, keep some.
 
-    Without a set, or inside another hand-off, the original is called and nothing else happens.
+    A set of many factors, or one joined of other markets or years, may have few of them or none, and models
+    train on it all the same.
+
+    Raises:
+        HandOffError: if none is in the training segment.
     """
-    record = plans.record_of(runner)
-    if record is None or handoff.is_active():
-        return develop_before(exp)
-    try:
-        return _join_factor_loop(develop_before, runner, exp, record)
-    except BridgeError as error:
-        plans.stop_in_step(error)
+    file = plans.keep_in_store(record).path
+    complete = normal.complete_rows(file)
+    train = inspection.packaged_task(alpha.NO_BASE_SET).train
+    trained = complete & qlib_config.inside(normal.days(file), train)
+    many = len(record["columns"])
+    kept = f"{int(complete.sum())} of {len(complete)} rows have a value of each of the {many} factors"
+    if not trained.any():
+        raise HandOffError(
+            "No row of the factor set has a value of every factor in the training segment, and factor loops "
+            "of fin_quant keep no others",
+            f"{record['path']}: {kept}, none from {train[0]:%Y-%m-%d} to {train[1]:%Y-%m-%d}",
+            "take fewer factors (SOTA_FACTORS, SOTA_FACTORS_EXCLUDE), or train with rdagent fin_model, which "
+            "keeps all rows",
+        )
+    if complete.mean() < _FEW:
+        logger().warning(f"SOTA factors check: factor loops of fin_quant keep few rows: {kept}")
+
+
+def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
+    """Run RD-Agent's `develop` of a factor loop with the runner's set among the accepted experiments."""
+    return handoff.with_set(_join_factor_loop, develop_before, runner, exp)
 
 
 def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
@@ -107,7 +146,8 @@ def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record
         loaded.result = handoff.develop_with(develop_before, runner, hand_off).result
     exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
     logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-    return handoff.develop_with(develop_before, runner, HandOff(record, base, exp, columns, CONFIG_FILES))
+    hand_off = HandOff(record, base, exp, columns, CONFIG_FILES, new_codes=experiment.codes_digest([exp]))
+    return handoff.develop_with(develop_before, runner, hand_off)
 
 
 def _shown(accepted: list[Any]) -> str:

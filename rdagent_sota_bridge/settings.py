@@ -6,7 +6,7 @@ import difflib
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -34,16 +34,17 @@ def switch(value: object) -> bool:
     raise ValueError(f"expected one of {', '.join(TRUE_WORDS)} or {', '.join(FALSE_WORDS)}")
 
 
-def _error_mode(value: object) -> object:
-    if str(value).strip().lower() not in ("fail", "baseline"):
-        raise ValueError("expected fail or baseline")
-    return str(value).strip().lower()
+def _one_of(words: Any) -> BeforeValidator:
+    """Return what reads one word of a `Literal`, in any case; a ValueError lists them."""
+    known: tuple[str, ...] = get_args(words)
 
+    def read(value: object) -> str:
+        word = str(value).strip().lower()
+        if word not in known:
+            raise ValueError(f"expected {' or '.join(known)}")
+        return word
 
-def _verdict_way(value: object) -> object:
-    if str(value).strip().lower() not in ("mended", "rdagent"):
-        raise ValueError("expected mended or rdagent")
-    return str(value).strip().lower()
+    return BeforeValidator(read)
 
 
 def _entries(value: str) -> tuple[str, ...]:
@@ -105,8 +106,11 @@ Folder = Annotated[str, BeforeValidator(_folder)]
 NameList = Annotated[str, BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
-VerdictWay = Annotated[Literal["mended", "rdagent"], BeforeValidator(_verdict_way)]
-ErrorMode = Annotated[Literal["fail", "baseline"], BeforeValidator(_error_mode)]
+VerdictWay = Literal["mended", "rdagent"]
+ErrorMode = Literal["fail", "baseline"]
+
+VERDICT_WAYS: tuple[str, ...] = get_args(VerdictWay)
+"""The values of `SOTA_MODEL_VERDICT`."""
 
 
 class Settings(BaseSettings):
@@ -178,14 +182,14 @@ class Settings(BaseSettings):
         description="`true` keeps the data set that Qlib builds for the first model, for later ones to "
         "load: less time, for room on the disk. Not with Qlib in Docker.",
     )
-    verdict_on_models: VerdictWay = Field(
+    verdict_on_models: Annotated[VerdictWay, _one_of(VerdictWay)] = Field(
         default="mended",
         validation_alias="SOTA_MODEL_VERDICT",
         description="How `fin_model` gets the verdict on a model, with the switch on. `mended` shows the LLM "
         "RD-Agent's model prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which "
         "accepts no model of an LLM that answers as asked.",
     )
-    on_error: ErrorMode = Field(
+    on_error: Annotated[ErrorMode, _one_of(ErrorMode)] = Field(
         default="fail",
         validation_alias="SOTA_ON_ERROR",
         description="`fail` stops the run when the factors can't be used; `baseline` warns and goes on "

@@ -65,9 +65,7 @@ def find(source: Path | None) -> Found:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise SourceError(
-            f"RD-Agent's model runner can't be read: {error.strerror}", str(file), "let this user read it"
-        ) from None
+        raise _unreadable(file, error) from None
     known = [(path, diff.hunks(path.read_bytes())) for path in diffs()]
     is_touched = _NAME in content
     for path, hunks in known:
@@ -131,12 +129,25 @@ def _runner_file(source: Path | None) -> Path:
     else:
         packages = [source / "rdagent", source]
     for package in packages:
-        if (package / RUNNER_FILE).is_file():
-            return (package / RUNNER_FILE).resolve()
+        file = package / RUNNER_FILE
+        try:
+            mode = file.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # such as a folder that this user may not enter
+            raise _unreadable(file, error) from None
+        if stat.S_ISREG(mode):
+            return file.resolve()
     raise SourceError(
         "There is no RD-Agent with a model runner for Qlib",
         " and ".join(str(package / RUNNER_FILE) for package in packages),
         "name the root of its repository, or the folder of its package rdagent: --source DIR",
+    )
+
+
+def _unreadable(file: Path, error: OSError) -> SourceError:
+    return SourceError(
+        f"RD-Agent's model runner can't be read: {error.strerror}", str(file), "let this user read it"
     )
 
 

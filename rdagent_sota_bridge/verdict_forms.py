@@ -16,9 +16,6 @@ from typing import Any
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 
-WAYS = ("mended", "rdagent")
-"""The values of `SOTA_MODEL_VERDICT`."""
-
 DECISION = "Decision"
 """What `QlibModelExperiment2Feedback` reads, and the prompt `model_feedback_generation` asks for."""
 
@@ -134,7 +131,7 @@ def trouble(generate_feedback: Any, way: str, misfit: str = "") -> str:
 
     Args:
         generate_feedback: As above.
-        way: What `SOTA_MODEL_VERDICT` says.
+        way: What `SOTA_MODEL_VERDICT` says, of `settings.VERDICT_WAYS`.
         misfit: Why the seam is not applied; empty where it is.
     """
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -21,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.processes import kill_session
 
 _NOWHERE = "/nowhere/of-the-container"
 
@@ -55,6 +58,8 @@ class Container:
 class Engine:
     """The engine, as a context manager: it listens on loopback inside the block; `url` is for `DOCKER_HOST`.
 
+    At the end of the block nothing is left: entries that still run are killed, with all that they started.
+
     Attributes:
         image: The environment that the image has: `PATH`, and what else a test needs.
         containers: Every container that was started, in order.
@@ -65,7 +70,10 @@ class Engine:
         self.image = dict(image)
         self.containers: list[Container] = []
         self._created: list[Container] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="container-")
+        self._workers: list[threading.Thread] = []
+        self._entries: list[subprocess.Popen[bytes]] = []
+        self._ending = False
+        self._lock = threading.Lock()  # an entry that starts while the block ends is killed too
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
 
@@ -76,6 +84,7 @@ class Engine:
 
     def __enter__(self) -> Engine:
         """Start to listen."""
+        self._folder = tempfile.TemporaryDirectory(prefix="container-")
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
@@ -85,6 +94,14 @@ class Engine:
         """Stop."""
         self._server.shutdown()
         self._server.server_close()
+        with self._lock:
+            self._ending = True
+        for worker in self._workers:
+            while worker.is_alive():  # what was being forked while it was killed is killed now
+                with self._lock:
+                    for entry in self._entries:
+                        kill_session(entry.pid)
+                worker.join(0.1)
         self._folder.cleanup()
 
     def started(self, text: str) -> list[Container]:
@@ -117,8 +134,13 @@ class Engine:
         container = self._created[number]
         if container.wants_gpu:
             return 'could not select device driver "" with capabilities: [[gpu]]'
-        self.containers.append(container)
-        threading.Thread(target=self._run, args=(container,), daemon=True).start()
+        worker = threading.Thread(target=self._run, args=(container,), daemon=True)
+        with self._lock:
+            if self._ending:
+                return "the engine ends"
+            self.containers.append(container)
+            self._workers.append(worker)
+            worker.start()
         return ""
 
     def _run(self, container: Container) -> None:
@@ -144,12 +166,23 @@ class Engine:
         container.seen = _without_links_out(copy)
         command = [word.replace(container.working_dir, f"{copy}/") for word in container.command]
         variables = {**self.image, **container.variables, "HOME": str(root / "root")}
-        done = subprocess.run(
-            command, cwd=copy, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        _write_back(copy, container.workspace)
-        container.output, container.status = done.stdout, done.returncode
+        with self._lock:
+            if self._ending:
+                return
+            entry = subprocess.Popen(
+                command, cwd=copy, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            self._entries.append(entry)
+        assert entry.stdout is not None
+        with entry.stdout:
+            container.output = entry.stdout.read()
+        os.waitid(os.P_PID, entry.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:  # once it is waited for, its id may be another's, which must not be killed
+            container.status = entry.wait()
+            self._entries.remove(entry)
+        if not self._ending:
+            _write_back(copy, container.workspace)
 
 
 def _without_links_out(copy: Path) -> dict[str, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pandas as pd
 from rdagent_sota_bridge.demo import sandbox
 from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Request, Script, ScriptedLLM
 from rdagent_sota_bridge.demo.market import Market, write_market
+from tests.processes import kill_session
 
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 MLP = Script(models=(SMALL_MLP,))
@@ -127,11 +127,7 @@ def _started(
         try:
             yield process, llm, output
         finally:
-            # By session: RD-Agent starts Qlib below `timeout`, which makes a process group of its own.
-            for entry in Path("/proc").glob("[0-9]*"):
-                with suppress(ProcessLookupError):
-                    if os.getsid(int(entry.name)) == process.pid:
-                        os.kill(int(entry.name), signal.SIGKILL)
+            kill_session(process.pid)
             process.kill()
             process.wait()
 

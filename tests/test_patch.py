@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from rdagent_sota_bridge import patch
+from tests import forks
 
 IMPORTS = """
 import importlib, os, sys
@@ -99,6 +101,35 @@ def test_what_somebody_else_replaced_after_us_stays() -> None:
         QlibModelRunner.develop = theirs
         patch.revert()
         assert vars(QlibModelRunner)["develop"] is theirs
+        """
+    )
+
+
+@pytest.mark.parametrize("again", ["", "spec.loader.exec_module(module); patch.apply_module(module)"])
+def test_a_replacement_that_was_taken_over_is_not_what_comes_back(tmp_path: Path, again: str) -> None:
+    """What a fork replaces in another module comes back in all, after an import from there or a reload."""
+    fork = tmp_path / "model_runner.py"
+    fork.write_text(forks.text_with(*forks.FITTING["merge through its module"]), encoding="utf-8")
+    run(
+        f"""
+        from importlib.util import module_from_spec, spec_from_file_location
+        from rdagent.scenarios.qlib.developer import utils
+        original = utils.process_factor_data
+        factor_runner = "rdagent.scenarios.qlib.developer.factor_runner"
+        spec = spec_from_file_location({forks.MODULE!r}, {str(fork)!r})
+        module = sys.modules[{forks.MODULE!r}] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for _ in range(2):
+            patch.apply()
+            {again}
+            assert utils.process_factor_data is not original
+            sys.modules.pop(factor_runner, None)
+            took_over = importlib.import_module(factor_runner)
+            assert patch.is_ours(took_over, "process_factor_data")
+            assert took_over.process_factor_data is not utils.process_factor_data
+            patch.revert()
+            assert utils.process_factor_data is original
+            assert took_over.process_factor_data is original
         """
     )
 

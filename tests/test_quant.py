@@ -53,12 +53,13 @@ class OtherRunner:
 
 @dataclass(frozen=True)
 class BackTest:
-    """What one back-test got: the YAML's name and content, its variables, and the factors."""
+    """What one back-test got: the YAML's name, content and note, its variables, and the factors."""
 
     config_name: str
     config: Any
     variables: dict[str, str]
     factors: pd.DataFrame
+    note: str
 
     @property
     def columns(self) -> list[str]:
@@ -91,7 +92,8 @@ class Qlib:
             name = entry.removeprefix("qrun ")
             text = (folder / name).read_text(encoding="utf-8")
             factors = pd.read_parquet(folder / FACTOR_FILE)
-            self.tests.append(BackTest(name, qlib_config.rendered(text, env), dict(env), factors))
+            note = text.splitlines()[0]
+            self.tests.append(BackTest(name, qlib_config.rendered(text, env), dict(env), factors, note))
         else:
             number = float(len(self.tests))
             metrics = pd.Series(dict.fromkeys(experiment.METRICS, number), name="0")
@@ -294,7 +296,157 @@ def test_the_width_that_lightgbm_tells_is_compared(width: int, good: bool, tmp_p
             manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
 
 
+# --- rows, names and codes ---
+
+
+def halves(market: Market) -> pd.DataFrame:
+    """Return two factors that fill one half of the instruments each, and so no row together."""
+    frame = seams.factor_frame(market, noise=1.0)
+    codes = frame.index.get_level_values("instrument")
+    first = codes.isin(sorted(set(codes))[::2])
+    frame.loc[first, "noise"] = float("nan")
+    frame.loc[~first, "overnight_gap"] = float("nan")
+    return frame
+
+
+def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent's factor loops keep the rows with every factor: a set that has none is refused for them."""
+    seams.write_set(place.set_folder, halves(place.market))
+    seams.switch_on(monkeypatch, place.set_folder, SOTA_MAX_CORRELATION="off")
+    with pytest.raises(SystemExit, match="No row of the factor set has a value of every factor") as stop:
+        QuantRDLoop(QlibFactorRunner(None))
+    assert "0 of 28500 rows have a value of each of the 2 factors" in str(stop.value)
+    assert "train with rdagent fin_model" in str(stop.value)
+    monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
+    with seams.logged() as lines:
+        loop = QuantRDLoop(QlibFactorRunner(None))
+    assert sum("can't join the factor loops" in line for line in lines) == 1
+    assert plan.record_of(loop.model_runner) is not None, "models keep all rows"
+    assert plan.record_of(loop.factor_runner) is None
+
+
+def test_the_reference_has_the_rows_that_factor_loops_keep(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both back-tests have the rows with a value of every factor: like is compared with like."""
+    frame = seams.factor_frame(place.market, noise=1.0)
+    frame.iloc[::3, 1] = float("nan")
+    seams.write_set(place.set_folder, frame)
+    seams.switch_on(monkeypatch, place.set_folder)
+    with seams.logged() as lines:
+        loop = QuantRDLoop(QlibFactorRunner(None))
+        loop.factor_runner.develop(factor_experiment("mine"))
+    reference, own = place.qlib.tests
+    assert len(reference.factors) == len(own.factors) == 19_000
+    assert not reference.factors.isna().any(axis=None)
+    said = "".join(lines)
+    assert "factor loops of fin_quant keep few rows: 19000 of 28500 rows" in said
+    assert said.count("19000 of the loaded set's 28500 rows have a value of every factor, old and new") == 2
+
+
+def test_new_factors_without_training_values_skip_the_loop(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One factor of the LLM's that empties the training segment costs its loop, and neither run nor claim."""
+    from rdagent.core.exception import FactorEmptyError
+
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    whole = factor_runner.process_factor_data
+
+    def late(given: Any) -> pd.DataFrame:
+        found = whole(given)
+        return found if isinstance(given, list) else found.loc["2018-01-01":]
+
+    for code, reason in ((late, "no row of the training segment"), (None, "can't be joined")):
+        if code is None:
+            twice = factor_experiment("twice", of_accepted(factor_experiment("first"), 0.1))
+            stand_in = ModuleType("stand_in")
+            index = seams.factor_frame(place.market).index
+            doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
+            stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
+            ((_, _, code),) = handoff.merge_patches(stand_in)
+            exp = twice
+        else:
+            exp = factor_experiment("late")
+        monkeypatch.setattr(factor_runner, "process_factor_data", code)
+        with pytest.raises(FactorEmptyError, match=reason):
+            loop.factor_runner.develop(exp)
+
+
+def test_an_own_factor_of_a_loaded_ones_name_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RD-Agent's merge keeps the newer one: a line names it, in factor loops and models, and the manifest."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    with seams.logged() as lines:
+        exp = loop.factor_runner.develop(factor_experiment("overnight_gap"))
+    told = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
+    assert sum(told in line for line in lines) == 1
+    assert place.qlib.tests[-1].columns == ["overnight_gap"]
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(exp, 0.1)]
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(loop.model_runner, model)
+    assert sum(told in line for line in lines) == 1
+
+
+def test_base_features_are_counted_once_the_runs_own_factors_are_known(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own factor of a base feature's name leaves one base feature less, and the line says so."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(factor_experiment("MA20"), 0.1)]
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(loop.model_runner, model)
+    assert [line for line in lines if "叠加Alpha因子" in line] == ["INFO: 叠加Alpha因子: 21个\n"]
+
+
+def test_the_cache_of_qruns_tells_factor_loops_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENABLE_CACHE knows texts alone: those of the reference and of two loops' new factors all differ."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    texts = []
+    accepted = of_accepted(factor_experiment("first"), 0.1)
+    for exp in (factor_experiment("a"), factor_experiment("b", accepted), factor_experiment("c", accepted)):
+        loop.factor_runner.develop(exp)
+        texts.append(exp.experiment_workspace.file_dict[handoff.RESULT_SCRIPT])
+        texts.append(exp.experiment_workspace.file_dict[LIGHTGBM])
+    assert len(set(texts)) == len(texts)
+    assert len({test.note for test in place.qlib.tests}) == len(place.qlib.tests) == 4
+
+
 # --- which runner knows the set ---
+
+
+@pytest.mark.parametrize("kind", ["model", "factor"])
+def test_a_runner_with_a_cache_of_its_own_around_it_is_out_of_reach(
+    kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A derived runner decorated as RD-Agent's are would answer before any factors are handed over."""
+    from rdagent.components.runner import CachedRunner
+    from rdagent.core.utils import cache_with_pickle
+
+    parent = model_runner.QlibModelRunner if kind == "model" else QlibFactorRunner
+
+    class Own(parent):  # type: ignore[misc, valid-type]
+        @cache_with_pickle(CachedRunner.get_cache_key, CachedRunner.assign_cached_result)
+        def develop(self, exp: Any) -> Any:
+            return super().develop(exp)
+
+    assert "has a result cache around it" in plan.why_out_of_reach(Own)
+    seams.switch_on(monkeypatch, place.set_folder)
+    if kind == "model":
+        with pytest.raises(plan.HandOffError, match="has a result cache around it"):
+            plan.check_runner(Own(None))
+    else:
+        with seams.logged() as lines:
+            loop = QuantRDLoop(Own(None))
+        assert sum("can't join the factor loops" in line for line in lines) == 1
+        assert plan.record_of(loop.factor_runner) is None
 
 
 def test_both_runners_know_the_set_in_a_steps_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,18 +496,26 @@ def test_a_factor_runner_that_can_not_be_told_is_a_warning(
     assert plan.record_of(loop.model_runner) is not None
 
 
-def test_without_the_import_hook_a_model_loop_warns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QLIB_QUANT_MODEL_RUNNER alone can't reach factor loops: a model beside accepted factors says so."""
+class QlibQuantScenario:
+    """Named as RD-Agent names the scenario of fin_quant."""
+
+
+def test_without_the_seam_of_the_loop_a_run_is_warned_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QLIB_QUANT_MODEL_RUNNER alone can't reach factor loops: said once, and in fin_quant alone."""
     from rdagent_sota_bridge.runner import SotaModelRunner
 
     seams.switch_on(monkeypatch, place.set_folder)
-    runner = SotaModelRunner(None)
-    monkeypatch.setattr(patch, "is_applied", lambda name: name not in ("factor runner", "loop"))
-    model = seams.model_experiment()
-    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
-    with seams.logged() as lines:
-        seams.develop_up_to_qlib(runner, model)
-    assert sum("can't join the factor loops" in line for line in lines) == 1
+    monkeypatch.setattr(patch, "is_applied", lambda name: name != "loop")
+    for scenario, times in ((QlibQuantScenario(), 1), (None, 0)):
+        with seams.logged() as lines:
+            runner = SotaModelRunner(scenario)
+            for name in ("One", "Two"):
+                model = seams.model_experiment(name)
+                model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
+                seams.develop_up_to_qlib(runner, model)
+        assert sum("can't join the factor loops" in line for line in lines) == times
 
 
 def test_a_develop_of_another_shape_is_refused_by_name() -> None:

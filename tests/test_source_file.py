@@ -316,6 +316,19 @@ def test_a_file_that_can_not_be_read() -> None:
             source_file.find(folder)
 
 
+@pytest.mark.parametrize("closed", [".", "rdagent", RUNNER.parent])
+def test_a_folder_that_can_not_be_entered(closed: str | Path) -> None:
+    """A folder that this user may not enter, at any depth, is a message that names the file."""
+    with public_folder() as folder:
+        (folder / RUNNER).parent.mkdir(parents=True)
+        (folder / RUNNER).write_bytes(installed())
+        (folder / closed).chmod(0o000)
+        with without_privileges(), pytest.raises(SourceError, match="Permission denied") as caught:
+            source_file.find(folder)
+        assert caught.value.place == str(folder / RUNNER)
+        (folder / closed).chmod(0o755)
+
+
 def test_root_leaves_the_file_to_its_owner(root: Path) -> None:
     """What root writes belongs to whom it belonged; another user has only files of his own to write."""
     owner, group = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())

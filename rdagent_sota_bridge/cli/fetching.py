@@ -46,8 +46,8 @@ class Bar:
         self._progress.update(self._tasks[url], completed=done, total=total)  # type: ignore[arg-type]
 
     def stop(self) -> None:
-        """Take the bar away."""
-        if self._tasks:  # rich ends even a bar that was never begun with an empty line, where no terminal is
+        """Take the bar away, if there is one: Rich ends one that was never shown with an empty line."""
+        if self._tasks:
             self._progress.stop()
 
 

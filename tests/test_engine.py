@@ -1,0 +1,62 @@
+"""The stand-in for Docker's engine leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tests.engine import Engine
+
+# The second sleeper stands for Qlib below `timeout`, in a process group of its own.
+SLEEPING = """
+import os, subprocess, sys, time
+from pathlib import Path
+own = subprocess.Popen(["sleep", "300"], preexec_fn=os.setpgrp)
+sleeping = Path(sys.argv[1])
+sleeping.with_suffix(".new").write_text(f"{os.getpid()} {own.pid}")
+sleeping.with_suffix(".new").rename(sleeping)
+time.sleep(300)
+"""
+
+
+def ordered(workspace: Path, *command: str) -> dict[str, object]:
+    """Return an order for a container that has a workspace alone."""
+    binds = [f"{workspace}:/workspace/:rw"]
+    return {"Cmd": list(command), "WorkingDir": "/workspace/", "HostConfig": {"Binds": binds}}
+
+
+def runs(process: int) -> bool:
+    """Return True if a process is there and has not ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def test_an_entry_does_not_outlive_the_block(tmp_path: Path, nothing_left: None) -> None:
+    """An entry that sleeps, and what it started, end with the block; so does the folder that it ran in."""
+    workspace, sleeping = tmp_path / "workspace", tmp_path / "sleeping"
+    workspace.mkdir()
+    with Engine({"PATH": os.environ["PATH"]}) as engine:
+        order = ordered(workspace, "python3", "-c", SLEEPING, str(sleeping))
+        assert engine.start(engine.create(order)) == ""
+        end = time.monotonic() + 60
+        while not sleeping.exists():
+            assert time.monotonic() < end, "it did not start"
+            time.sleep(0.02)
+        processes = [int(word) for word in sleeping.read_text().split()]
+        assert all(map(runs, processes))
+    end = time.monotonic() + 10  # one that is killed ends its files first
+    while any(map(runs, processes)):
+        assert time.monotonic() < end, "it outlived the block"
+        time.sleep(0.02)
+    (container,) = engine.containers
+    assert container.done.is_set()
+    assert list(workspace.iterdir()) == []
+
+
+def test_nothing_is_made_before_the_block(nothing_left: None) -> None:
+    """An engine that is never entered leaves no folder."""
+    Engine({})
