@@ -100,7 +100,6 @@ def test_the_command_is_asked_first(tmp_path: Path) -> None:
     assert process.returncode == 5
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.run interrupts a step at once there")
 def test_a_step_of_asyncio_is_interrupted(tmp_path: Path) -> None:
     """A step that blocks asyncio.run, as RD-Agent's do, gets a KeyboardInterrupt."""
     step = (
