@@ -293,7 +293,7 @@ def verdict_lines(seams: Seams | Unseen, way: str) -> list[Line]:
 
 def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Line:
     if switch.lower() in FALSE_WORDS:
-        reason, mend = f"RDAGENT_SOTA_BRIDGE={switch} turns the package off", "unset RDAGENT_SOTA_BRIDGE"
+        reason, mend = f"RDAGENT_SOTA_BRIDGE={switch} turns the import hook off", "unset RDAGENT_SOTA_BRIDGE"
     else:
         reason = "the import hook (rdagent-sota-bridge.pth) is not active in this environment"
         mend = "install the package with pip into the environment of rdagent"

@@ -95,6 +95,8 @@ def _check_name(url: str) -> None:
     shown = urls.without_secrets(url)
     if not urls.is_url(url):
         raise RemoteError("A set is pushed to a URL", url, _NAME_A_FOLDER)
+    if urls.scheme_of(url) == "memory":
+        raise RemoteError("What is put into memory:// is gone when this process ends", shown, _NAME_A_FOLDER)
     if remote.is_read_only(url):
         raise RemoteError(
             f"Nothing can be written to {urls.scheme_of(url)}://",

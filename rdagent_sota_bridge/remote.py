@@ -494,6 +494,12 @@ def _innermost(chain: list[BaseException], url: str) -> str:
 
 def _not_found(url: str, said: str) -> FactorFileNotFoundError:
     shown = urls.without_secrets(url)
+    if "bucket does not exist" in said.lower():  # S3's NoSuchBucket
+        return FactorFileNotFoundError(
+            f"SOTA factors file not found: {shown}, for there is no such bucket",
+            f"{shown} ({said})",
+            "correct the bucket's name, or create it: a push creates none",
+        )
     return FactorFileNotFoundError(
         f"SOTA factors file not found: {shown}",
         f"{shown} ({said})" if said and said not in shown else shown,

@@ -151,14 +151,21 @@ def _unreadable(file: Path, error: OSError) -> SourceError:
     )
 
 
+_END_OF_FILE = "    (and then the end of the file)"
+
+
 def _misfit(file: Path, path: Path, misfits: tuple[diff.Misfit, ...], is_touched: bool) -> SourceError:
     places = [str(file)]
     for misfit in misfits:
-        places += [f"  expected by {path.name}:", *_shown(misfit.hunk.old)]
+        end = [_END_OF_FILE] if misfit.hunk.is_at_end else []
+        places += [f"  expected by {path.name}:", *_shown(misfit.hunk.old), *end]
         places += [f"  found from line {misfit.line} on:", *_shown(misfit.found)]
     if is_touched:
         fact = "RD-Agent's model runner has a part of the patch, or an edited one, and was left as it is"
-        mend = f"take the lines with sota_bridge out by hand (in a checkout: git checkout {file.name})"
+        mend = (
+            f"take the lines with sota_bridge out by hand (in a checkout git checkout {file} takes them out "
+            "too, with whatever else you changed in that file)"
+        )
     else:
         fact = "RD-Agent's model runner is not as the patch expects it, and was left as it is"
         mend = f"put in by hand what {path} adds, {_OTHER_WAY}"

@@ -203,7 +203,7 @@ def test_seams_that_no_run_would_apply(hooked: bool, switch: str, runner: str, s
     line = seams_line(Seams(hooked, {}), switch, runner)
     assert line.state == state
     assert bool(line.mend) is (state != "pass")
-    assert ("turns the package off" in line.text) is (switch in ("0", "OFF"))
+    assert ("turns the import hook off" in line.text) is (switch in ("0", "OFF"))
     assert ("rdagent-sota-bridge.pth" in line.text) is not hooked
 
 

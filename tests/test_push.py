@@ -194,6 +194,7 @@ def test_a_set_that_no_run_could_use(bucket: Bucket, tmp_path: Path) -> None:
     [
         ("/a/folder", "A set is pushed to a URL"),
         ("https://host/run", "Nothing can be written to https://"),
+        ("memory://run", "What is put into memory:// is gone when this process ends"),
         ("s3://bucket/run/a.parquet", "The URL names no folder that a set could be put into"),
         ("s3://bucket/run?versionId=1", "The URL names no folder that a set could be put into"),
         ("s3://bucket", "The URL names no folder that a set could be put into"),

@@ -187,7 +187,8 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
     with storage.running() as server, storage.new_bucket(server, "a-bucket", monkeypatch):
         error = look("s3://no-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
-        assert "bucket does not exist" in error.place
+        assert "there is no such bucket" in error.fact
+        assert "a push creates none" in error.mend
         error = look("s3://a-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
         assert "push" in error.mend

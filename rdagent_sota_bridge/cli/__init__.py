@@ -11,7 +11,7 @@ import typer
 from dotenv import load_dotenv
 
 from rdagent_sota_bridge import __version__, options
-from rdagent_sota_bridge.errors import BridgeError, JobError
+from rdagent_sota_bridge.errors import BridgeError, JobError, SettingsError
 
 # Not in the annotation: typer evaluates that late, when the module `cli.list` may have taken the name.
 Texts = list[str]
@@ -46,7 +46,15 @@ def main(
     ] = False,
 ) -> None:
     """Load `.env` from the current folder, exactly as `rdagent` does."""
-    load_dotenv(".env")
+    with _errors_as_messages():
+        try:
+            load_dotenv(".env")
+        except (UnicodeDecodeError, OSError) as error:  # RD-Agent itself ends on it with a traceback
+            raise SettingsError(
+                f".env can't be read: {error}",
+                str(Path.cwd() / ".env"),
+                "write it as UTF-8, and let this user read it",
+            ) from None
 
 
 @app.command(name="demo")
