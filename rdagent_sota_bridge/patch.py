@@ -73,13 +73,13 @@ SEAMS = (
     Seam(
         "workspace",
         "rdagent.scenarios.qlib.experiment.workspace",
-        "rdagent_sota_bridge.handoff:workspace_patches",
+        "rdagent_sota_bridge.training:workspace_patches",
         "QlibFBWorkspace.execute: YAML and num_features say what Qlib loads; a lost qrun is repeated",
     ),
     Seam(
         "merge",
         "rdagent.scenarios.qlib.developer.model_runner",
-        "rdagent_sota_bridge.handoff:merge_patches",
+        "rdagent_sota_bridge.merge:merge_patches",
         "process_factor_data, where develop looks it up: the set, in place of running factor code again",
         essential=True,
     ),
@@ -94,7 +94,7 @@ SEAMS = (
     Seam(
         "factor merge",
         "rdagent.scenarios.qlib.developer.factor_runner",
-        "rdagent_sota_bridge.handoff:merge_patches",
+        "rdagent_sota_bridge.merge:merge_patches",
         "process_factor_data, where the factor runner's develop looks it up: the set in fin_quant",
     ),
     Seam(

@@ -12,13 +12,13 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition
+from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition, run_base
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
-from rdagent_sota_bridge.handoff import HandOff
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
 from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.underway import HandOff
 
 CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
@@ -132,7 +132,7 @@ def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record
     from rdagent_sota_bridge import experiment
 
     handoff.check_unchanged(record)
-    base = handoff.base_of_run(record, exp)
+    base = run_base.base_of_run(record, exp)
     columns = tuple(record["columns"])
     # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
     accepted = [based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks]

@@ -207,9 +207,9 @@ def load(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType
 
 def apply_seams(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apply the seams of the model runner to a module, until the test ends."""
-    from rdagent_sota_bridge import handoff
+    from rdagent_sota_bridge import handoff, merge
 
-    for patches in (handoff.merge_patches, handoff.runner_patches):
+    for patches in (merge.merge_patches, handoff.runner_patches):
         for owner, attribute, replacement in patches(module):
             monkeypatch.setattr(owner, attribute, replacement, raising=False)
 

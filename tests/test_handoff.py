@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from rdagent_sota_bridge import environment, handoff, patch, plan
+from rdagent_sota_bridge import environment, handoff, merge, patch, plan
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
@@ -718,8 +718,10 @@ def test_factor_experiments_of_the_run_itself_stay_and_come_once(
     other.result = pd.Series({"IC": 0.01})
     experiment.based_experiments = [other]
     for _ in range(2):
-        seams.develop_up_to_qlib(runner, experiment)
+        with seams.logged() as lines:
+            seams.develop_up_to_qlib(runner, experiment)
         assert [based is other for based in experiment.based_experiments] == [False, True, False]
+        assert lines.count("INFO: 叠加Alpha因子: 22个\n") == 1, "beside an accepted model too"
 
 
 @pytest.fixture
@@ -740,7 +742,7 @@ def own_factors(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
     module = type(model_runner)("stand_in")
     module.process_factor_data = process  # type: ignore[attr-defined]
-    ((_, _, replacement),) = handoff.merge_patches(module)
+    ((_, _, replacement),) = merge.merge_patches(module)
     monkeypatch.setattr(model_runner, "process_factor_data", replacement)
     return own
 

@@ -20,10 +20,10 @@ from rdagent.scenarios.qlib.experiment import workspace as workspaces
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
-from rdagent_sota_bridge import experiment, handoff, manifest, patch, plan, qlib_config, quant
+from rdagent_sota_bridge import alpha, experiment, manifest, merge, patch, plan, qlib_config, quant, training
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo.market import Market
-from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.errors import HandOffError, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import seams
 
@@ -144,7 +144,7 @@ def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
     for module in (factor_runner, model_runner):
         stand_in = ModuleType("stand_in")
         stand_in.process_factor_data = process  # type: ignore[attr-defined]
-        ((_, _, replacement),) = handoff.merge_patches(stand_in)
+        ((_, _, replacement),) = merge.merge_patches(stand_in)
         monkeypatch.setattr(module, "process_factor_data", replacement)
     monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
 
@@ -292,7 +292,7 @@ def test_the_width_that_lightgbm_tells_is_compared(width: int, good: bool, tmp_p
     if good:
         manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
     else:
-        with pytest.raises(handoff.HandOffError, match="22 wide for 23 columns"):
+        with pytest.raises(HandOffError, match="22 wide for 23 columns"):
             manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
 
 
@@ -367,7 +367,7 @@ def test_new_factors_without_training_values_skip_the_loop(
             index = seams.factor_frame(place.market).index
             doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
             stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
-            ((_, _, code),) = handoff.merge_patches(stand_in)
+            ((_, _, code),) = merge.merge_patches(stand_in)
             exp = twice
         else:
             exp = factor_experiment("late")
@@ -413,7 +413,7 @@ def test_the_cache_of_qruns_tells_factor_loops_apart(place: Place, monkeypatch: 
     accepted = of_accepted(factor_experiment("first"), 0.1)
     for exp in (factor_experiment("a"), factor_experiment("b", accepted), factor_experiment("c", accepted)):
         loop.factor_runner.develop(exp)
-        texts.append(exp.experiment_workspace.file_dict[handoff.RESULT_SCRIPT])
+        texts.append(exp.experiment_workspace.file_dict[training.RESULT_SCRIPT])
         texts.append(exp.experiment_workspace.file_dict[LIGHTGBM])
     assert len(set(texts)) == len(texts)
     assert len({test.note for test in place.qlib.tests}) == len(place.qlib.tests) == 4
@@ -440,7 +440,7 @@ def test_a_runner_with_a_cache_of_its_own_around_it_is_out_of_reach(
     assert "has a result cache around it" in plan.why_out_of_reach(Own)
     seams.switch_on(monkeypatch, place.set_folder)
     if kind == "model":
-        with pytest.raises(plan.HandOffError, match="has a result cache around it"):
+        with pytest.raises(HandOffError, match="has a result cache around it"):
             plan.check_runner(Own(None))
     else:
         with seams.logged() as lines:
@@ -534,7 +534,7 @@ def test_the_yaml_of_factor_loops_is_adapted_as_the_models_is() -> None:
     folder = Path(str(import_module("rdagent.scenarios.qlib.experiment").__path__[0])) / "factor_template"
     for name in quant.CONFIG_FILES:
         text = (folder / name).read_text(encoding="utf-8")
-        base = handoff.alpha.base_set("alpha22")
-        for given in (base, handoff.alpha.NO_BASE_SET):
+        base = alpha.base_set("alpha22")
+        for given in (base, alpha.NO_BASE_SET):
             adapted = qlib_config.adapt(text, given, "a note")
             assert yaml.safe_load(adapted.splitlines()[0]) is None, "the note is a comment"

@@ -324,7 +324,7 @@ def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pyte
     """Without the hook's check of a resume, SotaModelRunner checks in its first develop, loudly."""
     import pickle
 
-    from rdagent_sota_bridge import handoff, patch
+    from rdagent_sota_bridge import patch
     from rdagent_sota_bridge.runner import SotaModelRunner
 
     monkeypatch.setattr(patch, "is_applied", lambda name: False)
@@ -346,5 +346,7 @@ def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pyte
         resumed = pickle.loads(bridged)
         seams.develop_up_to_qlib(resumed, seams.model_experiment())
     assert sum("goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in line for line in lines) == 1
-    assert handoff.RESULT_SCRIPT == "read_exp_res.py"
+    from rdagent_sota_bridge.training import RESULT_SCRIPT
+
+    assert RESULT_SCRIPT == "read_exp_res.py"
     shutil.rmtree(qlib.box / "box")
