@@ -173,6 +173,11 @@ def written_features(text: str) -> dict[str, str]:
     Those are what its first loader lists, or loads where it lists nothing, as far as a `FilterCol` lets them
     through. What has another form is left to `adapt`, which refuses it.
     """
+    return dict(_written_features(text))
+
+
+@functools.lru_cache(maxsize=8)  # every loop asks it of the same text, more than once
+def _written_features(text: str) -> tuple[tuple[str, str], ...]:
     try:
         kwargs = rendered(text, {})["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         first = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]
@@ -182,13 +187,13 @@ def written_features(text: str) -> dict[str, str]:
         elif first["class"] == _ALPHA_LOADER:
             features = dict(base_set("alpha158").features)
         else:
-            return {}
+            return ()
         for _, group, columns in _named_by_filters(kwargs):
             if group in _FEATURE_GROUPS:
                 features = {name: features[name] for name in features if name in columns}
     except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError):
-        return {}
-    return features
+        return ()
+    return tuple(features.items())
 
 
 _FILTER = "FilterCol"

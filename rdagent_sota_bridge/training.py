@@ -59,20 +59,19 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             str(workspace.workspace_path),
             OTHER_RELEASE,
         )
+    config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
     if not hand_off.is_of_model:
+        file = Path(workspace.workspace_path) / FACTOR_FILE
         # With the loop's new factors, less those that RD-Agent found too like old ones.
-        hand_off.mined = _merged_columns(Path(workspace.workspace_path) / FACTOR_FILE)
+        hand_off.mined = _merged_columns(file)
+        _look_at_rows(hand_off, file, config, run_env)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
-    config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
 
     settings = read_settings()
     # A factor loop's data are never asked for again.
     prepares = settings.prepared_data and hand_off.is_of_model
-    if not hand_off.is_of_model:
-        text = qlib_config.adapt(config, base, hand_off.note, hand_off.mined)
-        _look_at_rows(hand_off, Path(workspace.workspace_path) / FACTOR_FILE, text, run_env)
 
     def attempt(note: str) -> Any:
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
