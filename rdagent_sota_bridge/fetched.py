@@ -295,15 +295,15 @@ def _fetched_part(thing: Remote, seen: Seen, folder: Path, key: str, watch: Watc
         RemoteChangedError: if the object is another one by now.
         RemoteUnavailableError: if the server has failed as often as `WAITS` has it; the bytes so far stay.
     """
-    part, about = _part(folder, key), _about(folder, key)
-    if _read_text(about) != seen.identity or not seen.identity or not seen.ranges:
+    part = _part(folder, key)
+    if _read_text(_about(folder, key)) != seen.identity or not seen.identity or not seen.ranges:
         _drop_part(folder, key)
     done = part.stat().st_size if part.exists() else 0
     if seen.size is not None and done > seen.size:
         _drop_part(folder, key)
         done = 0
     _check_room(folder, (seen.size or 0) - done)
-    write_whole(about, json.dumps(seen.identity))
+    write_whole(_about(folder, key), json.dumps(seen.identity))
     progress = watch.progress or _Lines(watch.tell)
     size = "" if seen.size is None else f" ({_shown(seen.size)})"
     watch.tell(f"{thing.shown}{size} is fetched into {folder}" + (f", from byte {done:,} on" if done else ""))
@@ -321,8 +321,7 @@ def _fetched_part(thing: Remote, seen: Seen, folder: Path, key: str, watch: Watc
             trouble = _incomplete(thing, done, seen)
         except NoRangesError:
             seen, done = Seen(seen.size, seen.identity, ranges=False), 0
-            _drop_part(folder, key)
-            write_whole(about, json.dumps(seen.identity))
+            _begin_part(folder, key, seen)
             continue
         except RemoteUnavailableError as error:
             trouble = error
@@ -335,8 +334,7 @@ def _fetched_part(thing: Remote, seen: Seen, folder: Path, key: str, watch: Watc
         watch.tell(f"{trouble.fact} ({thing.shown}): again in {wait:g} s, from byte {done:,} on")
         time.sleep(wait)
         if not seen.ranges:
-            _drop_part(folder, key)
-            write_whole(about, json.dumps(seen.identity))
+            _begin_part(folder, key, seen)
             done = 0
     # Not every server compares the ETag of what it gives.
     if (now := thing.look()).identity != seen.identity:
@@ -504,7 +502,7 @@ def _entries(folder: Path) -> list[Copy]:
             continue
         digest, status = f"sha256:{held.name}", path.stat()
         known = records.get(digest, [])
-        twin = folder.parent / f"{held.name}.sota.parquet"
+        twin = store.file_of(digest, folder.parent)
         # The file's own time is that of the stored set where it is a link to that.
         first = min((datetime.fromisoformat(record.fetched) for record in known), default=None)
         found.append(
@@ -598,6 +596,12 @@ def _drop_part(folder: Path, key: str) -> None:
     # The part first: what it is of must not outlive a name that says so.
     filesystem.remove(_part(folder, key))
     filesystem.remove(_about(folder, key))
+
+
+def _begin_part(folder: Path, key: str, seen: Seen) -> None:
+    """Take away the bytes so far, and write down what the next ones are of."""
+    _drop_part(folder, key)
+    write_whole(_about(folder, key), json.dumps(seen.identity))
 
 
 def _read_text(file: Path) -> Any:

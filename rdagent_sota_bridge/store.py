@@ -130,7 +130,7 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
         FactorFileError, UnequalFactorError: if a file can't be read or joined any more.
         StoreError: if the copy can't be written.
     """
-    path = _file_of(wanted.digest, place)
+    path = file_of(wanted.digest, place)
     with failing_at(place, _COPY):
         mark_used(_record_of(path))  # first, so that whoever prunes meanwhile leaves it
         stored, _ = _known(path)
@@ -159,6 +159,11 @@ def mark_used(record: Path) -> None:
             raise
 
 
+def file_of(digest: str, place: Path) -> Path:
+    """Return where the store's copy of a set lies, by what names the set."""
+    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
+
+
 def fetched_file(digest: str, place: Path) -> Path:
     """Return where a file that was fetched lies in the store, by the digest of its bytes."""
     return place / FETCHED / digest.removeprefix("sha256:") / locate.FACTOR_FILE
@@ -171,7 +176,7 @@ def find(digest: str, place: Path) -> Stored | None:
         StoreError: if the store can't be read.
     """
     with failing_at(place, _READ):
-        stored, _ = _read(_file_of(digest, place))
+        stored, _ = _read(file_of(digest, place))
         return None if stored is None or _spoilt(stored, by_digest=False) else stored
 
 
@@ -252,10 +257,6 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
 
 
 # --- the files ---
-
-
-def _file_of(digest: str, place: Path) -> Path:
-    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
 
 
 def _record_of(path: Path) -> Path:
