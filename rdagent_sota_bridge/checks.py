@@ -43,20 +43,20 @@ def lines_of(error: BridgeError) -> list[Line]:
     """Return an error as failed lines: one a fault of a factor file, or else one."""
     if isinstance(error, FactorFileError):
         return [
-            Line("set", "fail", f"{error.path}: {failure.fact}", failure.mend) for failure in error.failures
+            Line("set", "fail", f"{error.path}: {failure.fact}", failure.fix) for failure in error.failures
         ]
-    return [Line("set", "fail", f"{error.fact} ({error.place})", error.mend)]
+    return [Line("set", "fail", f"{error.fact} ({error.place})", error.fix)]
 
 
 def failures(quality: Quality, task: Task) -> tuple[Failure, ...]:
     """Return why a set must not be trained on: it fills too little of the market in a segment."""
     train = f"{_shown(task.train)} as training segment"
     if not any(found.coverage["train"] for found in quality.figures.values()):
-        mend = "mine the factors over the training segment too, or set the segment to where they have values"
-        return (Failure(Reason.NO_TRAINING_VALUE, mend, None, len(quality.figures), (train,)),)
+        fix = "mine the factors over the training segment too, or set the segment to where they have values"
+        return (Failure(Reason.NO_TRAINING_VALUE, fix, None, len(quality.figures), (train,)),)
     found = [
         Failure(
-            Reason.NO_MARKET_DAY, _segment_mend(name), None, None, (f"{name}: {_shown(task.segments[name])}",)
+            Reason.NO_MARKET_DAY, _segment_fix(name), None, None, (f"{name}: {_shown(task.segments[name])}",)
         )
         for name, share in quality.filled.items()
         if share is None
@@ -67,7 +67,7 @@ def failures(quality: Quality, task: Task) -> tuple[Failure, ...]:
             if filled is not None and filled < LEAST_COVERAGE and (column is None or not _low(share)):
                 text = f"{filled:.1%} of the {segment} segment's cells ({_shown(task.segments[segment])})"
                 found.append(
-                    Failure(Reason.LOW_COVERAGE, _coverage_mend(segment, column), column, None, (text,))
+                    Failure(Reason.LOW_COVERAGE, _coverage_fix(segment, column), column, None, (text,))
                 )
     return tuple(found)
 
@@ -104,18 +104,18 @@ def _choice_lines(quality: Quality) -> list[Line]:
             f"{drop.column} is dropped: its mean daily |correlation| with {drop.kept}, which comes first, is "
             f"{drop.correlation:.4f}"
         )
-        mend = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
-        found.append(Line("correlation", "warn", text, mend, dataclasses.asdict(drop)))
+        fix = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
+        found.append(Line("correlation", "warn", text, fix, dataclasses.asdict(drop)))
     return found
 
 
 def _coverage_line(segment: str, share: float | None, task: Task) -> Line:
     name, days = f"coverage {segment}", _shown(task.segments[segment])
     if share is None:
-        return Line(name, "fail", f"there is no trading day in it ({days})", _segment_mend(segment))
+        return Line(name, "fail", f"there is no trading day in it ({days})", _segment_fix(segment))
     text = f"rows for {share:.1%} of the cells ({days})"
     state = _coverage_state(share)
-    return Line(name, state, text, "" if state == "pass" else _coverage_mend(segment, None), {"share": share})
+    return Line(name, state, text, "" if state == "pass" else _coverage_fix(segment, None), {"share": share})
 
 
 def _coverage_state(share: float) -> State:
@@ -160,16 +160,16 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
         state = _coverage_state(share)
         if state not in ("pass", _coverage_state(quality.filled[segment] or 0.0)):
             findings.append(
-                (state, f"fills {share:.1%} of the {segment} segment", _coverage_mend(segment, name))
+                (state, f"fills {share:.1%} of the {segment} segment", _coverage_fix(segment, name))
             )
     if found.constant_days > MANY_CONSTANT_DAYS * found.days:
-        mend = "leave it out, unless it is meant to tell days apart: on such a day it ranks nothing"
-        findings.append(("warn", "is constant on many days", mend))
+        fix = "leave it out, unless it is meant to tell days apart: on such a day it ranks nothing"
+        findings.append(("warn", "is constant on many days", fix))
     if found.extreme is not None and found.extreme > MANY_EXTREMES:
         findings.append(("warn", "has many extreme values", "clip or rank them where the factor is made"))
     if found.rank_ic is not None and abs(found.rank_ic) > TOO_GOOD_IC:
-        mend = "look for the future in its code: --look-ahead runs it without"
-        findings.append(("warn", f"has a rank IC of {found.rank_ic:+.3f}, too good for a real market", mend))
+        fix = "look for the future in its code: --look-ahead runs it without"
+        findings.append(("warn", f"has a rank IC of {found.rank_ic:+.3f}, too good for a real market", fix))
     extreme = "half of them the same" if found.extreme is None else f"{found.extreme:.2%} extreme"
     ic = "not known" if found.rank_ic is None else f"{found.rank_ic:+.3f} ({found.rank_ic_days} days)"
     figures = (
@@ -181,7 +181,7 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
         f"factor {name}",
         max((state for state, _, _ in findings), key=("pass", "warn", "fail").index, default="pass"),
         "; ".join([*(text for _, text, _ in findings), figures]),
-        "; ".join(mend for _, _, mend in findings),
+        "; ".join(fix for _, _, fix in findings),
         dataclasses.asdict(found),
     )
 
@@ -198,14 +198,14 @@ def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Lin
     return [Line("rank IC", "warn", text, "download Qlib's data whole, with its features folder")]
 
 
-def _coverage_mend(segment: str, column: str | None) -> str:
+def _coverage_fix(segment: str, column: str | None) -> str:
     variables = f"QLIB_MODEL_{segment.upper()}_START and _END"
     if column is None:
         return f"set {variables} to dates that the set covers, or mine over that segment and market"
     return f"leave it out (SOTA_FACTORS_EXCLUDE={column}), or mine it over that segment too"
 
 
-def _segment_mend(segment: str) -> str:
+def _segment_fix(segment: str) -> str:
     return f"set QLIB_MODEL_{segment.upper()}_START and _END to days of Qlib's calendar"
 
 

@@ -41,13 +41,13 @@ def _fitting(names: Sequence[str], texts: Sequence[str], variable: str, place: s
         found = {text} & set(names) or {name for name in names if fnmatch.fnmatchcase(name, text)}
         if not found:
             near = difflib.get_close_matches(text, names, n=3) or _same_letters(text, names)
-            mend = f"did you mean {' or '.join(near)}?" if near else f"the set has {_shown(names)}"
+            fix = f"did you mean {' or '.join(near)}?" if near else f"the set has {_shown(names)}"
             what = (
                 "has a pattern that fits no factor"
                 if set(text) & set("*?[")
                 else "names a factor that is not"
             )
-            raise ChoiceError(f"{variable} {what} in the set: {text}", place, mend)
+            raise ChoiceError(f"{variable} {what} in the set: {text}", place, fix)
         fitting |= found
     return fitting
 

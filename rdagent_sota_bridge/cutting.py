@@ -33,12 +33,12 @@ _KINDS = {
 
 
 class NotCheckedError(Exception):
-    """Why nothing can be said about a factor, and the mend; the check makes it a line for the user."""
+    """Why nothing can be said about a factor, and the fix; the check makes it a line for the user."""
 
-    def __init__(self, fact: str, mend: str) -> None:
-        super().__init__(fact, mend)
+    def __init__(self, fact: str, fix: str) -> None:
+        super().__init__(fact, fix)
         self.fact = fact
-        self.mend = mend
+        self.fix = fix
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -130,13 +130,13 @@ def _told(file: Path) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        mend = (
+        fix = (
             f"name its times {DATETIME}, as a level or column, or take it away if no factor is made from it"
         )
         if isinstance(error, OSError) and error.strerror:  # the system's own, not a format's
             reason = error.strerror
-            mend = "make it readable, or point TMPDIR at a place with room for the data"
-        raise NotCheckedError(f"{file} can't be cut: {reason}", mend) from None
+            fix = "make it readable, or point TMPDIR at a place with room for the data"
+        raise NotCheckedError(f"{file} can't be cut: {reason}", fix) from None
 
 
 def _keys(store: pd.HDFStore) -> list[str]:

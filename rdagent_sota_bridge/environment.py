@@ -61,13 +61,13 @@ class Unseen:
     Attributes:
         state: `warn`, or `fail` where the reason itself would make a run fail.
         reason: Part of a sentence.
-        mend: What to do about it.
+        fix: What to do about it.
         in_docker: True where Qlib runs in a container.
     """
 
     state: State
     reason: str
-    mend: str
+    fix: str
     in_docker: bool = False
 
 
@@ -210,7 +210,7 @@ def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
         runner: The value of `QLIB_MODEL_RUNNER`; empty where it is not set.
     """
     if isinstance(seams, Unseen):
-        return Line("seams", seams.state, f"not looked at: {seams.reason}", seams.mend)
+        return Line("seams", seams.state, f"not looked at: {seams.reason}", seams.fix)
     figures = {
         "hook": seams.hooked,
         "patched": seams.patched,
@@ -252,8 +252,8 @@ def _seam_line(seam: Seam, seams: Seams) -> Line:
     figures |= {"found": at.kind, "releases": list(at.releases)}
     text = f"{seam.module}: {at}"
     if at.kind == "unknown":
-        mend = "nothing has to be done; tell us about your RD-Agent, so that it becomes a known one"
-        return Line(name, "warn", text, mend, figures)
+        fix = "nothing has to be done; tell us about your RD-Agent, so that it becomes a known one"
+        return Line(name, "warn", text, fix, figures)
     return Line(name, "pass", text, figures=figures)
 
 
@@ -266,9 +266,9 @@ def runner_lines(seams: Seams | Unseen) -> list[Line]:
             Line("runner", "pass", "the model runners of fin_model and fin_quant can be given the factors")
         ]
     text = "; ".join(f"{name}: {reason}" for name, reason in seams.runners.items())
-    mend = f"unset {' and '.join(seams.runners)}, or call super().develop(exp) in a class derived from "
+    fix = f"unset {' and '.join(seams.runners)}, or call super().develop(exp) in a class derived from "
     return [
-        Line("runner", "fail", f"no factors for {text}", f"{mend}QlibModelRunner", {"unfit": seams.runners})
+        Line("runner", "fail", f"no factors for {text}", f"{fix}QlibModelRunner", {"unfit": seams.runners})
     ]
 
 
@@ -287,16 +287,16 @@ def verdict_lines(seams: Seams | Unseen, way: str) -> list[Line]:
         if not seams.verdicts["rdagent"]:
             text = "the verdict of fin_model can accept a model, as RD-Agent itself has it"
         return [Line(name, "pass", text, figures=figures)]
-    mend = "unset SOTA_MODEL_VERDICT, or set it to mended" if way == "rdagent" else OTHER_RELEASE
-    return [Line(name, "warn", reason, mend, figures)]
+    fix = "unset SOTA_MODEL_VERDICT, or set it to mended" if way == "rdagent" else OTHER_RELEASE
+    return [Line(name, "warn", reason, fix, figures)]
 
 
 def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Line:
     if switch.lower() in FALSE_WORDS:
-        reason, mend = f"RDAGENT_SOTA_BRIDGE={switch} turns the import hook off", "unset RDAGENT_SOTA_BRIDGE"
+        reason, fix = f"RDAGENT_SOTA_BRIDGE={switch} turns the import hook off", "unset RDAGENT_SOTA_BRIDGE"
     else:
         reason = "the import hook (rdagent-sota-bridge.pth) is not active in this environment"
-        mend = "install the package with pip into the environment of rdagent"
+        fix = "install the package with pip into the environment of rdagent"
     if figures["patched"]:
         return Line(
             "seams",
@@ -311,16 +311,16 @@ def _line_without_hook(switch: str, runner: str, figures: dict[str, Any]) -> Lin
             "warn",
             f"{reason}: QLIB_MODEL_RUNNER hands the factors over, without underscore options, text log and "
             "the check before a resume",
-            f"for these {mend}",
+            f"for these {fix}",
             figures,
         )
-    return Line("seams", "fail", f"{reason}: models would be trained without the factors", mend, figures)
+    return Line("seams", "fail", f"{reason}: models would be trained without the factors", fix, figures)
 
 
 def qlib_line(side: QlibSide | Unseen) -> Line:
     """Return the line about the environment that trains and back-tests."""
     if isinstance(side, Unseen):
-        return Line("qlib", side.state, f"not looked at: {side.reason}", side.mend)
+        return Line("qlib", side.state, f"not looked at: {side.reason}", side.fix)
     figures = {"environment": side.name, "versions": side.versions}
     missing = [name for name in ("pyqlib", "torch") if name not in side.versions]
     if missing:
@@ -345,17 +345,17 @@ def parquet_line(here: Mapping[str, str], side: QlibSide | Unseen) -> Line:
     name, ours = "pandas and pyarrow", f"pandas {here['pandas']}, pyarrow {here['pyarrow']} here"
     if isinstance(side, Unseen):
         text = f"{ours}; Qlib's side was not looked at (see qlib)"
-        return Line(name, "warn", text, side.mend, {"here": dict(here)})
+        return Line(name, "warn", text, side.fix, {"here": dict(here)})
     there = {package: side.versions.get(package, "missing") for package in here}
     figures = {"here": dict(here), "qlib_side": there, "error": side.parquet or None}
     both = f"{ours}; pandas {there['pandas']}, pyarrow {there['pyarrow']} on Qlib's side"
-    mend = f'conda run -n {side.name} pip install --upgrade "pandas=={_major(here["pandas"])}.*" pyarrow'
+    fix = f'conda run -n {side.name} pip install --upgrade "pandas=={_major(here["pandas"])}.*" pyarrow'
     if side.parquet:
         return Line(
             name,
             "fail",
             f"{both}: a small factor file written here is not read back alike there: {side.parquet}",
-            mend,
+            fix,
             figures,
         )
     if int(_major(there["pandas"])) > int(_major(here["pandas"])):
@@ -365,7 +365,7 @@ def parquet_line(here: Mapping[str, str], side: QlibSide | Unseen) -> Line:
             f"{both}: a small factor file is read back alike, but RD-Agent 0.8.0 takes results back as a "
             "pickle, and pandas can't read one of a newer major version"
         )
-        return Line(name, "warn", text, mend, figures)
+        return Line(name, "warn", text, fix, figures)
     return Line(
         name, "pass", f"{both}; a small factor file written here is read back alike there", figures=figures
     )
@@ -379,31 +379,31 @@ def file_store_line(side: QlibSide | Unseen, allowed: str) -> Line:
         allowed: The value of `MLFLOW_ALLOW_FILE_STORE`; empty where it is not set.
     """
     name, figures = "mlflow file store", {"MLFLOW_ALLOW_FILE_STORE": allowed or None}
-    mend = "set MLFLOW_ALLOW_FILE_STORE=true in the environment or in .env"
+    fix = "set MLFLOW_ALLOW_FILE_STORE=true in the environment or in .env"
     if isinstance(side, Unseen):
         unseen = "Qlib's side was not looked at (see qlib)"
         trap = f"from {FIRST_REFUSING_MLFLOW} on mlflow refuses ./mlruns without MLFLOW_ALLOW_FILE_STORE=true"
         if side.in_docker:
             text = f"{unseen}; {trap}, and RD-Agent hands containers none of your variables"
-            mend = (
+            fix = (
                 "where back-tests fail on it, hand it in (RD-Agent 1.0.0): "
                 """QLIB_DOCKER_ENV_DICT='{"MLFLOW_ALLOW_FILE_STORE": "true"}', or set it in the image"""
             )
-            return Line(name, "warn", text, mend, figures)
+            return Line(name, "warn", text, fix, figures)
         if allowed.lower() in ("true", "1"):  # the words that mlflow takes
             text = f"{unseen}; MLFLOW_ALLOW_FILE_STORE={allowed} is set, so any mlflow takes ./mlruns"
             return Line(name, "pass", text, figures=figures)
-        return Line(name, "warn", f"{unseen}; {trap}", mend, figures)
+        return Line(name, "warn", f"{unseen}; {trap}", fix, figures)
     version = side.versions.get("mlflow", "missing")
     figures = {**figures, "version": version, "error": side.file_store or None}
     if not side.file_store:
         return Line(name, "pass", f"mlflow {version} on Qlib's side takes a file store", figures=figures)
     if _MIGRATION_PAGE in side.file_store:
         text = f"mlflow {version} on Qlib's side refuses the file store ./mlruns: every back-test would fail"
-        return Line(name, "fail", text, mend, figures)
+        return Line(name, "fail", text, fix, figures)
     text = f"mlflow {version} on Qlib's side can't make a file store: {side.file_store}"
-    mend = f"conda run -n {side.name} pip install --upgrade mlflow"
-    return Line(name, "fail", text, mend, figures)
+    fix = f"conda run -n {side.name} pip install --upgrade mlflow"
+    return Line(name, "fail", text, fix, figures)
 
 
 def disk_line(copy_size: int, free: int, root: Path) -> Line:
@@ -431,8 +431,8 @@ def disk_line(copy_size: int, free: int, root: Path) -> Line:
     )
     if free >= loop * LOOPS:
         return Line("disk", "pass", text, figures=figures)
-    mend = "make room, or set WORKSPACE_PATH to a folder on a larger disk"
-    return Line("disk", "fail" if free < loop else "warn", text, mend, figures)
+    fix = "make room, or set WORKSPACE_PATH to a folder on a larger disk"
+    return Line("disk", "fail" if free < loop else "warn", text, fix, figures)
 
 
 def store_line(size: int, place: Path, stored: bool) -> Line:
@@ -448,25 +448,25 @@ def store_line(size: int, place: Path, stored: bool) -> Line:
     figures: dict[str, Any] = {"folder": str(place), "stored": stored, "size": size}
     if stored:
         return Line("store", "pass", f"the set is stored in {place}", figures=figures)
-    mend = "set SOTA_STORE_PATH to a folder that can be written and has the room"
+    fix = "set SOTA_STORE_PATH to a folder that can be written and has the room"
     try:
         near = nearest_existing(place)
         free = shutil.disk_usage(near).free
     except OSError as error:
         text = f"{place} can't be looked at: {error.strerror}"
-        return Line("store", "fail", text, mend, figures)
+        return Line("store", "fail", text, fix, figures)
     figures["free"] = free
     text = (
         f"a run will write a copy of the set into {place}; it takes {decimal(size)} of {decimal(free)} free"
     )
     if place.exists() and not place.is_dir():
-        return Line("store", "fail", f"{place} is no folder: no run can store the set there", mend, figures)
+        return Line("store", "fail", f"{place} is no folder: no run can store the set there", fix, figures)
     effective = os.access in os.supports_effective_ids
     if not os.access(near, os.W_OK | os.X_OK, effective_ids=effective):
         return Line(
-            "store", "fail", f"{near} can't be written: no run can store the set there", mend, figures
+            "store", "fail", f"{near} can't be written: no run can store the set there", fix, figures
         )
-    return Line("store", "fail" if free < size else "pass", text, mend if free < size else "", figures)
+    return Line("store", "fail" if free < size else "pass", text, fix if free < size else "", figures)
 
 
 def gets_copies(place: Path, root: Path) -> bool:

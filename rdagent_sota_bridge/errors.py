@@ -1,4 +1,4 @@
-"""The errors of the package: each names the fact, the place and the mend, and survives pickling."""
+"""The errors of the package: each names the fact, the place and the fix, and survives pickling."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import enum
 from dataclasses import dataclass
 
 OTHER_RELEASE = "use a release of RD-Agent that README lists, or tell us about this one"
-"""The mend where RD-Agent has a shape that is not known."""
+"""The fix where RD-Agent has a shape that is not known."""
 
 
 class BridgeError(Exception):
-    """Base of every error that a user can cause or mend.
+    """Base of every error that a user can cause or fix.
 
     Args:
         fact: What is wrong, in one sentence.
         place: Where: a path, a variable, a column.
-        mend: What to do about it.
+        fix: What to do about it.
 
     The text is what the user reads; there is nothing in it that needs a traceback.
     """
 
-    def __init__(self, fact: str, place: str, mend: str) -> None:
-        super().__init__(fact, place, mend)
+    def __init__(self, fact: str, place: str, fix: str) -> None:
+        super().__init__(fact, place, fix)
         self.fact = fact
         self.place = place
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.fact}\n  where: {self.place}\n  mend:  {self.mend}"
+        return f"{self.fact}\n  where: {self.place}\n  fix:   {self.fix}"
 
 
 class SettingsError(BridgeError):
@@ -159,11 +159,11 @@ class Failure:
         column: The column or index level it is about, or None.
         count: How many rows, columns or values it concerns, or None where it concerns the file.
         examples: At most a few examples, as text.
-        mend: What to do about it.
+        fix: What to do about it.
     """
 
     reason: Reason
-    mend: str
+    fix: str
     column: str | None = None
     count: int | None = None
     examples: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ class Failure:
         return f"{self.reason.value}{about}{count}{examples}"
 
     def __str__(self) -> str:
-        return f"{self.fact}; mend: {self.mend}"
+        return f"{self.fact}; fix: {self.fix}"
 
 
 class FactorFileError(BridgeError):
@@ -188,7 +188,7 @@ class FactorFileError(BridgeError):
         Exception.__init__(self, path, failures)
         self.fact = "The factor file can't be used for training"
         self.place = path
-        self.mend = failures[0].mend
+        self.fix = failures[0].fix
         self.path = path
         self.failures = failures
 

@@ -282,15 +282,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
-        mend = "make it a file that you may read (ls -l tells), or name another one"
-        raise _one_failure(path, Reason.UNREADABLE, mend, examples=(_text(error),)) from None
+        fix = "make it a file that you may read (ls -l tells), or name another one"
+        raise _one_failure(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None
     with file:
         before = _signature(file)
         yield file
         # Without the time of a change of the file's own record: a chmod or a new link spoils nothing.
         if _signature(file)[:-1] != before[:-1]:
-            mend = "wait until whatever writes the file has ended, then start again"
-            raise _one_failure(path, Reason.CHANGED, mend)
+            fix = "wait until whatever writes the file has ended, then start again"
+            raise _one_failure(path, Reason.CHANGED, fix)
 
 
 def _signature(file: BinaryIO) -> tuple[int, ...]:
@@ -317,10 +317,10 @@ def _parquet(path: Path, file: BinaryIO) -> pq.ParquetFile:
         return pq.ParquetFile(file)
     except _DAMAGE as error:
         if head == _PARQUET_MAGIC:
-            mend = "copy the file anew: it begins as parquet and does not end as parquet"
-            raise _one_failure(path, Reason.DAMAGED, mend, examples=(_text(error),)) from None
-        mend = "name a parquet file, such as pandas' DataFrame.to_parquet writes"
-        raise _one_failure(path, Reason.NOT_PARQUET, mend, examples=(f"its first bytes {head!r}",)) from None
+            fix = "copy the file anew: it begins as parquet and does not end as parquet"
+            raise _one_failure(path, Reason.DAMAGED, fix, examples=(_text(error),)) from None
+        fix = "name a parquet file, such as pandas' DataFrame.to_parquet writes"
+        raise _one_failure(path, Reason.NOT_PARQUET, fix, examples=(f"its first bytes {head!r}",)) from None
 
 
 def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
@@ -343,18 +343,18 @@ def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
         )
     if len(levels) > 2:
         others = tuple(str(name) for name in levels if name not in (DATETIME, INSTRUMENT))
-        mend = "keep the levels datetime and instrument alone: df.reset_index([...], drop=True)"
-        raise _one_failure(path, Reason.LAYOUT, mend, examples=others[:_EXAMPLES])
+        fix = "keep the levels datetime and instrument alone: df.reset_index([...], drop=True)"
+        raise _one_failure(path, Reason.LAYOUT, fix, examples=others[:_EXAMPLES])
     fields = tuple(name for name in schema.names if name not in index_fields)
     if not fields:
         raise _one_failure(path, Reason.NO_COLUMNS, "name a file with at least one factor column", count=0)
     columns = _column_names(path, header.columns)
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
-        mend = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
+        fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
         raise FactorFileError(
             str(path),
-            tuple(Failure(Reason.DUPLICATE_NAME, mend, name, columns.count(name)) for name in twice),
+            tuple(Failure(Reason.DUPLICATE_NAME, fix, name, columns.count(name)) for name in twice),
         )
     return _Layout(
         index_fields[levels.index(DATETIME)], index_fields[levels.index(INSTRUMENT)], fields, columns
@@ -381,13 +381,13 @@ def _date_range(path: Path, parquet: pq.ParquetFile, field: str) -> tuple[Any, A
 
 def _missing_level(name: str, levels: list[Any], names: list[str]) -> Failure:
     if name in names:
-        mend = f"make the column {name} a level: df.set_index(['datetime', 'instrument'])"
+        fix = f"make the column {name} a level: df.set_index(['datetime', 'instrument'])"
     elif levels.count(name) > 1:
-        mend = f"keep one of the levels named {name}"
+        fix = f"keep one of the levels named {name}"
     else:
-        mend = f"name a level of the index {name}: df.index.names = ['datetime', 'instrument']"
+        fix = f"name a level of the index {name}: df.index.names = ['datetime', 'instrument']"
     has = f"levels {levels}" if levels else "no named levels"
-    return Failure(Reason.NO_LEVEL, mend, name, examples=(f"an index with {has}",))
+    return Failure(Reason.NO_LEVEL, fix, name, examples=(f"an index with {has}",))
 
 
 def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
@@ -398,8 +398,8 @@ def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
     if columns.nlevels == 2 and groups == [FEATURE]:
         return tuple(str(name) for name in columns.get_level_values(1))
     found = f"{columns.nlevels} column levels, the first with {', '.join(groups[:3])}"
-    mend = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
-    raise _one_failure(path, Reason.LAYOUT, mend, examples=(found,))
+    fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
+    raise _one_failure(path, Reason.LAYOUT, fix, examples=(found,))
 
 
 def _read_field(path: Path, parquet: pq.ParquetFile, field: str, column: str) -> pa.ChunkedArray:
@@ -433,8 +433,8 @@ def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[I
     try:
         dates = pd.DatetimeIndex(days_there).astype("datetime64[ns]")
     except pd.errors.OutOfBoundsDatetime as error:
-        mend = "name a set with dates that pandas can hold, 1677 to 2262"
-        return None, [Failure(Reason.NOT_DATES, mend, DATETIME, examples=(_text(error),))]
+        fix = "name a set with dates that pandas can hold, 1677 to 2262"
+        return None, [Failure(Reason.NOT_DATES, fix, DATETIME, examples=(_text(error),))]
     instruments, instrument_codes = _in_order(np.array(names, dtype=object), instrument_codes)
     index = Index(dates, day_codes, tuple(instruments), instrument_codes)
     return index, _duplicate_rows(index)
@@ -461,15 +461,15 @@ def _in_order(values: Any, codes: Any) -> tuple[Any, Any]:
 def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> list[Failure]:
     failures = []
     if not pa.types.is_timestamp(days.type):
-        mend = "convert the level: pd.to_datetime(...)"
-        failures.append(Failure(Reason.NOT_DATES, mend, DATETIME, len(days), _values(days)))
+        fix = "convert the level: pd.to_datetime(...)"
+        failures.append(Failure(Reason.NOT_DATES, fix, DATETIME, len(days), _values(days)))
     elif days.type.tz is not None:
-        mend = "take the zone off: index.tz_localize(None), in the market's local time"
-        failures.append(Failure(Reason.TIME_ZONE, mend, DATETIME, len(days), (f"zone {days.type.tz}",)))
+        fix = "take the zone off: index.tz_localize(None), in the market's local time"
+        failures.append(Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",)))
     text = codes.type.value_type if pa.types.is_dictionary(codes.type) else codes.type
     if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
-        mend = "write codes as the market does, such as SH600000"
-        failures.append(Failure(Reason.NOT_TEXT, mend, INSTRUMENT, len(codes), _values(codes)))
+        fix = "write codes as the market does, such as SH600000"
+        failures.append(Failure(Reason.NOT_TEXT, fix, INSTRUMENT, len(codes), _values(codes)))
     for name, level in ((DATETIME, days), (INSTRUMENT, codes)):
         if level.null_count:
             failures.append(Failure(Reason.NULL_INDEX, "drop those rows", name, level.null_count))
@@ -485,14 +485,14 @@ def _duplicate_rows(index: Index) -> list[Failure]:
     if not len(repeated):
         return []
     examples = tuple(index.label(row) for row in sorted(repeated)[:_EXAMPLES])
-    mend = "keep one row of each: df[~df.index.duplicated()]"
-    return [Failure(Reason.DUPLICATE_ROW, mend, None, len(repeated), examples)]
+    fix = "keep one row of each: df[~df.index.duplicated()]"
+    return [Failure(Reason.DUPLICATE_ROW, fix, None, len(repeated), examples)]
 
 
 def _column_failures(column: str, values: pa.ChunkedArray, index: Index | None) -> list[Failure]:
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        mend = "convert it to numbers, or leave it out"
-        return [Failure(Reason.NOT_NUMERIC, mend, column, len(values), _values(values))]
+        fix = "convert it to numbers, or leave it out"
+        return [Failure(Reason.NOT_NUMERIC, fix, column, len(values), _values(values))]
     numbers = values.to_numpy()
     if np.isnan(numbers).all():
         return [Failure(Reason.ALL_NAN, "leave it out, or mine it again", column, len(numbers))]
@@ -500,8 +500,8 @@ def _column_failures(column: str, values: pa.ChunkedArray, index: Index | None) 
     if len(infinite):
         rows = infinite[:_EXAMPLES]
         examples = tuple(index.label(row) if index is not None else f"row {row}" for row in rows)
-        mend = "replace them: df.replace([np.inf, -np.inf], np.nan)"
-        return [Failure(Reason.INFINITE, mend, column, len(infinite), examples)]
+        fix = "replace them: df.replace([np.inf, -np.inf], np.nan)"
+        return [Failure(Reason.INFINITE, fix, column, len(infinite), examples)]
     return []
 
 
@@ -512,12 +512,12 @@ def _values(values: pa.ChunkedArray) -> tuple[str, ...]:
 def _one_failure(
     path: Path,
     reason: Reason,
-    mend: str,
+    fix: str,
     column: str | None = None,
     count: int | None = None,
     examples: tuple[str, ...] = (),
 ) -> FactorFileError:
-    return FactorFileError(str(path), (Failure(reason, mend, column, count, examples),))
+    return FactorFileError(str(path), (Failure(reason, fix, column, count, examples),))
 
 
 def _text(error: Exception) -> str:

@@ -211,8 +211,8 @@ def _with_copy(
     if record is None:
         return error
     copy = _file(folder, record.digest).parent
-    mend = f"{error.mend}; or name the copy that was fetched at {record.fetched}: SOTA_WORKSPACE_PATH={copy}"
-    return type(error)(error.fact, error.place, mend)
+    fix = f"{error.fix}; or name the copy that was fetched at {record.fetched}: SOTA_WORKSPACE_PATH={copy}"
+    return type(error)(error.fact, error.place, fix)
 
 
 def _fetch(job: _Job, seen: Seen, folder: Path, key: str, watch: Watch) -> tuple[_Record, tuple[str, ...]]:
@@ -377,8 +377,8 @@ def _shown(size: int) -> str:
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
-        fact, mend = _COPY
-        raise StoreError(f"{fact}: it needs {_shown(needed)}, and {_shown(free)} are free", str(folder), mend)
+        fact, fix = _COPY
+        raise StoreError(f"{fact}: it needs {_shown(needed)}, and {_shown(free)} are free", str(folder), fix)
 
 
 # --- taking it ---

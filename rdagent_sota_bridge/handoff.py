@@ -66,7 +66,7 @@ def check_if_unseen(runner: Any) -> None:
         return
     _checked.add(runner)
     try:
-        plans.adopt(runner, plans.checked_plan())
+        plans.resume_with(runner, plans.checked_plan())
     except BridgeError as error:
         plans.stop_in_step(error)
     _warn_without_loop_seam(runner)
@@ -144,7 +144,7 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
     usable = cache is None or result_caches.tells_sets_apart(cache, hand_off, runner)
     given = getattr(exp, "base_features", None)
     try:
-        with underway.being(hand_off), result_caches.switched(hand_off.result_caches and usable):
+        with underway.activate(hand_off), result_caches.switched(hand_off.result_caches and usable):
             run_base.give_base_features(hand_off)
             developed = develop_before(exp)
     except Exception:

@@ -68,8 +68,8 @@ def _field(files: Sequence[Path], days: Any, ahead: int) -> Any:
         try:
             series = np.fromfile(file, dtype="<f4")
         except OSError as error:
-            mend = "make it a file that you may read (ls -l tells), or download Qlib's data anew"
-            raise MarketError(f"Qlib's prices can't be read: {error.strerror}", str(file), mend) from None
+            fix = "make it a file that you may read (ls -l tells), or download Qlib's data anew"
+            raise MarketError(f"Qlib's prices can't be read: {error.strerror}", str(file), fix) from None
         if len(series) < 2 or not np.isfinite(series[0]):
             continue
         positions = days - int(series[0])

@@ -158,7 +158,7 @@ def _told_by(logs: list[Path]) -> tuple[dict[str, tuple[Path, Experiment]], list
         try:
             session = sessions.read_session(log)
         except SessionError as error:
-            notes.append(f"{log.name} is left out: {error.fact} ({error.place}); mend: {error.mend}")
+            notes.append(f"{log.name} is left out: {error.fact} ({error.place}); fix: {error.fix}")
             continue
         for experiment in session.experiments:
             told[experiment.workspace_id] = (log, experiment)

@@ -171,7 +171,7 @@ def _nothing_named(text: str, where: str) -> LocateError:
 
 
 def _near(text: str) -> str:
-    """Return the mend for a text that may be a name written wrong; empty if it is none."""
+    """Return the fix for a text that may be a name written wrong; empty if it is none."""
     names = [LATEST, *(str(LOGS / log.name) for log in logs())]
     near = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.8)
     return f"did you mean {' or '.join(near)}?" if near else ""
@@ -398,13 +398,13 @@ def _latest() -> Located:
             others += 1
     if not found:
         facts = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
-        mend = (
+        fix = (
             "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH"
         )
         raise NothingAcceptedError(
             "No log accepted a factor loop" + (", of those that can be read" if unread else ""),
             f"{Path.cwd() / LOGS}: {others} log(s) that accepted none, {len(unread)} unreadable{facts}",
-            unread[0][1].mend if unread else mend,
+            unread[0][1].fix if unread else fix,
         )
     ended, log, session = max(found, key=lambda entry: entry[:2])
     for other, trouble in unread:
@@ -412,7 +412,7 @@ def _latest() -> Located:
             raise SessionError(
                 f"A log that can't be read may be newer than the latest accepted one: {trouble.fact}",
                 f"{trouble.place}; the latest that can be read is {log}",
-                f"{trouble.mend}; or name the log to take in SOTA_LOG_PATH",
+                f"{trouble.fix}; or name the log to take in SOTA_LOG_PATH",
             )
     notes = (
         f"a log was left out of the search for the latest: {error.fact} ({error.place})"

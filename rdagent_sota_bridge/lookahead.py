@@ -126,8 +126,8 @@ def _compared(code: FactorCode, held: pd.DataFrame, result: pd.DataFrame, bench:
     """Return the line, and whether the code makes the stored values."""
     early, cut = held[_times(held) <= bench.date], _day(bench.date)
     if not early.index.isin(result.index).any():
-        mend = "see how the code names dates and instruments"
-        raise NotCheckedError("its result has no row in common with the set", mend)
+        fix = "see how the code names dates and instruments"
+        raise NotCheckedError("its result has no row in common with the set", fix)
     # A column without a value at the cut has none that lacks the future.
     missing = [name for name, last in early[_times(early) == bench.date].items() if last.isna().all()]
     if missing:
@@ -143,8 +143,8 @@ def _compared(code: FactorCode, held: pd.DataFrame, result: pd.DataFrame, bench:
     reached = _times(result).max()
     if reached > bench.end and reached >= _times(held.dropna(how="all")).max():
         fact = f"its result reaches to {_day(reached)}, its data to {cut}: it reads data from elsewhere"
-        mend = "let it read the files beside it, by their bare names, and mine the factor anew"
-        raise NotCheckedError(fact, mend)
+        fix = "let it read the files beside it, by their bare names, and mine the factor anew"
+        raise NotCheckedError(fact, fix)
     text = f"{subject}: {compared:,} values up to {cut} stay the same without the data after it"
     return Line(NAME, "pass", text, figures=figures), True
 
@@ -154,9 +154,9 @@ def _why_changed(
 ) -> tuple[Line, bool]:
     """Tell whether values differ for lack of the future; `begun` is a line with the subject and figures."""
 
-    def line(text: str, mend: str, **figures: Any) -> Line:
+    def line(text: str, fix: str, **figures: Any) -> Line:
         state: State = "fail" if "changed" in figures else "warn"
-        return Line(NAME, state, f"{begun.text}: {text}", mend, {**begun.figures, **figures})
+        return Line(NAME, state, f"{begun.text}: {text}", fix, {**begun.figures, **figures})
 
     cut, data = _day(bench.date), bench.execution.data_folder
     within = values.of(_again(code, data, "the full data", bench))
@@ -169,10 +169,10 @@ def _why_changed(
             f"{_shown(first['stored'])} and is {_shown(first['without_future'])} now, "
             "with and without the future"
         )
-        mend = (
+        fix = (
             f"the data in {data}, or the file, have changed since it was mined: restore them, or mine it anew"
         )
-        return line(text, mend, first=first), False
+        return line(text, fix, first=first), False
 
     repeated = values.of(_again(code, bench.early, f"the data up to {cut}", bench))
     unsteady = values.differ(without, repeated)
@@ -182,8 +182,8 @@ def _why_changed(
             "not checked: the code is not deterministic: two runs on the same data give "
             f"{_shown(first['first_run'])} and {_shown(first['second_run'])} for {_place(first)}"
         )
-        mend = "fix the seed in the code, or leave the factor out: its values can't be made again"
-        return line(text, mend, first=first), False
+        fix = "fix the seed in the code, or leave the factor out: its values can't be made again"
+        return line(text, fix, first=first), False
 
     first = values.first(ahead, **arrays)
     changed, reproduces = int(ahead.sum()), not values.differ(values.stored, within).any()
@@ -196,8 +196,8 @@ def _why_changed(
     if not reproduces:
         now = _shown(first["with_future"])
         text += f" (the data have changed since it was mined, too: with them it is {now} now)"
-    mend = f"leave it out (SOTA_FACTORS_EXCLUDE={','.join(guilty)}): nobody can know its values in time"
-    return line(text, mend, changed=changed, looking_ahead=guilty, first=first), reproduces
+    fix = f"leave it out (SOTA_FACTORS_EXCLUDE={','.join(guilty)}): nobody can know its values in time"
+    return line(text, fix, changed=changed, looking_ahead=guilty, first=first), reproduces
 
 
 class _Values:
@@ -251,13 +251,13 @@ def _shown(value: float | None) -> str:
 
 
 def _not_checked(subject: str, error: NotCheckedError) -> Line:
-    return Line(NAME, "warn", f"{subject}: not checked: {error.fact}", error.mend, {"factor": subject})
+    return Line(NAME, "warn", f"{subject}: not checked: {error.fact}", error.fix, {"factor": subject})
 
 
 def _without_code(names: list[str]) -> list[Line]:
     text = f"not checked: no code of the run makes {', '.join(names)}"
-    mend = "check them with the log of the run that mined them, or read how they were made"
-    return [Line(NAME, "warn", text, mend, {"columns": names})] if names else []
+    fix = "check them with the log of the run that mined them, or read how they were made"
+    return [Line(NAME, "warn", text, fix, {"columns": names})] if names else []
 
 
 def _day(moment: pd.Timestamp) -> str:
@@ -274,13 +274,13 @@ def _times(frame: pd.DataFrame) -> pd.DatetimeIndex:
 def _bench(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path) -> _Bench:
     """Choose where to cut, and cut the data there: each table must tell its times, and lose some."""
     folder = execution.data_folder
-    mend = "name the folder with FACTOR_CoSTEER_DATA_FOLDER, or start in the project's folder"
+    fix = "name the folder with FACTOR_CoSTEER_DATA_FOLDER, or start in the project's folder"
     if not folder.is_dir():
-        raise NotCheckedError(f"the data that factors are made from are not there: {folder}", mend)
+        raise NotCheckedError(f"the data that factors are made from are not there: {folder}", fix)
     files = data_files(folder)
     spans = [(times.min(), times.max()) for file in files for times in times_in(file) if len(times)]
     if not spans:
-        raise NotCheckedError(f"no table with rows is in {folder}", mend)
+        raise NotCheckedError(f"no table with rows is in {folder}", fix)
     first, last = max(span[0] for span in spans), min(span[1] for span in spans)
     times = _stored_times(stored)
     daily = bool((times == times.normalize()).all())
@@ -343,5 +343,5 @@ def _again(code: FactorCode, data: Path, what: str, bench: _Bench) -> pd.DataFra
     try:
         return run(code.code, data, bench.execution)
     except RunError as error:
-        mend = f"run it where RD-Agent runs factors (FACTOR_CoSTEER_PYTHON_BIN={bench.execution.python_bin})"
-        raise NotCheckedError(f"the code fails on {what}: {error}", mend) from None
+        fix = f"run it where RD-Agent runs factors (FACTOR_CoSTEER_PYTHON_BIN={bench.execution.python_bin})"
+        raise NotCheckedError(f"the code fails on {what}: {error}", fix) from None

@@ -51,10 +51,10 @@ def _merge_in_place_of(process_before: Any) -> Any:
         def process_own(experiments: Any) -> Any:
             # Outside of the hand-off: where a fork looks the merge up in its module, others have the
             # replacement from there too, and one may lie in another.
-            with underway.being(None), result_caches.switched(hand_off.result_caches):
+            with underway.activate(None), result_caches.switched(hand_off.result_caches):
                 return process_before(experiments)
 
-        return underway.remembering(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
+        return underway.fail_once(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
 
     return process_factor_data
 

@@ -108,13 +108,13 @@ class Panel:
         """Compare a factor in a file with what the files before it have of it together."""
         earlier = [file for file in self.files[:position] if column in file.columns]
         shared = ~(np.isnan(before) | np.isnan(values))
-        mend = "rename one of them, name one set alone, or leave both out: SOTA_FACTORS_EXCLUDE"
+        fix = "rename one of them, name one set alone, or leave both out: SOTA_FACTORS_EXCLUDE"
         if not shared.any():
             raise UnequalFactorError(
                 f"The factor {column} is in two sets that share no row with a value of it, so nothing shows "
                 "that it is the same",
                 f"{earlier[0].path} and {self.files[position].path}, column {column}",
-                mend,
+                fix,
             )
         larger = np.maximum(np.abs(before), np.abs(values))
         tolerance = RELATIVE_TOLERANCE * larger + _OF_MEAN * larger[shared].mean()
@@ -131,7 +131,7 @@ class Panel:
             f"The factor {column} has other values in two sets: at {self.day(row)}, the first of "
             f"{len(differing):,} rows, {before[row]:.6g} and {values[row]:.6g}",
             f"{self.files[first].path} and {self.files[position].path}, column {column}",
-            mend,
+            fix,
         )
 
 

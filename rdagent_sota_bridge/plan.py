@@ -291,7 +291,7 @@ def stop_in_step(error: BridgeError) -> NoReturn:
 
 
 def text_of(error: BridgeError) -> str:
-    """Return the text that users grep for: the line of the plan, then the place and the mend."""
+    """Return the text that users grep for: the line of the plan, then the place and the fix."""
     speaks_for_itself = (
         WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError, StoreError,
     )  # fmt: skip
@@ -327,7 +327,7 @@ def remember(runner: Any, plan: Plan | None) -> None:
         delattr(runner, RUNNER_ATTRIBUTE)
 
 
-def pass_on(runner: Any, other: Any) -> None:
+def copy_to_factor_runner(runner: Any, other: Any) -> None:
     """Let another runner of the same loop carry what a runner carries, or nothing, as that one does."""
     if was_asked(runner):
         setattr(other, RUNNER_ATTRIBUTE, getattr(runner, RUNNER_ATTRIBUTE))
@@ -335,7 +335,7 @@ def pass_on(runner: Any, other: Any) -> None:
         delattr(other, RUNNER_ATTRIBUTE)
 
 
-def adopt(runner: Any, plan: Plan | None) -> None:
+def resume_with(runner: Any, plan: Plan | None) -> None:
     """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
 
     Raises:

@@ -157,7 +157,7 @@ def _content(held: factors.FactorSet, size: int, located: Located) -> dict[str, 
         raise RemoteError(
             f"The factor run's own metrics can't be read: {error}",
             str(located.path.parent),
-            "mend or remove them, and push again",
+            "fix or remove them, and push again",
         ) from None
     return {
         "file": FACTOR_FILE,

@@ -93,7 +93,7 @@ def share(loop: Any, model_runner: Any) -> None:
                 plans.stop_before_loop(error)
             plans.warn_of_unlike_factor_loops(error.fact)
             return
-    plans.pass_on(model_runner, factor_runner)
+    plans.copy_to_factor_runner(model_runner, factor_runner)
 
 
 def _check_complete_rows(record: Record) -> None:

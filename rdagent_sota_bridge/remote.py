@@ -510,9 +510,9 @@ def _not_found(url: str, said: str) -> FactorFileNotFoundError:
 
 def _no_driver(url: str, extra: str) -> RemoteError:
     scheme = urls.scheme_of(url)
-    mend = (
+    fix = (
         f"pip install 'rdagent-sota-bridge[{extra}]'"
         if extra
         else f"install fsspec's driver for {scheme}:// beside RD-Agent"
     )
-    return RemoteError(f"The driver for {scheme}:// is not installed", urls.without_secrets(url), mend)
+    return RemoteError(f"The driver for {scheme}:// is not installed", urls.without_secrets(url), fix)

@@ -132,18 +132,18 @@ def flat(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NotCheckedError: if a level is not there or holds no plain times, or rows are there more than once.
     """
-    mend = "see what the code writes: one row a datetime and instrument, and these as index levels"
+    fix = "see what the code writes: one row a datetime and instrument, and these as index levels"
     times, instruments = _level(frame.index, DATETIME), _level(frame.index, INSTRUMENT)
     if not isinstance(times, pd.DatetimeIndex) or times.tz is not None or instruments is None:
         levels = ", ".join(str(name) for name in frame.index.names)
         fact = f"its result has no index level {DATETIME} of plain times, or no single {INSTRUMENT}: {levels}"
-        raise NotCheckedError(fact, mend)
+        raise NotCheckedError(fact, fix)
     index = pd.MultiIndex.from_arrays(
         [times.as_unit("ns"), instruments.astype(object)], names=[DATETIME, INSTRUMENT]
     )
     if index.has_duplicates:
         day, instrument = index[index.duplicated()][0]
-        raise NotCheckedError(f"its result has more than one row for {instrument} on {day}", mend)
+        raise NotCheckedError(f"its result has more than one row for {instrument} on {day}", fix)
     names = [str(name[-1] if isinstance(name, tuple) else name) for name in frame.columns]
     named = frame.set_axis(index, axis=0).set_axis(names, axis=1)
     return named.loc[:, ~named.columns.duplicated(keep="last")]

@@ -55,7 +55,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         _seen.add(session)
         runner = _runner(session)
         if runner is not None:
-            plans.adopt(runner, plan)
+            plans.resume_with(runner, plan)
             quant.share(session, runner)
         return session
 
@@ -136,7 +136,7 @@ def _check_loaded_loop(loop: Any) -> None:
         if plan is not None and plan.record is not None:
             plans.check_runner(runner)
         if runner is not None:
-            plans.adopt(runner, plan)
+            plans.resume_with(runner, plan)
             quant.share(loop, runner)
     except BridgeError as error:
         plans.stop_before_loop(error)

@@ -1,7 +1,7 @@
 """The model runner for people who want no import hook.
 
 `QLIB_MODEL_RUNNER=rdagent_sota_bridge.runner.SotaModelRunner` names it to RD-Agent. It does the check and the
-hand-off, and mends the verdict on models. What needs other seams of RD-Agent is missing: underscore options,
+hand-off, and fixes the verdict on models. What needs other seams of RD-Agent is missing: underscore options,
 the text log, the check before a resume. A session that it wrote names this class: it does not load after the
 package is uninstalled.
 """

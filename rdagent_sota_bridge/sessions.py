@@ -209,11 +209,11 @@ def _named_session(path: Path) -> Path:
         return file
     below = sorted(found.parent for found in path.glob(f"*/{SESSION_FOLDER}")) if path.is_dir() else []
     if below:
-        mend = f"name one run's log folder; {len(below)} folder(s) there hold sessions, such as {below[-1]}"
+        fix = f"name one run's log folder; {len(below)} folder(s) there hold sessions, such as {below[-1]}"
     else:
-        mend = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
+        fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
     fact = "The log folder holds no session of RD-Agent" if path.exists() else "The log is not there"
-    raise SessionError(fact, str(path), mend)
+    raise SessionError(fact, str(path), fix)
 
 
 def _read(file: Path) -> _Read:
@@ -428,8 +428,8 @@ def load(file: Path) -> Any:
             head = content.read(len(_SIGNED))
             if not head.startswith(_PICKLE) and not _SIGNED.startswith(head):
                 # Before the look at the signature: of such a file it would advise to trust what is unsigned.
-                mend = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
-                raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), mend)
+                fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
+                raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), fix)
             content.seek(0)
             return _load_content(file, content, head == _SIGNED, serialization)
     except OSError as error:

@@ -162,14 +162,14 @@ def _misfit(file: Path, path: Path, misfits: tuple[diff.Misfit, ...], is_touched
         places += [f"  found from line {misfit.line} on:", *_shown(misfit.found)]
     if is_touched:
         fact = "RD-Agent's model runner has a part of the patch, or an edited one, and was left as it is"
-        mend = (
+        fix = (
             f"take the lines with sota_bridge out by hand (in a checkout git checkout {file} takes them out "
             "too, with whatever else you changed in that file)"
         )
     else:
         fact = "RD-Agent's model runner is not as the patch expects it, and was left as it is"
-        mend = f"put in by hand what {path} adds, {_OTHER_WAY}"
-    return SourceError(fact, "\n".join(places), mend)
+        fix = f"put in by hand what {path} adds, {_OTHER_WAY}"
+    return SourceError(fact, "\n".join(places), fix)
 
 
 def _shown(lines: tuple[bytes, ...]) -> list[str]:

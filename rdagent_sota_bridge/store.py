@@ -33,7 +33,7 @@ FETCHED = "fetched"
 """The folder in the store of what was fetched from URLs (`fetched.py`)."""
 
 _FORM = 1  # of the normal form and of the entries
-# What fails where something can't be read or written, and the mend.
+# What fails where something can't be read or written, and the fix.
 _COPY = (
     "The factor set can't be copied into the store",
     "set SOTA_STORE_PATH to a folder that can be written and has the room",
@@ -460,10 +460,10 @@ def _names(place: Path) -> list[str]:
 
 @contextlib.contextmanager
 def failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
-    """Make one message of what a file system says: the fact and the mend of `doing`, and the place."""
+    """Make one message of what a file system says: the fact and the fix of `doing`, and the place."""
     try:
         yield
     except OSError as error:
         told = error.strerror or " ".join(str(error).split())
-        fact, mend = doing
-        raise StoreError(f"{fact}: {told}", str(error.filename2 or error.filename or place), mend) from None
+        fact, fix = doing
+        raise StoreError(f"{fact}: {told}", str(error.filename2 or error.filename or place), fix) from None

@@ -45,7 +45,7 @@ def workspace_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         named = bound.arguments
         run = functools.partial(execute_before, self, **named.get("kwargs", {}))
         name, run_env = named["qlib_config_name"], named["run_env"] or {}
-        return underway.remembering(hand_off, lambda: _train(run, self, name, run_env, hand_off))
+        return underway.fail_once(hand_off, lambda: _train(run, self, name, run_env, hand_off))
 
     return [(workspace_class, "execute", execute)]
 

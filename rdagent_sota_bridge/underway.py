@@ -83,7 +83,7 @@ def current() -> HandOff | None:
 
 
 @contextmanager
-def being(hand_off: HandOff | None) -> Iterator[None]:
+def activate(hand_off: HandOff | None) -> Iterator[None]:
     """Let a hand-off be the current one; None for what has to be outside of any."""
     token = _active.set(hand_off)
     try:
@@ -92,7 +92,7 @@ def being(hand_off: HandOff | None) -> Iterator[None]:
         _active.reset(token)
 
 
-def remembering(hand_off: HandOff, work: Callable[[], Any]) -> Any:
+def fail_once(hand_off: HandOff, work: Callable[[], Any]) -> Any:
     """Do the work of a seam inside `develop`; after one that failed there is none.
 
     A fork may retry, or go on without the factors, at whatever exception comes.

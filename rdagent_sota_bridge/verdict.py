@@ -16,19 +16,19 @@ class Line:
         name: What was looked at: lower case, the same in every run, such as `coverage`.
         state: How it came out.
         text: One sentence with the figures.
-        mend: What to do about it; empty where it passed.
+        fix: What to do about it; empty where it passed.
         figures: The figures behind the text, as JSON can hold them.
     """
 
     name: str
     state: State
     text: str
-    mend: str = ""
+    fix: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        mend = f"; mend: {self.mend}" if self.mend else ""
-        return f"{self.name}: {self.text}{mend}"
+        fix = f"; fix: {self.fix}" if self.fix else ""
+        return f"{self.name}: {self.text}{fix}"
 
 
 def worst(lines: list[Line]) -> State:

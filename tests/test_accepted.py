@@ -262,13 +262,13 @@ def test_the_check(run: Mined) -> None:
 
 @pytest.mark.parametrize("run", [NEWEST], indirect=True)
 def test_the_check_of_what_can_not_be_used(run: Mined) -> None:
-    """Status 1 and a failed line with the mend for what stops a run; the machine is looked at too."""
+    """Status 1 and a failed line with the fix for what stops a run; the machine is looked at too."""
     done = sota(run, "check", "latest", SOTA_FACTORS="overnight", QLIB_MODEL_RUNNER="nowhere.Missing")
     assert done.returncode == 1, done.stdout
     assert "✗ fail" in done.stdout
     said = " ".join(done.stdout.split())
     assert "SOTA_FACTORS names a factor that is not in the set: overnight" in said
-    assert "mend: did you mean overnight_gap?" in done.stdout
+    assert "fix: did you mean overnight_gap?" in done.stdout
     assert "✓ pass  rdagent" in done.stdout
     assert "no factors for QLIB_MODEL_RUNNER: nowhere.Missing can't be imported" in said
     assert "Traceback" not in done.stdout + done.stderr

@@ -126,7 +126,7 @@ def test_unknown_name(name: str) -> None:
     error = refused(name)
     assert error.fact == f"ALPHA_FACTORS has an unknown value: {name!r}"
     assert error.place == "environment variable or .env entry ALPHA_FACTORS"
-    assert error.mend == "use one of alpha20, alpha22, alpha158, or the path of a .json, .yaml or .yml file"
+    assert error.fix == "use one of alpha20, alpha22, alpha158, or the path of a .json, .yaml or .yml file"
 
 
 FEATURES = {"MA20": "Mean($close, 20)/$close", "动量 5": "Ref($close, 5)/$close", "a.b": "$open"}
@@ -186,7 +186,7 @@ def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     error = refused(name)
     assert error.fact == "The file of the base set can't be read: No such file or directory"
     assert error.place == f"ALPHA_FACTORS, looked for at {tmp_path / name}"
-    assert "a relative path is relative to the folder that the command is started in" in error.mend
+    assert "a relative path is relative to the folder that the command is started in" in error.fix
 
 
 def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ def test_file_that_is_not_utf_8(tmp_path: Path, suffix: str) -> None:
 
 
 def why(path: Path) -> str:
-    """Return why a file is malformed; fail unless place and mend are those of a malformed file."""
+    """Return why a file is malformed; fail unless place and fix are those of a malformed file."""
     error = refused(path)
     assert error.place == f"ALPHA_FACTORS, {path}"
-    assert error.mend == MEND
+    assert error.fix == MEND
     start = "The file of the base set is malformed: "
     assert error.fact.startswith(start)
     return error.fact.removeprefix(start)

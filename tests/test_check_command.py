@@ -47,13 +47,13 @@ def printed_json(lines: list[Line], factor_set: dict[str, Any] | None = None) ->
 
 
 def test_text_in_whole() -> None:
-    """Heading, a line per check with its state in words, the mend below its check, and the counts."""
+    """Heading, a line per check with its state in words, the fix below its check, and the counts."""
     warned = Line("disk", "warn", "8.0 GB free", "make room")
     assert printed([PASSED, warned])[1] == (
         "Factor set sha256:ab\n"
         "✓ pass  rdagent  RD-Agent 1.0.0, a tested release\n"
         "! warn  disk     8.0 GB free\n"
-        "                 mend: make room\n"
+        "                 fix: make room\n"
         "2 checks: 1 pass, 1 warn, 0 fail\n"
     )
 
@@ -72,18 +72,18 @@ def test_exit_status(lines: list[Line], status: int, as_json: bool) -> None:
 def test_long_texts_wrap_below_their_beginning(width: int) -> None:
     """Wide characters count as two columns, no line is wider than the screen, and all names stand."""
     _, text = printed([WARNED], width=width)
-    _, first, *rest, mend, _ = text.splitlines()
+    _, first, *rest, fix, _ = text.splitlines()
     begin = first.index("30 factors")
     assert rest
     assert all(line.startswith(" " * begin) and line[begin] != " " for line in rest)
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert " ".join([first[begin:], *(line.strip() for line in rest)]) == WARNED.text
-    assert mend == " " * begin + "mend: leave them out"
+    assert fix == " " * begin + "fix: leave them out"
 
 
 @pytest.mark.parametrize("width", [20, 80, 160])
 def test_a_path_stays_in_one_piece(width: int) -> None:
-    """A path longer than the screen is not cut, so that it can be copied, and a mend hangs below itself."""
+    """A path longer than the screen is not cut, so that it can be copied, and a fix hangs below itself."""
     _, text = printed([FAILED], width=width)
     assert text.count(PATH) == 2
     assert not any(line.endswith(" ") for line in text.splitlines())
@@ -116,7 +116,7 @@ def test_square_brackets_are_text() -> None:
     line = Line("set", "warn", "a column [red]has[/red] :smile:", "drop [b]it")
     _, text = printed([line])
     assert "a column [red]has[/red] :smile:" in text
-    assert "mend: drop [b]it" in text
+    assert "fix: drop [b]it" in text
 
 
 def test_json_in_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,14 +133,14 @@ def test_json_in_whole(capsys: pytest.CaptureFixture[str]) -> None:
                 "name": "rdagent",
                 "state": "pass",
                 "text": "RD-Agent 1.0.0, a tested release",
-                "mend": "",
+                "fix": "",
                 "figures": {"version": "1.0.0"},
             },
             {
                 "name": "disk",
                 "state": "fail",
                 "text": "1.0 kB free",
-                "mend": "make room",
+                "fix": "make room",
                 "figures": {"free": 1000},
             },
         ],

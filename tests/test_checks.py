@@ -67,7 +67,7 @@ def lines(found: Quality, market: Market | None = MARKET) -> dict[str, Line]:
 
 
 def test_a_good_set_passes() -> None:
-    """Every line passes, none has a mend, and nothing stops a run."""
+    """Every line passes, none has a fix, and nothing stops a run."""
     found = lines(quality())
     assert list(found) == [
         "set",
@@ -79,7 +79,7 @@ def test_a_good_set_passes() -> None:
         "factor momentum",
     ]
     assert worst(list(found.values())) == "pass"
-    assert not any(line.mend for line in found.values())
+    assert not any(line.fix for line in found.values())
     assert checks.failures(quality(), TASK) == ()
 
 
@@ -98,7 +98,7 @@ def test_coverage_of_the_set(share: float, state: str) -> None:
         (failure,) = failures
         assert (failure.reason, failure.column) == (Reason.LOW_COVERAGE, None)
         assert f"{share:.1%} of the valid segment's cells (2020-01-15 to 2020-01-28)" in str(failure)
-        assert "QLIB_MODEL_VALID_START" in failure.mend
+        assert "QLIB_MODEL_VALID_START" in failure.fix
     else:
         assert failures == ()
 
@@ -115,7 +115,7 @@ def test_coverage_of_a_factor(share: float, state: str) -> None:
     assert [failure.column for failure in failures] == (["momentum"] if state == "fail" else [])
     if state != "pass":
         assert f"fills {share:.1%} of the test segment" in line.text
-        assert "SOTA_FACTORS_EXCLUDE=momentum" in line.mend
+        assert "SOTA_FACTORS_EXCLUDE=momentum" in line.fix
 
 
 def test_no_value_in_training() -> None:
@@ -149,10 +149,10 @@ def test_a_segment_without_a_trading_day() -> None:
     ],
 )
 def test_a_factor_that_looks_odd(change: dict[str, float | None], expected: str) -> None:
-    """A rank IC too good, extreme values and constant days warn, with a mend; none of them stops a run."""
+    """A rank IC too good, extreme values and constant days warn, with a fix; none of them stops a run."""
     found = quality(dataclasses.replace(GOOD, **change))
     line = lines(found)["factor momentum"]
-    assert (line.state, bool(line.mend)) == (("warn", True) if expected else ("pass", False))
+    assert (line.state, bool(line.fix)) == (("warn", True) if expected else ("pass", False))
     assert expected in line.text
     assert line.figures["low"] == -1.0
     assert checks.failures(found, TASK) == ()
@@ -209,13 +209,13 @@ def test_what_was_left_out_and_dropped() -> None:
 
 
 def test_errors_become_lines() -> None:
-    """Each fault of a file is a failed line with its mend; any other error is one."""
+    """Each fault of a file is a failed line with its fix; any other error is one."""
     failures = (
         Failure(Reason.ALL_NAN, "leave it out", "a", 9),
         Failure(Reason.INFINITE, "replace them", "b"),
     )
     found = checks.lines_of(FactorFileError("/f.parquet", failures))
-    assert [(line.state, line.mend) for line in found] == [("fail", "leave it out"), ("fail", "replace them")]
+    assert [(line.state, line.fix) for line in found] == [("fail", "leave it out"), ("fail", "replace them")]
     assert found[0].text == "/f.parquet: a column is all NaN [a], 9 in all"
     (line,) = checks.lines_of(ChoiceError("No factor is left", "SOTA_FACTORS=a", "leave one in"))
-    assert (line.text, line.mend) == ("No factor is left (SOTA_FACTORS=a)", "leave one in")
+    assert (line.text, line.fix) == ("No factor is left (SOTA_FACTORS=a)", "leave one in")

@@ -51,7 +51,7 @@ def test_a_name_is_that_name_whatever_signs_it_holds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "fix"),
     [
         ("mom_10", "did you mean mom_20 or mom_5?"),
         ("MOM_20", "did you mean mom_20?"),
@@ -62,7 +62,7 @@ def test_a_name_is_that_name_whatever_signs_it_holds(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("variable", ["SOTA_FACTORS", "SOTA_FACTORS_EXCLUDE"])
-def test_text_that_fits_no_factor(variable: str, text: str, mend: str) -> None:
+def test_text_that_fits_no_factor(variable: str, text: str, fix: str) -> None:
     """A text that fits none is refused with variable, text and set; near names are offered, in any case."""
     error = refused((text,)) if variable == "SOTA_FACTORS" else refused((), (text,))
     what = (
@@ -72,7 +72,7 @@ def test_text_that_fits_no_factor(variable: str, text: str, mend: str) -> None:
     )
     assert error.fact == f"{variable} {what} in the set: {text}"
     assert error.place == "the set a.parquet"
-    assert error.mend == mend
+    assert error.fix == fix
 
 
 def test_one_wrong_text_among_right_ones() -> None:
@@ -82,7 +82,7 @@ def test_one_wrong_text_among_right_ones() -> None:
 
 def test_a_pattern_of_stars_alone_offers_no_name() -> None:
     """A lone star fits everything; where the set is empty it is refused without a guess."""
-    assert refused(("*",), names=()).mend == "the set has "
+    assert refused(("*",), names=()).fix == "the set has "
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_no_factor_left(wanted: tuple[str, ...], excluded: tuple[str, ...]) -> N
     assert error.place == (
         f"SOTA_FACTORS={','.join(wanted)} SOTA_FACTORS_EXCLUDE={','.join(excluded)}, the set a.parquet"
     )
-    assert error.mend == f"leave one in; the set has {', '.join(NAMES)}"
+    assert error.fix == f"leave one in; the set has {', '.join(NAMES)}"
 
 
 def test_many_names_are_shortened() -> None:
     """Of a large set a message shows twelve names and the number of all."""
     names = [f"f{number:03d}" for number in range(158)]
-    assert refused(("zzz",), names=names).mend == f"the set has {', '.join(names[:12])}, … (158 in all)"
-    assert refused(("zzz",), names=names[:12]).mend == f"the set has {', '.join(names[:12])}"
+    assert refused(("zzz",), names=names).fix == f"the set has {', '.join(names[:12])}, … (158 in all)"
+    assert refused(("zzz",), names=names[:12]).fix == f"the set has {', '.join(names[:12])}"

@@ -107,7 +107,7 @@ def test_what_can_not_be_read(tmp_path: Path, name: str, content: str) -> None:
     with pytest.raises(NotCheckedError) as caught:
         cut_data(source, tmp_path / f"cut-{name}", LAST)
     assert f"{source} can't be cut: " in caught.value.fact
-    assert caught.value.mend
+    assert caught.value.fix
     assert_survives_pickling(caught.value)
     with pytest.raises(NotCheckedError):
         times_in(source)

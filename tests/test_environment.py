@@ -94,20 +94,20 @@ def unseen(place: Place, folder: Path) -> Unseen:
     ("version", "state"), [(None, "fail"), ("0.8.0", "pass"), ("1.0.0", "pass"), ("1.0.1", "warn")]
 )
 def test_rdagent(version: str | None, state: str) -> None:
-    """The releases that the table of seams names pass, another one warns, and none fails with a mend."""
+    """The releases that the table of seams names pass, another one warns, and none fails with a fix."""
     line = rdagent_line(version)
     assert (line.state, line.figures["version"], line.figures["tested"]) == (
         state,
         version,
         ["0.8.0", "1.0.0"],
     )
-    assert bool(line.mend) is (state != "pass")
+    assert bool(line.fix) is (state != "pass")
 
 
 def test_seams_that_fit() -> None:
     """All seams fit, and each is among the figures."""
     line = seams_line(ALL_FIT, "", "")
-    assert (line.state, line.mend) == ("pass", "")
+    assert (line.state, line.fix) == ("pass", "")
     fit = {seam.name: "fits" for seam in SEAMS}
     assert line.figures == {"hook": True, "patched": False, "seams": fit}
 
@@ -163,7 +163,7 @@ def test_the_table_of_seams() -> None:
     assert by_name["merge"].text.endswith(": fits, known as release 0.5.0 and 0.6.0")
     assert by_name["runner"].text.endswith(": unknown but fitting")
     assert by_name["workspace"].text.endswith(": misfit: too old")
-    assert all(bool(line.mend) is (line.state != "pass") for line in lines)
+    assert all(bool(line.fix) is (line.state != "pass") for line in lines)
     assert by_name["merge"].figures["releases"] == ["0.5.0", "0.6.0"]
     assert by_name["workspace"].figures["reason"] == "too old"
     for seam in SEAMS:
@@ -202,7 +202,7 @@ def test_seams_that_no_run_would_apply(hooked: bool, switch: str, runner: str, s
     """Fitting seams help nobody where the package is off or has no hook; our own runner needs neither."""
     line = seams_line(Seams(hooked, {}), switch, runner)
     assert line.state == state
-    assert bool(line.mend) is (state != "pass")
+    assert bool(line.fix) is (state != "pass")
     assert ("turns the import hook off" in line.text) is (switch in ("0", "OFF"))
     assert ("rdagent-sota-bridge.pth" in line.text) is not hooked
 
@@ -241,22 +241,22 @@ def test_qlib_half_made(missing: str) -> None:
     line = qlib_line(QlibSide("rdagent4qlib", versions))
     assert line.state == "fail"
     assert f"has no {missing}" in line.text
-    assert line.mend.endswith("conda env remove -n rdagent4qlib")
+    assert line.fix.endswith("conda env remove -n rdagent4qlib")
 
 
 @pytest.mark.parametrize("reason", [NO_CONDA, IN_DOCKER, NOT_YET])
 def test_what_was_not_looked_at_never_passes(reason: Unseen) -> None:
     """Where Qlib's side was not seen, its lines say so in words, and none of them claims anything."""
     first = qlib_line(reason)
-    assert (first.state, first.text, first.mend) == (
+    assert (first.state, first.text, first.fix) == (
         reason.state,
         f"not looked at: {reason.reason}",
-        reason.mend,
+        reason.fix,
     )
     for line in (parquet_line(HERE, reason), file_store_line(reason, "")):
         assert line.state == "warn"
         assert "Qlib's side was not looked at (see qlib)" in line.text
-        assert line.mend
+        assert line.fix
     assert seams_line(reason, "", "").text == f"not looked at: {reason.reason}"
 
 
@@ -277,7 +277,7 @@ def test_pandas_and_pyarrow(pandas: str, error: str, state: str) -> None:
     assert error in line.text
     assert line.figures["here"] == HERE
     assert line.figures["qlib_side"] == {"pandas": pandas, "pyarrow": "17.0.0"}
-    assert bool(line.mend) is (state != "pass")
+    assert bool(line.fix) is (state != "pass")
 
 
 def test_pandas_missing_on_qlibs_side() -> None:
@@ -289,18 +289,18 @@ def test_pandas_missing_on_qlibs_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "mend"),
+    ("error", "state", "fix"),
     [
         ("", "pass", ""),
         (REFUSAL, "fail", "MLFLOW_ALLOW_FILE_STORE=true"),
         ("ModuleNotFoundError: No module named 'mlflow'", "fail", "pip install --upgrade mlflow"),
     ],
 )
-def test_file_store(error: str, state: str, mend: str) -> None:
+def test_file_store(error: str, state: str, fix: str) -> None:
     """mlflow's own refusal is mended by the variable, another error is shown and mended otherwise."""
     line = file_store_line(QlibSide("rdagent4qlib", VERSIONS, file_store=error), "")
     assert line.state == state
-    assert mend in line.mend
+    assert fix in line.fix
     assert line.figures["error"] == (error or None)
 
 
@@ -320,7 +320,7 @@ def test_file_store_of_a_side_that_was_not_seen(reason: Unseen, allowed: str, st
     line = file_store_line(reason, allowed)
     assert line.state == state
     assert "not looked at" in line.text
-    assert ("QLIB_DOCKER_ENV_DICT" in line.mend) is reason.in_docker
+    assert ("QLIB_DOCKER_ENV_DICT" in line.fix) is reason.in_docker
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_disk(loops: float, state: str) -> None:
     assert line.state == state
     assert "free in /w; a model loop takes about 1.5 GB" in line.text
     assert (line.figures["loop_estimate"], line.figures["run_estimate"]) == (need, need * LOOPS)
-    assert bool(line.mend) is (state != "pass")
+    assert bool(line.fix) is (state != "pass")
 
 
 def test_disk_where_workspaces_link_the_set() -> None:
@@ -348,11 +348,11 @@ def test_store(tmp_path: Path) -> None:
     """Where the set is stored, and where there is room for it, the store passes; without room it fails."""
     assert store_line(1000, tmp_path, stored=True).state == "pass"
     line = store_line(1000, tmp_path / "store", stored=False)
-    assert (line.state, line.mend) == ("pass", "")
+    assert (line.state, line.fix) == ("pass", "")
     assert f"into {tmp_path / 'store'}; it takes 1.0 kB of" in line.text
     full = store_line(10**18, tmp_path / "store", stored=False)
     assert full.state == "fail"
-    assert "SOTA_STORE_PATH" in full.mend
+    assert "SOTA_STORE_PATH" in full.fix
 
 
 def test_store_that_can_not_be_written() -> None:
@@ -385,7 +385,7 @@ def test_runners() -> None:
         "fail",
         "no factors for QLIB_MODEL_RUNNER: mine.Runner, whose develop does not lead there",
     )
-    assert line.mend.startswith("unset QLIB_MODEL_RUNNER, or call super().develop(exp)")
+    assert line.fix.startswith("unset QLIB_MODEL_RUNNER, or call super().develop(exp)")
     assert runner_lines(Unseen("warn", "no RD-Agent", "install it")) == []
     assert runner_lines(Seams(True, {"merge": "another form"})) == []
 
@@ -394,7 +394,7 @@ VERDICTS = {"mended": "", "rdagent": "RD-Agent's own is in force"}
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "way", "state", "text", "mend"),
+    ("verdicts", "way", "state", "text", "fix"),
     [
         (VERDICTS, "mended", "pass", "one of a run with the switch off can't", ""),
         (VERDICTS, "rdagent", "warn", "RD-Agent's own is in force", "unset SOTA_MODEL_VERDICT"),
@@ -403,13 +403,13 @@ VERDICTS = {"mended": "", "rdagent": "RD-Agent's own is in force"}
         ({"mended": "", "rdagent": ""}, "rdagent", "pass", "as RD-Agent itself has it", ""),
     ],
 )
-def test_verdicts(verdicts: dict[str, str], way: str, state: str, text: str, mend: str) -> None:
-    """A verdict that can't accept a model is a warning with its reason, and says how to mend it."""
+def test_verdicts(verdicts: dict[str, str], way: str, state: str, text: str, fix: str) -> None:
+    """A verdict that can't accept a model is a warning with its reason, and says how to fix it."""
     (line,) = verdict_lines(Seams(True, {}, verdicts=verdicts), way)
     assert (line.name, line.state, line.figures) == ("model verdict", state, {"SOTA_MODEL_VERDICT": way})
     assert text in line.text
-    assert mend in line.mend
-    assert bool(line.mend) is bool(mend)
+    assert fix in line.fix
+    assert bool(line.fix) is bool(fix)
 
 
 def test_verdicts_that_were_not_looked_at() -> None:
@@ -456,7 +456,7 @@ def test_places_without_a_python(place: Place, state: str, words: str, tmp_path:
     found = unseen(place, tmp_path)
     assert found.state == state
     assert words in found.reason
-    assert found.mend
+    assert found.fix
     assert found.in_docker is (place.kind == "docker")
     assert list(tmp_path.iterdir()) == []
 
@@ -587,7 +587,7 @@ def test_the_installed_rdagent(tmp_path: Path) -> None:
 
 
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without RD-Agent one line fails with the mend, and those that need it were not looked at."""
+    """Without RD-Agent one line fails with the fix, and those that need it were not looked at."""
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     monkeypatch.setattr(environment, "installed", lambda name: None)
     first, *others, disk = environment.lines(1000, Path("store"))

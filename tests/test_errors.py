@@ -49,22 +49,22 @@ def test_every_error_is_a_bridge_error() -> None:
 
 
 @pytest.mark.parametrize("error_class", PLAIN_ERRORS)
-def test_text_has_fact_place_and_mend(error_class: type[BridgeError]) -> None:
+def test_text_has_fact_place_and_fix(error_class: type[BridgeError]) -> None:
     """The text names what is wrong, where, and what to do, on a line each."""
-    error = error_class("It is wrong: 因子", "there", "mend it")
-    assert str(error) == "It is wrong: 因子\n  where: there\n  mend:  mend it"
-    assert (error.fact, error.place, error.mend) == ("It is wrong: 因子", "there", "mend it")
+    error = error_class("It is wrong: 因子", "there", "fix it")
+    assert str(error) == "It is wrong: 因子\n  where: there\n  fix:   fix it"
+    assert (error.fact, error.place, error.fix) == ("It is wrong: 因子", "there", "fix it")
 
 
 @pytest.mark.parametrize("error_class", PLAIN_ERRORS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_error_survives_pickling(error_class: type[BridgeError], protocol: int) -> None:
     """A pickled error comes back as the same class with the same text and parts."""
-    error = error_class("fact", "place", "mend")
+    error = error_class("fact", "place", "fix")
     copy = pickle.loads(pickle.dumps(error, protocol))
     assert type(copy) is error_class
     assert str(copy) == str(error)
-    assert (copy.fact, copy.place, copy.mend) == ("fact", "place", "mend")
+    assert (copy.fact, copy.place, copy.fix) == ("fact", "place", "fix")
 
 
 def test_factor_file_error_lists_every_failure() -> None:
@@ -72,15 +72,15 @@ def test_factor_file_error_lists_every_failure() -> None:
     assert str(two_failures()) == (
         "The factor file can't be used for training: /sets/因子.parquet\n"
         "  - a column has infinite values [动量], 1,234,567 in all, "
-        "such as (a, b) and (c, d); mend: replace them\n"
-        "  - the file has no rows; mend: mine again"
+        "such as (a, b) and (c, d); fix: replace them\n"
+        "  - the file has no rows; fix: mine again"
     )
 
 
 def test_factor_file_error_has_the_parts_of_every_bridge_error() -> None:
-    """Code that handles any bridge error finds fact, place and mend here too."""
+    """Code that handles any bridge error finds fact, place and fix here too."""
     error = two_failures()
-    assert (error.fact, error.place, error.mend) == (
+    assert (error.fact, error.place, error.fix) == (
         "The factor file can't be used for training",
         "/sets/因子.parquet",
         "replace them",
@@ -97,12 +97,12 @@ def test_factor_file_error_survives_pickling() -> None:
 @pytest.mark.parametrize(
     ("failure", "text"),
     [
-        (Failure(Reason.NO_ROWS, "m"), "the file has no rows; mend: m"),
-        (Failure(Reason.NO_ROWS, "m", count=0), "the file has no rows, 0 in all; mend: m"),
-        (Failure(Reason.ALL_NAN, "m", "x", 3), "a column is all NaN [x], 3 in all; mend: m"),
+        (Failure(Reason.NO_ROWS, "m"), "the file has no rows; fix: m"),
+        (Failure(Reason.NO_ROWS, "m", count=0), "the file has no rows, 0 in all; fix: m"),
+        (Failure(Reason.ALL_NAN, "m", "x", 3), "a column is all NaN [x], 3 in all; fix: m"),
         (
             Failure(Reason.NO_LEVEL, "m", "x", examples=("y",)),
-            "an index level is missing [x], such as y; mend: m",
+            "an index level is missing [x], such as y; fix: m",
         ),
     ],
 )

@@ -401,7 +401,7 @@ def test_file_cut_anywhere_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         failure = only_failure(path)
         assert failure.reason is Reason.DAMAGED, length
-        assert failure.mend.startswith("copy the file anew"), length
+        assert failure.fix.startswith("copy the file anew"), length
 
 
 @pytest.mark.parametrize("column", ["momentum", "turnover", "datetime", "instrument"])
@@ -418,7 +418,7 @@ def test_corrupted_page_is_damaged(tmp_path: Path, column: str) -> None:
     content[chunk.data_page_offset : chunk.data_page_offset + 30] = b"\xff" * 30
     path.write_bytes(content)
     failure = only_failure(path)
-    assert (failure.reason, failure.column, failure.mend) == (Reason.DAMAGED, column, "copy the file anew")
+    assert (failure.reason, failure.column, failure.fix) == (Reason.DAMAGED, column, "copy the file anew")
     with pytest.raises(FactorFileError) as caught:
         factors.load(path, factors.current_digest(path))
     assert [failure.reason for failure in caught.value.failures] == [Reason.DAMAGED]
@@ -480,19 +480,19 @@ def test_no_columns(tmp_path: Path) -> None:
     ("missing", "left"), [("datetime", "['instrument']"), ("instrument", "['datetime']")]
 )
 def test_missing_level_that_is_a_column(tmp_path: Path, missing: str, left: str) -> None:
-    """A level that stands among the columns is missing, and the mend is to make it a level."""
+    """A level that stands among the columns is missing, and the fix is to make it a level."""
     failure = only_failure(write(factor_frame().reset_index(missing), tmp_path))
     assert (failure.reason, failure.column) == (Reason.NO_LEVEL, missing)
     assert failure.examples == (f"an index with levels {left}",)
-    assert failure.mend == f"make the column {missing} a level: df.set_index(['datetime', 'instrument'])"
+    assert failure.fix == f"make the column {missing} a level: df.set_index(['datetime', 'instrument'])"
 
 
 @pytest.mark.parametrize("missing", ["datetime", "instrument"])
 def test_missing_level_that_is_nowhere(tmp_path: Path, missing: str) -> None:
-    """A level that is nowhere is missing, and the mend is to name a level so."""
+    """A level that is nowhere is missing, and the fix is to name a level so."""
     failure = only_failure(write(factor_frame().droplevel(missing), tmp_path))
     assert (failure.reason, failure.column) == (Reason.NO_LEVEL, missing)
-    assert failure.mend == f"name a level of the index {missing}: df.index.names = ['datetime', 'instrument']"
+    assert failure.fix == f"name a level of the index {missing}: df.index.names = ['datetime', 'instrument']"
 
 
 @pytest.mark.parametrize(
@@ -505,16 +505,16 @@ def test_level_of_another_name(tmp_path: Path, names: list[str], missing: str) -
     assert failure.examples == (f"an index with levels {names}",)
 
 
-def both_levels(mend: str, has: str) -> list[Failure]:
+def both_levels(fix: str, has: str) -> list[Failure]:
     """Return the failures of a file that has neither level."""
     return [
-        Failure(Reason.NO_LEVEL, mend.format(name), name, examples=(has,))
+        Failure(Reason.NO_LEVEL, fix.format(name), name, examples=(has,))
         for name in ("datetime", "instrument")
     ]
 
 
 def test_both_levels_among_the_columns(tmp_path: Path) -> None:
-    """A frame whose index was reset misses both levels, each named with its mend."""
+    """A frame whose index was reset misses both levels, each named with its fix."""
     assert list(failures_of(write(factor_frame().reset_index(), tmp_path))) == both_levels(
         "make the column {} a level: df.set_index(['datetime', 'instrument'])",
         "an index with no named levels",
@@ -721,7 +721,7 @@ def test_extra_index_level(tmp_path: Path) -> None:
     failure = only_failure(write(frame, tmp_path))
     assert (failure.reason, failure.column) == (Reason.LAYOUT, None)
     assert failure.examples == ("horizon",)
-    assert failure.mend.startswith("keep the levels datetime and instrument alone")
+    assert failure.fix.startswith("keep the levels datetime and instrument alone")
 
 
 @pytest.mark.parametrize(

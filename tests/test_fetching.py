@@ -90,7 +90,7 @@ def test_s3_reaches_the_merge_path(market: Market, tmp_path: Path, monkeypatch: 
 def test_a_change_on_the_server_in_the_middle_of_a_run(
     files: servers.Files, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run keeps the copy that it began with; its resume is stopped, and the mend leads to that copy."""
+    """The run keeps the copy that it began with; its resume is stopped, and the fix leads to that copy."""
     seams.switch_on(monkeypatch, put(files, market, tmp_path))
     runner = seams.build_runner()
     began = plan.record_of(runner)
@@ -98,10 +98,10 @@ def test_a_change_on_the_server_in_the_middle_of_a_run(
     put(files, market, tmp_path, noise=1.0)
     seams.develop_up_to_qlib(runner, seams.model_experiment())
     with pytest.raises(SetChangedError) as caught:
-        plan.adopt(runner, plan.checked_plan())
-    assert f"SOTA_WORKSPACE_PATH={began['path']}" in caught.value.mend
+        plan.resume_with(runner, plan.checked_plan())
+    assert f"SOTA_WORKSPACE_PATH={began['path']}" in caught.value.fix
     monkeypatch.setenv("SOTA_WORKSPACE_PATH", began["path"])
-    plan.adopt(runner, plan.checked_plan())
+    plan.resume_with(runner, plan.checked_plan())
 
 
 def test_a_copy_that_is_changed_in_the_middle_of_a_run(
@@ -151,7 +151,7 @@ def test_a_set_that_can_not_be_fetched_stops_the_run(
     with pytest.raises(SystemExit) as caught:
         seams.build_runner()
     message = str(caught.value)
-    assert "mend:" in message
+    assert "fix:" in message
     assert "Traceback" not in message
     for secret in SECRETS:
         assert secret not in message

@@ -351,13 +351,13 @@ def stop_of(bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> SystemEx
 def test_bad_input_stops_the_run_when_the_runner_is_built(
     bad: Bad, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every bad input ends the process with status 1 and one message that names fact, place and mend."""
+    """Every bad input ends the process with status 1 and one message that names fact, place and fix."""
     stop = stop_of(bad, place, monkeypatch)
     assert isinstance(stop.code, str), "a text as code is printed and makes status 1"
     assert stop.code.startswith(bad.line)
     for text in bad.expected:
         assert text in stop.code
-    assert "mend:" in stop.code
+    assert "fix:" in stop.code
     error = stop.__cause__
     assert isinstance(error, BridgeError)
     if bad.reason is not None:
@@ -376,8 +376,8 @@ def test_the_check_names_what_a_run_would_stop_at(
     found = json.loads(capsys.readouterr().out)["checks"]
     failed = [line for line in found if line["state"] == "fail"]
     assert failed
-    assert all(line["mend"] for line in failed)
-    said = " ".join(f"{line['text']} {line['mend']}" for line in failed)
+    assert all(line["fix"] for line in failed)
+    said = " ".join(f"{line['text']} {line['fix']}" for line in failed)
     for text in bad.expected if bad.reason not in (Reason.LOW_COVERAGE, Reason.NO_TRAINING_VALUE) else ():
         assert text in said
 
@@ -508,7 +508,7 @@ def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
     warnings = "".join(line for line in lines if line.startswith("WARNING"))
     assert f"verdict: {workspace} is the set of loop 0 of {log}, which was rejected" in warnings
     assert f"SOTA_LOG_PATH={log}" in warnings
-    assert "SOTA_FACTOR is no setting of this package; mend: did you mean SOTA_FACTORS?" in warnings
+    assert "SOTA_FACTOR is no setting of this package; fix: did you mean SOTA_FACTORS?" in warnings
     assert "accepted in loop" not in "".join(lines)
 
 
@@ -864,7 +864,7 @@ def test_a_store_that_is_lost_in_a_run_is_made_again(place: Place, monkeypatch: 
 def test_a_store_that_fails_in_a_loop_ends_the_run_with_one_message(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the copy can't be written any more, the run ends with the place and the mend, and status 1."""
+    """Where the copy can't be written any more, the run ends with the place and the fix, and status 1."""
     seams.switch_on(monkeypatch, place.workspace, SOTA_STORE_PATH="store")
     runner = seams.build_runner()
     shutil.rmtree("store")
@@ -985,7 +985,7 @@ def test_every_seam_is_applied_in_this_process() -> None:
     assert states["runner"] == states["merge"] == states["workspace"] == states["text log"] == "applied"
 
 
-def test_a_table_without_pandas_metadata_is_refused_with_the_mend(
+def test_a_table_without_pandas_metadata_is_refused_with_the_fix(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that another tool wrote has its keys as columns: the message says how to make them levels."""

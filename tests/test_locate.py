@@ -60,8 +60,8 @@ def test_no_path_set() -> None:
     assert error.place == (
         "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
     )
-    assert FACTOR_FILE in error.mend
-    assert "rdagent-sota list" in error.mend
+    assert FACTOR_FILE in error.fix
+    assert "rdagent-sota list" in error.fix
     assert_survives_pickling(error)
 
 
@@ -73,7 +73,7 @@ def test_path_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     error = caught.value
     assert error.fact == "SOTA workspace path not found: git_ignore_folder/absent"
     assert error.place == f"SOTA_WORKSPACE_PATH, looked for at {tmp_path / 'git_ignore_folder/absent'}"
-    assert "a relative path is relative to the folder that the command is started in" in error.mend
+    assert "a relative path is relative to the folder that the command is started in" in error.fix
     assert_survives_pickling(error)
 
 
@@ -111,7 +111,7 @@ def test_folder_without_the_file(tmp_path: Path, files: tuple[str, ...], what: s
     error = caught.value
     assert error.fact == f"SOTA factors file not found: {folder / FACTOR_FILE}"
     assert error.place == f"SOTA_WORKSPACE_PATH={folder} {what}"
-    assert error.mend == f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
+    assert error.fix == f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
     assert_survives_pickling(error)
 
 
@@ -125,7 +125,7 @@ def test_workspace_root_names_the_newest_sets(tmp_path: Path) -> None:
     (root / "d-empty").mkdir()
     with pytest.raises(FactorFileNotFoundError) as caught:
         factor_file(str(root))
-    assert caught.value.mend == (
+    assert caught.value.fix == (
         f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
         f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` tells which "
         "loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
@@ -139,7 +139,7 @@ def test_wrong_workspace_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "coder" / "factor.py").touch()
     with pytest.raises(FactorFileNotFoundError) as caught:
         factor_file(str(tmp_path / "coder"))
-    assert f"1 folder(s) there hold a {FACTOR_FILE}, the newest {neighbour}. A rejected" in caught.value.mend
+    assert f"1 folder(s) there hold a {FACTOR_FILE}, the newest {neighbour}. A rejected" in caught.value.fix
     assert "a coder's folder" in caught.value.place
 
 
@@ -151,7 +151,7 @@ def test_sets_below_win_over_neighbours(tmp_path: Path) -> None:
     workspace(tmp_path, "beside")
     with pytest.raises(FactorFileNotFoundError) as caught:
         factor_file(str(root))
-    assert f"the newest {below}. " in caught.value.mend
+    assert f"the newest {below}. " in caught.value.fix
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_workspace_that_is_gone(project: Project) -> None:
     error = log_error(log, WorkspaceNotFoundError)
     assert error.fact == "SOTA workspace path not found: w"
     assert error.place == f"workspace of the accepted loop 0 of {log}, looked for at {project.root / 'w'}"
-    assert "WORKSPACE_PATH" in error.mend
+    assert "WORKSPACE_PATH" in error.fix
 
 
 def test_a_loop_that_was_answered_from_the_cache(project: Project) -> None:
@@ -387,7 +387,7 @@ def test_a_loop_that_was_answered_from_the_cache(project: Project) -> None:
     error = log_error(log, FactorFileNotFoundError)
     assert error.fact == f"SOTA factors file not found: {project.root / 'w' / FACTOR_FILE}"
     assert "answers a loop from its result cache" in error.place
-    assert "CACHE_WITH_PICKLE=false" in error.mend
+    assert "CACHE_WITH_PICKLE=false" in error.fix
 
 
 def test_a_run_that_accepted_nothing(project: Project) -> None:
@@ -497,7 +497,7 @@ def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
         error = log_error("latest", SessionError)
         assert error.fact.startswith("A log that can't be read may be newer than the latest accepted one: ")
         assert error.place == f"{newer}; the latest that can be read is {log}"
-        assert error.mend.endswith("or name the log to take in SOTA_LOG_PATH")
+        assert error.fix.endswith("or name the log to take in SOTA_LOG_PATH")
         shutil.rmtree(folder / name)
 
 
@@ -505,19 +505,19 @@ def test_latest_without_an_accepted_loop(project: Project) -> None:
     """Without any set the error says how many logs there were, and which could not be read."""
     error = log_error("latest", NothingAcceptedError)
     assert error.place == f"{project.folder / 'log'}: 0 log(s) that accepted none, 0 unreadable"
-    assert "fin_factor" in error.mend
+    assert "fin_factor" in error.fix
     project.run("a", ("x", ("x",), False))
     logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
     error = log_error("latest", NothingAcceptedError)
     assert error.place.startswith(f"{project.folder / 'log'}: 1 log(s) that accepted none, 1 unreadable; ")
-    assert "the one that holds __session__" in error.mend, "the mend of the log that can't be read"
+    assert "the one that holds __session__" in error.fix, "the fix of the log that can't be read"
 
 
 # --- parallel loops ---
 
 
 def test_a_sibling_whose_factors_are_missing(project: Project) -> None:
-    """Two accepted loops that ran side by side: the note names the loop, its factors and the mend."""
+    """Two accepted loops that ran side by side: the note names the loop, its factors and the fix."""
     first = project.set("first", "a", "both")
     second = project.set("second", "b", "both")
     log = project.run("run", ("first", ("a",), True), ("second", ("b",), True))
@@ -612,10 +612,10 @@ def test_a_near_name_is_offered(project: Project, text: str) -> None:
     """A log that is nearly `latest`, or nearly a run, is told so."""
     project.run("run", ("w", ("a",), True))
     expected = "log/run" if "/" in text else "latest"
-    assert log_error(text, SessionError).mend == f"did you mean {expected}?"
+    assert log_error(text, SessionError).fix == f"did you mean {expected}?"
     with pytest.raises(LocateError) as caught:
         named(text)
-    assert caught.value.mend == f"did you mean {expected}?"
+    assert caught.value.fix == f"did you mean {expected}?"
 
 
 def test_a_workspace_that_is_named(project: Project) -> None:

@@ -96,12 +96,12 @@ def only_line(code: Code, stored: pd.DataFrame, execution: Execution) -> Line:
 
 
 def assert_line(line: Line, state: str, *parts: str) -> None:
-    """Fail unless a line has a state, these parts in its text, a mend where it needs one, and figures."""
+    """Fail unless a line has a state, these parts in its text, a fix where it needs one, and figures."""
     assert line.name == "look-ahead by re-execution"
     assert line.state == state, line
     for part in parts:
         assert part in line.text
-    assert bool(line.mend) == (state != "pass")
+    assert bool(line.fix) == (state != "pass")
     json.dumps(line.figures, allow_nan=False)
 
 
@@ -147,7 +147,7 @@ def test_tomorrows_return_fails_and_the_users_files_stay(execution: Execution, t
         f"alpha: looks ahead: alpha of {INSTRUMENTS[0]} on {CUT} is stored as {value:.9g} and is no number",
     )
     assert line.text.endswith(f"12 of {len(until_cut(stored))} values up to there change")
-    assert "SOTA_FACTORS_EXCLUDE=alpha)" in line.mend
+    assert "SOTA_FACTORS_EXCLUDE=alpha)" in line.fix
     assert line.figures["first"] == {
         "factor": "alpha",
         "date": CUT,
@@ -185,7 +185,7 @@ def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution)
         f"the data have changed since it was mined, too: with them it is {now:.9g} now",
     )
     assert line.figures["looking_ahead"] == ["标准分", "rank", "huge", "W", "M"]
-    assert "SOTA_FACTORS_EXCLUDE=标准分,rank,huge,W,M)" in line.mend
+    assert "SOTA_FACTORS_EXCLUDE=标准分,rank,huge,W,M)" in line.fix
 
 
 def test_a_random_factor_is_told_from_look_ahead(
@@ -226,7 +226,7 @@ def test_other_source_data_are_told_from_look_ahead(
         "alpha: not checked: the code gives other values than the stored ones",
         f"stored as {first + 0.5:.9g} and is {first:.9g} now",
     )
-    assert f"the data in {execution.data_folder}, or the file, have changed" in line.mend
+    assert f"the data in {execution.data_folder}, or the file, have changed" in line.fix
 
 
 def test_code_that_reads_data_from_elsewhere(execution: Execution, leaving: Callable[..., Code]) -> None:
@@ -239,7 +239,7 @@ def test_a_code_that_fails(execution: Execution) -> None:
     """A code that fails on the full data as well is not checked, with the end of what it said."""
     line = only_line(Code("alpha", "raise ValueError('no such column: $vwap')\n"), STORED, execution)
     assert_line(line, "warn", "alpha: not checked: the code fails on the full data as well", "no such column")
-    assert f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}" in line.mend
+    assert f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}" in line.fix
 
 
 def test_a_code_that_fails_without_the_future_alone(
@@ -251,14 +251,14 @@ def test_a_code_that_fails_without_the_future_alone(
     code = leaving(STORED, first="assert '2020-03-20' in open('index.csv').read(), 'too short'\n")
     line = only_line(code, STORED, execution)
     assert_line(line, "warn", "not checked: suspicious", f"not on the data up to {CUT}", "too short")
-    assert "read the code" in line.mend
+    assert "read the code" in line.fix
 
 
 def test_a_code_that_does_not_end(execution: Execution) -> None:
-    """A code that takes too long is not checked; the mend names RD-Agent's variable."""
+    """A code that takes too long is not checked; the fix names RD-Agent's variable."""
     line = only_line(Code("alpha", "import time; time.sleep(60)"), STORED, replace(execution, timeout=0.5))
     assert_line(line, "warn", "alpha: not checked: it did not end within 0.5 seconds")
-    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in line.mend
+    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in line.fix
 
 
 @pytest.mark.parametrize(

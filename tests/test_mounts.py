@@ -92,7 +92,7 @@ def test_mounts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, value: str) -
     monkeypatch.setenv(VOLUMES, value)
     with pytest.raises(SettingsError, match=f"{VOLUMES} can't be read") as raised:
         read_market(DATA, "csi300")
-    assert '"bind": "/root/.qlib/"' in raised.value.mend
+    assert '"bind": "/root/.qlib/"' in raised.value.fix
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_tolerance(tmp_path: Path, first: float, second: float, equal: bool) -> 
             f"rows, {values[0]:.6g} and {values[1]:.6g}"
         )
         assert error.place == f"{paths[0]} and {paths[1]}, column a"
-        assert "SOTA_FACTORS_EXCLUDE" in error.mend
+        assert "SOTA_FACTORS_EXCLUDE" in error.fix
         assert_survives_pickling(error)
 
 

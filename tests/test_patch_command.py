@@ -82,7 +82,7 @@ def test_half_a_patch(root: Path) -> None:
         status, said, error = patch(command, root)
         assert status == 1
         assert "has a part of the patch, or an edited one" in said + error
-        assert "  mend:  take the lines with sota_bridge out by hand" in said + error
+        assert "  fix:   take the lines with sota_bridge out by hand" in said + error
     assert (root / RUNNER).read_bytes() == half
 
 

@@ -124,7 +124,7 @@ def test_another_set_is_not_written_over(bucket: Bucket, tmp_path: Path) -> None
     with pytest.raises(RemoteError, match="Something else is there") as caught:
         put(other, bucket.url("run"))
     assert first.digest in str(caught.value)
-    assert "--replace" in caught.value.mend
+    assert "--replace" in caught.value.fix
     assert told(bucket, "run")["digest"] == first.digest
     assert put(other, bucket.url("run"), replace=True).moved
     assert bucket.fs.cat_file(f"{bucket.name}/run/{FACTOR_FILE}") == other.read_bytes()
@@ -260,7 +260,7 @@ def test_errors_of_the_command(bucket: Bucket, tmp_path: Path) -> None:
     for arguments in (("nothing", bucket.url("run")), (several, bucket.url("run"))):
         done = run("push", *arguments)
         assert done.exit_code == 1
-        assert "mend:" in done.stderr
+        assert "fix:" in done.stderr
         for text in ("Traceback", "pa55word", "topsecret"):
             assert text not in done.output
 

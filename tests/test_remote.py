@@ -37,7 +37,7 @@ def look(url: str) -> LocateError:
     with pytest.raises(LocateError) as caught:
         remote.reach(url).look()
     assert_survives_pickling(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
     assert caught.value.__cause__ is None
     return caught.value
 
@@ -63,7 +63,7 @@ def test_a_driver_that_is_missing(
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     error = look(f"{scheme}://bucket/run")
     assert error.fact == f"The driver for {scheme}:// is not installed"
-    assert error.mend == f"pip install 'rdagent-sota-bridge[{extra}]'"
+    assert error.fix == f"pip install 'rdagent-sota-bridge[{extra}]'"
 
 
 def test_a_driver_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_tls(files: servers.Files) -> None:
     error = look(f"{files.url.replace('http', 'https')}/run/a.parquet")
     assert not isinstance(error, RemoteUnavailableError)
     assert "TLS" in error.fact
-    assert "SSL_CERT_FILE" in error.mend
+    assert "SSL_CERT_FILE" in error.fix
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         error = look("s3://no-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
         assert "there is no such bucket" in error.fact
-        assert "a push creates none" in error.mend
+        assert "a push creates none" in error.fix
         error = look("s3://a-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
-        assert "push" in error.mend
+        assert "push" in error.fix
         assert "bucket name" in look("s3://No_bucket!/run/a.parquet").fact
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -200,7 +200,7 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FSSPEC_S3_USE_SSL", "false")  # another instance than the one with credentials
         error = look("s3://a-bucket/run/a.parquet")
         assert isinstance(error, RemoteRefusedError)
-        assert "AWS_ACCESS_KEY_ID" in error.mend
+        assert "AWS_ACCESS_KEY_ID" in error.fix
 
 
 def test_what_is_no_drivers_goes_on(files: servers.Files, monkeypatch: pytest.MonkeyPatch) -> None:

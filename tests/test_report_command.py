@@ -53,7 +53,7 @@ def test_another_file_is_never_written_over(project: Path, content: str) -> None
     target.write_text(content, encoding="utf-8")
     done = run("log/first", "-o", str(target))
     assert done.exit_code == 1
-    assert "no report" in done.stderr and str(target) in done.stderr and "mend:" in done.stderr
+    assert "no report" in done.stderr and str(target) in done.stderr and "fix:" in done.stderr
     assert target.read_text(encoding="utf-8") == content
 
 

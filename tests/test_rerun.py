@@ -90,7 +90,7 @@ def test_an_interpreter_that_is_not_there(execution: Execution) -> None:
 
 
 def test_code_that_does_not_end(execution: Execution, tmp_path: Path) -> None:
-    """A run that takes too long is ended with all that it started; the mend names RD-Agent's variable."""
+    """A run that takes too long is ended with all that it started; the fix names RD-Agent's variable."""
     started, ended = tmp_path / "started", tmp_path / "ended"
     child = (
         f"import time, pathlib; pathlib.Path({str(started)!r}).touch(); "
@@ -101,7 +101,7 @@ def test_code_that_does_not_end(execution: Execution, tmp_path: Path) -> None:
     with pytest.raises(NotCheckedError) as caught:
         run(code, execution.data_folder, replace(execution, timeout=1))
     assert caught.value.fact == "it did not end within 1 seconds"
-    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in caught.value.mend
+    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in caught.value.fix
     assert started.exists()
     time.sleep(max(0, begin + 2.5 - time.monotonic()))
     assert not ended.exists()
@@ -149,11 +149,11 @@ def test_forms_of_a_result(
     ids=["no levels", "no instrument", "zone", "numbers", "rows twice"],
 )
 def test_results_of_another_form(form: Callable[[pd.DataFrame], pd.DataFrame], part: str) -> None:
-    """A result whose rows can't be told apart is refused with the reason and a mend."""
+    """A result whose rows can't be told apart is refused with the reason and a fix."""
     with pytest.raises(NotCheckedError) as caught:
         flat(form(FRAME))
     assert part in caught.value.fact
-    assert "one row a datetime and instrument" in caught.value.mend
+    assert "one row a datetime and instrument" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -341,11 +341,11 @@ def test_an_upgrade_is_told(workspace: Path, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("release", "mend"),
+    ("release", "fix"),
     [("9.9", "install rdagent-sota-bridge==9.9, or"), (None, "install the release that it was written with")],
 )
 def test_a_session_of_another_form_is_refused(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, mend: str
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str | None, fix: str
 ) -> None:
     """It is named, with the release that it is for, and nothing of it is touched; switched off it loads."""
 
@@ -358,7 +358,7 @@ def test_a_session_of_another_form_is_refused(
     before = tree(folder)
     with pytest.raises(SystemExit, match="was written by another release") as stopped:
         ModelRDLoop.load(folder)
-    assert mend in str(stopped.value)
+    assert fix in str(stopped.value)
     assert tree(folder) == before
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
     assert plan.record_of(ModelRDLoop.load(folder).runner) is None

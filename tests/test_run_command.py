@@ -235,7 +235,7 @@ def test_the_set_has_changed(project: Project) -> None:
 
 
 def test_the_set_is_gone(project: Project) -> None:
-    """A set that can't be found after the factor stage is an error that --resume mends."""
+    """A set that can't be found after the factor stage is an error that --resume fixes."""
     shutil.rmtree(project.workspace)
     status, output = project.run(*LOOPS)
     assert status == 1
@@ -302,7 +302,7 @@ def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, .
     status, output = project.run(*options)
     assert status == 1
     assert fact in output
-    assert "mend:" in output
+    assert "fix:" in output
     assert "Traceback" not in output
     assert project.calls == []
     assert list(project.log_dir.glob("*.json")) == []

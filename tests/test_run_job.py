@@ -159,7 +159,7 @@ def test_another_folder(log_dir: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(JobError, match="belongs to another folder") as caught:
         jobs.resumed(job, Asked())
-    assert caught.value.mend.endswith(f"cd {log_dir.parent}")
+    assert caught.value.fix.endswith(f"cd {log_dir.parent}")
 
 
 def test_how_to_go_on(log_dir: Path, tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def test_a_changed_session_is_refused(tmp_path: Path) -> None:
     error = refused(log, UntrustedSessionError)
     assert error.fact.startswith("RD-Agent refuses the session: Artifact signature verification failed.")
     assert error.place == str(file)
-    assert "ARTIFACT_SIGNING_KEY_PATH" in error.mend
-    assert "SOTA_WORKSPACE_PATH" in error.mend
+    assert "ARTIFACT_SIGNING_KEY_PATH" in error.fix
+    assert "SOTA_WORKSPACE_PATH" in error.fix
 
 
 @signed
@@ -254,7 +254,7 @@ def test_an_unsigned_session_is_refused_unless_rdagent_allows_it(
     file.write_bytes(file.read_bytes()[25 + 32 :])
     error = refused(log, UntrustedSessionError)
     assert "is not signed" in error.fact
-    assert "ALLOW_UNSAFE_LEGACY_PICKLE=true" in error.mend
+    assert "ALLOW_UNSAFE_LEGACY_PICKLE=true" in error.fix
     monkeypatch.setattr(RD_AGENT_SETTINGS, "allow_unsafe_legacy_pickle", True)
     assert len(sessions.read_session(log).experiments) == 3
 
@@ -325,7 +325,7 @@ def test_a_session_that_is_cut_off(share: float, tmp_path: Path) -> None:
     file.write_bytes(content[: int(len(content) * share)])
     error = refused(log)
     assert error.fact.startswith("The session can't be read: ")
-    assert "name an earlier session file" in error.mend
+    assert "name an earlier session file" in error.fix
 
 
 @pytest.mark.parametrize("content", [None, {"a": 1}, [1, 2], "text", 7])
@@ -339,10 +339,10 @@ def test_a_folder_without_sessions(tmp_path: Path) -> None:
     """A folder that is no log is refused; one that holds logs is answered with one of them."""
     assert refused(tmp_path).fact == "The log folder holds no session of RD-Agent"
     (tmp_path / "__session__").mkdir()
-    assert "name the log folder of a run" in refused(tmp_path).mend
+    assert "name the log folder of a run" in refused(tmp_path).fix
     log = logs.write_run(tmp_path / "logs" / "run", tmp_path, *THREE)
     error = refused(tmp_path / "logs")
-    assert error.mend == (f"name one run's log folder; 1 folder(s) there hold sessions, such as {log}")
+    assert error.fix == (f"name one run's log folder; 1 folder(s) there hold sessions, such as {log}")
 
 
 def test_a_path_that_is_no_log(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_unknown_switch_is_refused(monkeypatch: pytest.MonkeyPatch, variable: st
     error = caught.value
     assert error.fact == f"{variable} has an unknown value: {value!r}"
     assert error.place == f"environment variable or .env entry {variable}"
-    assert error.mend == "expected one of true, 1, yes, on or false, 0, no, off; then start again"
+    assert error.fix == "expected one of true, 1, yes, on or false, 0, no, off; then start again"
     assert_survives_pickling(error)
 
 
@@ -98,7 +98,7 @@ def test_unknown_error_mode_is_refused(monkeypatch: pytest.MonkeyPatch, value: s
         read_settings()
     assert caught.value.fact == f"SOTA_ON_ERROR has an unknown value: {value!r}"
     assert caught.value.place == "environment variable or .env entry SOTA_ON_ERROR"
-    assert caught.value.mend == "expected fail or baseline; then start again"
+    assert caught.value.fix == "expected fail or baseline; then start again"
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_error_mode_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, exp
     assert read_settings().on_error == expected
 
 
-@pytest.mark.parametrize("value", ["mend", "true", "RD-Agent", "off", "0", " "])
+@pytest.mark.parametrize("value", ["fix", "true", "RD-Agent", "off", "0", " "])
 def test_unknown_verdict_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """An unknown SOTA_MODEL_VERDICT is an error with the variable, the value and both accepted words."""
     monkeypatch.setenv("SOTA_MODEL_VERDICT", value)
     with pytest.raises(SettingsError) as caught:
         read_settings()
     assert caught.value.fact == f"SOTA_MODEL_VERDICT has an unknown value: {value!r}"
-    assert caught.value.mend == "expected mended or rdagent; then start again"
+    assert caught.value.fix == "expected mended or rdagent; then start again"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_unknown_verdict_is_refused(monkeypatch: pytest.MonkeyPatch, value: str)
     ],
 )
 def test_verdict_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
-    """SOTA_MODEL_VERDICT accepts its two words in any case, and mends if it is not set."""
+    """SOTA_MODEL_VERDICT accepts its two words in any case, and fixes if it is not set."""
     monkeypatch.setenv("SOTA_MODEL_VERDICT", value)
     assert read_settings().verdict_on_models == expected
 
@@ -236,7 +236,7 @@ def test_empty_path_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, v
         read_settings()
     assert caught.value.fact == f"{variable} has an unknown value: {value!r}"
     assert caught.value.place == f"environment variable or .env entry {variable}"
-    assert caught.value.mend == (
+    assert caught.value.fix == (
         "an entry between the separators (:) is empty; is a variable in it not set?; then start again"
     )
     assert_survives_pickling(caught.value)
@@ -268,7 +268,7 @@ def test_empty_name_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, v
     with pytest.raises(SettingsError) as caught:
         read_settings()
     assert caught.value.fact == f"{variable} has an unknown value: {value!r}"
-    assert caught.value.mend == "a name between the commas is empty; then start again"
+    assert caught.value.fix == "a name between the commas is empty; then start again"
 
 
 def test_lists_that_are_not_set_are_empty() -> None:
@@ -323,7 +323,7 @@ def test_unknown_correlation_is_refused(monkeypatch: pytest.MonkeyPatch, value: 
     with pytest.raises(SettingsError) as caught:
         read_settings()
     assert caught.value.fact == f"SOTA_MAX_CORRELATION has an unknown value: {value!r}"
-    assert caught.value.mend == "expected a number above 0 and up to 1, or off; then start again"
+    assert caught.value.fix == "expected a number above 0 and up to 1, or off; then start again"
 
 
 def test_is_enabled_ignores_the_other_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,4 +420,4 @@ def test_a_store_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings()
     assert caught.value.fact == "SOTA_STORE_PATH has an unknown value: '~nobody-of-that-name/store'"
-    assert "~ names a user who is not known here" in caught.value.mend
+    assert "~ names a user who is not known here" in caught.value.fix

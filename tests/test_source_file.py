@@ -196,7 +196,7 @@ def test_half_a_patch_is_refused(name: str, root: Path) -> None:
     assert (root / RUNNER).read_bytes() == before
     assert "sota_bridge" in raised.value.place
     assert "found from line" in raised.value.place
-    assert f"git checkout {root / RUNNER} takes them out too" in " ".join(raised.value.mend.split())
+    assert f"git checkout {root / RUNNER} takes them out too" in " ".join(raised.value.fix.split())
 
 
 def test_files_as_editors_write_them(root: Path) -> None:
@@ -248,7 +248,7 @@ def test_no_rdagent_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SourceError, match="not installed") as raised:
         source_file.find(None)
-    assert "--source DIR" in raised.value.mend
+    assert "--source DIR" in raised.value.fix
 
 
 @pytest.mark.parametrize("place", ["nowhere", "a file", "empty", "old"])

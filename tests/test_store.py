@@ -101,7 +101,7 @@ def assert_lock_is_free(place: Path) -> None:
 
 
 def told_of(error: StoreError) -> str:
-    """Return the fact of an error that a user reads; fail unless it is one whole message with a mend."""
+    """Return the fact of an error that a user reads; fail unless it is one whole message with a fix."""
     assert_survives_pickling(error)
     assert error.__cause__ is None
     assert error.__suppress_context__
@@ -111,7 +111,7 @@ def told_of(error: StoreError) -> str:
             "The factor set can't be placed in the model's workspace: ",
         )
     )
-    assert error.mend
+    assert error.fix
     return error.fact
 
 
@@ -854,16 +854,16 @@ def keep_on_a_full_disk(folder: str, case: str) -> list[Any]:
 
 @pytest.mark.parametrize("case", ["copied", "normalised"])
 def test_full_disk(tmp_path: Path, case: str) -> None:
-    """Wherever the room ends, in spill file, copy or entry: one error with place and mend, and no half."""
+    """Wherever the room ends, in spill file, copy or entry: one error with place and fix, and no half."""
     told = elsewhere(keep_on_a_full_disk, tmp_path, case, mounts=True)
     assert {answer[0] for answer in told} == {"StoreError"}, told
-    for _, fact, place, mend, _ in told:
+    for _, fact, place, fix, _ in told:
         assert fact in (
             "The factor set can't be copied into the store: No space left on device",
             "The factor set can't be copied into the store: File too large",
         )
         assert place.startswith(str(tmp_path / "store"))
-        assert "SOTA_STORE_PATH" in mend
+        assert "SOTA_STORE_PATH" in fix
     if can_mount() and case == "copied":
         assert "write_whole" in told[-1][4]  # there was room for the copy, and none for the entry
         assert "write_whole" not in told[0][4]
@@ -957,7 +957,7 @@ def hand_out_on_a_full_disk(folder: str) -> list[Any]:
             store.hand_out(stored, target, link=False)
             told = ["worked"]
         except StoreError as error:
-            told = [told_of(error), error.place, error.mend]
+            told = [told_of(error), error.place, error.fix]
         assert target.read_bytes() == b"old"
         assert list(workspace.iterdir()) == [target]
         if os.environ["CAN_MOUNT"]:
@@ -969,10 +969,10 @@ def hand_out_on_a_full_disk(folder: str) -> list[Any]:
 
 def test_workspace_on_a_full_disk(tmp_path: Path) -> None:
     """A copy that finds no room in the workspace is one error that names it; what was there stays."""
-    fact, place, mend, target = elsewhere(hand_out_on_a_full_disk, tmp_path, mounts=True)
+    fact, place, fix, target = elsewhere(hand_out_on_a_full_disk, tmp_path, mounts=True)
     assert fact.split(": ")[1] in ("No space left on device", "File too large")
     assert place == target
-    assert mend == "make room there, or let it be written, and resume the run"
+    assert fix == "make room there, or let it be written, and resume the run"
 
 
 def keep_in_a_read_only_store(folder: str) -> list[Any]:
@@ -997,7 +997,7 @@ def keep_in_a_read_only_store(folder: str) -> list[Any]:
                 store.keep(wanted, at)
                 told.append(["worked"])
             except StoreError as error:
-                told.append([told_of(error), error.place, error.mend])
+                told.append([told_of(error), error.place, error.fix])
         found, troubles = store.entries(place)
         told.append([len(found), len(troubles), [bool(store.spoilt(stored)) for stored in found].count(True)])
         assert sorted((file.name, file.stat().st_mtime_ns) for file in place.iterdir()) == before
@@ -1010,10 +1010,10 @@ def test_read_only_store(tmp_path: Path) -> None:
         pytest.skip("needs a mount; a folder without the right to write is tested everywhere")
     *errors, entries = elsewhere(keep_in_a_read_only_store, tmp_path, mounts=True)
     assert len(errors) == 3
-    for fact, place, mend in errors:
+    for fact, place, fix in errors:
         assert fact == "The factor set can't be copied into the store: Read-only file system"
         assert place.startswith(str(tmp_path / "store"))
-        assert "set SOTA_STORE_PATH to a folder that can be written" in mend
+        assert "set SOTA_STORE_PATH to a folder that can be written" in fix
     assert entries == [2, 1, 1]
 
 
@@ -1036,7 +1036,7 @@ def test_store_without_the_right_to_write(mode: int) -> None:
             place.chmod(0o755)
         assert told_of(caught.value).endswith("Permission denied")
         assert caught.value.place.startswith(str(place))
-        assert "SOTA_STORE_PATH" in caught.value.mend
+        assert "SOTA_STORE_PATH" in caught.value.fix
         assert stored_names(place) == names_of(wanted_of(one))
 
 
@@ -1048,7 +1048,7 @@ def test_store_where_a_file_is(tmp_path: Path, at: str) -> None:
         store.keep(wanted_of(normal_source(tmp_path)), tmp_path / at)
     told_of(caught.value)
     assert caught.value.place.startswith(str(tmp_path / "file"))
-    assert "SOTA_STORE_PATH" in caught.value.mend
+    assert "SOTA_STORE_PATH" in caught.value.fix
     assert (tmp_path / "file").read_text() == "a user's"
 
 
@@ -1109,7 +1109,7 @@ def test_hand_out_that_fails(tmp_path: Path, place: Path, trouble: str, link: bo
     with pytest.raises(StoreError) as caught:
         store.hand_out(stored, target, link=link)
     told_of(caught.value)
-    assert "SOTA_STORE_PATH" not in caught.value.mend
+    assert "SOTA_STORE_PATH" not in caught.value.fix
     if trouble == "folder there":
         assert caught.value.place == str(target)
     elif trouble == "no stored file":

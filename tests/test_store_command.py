@@ -152,7 +152,7 @@ def test_a_store_that_is_a_file(project: Path, command: str) -> None:
     done = run_in(project / "file", command)
     assert done.exit_code == 1
     assert "Not a directory" in done.output
-    assert "mend:" in done.output
+    assert "fix:" in done.output
 
 
 def test_a_changed_file_is_told_in_the_list(project: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_changed_file_is_told_in_the_list(project: Path) -> None:
 
 
 def test_prepared_data_of_another_user(project: Path) -> None:
-    """What may not be removed is one message with place and mend, and status 1."""
+    """What may not be removed is one message with place and fix, and status 1."""
     with public_folder() as folder:
         place = prepared.folder(folder)
         sota_prepared.leave(place, "a" * 64, {}, {"identity": "i", "market": "m", "rows": 1, "columns": 1})
@@ -176,7 +176,7 @@ def test_prepared_data_of_another_user(project: Path) -> None:
             done = run_in(folder, "prune", "--keep-days", "0")
     assert done.exit_code == 1
     assert "Prepared data can't be removed: Permission denied" in done.output
-    assert "mend:" in done.output
+    assert "fix:" in done.output
 
 
 @pytest.mark.parametrize("days", ["-1", "soon", "inf", "1000000"])

@@ -155,7 +155,7 @@ def test_the_store_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOTA_STORE_PATH", "s3://bucket/store")
     with pytest.raises(SettingsError, match="SOTA_STORE_PATH") as caught:
         read_settings()
-    assert "not a URL" in caught.value.mend
+    assert "not a URL" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH"])

@@ -31,7 +31,7 @@ def _show_version(asked: bool) -> None:
 
 @contextmanager
 def _errors_as_messages() -> Iterator[None]:
-    """End a command with status 1 and one message at an error that the user can mend."""
+    """End a command with status 1 and one message at an error that the user can fix."""
     try:
         yield
     except BridgeError as error:

@@ -114,9 +114,9 @@ def _look_ahead(found: inspection.Inspection) -> list[Line]:
     for source in found.quality.sources:
         at = next(at for at in found.located if at.path == source.path)
         if at.log is None:
-            mend = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
+            fix = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
             lines.append(
-                Line(lookahead.NAME, "warn", f"not checked: no log under log/ tells of {at.path}", mend)
+                Line(lookahead.NAME, "warn", f"not checked: no log under log/ tells of {at.path}", fix)
             )
             continue
         codes = [code for code in sessions.factor_codes(at.log) if code.accepted or code.loop == at.loop]
@@ -220,7 +220,7 @@ def _print_json(lines: list[Line], factor_set: Mapping[str, Any], console: Conso
                 "name": line.name,
                 "state": line.state,
                 "text": line.text,
-                "mend": line.mend,
+                "fix": line.fix,
                 "figures": line.figures,
             }
             for line in lines
@@ -255,8 +255,8 @@ def _print_lines(lines: list[Line], console: Console) -> None:
             f"  {set_cell_size(line.name, names)}  ",
         )
         _print_wrapped(console, head, line.text)
-        if line.mend:
-            _print_wrapped(console, Text(" " * head.cell_len + "mend: "), line.mend)
+        if line.fix:
+            _print_wrapped(console, Text(" " * head.cell_len + "fix: "), line.fix)
 
 
 def _print_wrapped(console: Console, head: Text, text: str) -> None:

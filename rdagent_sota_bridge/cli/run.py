@@ -25,7 +25,7 @@ def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
         anew: Begin a new job although the newest is not finished.
 
     Raises:
-        BridgeError: if the job can't be begun, or is stopped by something that the user can mend.
+        BridgeError: if the job can't be begun, or is stopped by something that the user can fix.
     """
     console = open_console()
     environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it

@@ -133,7 +133,7 @@ def _latest() -> Path:
         raise SessionError(
             "No log of a run with models" + (", of those that can be read" if unread else ""),
             "; ".join([place, *(f"{error.fact} ({error.place})" for _, error in unread)]),
-            unread[0][1].mend if unread else "run `rdagent fin_model` in this folder, or name a log folder",
+            unread[0][1].fix if unread else "run `rdagent fin_model` in this folder, or name a log folder",
         )
     newest = max(found)[2]
     for log, trouble in unread:
@@ -141,7 +141,7 @@ def _latest() -> Path:
             raise SessionError(
                 f"A log that can't be read may be newer than the latest one with models: {trouble.fact}",
                 f"{trouble.place}; the latest that can be read is {newest}",
-                f"{trouble.mend}; or name the log",
+                f"{trouble.fix}; or name the log",
             )
         typer.echo(f"note: a log was left out of the search: {trouble.fact} ({trouble.place})", err=True)
     return newest

@@ -47,7 +47,7 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
     try:
         return locate.factor_sets((), logs)
     except LocateError as error:
-        told = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.mend))
+        told = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.fix))
         raise type(error)(*told) from None
 
 

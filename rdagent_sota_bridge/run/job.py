@@ -197,7 +197,7 @@ def read(file: Path) -> Job:
         raise JobError(
             f"The state of the job can't be read: {error.strerror}",
             str(file),
-            "mend that, or begin anew with --new",
+            "fix that, or begin anew with --new",
         ) from None
     except (ValueError, KeyError, TypeError):
         raise _unknown_form(file) from None

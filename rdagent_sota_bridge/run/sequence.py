@@ -172,11 +172,11 @@ def _more_factors(job: Job) -> str:
         finished = progress.finished_loops(progress.steps_done(log))
         if finished < stage.loops:  # RD-Agent keeps the timer in the session, and would end after a step
             return (
-                f"  mend:  its time was used up after {finished} of {stage.loops} loops: begin a new job "
+                f"  fix:   its time was used up after {finished} of {stage.loops} loops: begin a new job "
                 "with more time: --new"
             )
     return (
-        f"  mend:  go on with more factor loops: {job.resume_command} --factor-loops N, N being all of them"
+        f"  fix:   go on with more factor loops: {job.resume_command} --factor-loops N, N being all of them"
     )
 
 
@@ -238,13 +238,13 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     finally:
         job = clock.save()
     if status != 0:
-        mend = f"mend what they tell, and go on: {job.resume_command}"
+        fix = f"fix what they tell, and go on: {job.resume_command}"
         if status == _USAGE and job.options.passed_on:  # which a job that goes on keeps
-            mend = f"begin a new job without what RD-Agent does not take: --new (was {_passed_on(job)})"
+            fix = f"begin a new job without what RD-Agent does not take: --new (was {_passed_on(job)})"
         raise JobError(
             f"The {TITLES[name]} ended with status {status}",
             f"{log}; its last lines stand above, and in {log.with_name('latest.log')}",
-            mend,
+            fix,
         )
     stage = job.stage(name)
     assert stage is not None  # noqa: S101 - it is the one that ran
@@ -346,12 +346,12 @@ def _out_of_time(job: Job, outside: Outside) -> int:
 def _no_time(job: Job) -> str:
     missed = [TITLES[stage.name] for stage in job.stages if stage.state != "ended"]
     factors = job.log(FACTORS)
-    mend = "begin a new job with more time"
+    fix = "begin a new job with more time"
     if factors is not None and _is_open(job, MODELS):
-        mend += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(factors)}"
+        fix += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(factors)}"
     return (
         f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is left "
-        f"for the {' and the '.join(missed)}\n  mend:  {mend}"
+        f"for the {' and the '.join(missed)}\n  fix:   {fix}"
     )
 
 
