@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdagent_sota_bridge import factors, filesystem, locking, placing, published, remote, store, urls
+from rdagent_sota_bridge import factors, files, published, remote, store, urls
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     RemoteError,
@@ -33,10 +33,10 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
     StoreError,
 )
+from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located, Origin
 from rdagent_sota_bridge.published import Published
 from rdagent_sota_bridge.remote import NoRangesError, Remote, RemoteChangedError, Seen
-from rdagent_sota_bridge.writing import write_whole
 
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before a broken fetch is tried again; after the last it ends. What goes on begins anew."""
@@ -151,7 +151,7 @@ def fetch(url: str, place: Path, watch: Watch) -> Located:
     with store.failing_at(place, _COPY):
         store.check_folder(place)
         folder.mkdir(parents=True, exist_ok=True)
-        with locking.held(_lock(folder, key), watch.tell, f"fetches {thing.shown}"):
+        with files.held(_lock(folder, key), watch.tell, f"fetches {thing.shown}"):
             record, _ = _usable(folder, key)  # another process may have fetched it meanwhile
             if record is None or not seen.identity or record.identity != seen.identity:
                 record, more = _fetch(job, seen, folder, key, watch)
@@ -277,11 +277,11 @@ def _is_here(manifest: Published, folder: Path) -> bool:
     if path.exists():
         return path.stat().st_size == manifest.size and current_digest(path) == manifest.digest
     stored = store.find(manifest.digest, folder.parent)
-    if stored is None or stored.content != manifest.digest or store.spoilt(stored):
+    if stored is None or stored.content != manifest.digest or store.trouble_of(stored):
         return False
     path.parent.mkdir(exist_ok=True)
-    placing.place(stored.path, path, link=True)
-    filesystem.protect(path)  # a clone or a copy is not, as a link is
+    files.place(stored.path, path, link=True)
+    path.chmod(path.stat().st_mode & 0o444)  # a clone or a copy is not, as a link is
     return True
 
 
@@ -410,8 +410,8 @@ def _taken(
     with _content_held(folder, digest, watch.tell):
         record = _recorded(job, seen, manifest, digest, part, folder, key)
         path = _file(folder, digest)
-        filesystem.replace(part, path)
-        filesystem.protect(path)
+        part.replace(path)
+        path.chmod(path.stat().st_mode & 0o444)
     _drop_part(folder, key)
     return record
 
@@ -439,7 +439,7 @@ def _recorded(
 @contextmanager
 def _content_held(folder: Path, digest: str, tell: Callable[[str], object]) -> Iterator[None]:
     """Hold the lock of a content, so that nobody prunes it meanwhile."""
-    with locking.held(_lock(folder, digest.removeprefix("sha256:")), tell, "prunes or takes this set"):
+    with files.held(_lock(folder, digest.removeprefix("sha256:")), tell, "prunes or takes this set"):
         yield
 
 
@@ -552,8 +552,8 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], 
                 continue
             others.append(file)
             if not dry_run:
-                with locking.held(_lock(folder, match[1]), lambda _: None, "fetches it"):
-                    filesystem.remove(file)
+                with files.held(_lock(folder, match[1]), lambda _: None, "fetches it"):
+                    file.unlink(missing_ok=True)
         return old, others
 
 
@@ -566,9 +566,9 @@ def _removed(copy: Copy, folder: Path, before: datetime) -> bool:
         for file in folder.iterdir():
             record = _read_record(file) if _RECORD.fullmatch(file.name) else None
             if record is not None and record.digest == copy.digest:
-                filesystem.remove(file)
+                file.unlink(missing_ok=True)
         for file in copy.path.parent.iterdir():
-            filesystem.remove(file)
+            file.unlink(missing_ok=True)
         copy.path.parent.rmdir()
         return True
 
@@ -594,8 +594,8 @@ def _lock(folder: Path, key: str) -> Path:
 
 def _drop_part(folder: Path, key: str) -> None:
     # The part first: what it is of must not outlive a name that says so.
-    filesystem.remove(_part(folder, key))
-    filesystem.remove(_about(folder, key))
+    _part(folder, key).unlink(missing_ok=True)
+    _about(folder, key).unlink(missing_ok=True)
 
 
 def _begin_part(folder: Path, key: str, seen: Seen) -> None:

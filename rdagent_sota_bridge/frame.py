@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import normal, placing
+from rdagent_sota_bridge import files, normal
 from rdagent_sota_bridge.errors import StoreError
 from rdagent_sota_bridge.store import Stored, hand_out
 
@@ -31,7 +31,7 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
     _internal_names = [*pd.DataFrame._internal_names, "_stored", "_link", "_placed", "_names", "_values_read"]  # noqa: RUF012
     _internal_names_set = set(_internal_names)  # noqa: RUF012
 
-    def __init__(self, stored: Stored, link: bool, placed: Callable[[placing.How], None]) -> None:
+    def __init__(self, stored: Stored, link: bool, placed: Callable[[files.How], None]) -> None:
         """Stand for a stored set.
 
         Args:
@@ -94,7 +94,7 @@ class StoredFrame(pd.DataFrame):  # type: ignore[misc] # pandas ships no types
         if plain and self._is_lazy() and not self.attrs and self._has_merged_names():
             self._placed(hand_out(self._stored, target, link=self._link))
             return None
-        placing.detach(target)
+        files.detach(target)
         return super().to_parquet(path, *args, **kwargs)
 
     # --- what reads the values ---

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.errors import HandOffError
-from rdagent_sota_bridge.writing import write_whole
+from rdagent_sota_bridge.files import write_whole
 
 MANIFEST_FILE = "sota_manifest.json"
 LOADED_FILE = "sota_loaded.json"

@@ -17,7 +17,7 @@ from typing import Any
 
 import platformdirs
 
-from rdagent_sota_bridge.writing import write_whole
+from rdagent_sota_bridge.files import write_whole
 
 _DAYS = 90
 """How long an entry is kept after it was written."""

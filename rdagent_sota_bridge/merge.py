@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from rdagent_sota_bridge import (
+    files,
     inspection,
     normal,
-    placing,
     recognition,
     result_caches,
     run_base,
@@ -85,7 +85,7 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
     own = experiment.with_code(listed)
     if own:
         # RD-Agent will open this file for writing: where it is a link, it must not write through it.
-        placing.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
+        files.detach(Path(hand_off.experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
         # Read first: a set that is gone is told before minutes of factor code.
         mined = process_before(own)
         frame = _joined(frame.copy(), mined)
@@ -121,6 +121,6 @@ def _warn_of_names(hand_off: HandOff, names: Any) -> None:
         )
 
 
-def _placed(hand_off: HandOff, stored: store.Stored, how: placing.How) -> None:
+def _placed(hand_off: HandOff, stored: store.Stored, how: files.How) -> None:
     hand_off.stored = {"path": str(stored.path), "digest": stored.content, "placed_as": how}
     logger().info(f"SOTA factors placed in the model's workspace: a {how} of {stored.path}")

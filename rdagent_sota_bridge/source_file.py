@@ -11,7 +11,7 @@ from typing import Literal
 
 from rdagent_sota_bridge import diff
 from rdagent_sota_bridge.errors import SourceError
-from rdagent_sota_bridge.writing import write_bytes_whole
+from rdagent_sota_bridge.files import write_whole
 
 RUNNER_FILE = Path("scenarios", "qlib", "developer", "model_runner.py")
 """Below the package `rdagent` (0.5 to 1.0)."""
@@ -103,7 +103,7 @@ def write(found: Found) -> None:
                 str(found.file),
                 "make it writable (chmod u+w), or do this as the user that it belongs to",
             )
-        write_bytes_whole(found.file, found.changed, like=found.file.stat())
+        write_whole(found.file, found.changed, like=found.file.stat())
     except OSError as error:
         raise SourceError(
             f"RD-Agent's model runner can't be written, and was not changed: {error.strerror}",

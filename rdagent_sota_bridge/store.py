@@ -1,15 +1,13 @@
 """One copy of each factor set in normal form, named by the set's digest, for all models that train on it.
 
-A folder with two files a set: `<digest>.sota.parquet`, read-only, and `<digest>.sota.json`, which says what
-it is and what tells it from a file that was changed. Both are written under a lock, to temporary names first.
+A folder with two files a set: `<digest>.sota.parquet`, read-only, and `<digest>.sota.json`, its entry. Both
+are written under a lock, to temporary names first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import re
 import uuid
@@ -17,20 +15,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
+from pydantic import TypeAdapter, ValidationError
 
-from rdagent_sota_bridge import factors, filesystem, locate, locking, normal, placing
+from rdagent_sota_bridge import factors, files, locate, normal
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
-from rdagent_sota_bridge.writing import write_whole
 
 FOLDER = "sota_store"
 """The folder of the store, beside RD-Agent's folder of workspaces."""
 
 FETCHED = "fetched"
-"""The folder in the store of what was fetched from URLs (`fetched.py`)."""
+"""The folder in the store of what was fetched from URLs."""
 
 _FORM = 1  # of the normal form and of the entries
 # What fails where something can't be read or written, and the fix.
@@ -51,6 +48,8 @@ _NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
 # It is not there yet; or the store may only be read, and nobody here prunes it.
 _NO_TIME_OF_USE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 
+Identity = tuple[int, int, int]  # size, time and inode; not the change time, which every new link moves
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -70,40 +69,53 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A factor set in the store.
+class Entry:
+    """What the store writes beside a set's copy.
 
     Attributes:
-        path: Its file.
+        form: The number of this form.
         digest: What names the set.
         columns: Its factors, in order.
         rows: Number of (datetime, instrument) rows.
-        size: Bytes.
         content: `sha256:` and the digest of the file's bytes.
+        identity: Size, time and inode of the file as it was written.
         sources: Path and digest of each file that it was made of.
         written: When.
-        identity: Size, time and inode of the file as it was written.
+    """
+
+    form: int
+    digest: str
+    columns: tuple[str, ...]
+    rows: int
+    content: str
+    identity: Identity
+    sources: tuple[tuple[str, str], ...]
+    written: datetime
+
+
+@dataclass(frozen=True)
+class Stored(Entry):
+    """A factor set in the store: its entry, and what the file system says of it now.
+
+    Attributes:
+        path: Its file.
         used: When a run last asked for it.
         links: How many model workspaces hold it as a hard link.
         note: What was wrong with an earlier copy that had to be written anew; empty if nothing was.
     """
 
     path: Path
-    digest: str
-    columns: tuple[str, ...]
-    rows: int
-    size: int
-    content: str
-    sources: tuple[tuple[str, str], ...]
-    written: datetime
-    identity: tuple[int, int, int]
     used: datetime
     links: int
     note: str = ""
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.identity[0]
 
-def _silent(_: str) -> None:
-    pass
+
+_ENTRY = TypeAdapter(Entry)
 
 
 def folder(named: str | None) -> Path:
@@ -115,7 +127,7 @@ def folder(named: str | None) -> Path:
     return locate.workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
 
 
-def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -> Stored:
+def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: None) -> Stored:
     """Return the set's copy in the store; written first where it is not there, or is not what it was.
 
     An existing copy is compared by size, time and inode, and once a process by the digest of its bytes.
@@ -123,7 +135,7 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
     Args:
         wanted: The set.
         place: The folder of the store.
-        tell: Is told what takes time: a set that is written, or another run that writes it.
+        say: Gets a text of what takes time: a set that is written, or another run that writes it.
 
     Raises:
         SetChangedError: if a file has another content than the set was checked with.
@@ -132,28 +144,28 @@ def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -
     """
     path = file_of(wanted.digest, place)
     with failing_at(place, _COPY):
-        mark_used(_record_of(path))  # first, so that whoever prunes meanwhile leaves it
-        stored, _ = _known(path)
+        mark_used(_entry_of(path))  # first, so that whoever prunes meanwhile leaves it
+        stored, _ = _known(path, wanted)
         if stored is not None:
             return stored
         check_folder(place)
         place.mkdir(parents=True, exist_ok=True)
-        with locking.held(_lock_of(path), tell, "writes the set"):
-            stored, spoilt = _known(path)  # another run may have written it meanwhile
+        with files.held(_lock_of(path), say, "writes the set"):
+            stored, trouble = _known(path, wanted)  # another run may have written it meanwhile
             if stored is None:
-                tell(f"one copy of the set is written into {place}")
-                stored = _write(wanted, path, spoilt)
+                say(f"one copy of the set is written into {place}")
+                stored = _write(wanted, path, trouble)
             return stored
 
 
-def mark_used(record: Path) -> None:
+def mark_used(entry: Path) -> None:
     """Give an entry the time of its last use; one in a store that may only be read keeps its time.
 
     Raises:
         OSError: if something else is in the way.
     """
     try:
-        os.utime(record)
+        os.utime(entry)
     except OSError as error:
         if error.errno not in _NO_TIME_OF_USE:
             raise
@@ -177,10 +189,10 @@ def find(digest: str, place: Path) -> Stored | None:
     """
     with failing_at(place, _READ):
         stored, _ = _read(file_of(digest, place))
-        return None if stored is None or _spoilt(stored, by_digest=False) else stored
+        return None if stored is None or _trouble(stored, by_digest=False) else stored
 
 
-def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
+def hand_out(stored: Stored, target: Path, *, link: bool) -> files.How:
     """Place a set into a model's workspace.
 
     Args:
@@ -193,7 +205,7 @@ def hand_out(stored: Stored, target: Path, *, link: bool) -> placing.How:
         StoreError: if it can't be placed; the target is as it was.
     """
     with failing_at(target, _PLACE):
-        return placing.place(stored.path, target, link=link)
+        return files.place(stored.path, target, link=link)
 
 
 def entries(place: Path) -> tuple[list[Stored], list[str]]:
@@ -208,58 +220,51 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
             stored, trouble = _read(place / f"{name}.parquet")
             if stored is not None:
                 found.append(stored)
-                trouble = _spoilt(stored, by_digest=False)
+                trouble = _trouble(stored, by_digest=False)
             if trouble:
                 troubles.append(trouble)
     return sorted(found, key=lambda stored: stored.used), troubles
 
 
-def spoilt(stored: Stored) -> str:
+def trouble_of(stored: Stored) -> str:
     """Return what is wrong with a stored set, read whole; empty if nothing is."""
-    return _spoilt(stored, by_digest=True)
+    return _trouble(stored, by_digest=True)
 
 
-def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored], list[Path]]:
-    """Remove what no run has asked for since a time; a model's workspace keeps its link, clone or copy.
+def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
+    """Remove what no run has asked for since a time, and return it; a workspace keeps its link or copy.
+
+    That is the two files of a set, or what there is of them, and what killed runs left of it.
 
     Args:
         place: The folder of the store.
         before: The time.
         dry_run: Remove nothing.
 
-    Returns:
-        The sets; and what else of the store's is of no use: halves of an entry, and what killed runs left.
-
     Raises:
         StoreError: if something can't be removed.
     """
-    sets, others = [], []
+    removed = []
     with failing_at(place, _PRUNE):
         for name in _names(place):
             path = place / f"{name}.parquet"
             with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
-                stored, _ = _read(path)
+                pair = [file for file in (path, _entry_of(path)) if file.exists()]
+                # A run that uses a set gives its entry the time; what is half written has a time of its own.
+                last = max((file.stat().st_mtime for file in pair[-1:]), default=0.0)
                 # What is hidden belongs to a run that writes now, unless the lock says that there is none.
-                lefts = [] if dry_run else _leftovers(path)
-                if stored is not None and stored.used >= before:
-                    files = lefts
-                elif stored is not None:
-                    sets.append(stored)
-                    files = [path, _record_of(path), *lefts]
-                else:
-                    halves = [half for half in (path, _record_of(path)) if half.exists()]
-                    old = all(half.stat().st_mtime < before.timestamp() for half in halves)
-                    files = (halves if old else []) + lefts
-                others += [file for file in files if stored is None or file.name.startswith(".")]
-                for file in files if not dry_run else ():
-                    filesystem.remove(file)
-    return sets, others
+                found = [] if dry_run else _leftovers(path)
+                found += pair if last < before.timestamp() else []
+                for file in found if not dry_run else ():
+                    file.unlink()
+                removed += found
+    return removed
 
 
 # --- the files ---
 
 
-def _record_of(path: Path) -> Path:
+def _entry_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
@@ -267,21 +272,22 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.lock")
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    # Without the time of a change of the file's own record: every new link changes that.
+def _identity(status: os.stat_result) -> Identity:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-_verified: set[tuple[str, tuple[int, int, int]]] = set()  # read whole in this process, and found as written
+_verified: set[tuple[str, Identity]] = set()  # read whole in this process, and found as written
 
 
-def _known(path: Path) -> tuple[Stored | None, str]:
+def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
     """Return the set if its copy is there and as it was written, else None and what is wrong with it."""
     stored, trouble = _read(path)
     if stored is None:
         return None, trouble
+    if stored.columns != wanted.columns:
+        return None, f"{_entry_of(path)} was changed: it names other factors"
     known = (str(path), stored.identity)
-    trouble = _spoilt(stored, by_digest=known not in _verified)
+    trouble = _trouble(stored, by_digest=known not in _verified)
     if trouble:
         return None, trouble
     _verified.add(known)
@@ -291,33 +297,19 @@ def _known(path: Path) -> tuple[Stored | None, str]:
 def _read(path: Path) -> tuple[Stored | None, str]:
     """Return what the entry says, or None and what is wrong; nothing is where there is neither."""
     if not path.exists():
-        return None, f"{path} is missing, and its entry is there" if _record_of(path).exists() else ""
-    if not _record_of(path).exists():
-        return None, f"{path} is there, and its entry {_record_of(path).name} is missing"
+        return None, f"{path} is missing, and its entry is there" if _entry_of(path).exists() else ""
     try:
-        entry = json.loads(_record_of(path).read_text(encoding="utf-8"))
-        if entry["form"] != _FORM:
-            return None, f"{path} was written in form {entry['form']}, by another release"
-        if entry.pop("seal") != _seal(entry) or entry["digest"] != f"sha256:{path.name.partition('.')[0]}":
-            raise ValueError("it was changed")
-        return (
-            Stored(
-                path=path,
-                digest=str(entry["digest"]),
-                columns=tuple(entry["columns"]),
-                rows=int(entry["rows"]),
-                size=int(entry["identity"][0]),
-                content=str(entry["content"]),
-                sources=tuple((str(source), str(digest)) for source, digest in entry["sources"]),
-                written=datetime.fromisoformat(entry["written"]),
-                identity=tuple(entry["identity"]),
-                used=datetime.fromtimestamp(_record_of(path).stat().st_mtime, timezone.utc),
-                links=_links(path, entry["digest"]),
-            ),
-            "",
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        return None, f"{_record_of(path)} does not say what {path.name} is ({type(error).__name__}: {error})"
+        entry = _ENTRY.validate_json(_entry_of(path).read_bytes())
+        if entry.form != _FORM:
+            return None, f"{path} was written in form {entry.form}, by another release"
+        if entry.digest != f"sha256:{path.name.partition('.')[0]}":
+            return None, f"{_entry_of(path)} is the entry of another set, {entry.digest}"
+        used = datetime.fromtimestamp(_entry_of(path).stat().st_mtime, timezone.utc)
+        return Stored(**vars(entry), path=path, used=used, links=_links(path, entry.digest)), ""
+    except FileNotFoundError:
+        return None, f"{path} is there, and its entry {_entry_of(path).name} is missing"
+    except (OSError, ValidationError) as error:
+        return None, f"{_entry_of(path)} does not say what {path.name} is ({type(error).__name__})"
 
 
 def _links(path: Path, digest: str) -> int:
@@ -327,11 +319,7 @@ def _links(path: Path, digest: str) -> int:
     return path.stat().st_nlink - 1 - shared
 
 
-def _seal(entry: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def _spoilt(stored: Stored, *, by_digest: bool) -> str:
+def _trouble(stored: Stored, *, by_digest: bool) -> str:
     try:
         with stored.path.open("rb") as file:
             found = _identity(os.fstat(file.fileno()))
@@ -347,52 +335,35 @@ def _spoilt(stored: Stored, *, by_digest: bool) -> str:
 # --- writing ---
 
 
-def _write(wanted: Wanted, path: Path, spoilt: str) -> Stored:
+def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
     """Write a set's copy and its entry; the lock is held."""
     for left in _leftovers(path):
-        filesystem.remove(left)
+        left.unlink()
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         same_as = _write_copy(wanted, temporary)
-        filesystem.protect(temporary)
+        temporary.chmod(temporary.stat().st_mode & 0o444)  # what the user's umask leaves of it
         with temporary.open("rb") as file:
             content, identity = factors.content_digest(file), _identity(os.fstat(file.fileno()))
         if same_as not in (None, content):
             raise factors.changed_set(wanted.sources[0][0], str(same_as), content)
-        rows = factors.read_footer(temporary).rows
-        sources = tuple((str(source), digest) for source, digest in wanted.sources)
-        written = datetime.now(timezone.utc)
-        entry = {
-            "form": _FORM,
-            "digest": wanted.digest,
-            "columns": wanted.columns,
-            "rows": rows,
-            "content": content,
-            "identity": identity,
-            "sources": sources,
-            "written": written.isoformat(),
-        }
-        entry["seal"] = _seal(entry)
+        entry = Entry(
+            form=_FORM,
+            digest=wanted.digest,
+            columns=wanted.columns,
+            rows=factors.read_footer(temporary).rows,
+            content=content,
+            identity=identity,
+            sources=tuple((str(source), digest) for source, digest in wanted.sources),
+            written=datetime.now(timezone.utc),
+        )
         # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
-        write_whole(_record_of(path), json.dumps(entry, indent=1) + "\n")
-        filesystem.replace(temporary, path)
+        files.write_whole(_entry_of(path), _ENTRY.dump_json(entry, indent=1) + b"\n")
+        temporary.replace(path)
     finally:
-        filesystem.remove(temporary)
+        temporary.unlink(missing_ok=True)
     _verified.add((str(path), identity))
-    return Stored(
-        path=path,
-        digest=wanted.digest,
-        columns=wanted.columns,
-        rows=rows,
-        size=identity[0],
-        content=content,
-        sources=sources,
-        written=written,
-        identity=identity,
-        used=written,
-        links=0,
-        note=spoilt,
-    )
+    return Stored(**vars(entry), path=path, used=entry.written, links=0, note=trouble)
 
 
 def _write_copy(wanted: Wanted, target: Path) -> str | None:
@@ -400,31 +371,26 @@ def _write_copy(wanted: Wanted, target: Path) -> str | None:
     digests = dict(wanted.sources)
     if wanted.is_normal:
         ((source, expected),) = digests.items()
-        _take_whole(source, expected, target)
+        _copy_whole(source, expected, target)
         return expected
     with panels.opened(list(digests), lambda _: wanted.columns) as panel:
         for found in panel.files:
             if found.digest != digests[found.path]:
                 raise factors.changed_set(found.path, digests[found.path], found.digest)
         if normal.is_normal(panel):
-            _take_whole(panel.files[0].path, panel.files[0].digest, target)
+            _copy_whole(panel.files[0].path, panel.files[0].digest, target)
             return panel.files[0].digest
         with target.open("xb") as file:
             normal.write(panel, file, target.parent)
-            filesystem.flush(file)
+            files.flush(file)
         return None
 
 
-def _take_whole(source: Path, digest: str, target: Path) -> None:
+def _copy_whole(source: Path, digest: str, target: Path) -> None:
     """Copy a file; one that was fetched is the store's own, and becomes a link, for one copy is enough."""
     if source == fetched_file(digest, target.parent).resolve():
-        placing.place(source, target, link=True)
+        files.place(source, target, link=True)
         return
-    with target.open("xb") as file:
-        _copy_bytes(source, file)
-
-
-def _copy_bytes(source: Path, file: BinaryIO) -> None:
     try:
         original = source.open("rb")
     except OSError as error:
@@ -433,11 +399,11 @@ def _copy_bytes(source: Path, file: BinaryIO) -> None:
             str(source),
             "put the file back, and start again",
         ) from None
-    with original:
-        if filesystem.clone(original, file):
-            filesystem.flush(file)
+    with original, target.open("xb") as file:
+        if files.clone(original, file):
+            files.flush(file)
         else:
-            filesystem.copy(original, file)
+            files.copy(original, file)
 
 
 def _leftovers(path: Path) -> list[Path]:
@@ -464,6 +430,7 @@ def failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or " ".join(str(error).split())
         fact, fix = doing
-        raise StoreError(f"{fact}: {told}", str(error.filename2 or error.filename or place), fix) from None
+        where = str(error.filename2 or error.filename or place)
+        raise StoreError(f"{fact}: {reason}", where, fix) from None

@@ -217,7 +217,7 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
     assert names == {"SmallGRU", "SmallGRU2"}
     (stored,) = {placed(model) for model in models}
     (kept,), troubles = store.entries(stored.parent)
-    assert (troubles, store.spoilt(kept)) == ([], "")
+    assert (troubles, store.trouble_of(kept)) == ([], "")
     assert [file for file in stored.parent.iterdir() if file.suffix == ".tmp"] == []
 
     # What a run says once, and what each loop says, from its own process into the one text log.

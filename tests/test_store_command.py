@@ -114,7 +114,6 @@ def test_prune(project: Path) -> None:
     content = old.path.read_bytes()
     dry = run("prune", "--dry-run")
     assert f"would be removed: {old.path}" in dry.output
-    assert "1 link(s)" in dry.output
     assert old.path.exists()
     done = run("prune")
     assert f"removed: {old.path}" in done.output

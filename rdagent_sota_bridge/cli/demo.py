@@ -19,8 +19,8 @@ from rich.table import Table
 from rdagent_sota_bridge.cli import report
 from rdagent_sota_bridge.demo import story
 from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.run import job
-from rdagent_sota_bridge.writing import write_whole
 
 DEFAULT_REPORT = Path("demo_report.html")
 """Where the report goes, in the current folder, if no folder is named to keep all."""

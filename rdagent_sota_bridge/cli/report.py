@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from rdagent_sota_bridge import locate, page, report, sessions
 from rdagent_sota_bridge.errors import ReportError, SessionError
-from rdagent_sota_bridge.writing import write_whole
+from rdagent_sota_bridge.files import write_whole
 
 DEFAULT_OUTPUT = Path("report.html")
 """In the current folder."""

@@ -60,7 +60,7 @@ def verify() -> int:
     place = _place()
     found, troubles = store.entries(place)
     for stored in found:
-        if trouble := store.spoilt(stored):
+        if trouble := store.trouble_of(stored):
             troubles = list(dict.fromkeys([*troubles, trouble]))  # the list has looked at sizes and times
         else:
             typer.echo(f"as written: {stored.path}")
@@ -82,20 +82,17 @@ def prune(keep_days: float, dry_run: bool) -> None:
     """Remove the sets that no run has asked for in some days, and print what was removed."""
     place = _place()
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
-    sets, others = store.prune(place, before, dry_run=dry_run)
+    paths = store.prune(place, before, dry_run=dry_run)
     copies, parts = fetched.prune(place, before, dry_run=dry_run)
     data = prepared.prune(prepared.folder(place), before, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
-    for stored in sets:
-        linked = f"; workspaces keep {stored.links} link(s) to it" if stored.links else ""
-        typer.echo(f"{verb}: {stored.path} ({decimal(stored.size)}, last used {_day(stored.used)}{linked})")
     for copy in copies:
         typer.echo(f"{verb}: {copy.path} ({decimal(copy.size)}, fetched, last used {_day(copy.used)})")
-    for path in [*others, *parts]:
-        typer.echo(f"{verb}: {path} (of no use)")
+    for path in [*paths, *parts]:
+        typer.echo(f"{verb}: {path}")
     for at in data:
         typer.echo(f"{verb}: {at.path} ({decimal(at.size)}, prepared data, last used {_day(at.last_used)})")
-    if not (sets or others or copies or parts or data):
+    if not (paths or copies or parts or data):
         typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 

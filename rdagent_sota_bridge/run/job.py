@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.locate import LOGS
-from rdagent_sota_bridge.writing import write_whole
 
 FORM = 1
 """The form of the file; one of another form is refused."""

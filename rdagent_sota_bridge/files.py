@@ -1,0 +1,168 @@
+"""Files that are written whole or not at all, put under a second name, and locked between processes.
+
+Files are flushed, folders are not: a rename that a power cut undoes leaves the old file, which is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import filelock
+
+How = Literal["clone", "link", "copy"]
+"""A clone shares the blocks of the original until one of the two is changed; a link is the same file."""
+
+_BLOCK = 1 << 22
+_FICLONE = 0x40049409  # linux/fs.h
+# What a file system says that has no clones or no links (or not between these two, or not for this user).
+_NOT_POSSIBLE = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
+    errno.ENOTTY, errno.EINVAL, errno.ETXTBSY,
+    errno.EAGAIN,  # ZFS, of a file that was just written (openzfs/zfs#17485)
+}  # fmt: skip
+_LOCK_SECONDS = 10.0  # until a process that waits for another one says so, and says so again
+
+
+def write_whole(target: Path, content: str | bytes, like: os.stat_result | None = None) -> None:
+    """Write a file under a temporary name beside the target, flush it, and rename it.
+
+    A kill at any moment leaves the old file or the new one.
+
+    Args:
+        target: The file.
+        content: What it is to hold; a text is written as UTF-8.
+        like: Of whose mode it is to be, and (where root writes) whose; None for one that all may read.
+
+    Raises:
+        OSError: if it can't be written; the target is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            flush(file)
+        if like is not None and os.geteuid() == 0:
+            os.chown(temporary, like.st_uid, like.st_gid)
+        Path(temporary).chmod(0o644 if like is None else stat.S_IMODE(like.st_mode))
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def place(source: Path, target: Path, *, link: bool) -> How:
+    """Put a file's content at `target`, in place of what is there.
+
+    What is there is replaced at once and not written to: it may be a link to something precious.
+
+    Args:
+        source: The file; it is not changed.
+        target: The new name, in an existing folder.
+        link: True if a hard link will do: the two are one file then, for whoever writes to either.
+
+    Raises:
+        OSError: if it can't be done; `target` is as it was.
+    """
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp")
+    for left in target.parent.iterdir():
+        if ours.fullmatch(left.name):  # by a process that was killed in here
+            left.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        how = _put(source, temporary, link)
+        temporary.replace(target)
+    finally:
+        # A rename does nothing where both names are links to one file (POSIX): the temporary one is left.
+        temporary.unlink(missing_ok=True)
+    return how
+
+
+def _put(source: Path, temporary: Path, link: bool) -> How:
+    with source.open("rb") as original, temporary.open("xb") as file:
+        if clone(original, file):
+            return "clone"
+        if not link:
+            copy(original, file)
+            return "copy"
+    temporary.unlink()
+    try:
+        os.link(source, temporary)
+    except OSError as error:
+        if error.errno not in _NOT_POSSIBLE:
+            raise
+        return _put(source, temporary, link=False)
+    return "link"
+
+
+def detach(target: Path) -> None:
+    """Take a file's name away where it is a link, so that whoever writes to it begins a file of its own."""
+    if target.is_symlink() or (target.is_file() and target.stat().st_nlink > 1):
+        target.unlink()
+
+
+def flush(file: BinaryIO) -> None:
+    """Flush what was written to a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def copy(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy all bytes, and flush them to the disk."""
+    source.seek(0)
+    shutil.copyfileobj(source, target, _BLOCK)
+    flush(target)
+
+
+def clone(source: BinaryIO, target: BinaryIO) -> bool:
+    """Let `target` share the blocks of `source`, and return True; False where the file system can't.
+
+    Raises:
+        OSError: if it can, and fails.
+    """
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE:
+            return False
+        raise
+    # A ZFS was seen to say yes and to leave a part (openzfs/zfs#15728).
+    if os.fstat(target.fileno()).st_size != os.fstat(source.fileno()).st_size:
+        target.seek(0)
+        target.truncate()
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def held(lock_file: Path, say: Callable[[str], object], doing: str) -> Iterator[None]:
+    """Hold a lock between processes; the kernel frees that of one that was killed.
+
+    Args:
+        lock_file: The lock's file; it stays.
+        say: Gets a text each time that the wait for another process has lasted ten seconds more.
+        doing: What the other process does, such as `writes the set`.
+
+    Raises:
+        OSError: if the lock's file can't be written.
+    """
+    lock = filelock.FileLock(lock_file)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except filelock.Timeout:
+            say(f"waiting for another process that {doing} ({lock_file})")
+    try:
+        yield
+    finally:
+        lock.release()
