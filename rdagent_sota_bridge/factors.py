@@ -1,13 +1,11 @@
-"""One factor file: its layout, its digest, the checks it has to pass, and the frame for the merge path."""
+"""One factor file: its layout, its digest, and the checks it has to pass."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +72,11 @@ class Footer:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things stand in a file: fields are parquet's names, columns are the factors' names."""
+    """Parquet's names of the two levels, and the factors' names with parquet's for each."""
 
     datetime_field: str
     instrument_field: str
-    fields: tuple[str, ...]
-    columns: tuple[str, ...]
+    fields: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +147,7 @@ def opened(path: Path) -> Iterator[FactorFile]:
     """Open a factor file, so that digest and values are of the same bytes even if it is replaced meanwhile.
 
     Raises:
-        FactorFileError: if it can't be read, or is no table of factors; faults of its rows are told by
+        FactorFileError: if it can't be read, or is no table of factors; faults of its rows stand in
             `FactorFile.failures`. At the end, if it was changed while it was open.
     """
     with _opened(path) as file:
@@ -158,46 +155,38 @@ def opened(path: Path) -> Iterator[FactorFile]:
         parquet = _parquet(path, file)
         layout = _layout(path, parquet)
         index, failures = _read_index(path, parquet, layout)
-        fields = dict(zip(layout.columns, layout.fields, strict=True))
-        yield FactorFile(path, digest, layout.columns, index, tuple(failures), parquet, fields)
+        columns = tuple(layout.fields)
+        yield FactorFile(path, digest, columns, index, tuple(failures), parquet, layout.fields)
 
 
-def load(path: Path, digest: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Load a factor file that was checked before.
+def load(path: Path, digest: str, column: str) -> pd.Series:
+    """Load one factor of a file that was checked before.
 
     Args:
         path: The factor file.
         digest: The digest that it had then.
-        columns: The factors to load, in order; all if None.
+        column: The factor.
 
     Returns:
-        One flat float or integer column a factor; index levels (datetime, instrument); the file's row order.
+        Its values, with index levels (datetime, instrument), in the file's row order.
 
     Raises:
         SetChangedError: if the content has another digest by now.
         FactorFileError: if the file can't be read any more.
     """
-    with _opened(path) as file:
-        found = _digest_of(file)
-        if found != digest:
-            raise changed_set(path, digest, found)
-        parquet = _parquet(path, file)
-        layout = _layout(path, parquet)
-        index, failures = _read_index(path, parquet, layout)
-        if index is None:
-            raise FactorFileError(str(path), tuple(failures))
-        fields = dict(zip(layout.columns, layout.fields, strict=True))
-        values = {
-            column: _read_field(path, parquet, fields[column], column).to_numpy()
-            for column in (layout.columns if columns is None else columns)
-        }
-    instruments = pd.Index(index.instruments, dtype=object)
-    levels = [index.dates.take(index.date_codes), instruments.take(index.instrument_codes)]
-    return pd.DataFrame(values, index=pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT]))
+    with opened(path) as file:
+        if file.digest != digest:
+            raise changed_set(path, digest, file.digest)
+        if file.index is None:
+            raise FactorFileError(str(path), file.failures)
+        instruments = pd.Index(file.index.instruments, dtype=object).take(file.index.instrument_codes)
+        levels = [file.index.dates.take(file.index.date_codes), instruments]
+        index = pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT])
+        return pd.Series(file.read(column), index=index, name=column)
 
 
 def read_footer(path: Path) -> Footer:
-    """Return what the footer of a factor file tells; values are neither read nor checked.
+    """Return what the footer of a factor file says; values are neither read nor checked.
 
     Raises:
         FactorFileError: if the file can't be read, or has a layout that is not known.
@@ -206,7 +195,7 @@ def read_footer(path: Path) -> Footer:
         parquet = _parquet(path, file)
         layout = _layout(path, parquet)
         start, end = _date_range(path, parquet, layout.datetime_field)
-        return Footer(int(parquet.metadata.num_rows), layout.columns, start, end)
+        return Footer(int(parquet.metadata.num_rows), tuple(layout.fields), start, end)
 
 
 def count_instruments(path: Path) -> int:
@@ -257,23 +246,27 @@ def metrics_beside(path: Path) -> dict[str, float]:
     A metric that is no number is NaN.
 
     Raises:
-        OSError, ValueError: if the file of the metrics can't be read as text; the text names it.
+        OSError, ValueError: if the file of the metrics can't be read; the text names it.
     """
     file = path.parent / RESULT_FILE
     if not file.is_file():
         return {}
     try:
-        with file.open(newline="", encoding="utf-8") as rows:
-            return {row[0]: _number(row[1]) for row in csv.reader(rows) if len(row) == 2 and row[0]}
-    except (UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(file, index_col=0)
+    except ValueError as error:  # pandas on what is no table, Python on what is no text
         raise ValueError(f"{file} can't be read: {error}") from None
+    values = pd.to_numeric(table.iloc[:, 0], errors="coerce").astype(float)
+    return dict(zip(table.index.astype(str), values, strict=True))
 
 
-def _number(text: str) -> float:
+@contextmanager
+def _damaged(path: Path, column: str | None = None) -> Iterator[None]:
+    """Make one failure of whatever pyarrow and pandas raise on damaged bytes."""
     try:
-        return float(text)
-    except ValueError:
-        return math.nan
+        yield
+    except _DAMAGE as error:
+        fix = "copy the file anew"
+        raise _one_failure(path, Reason.DAMAGED, fix, column, examples=(_text(error),)) from None
 
 
 @contextmanager
@@ -329,11 +322,9 @@ def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
             path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0
         )
     schema = parquet.schema_arrow
-    try:
+    with _damaged(path):
         described = (schema.pandas_metadata or {}).get("index_columns", [])
         header = schema.empty_table().to_pandas()
-    except _DAMAGE as error:
-        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", examples=(_text(error),)) from None
     index_fields = [name for name in described if isinstance(name, str)]
     levels = list(header.index.names) if index_fields else []
     missing = [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]
@@ -357,13 +348,15 @@ def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
             tuple(Failure(Reason.DUPLICATE_NAME, fix, name, columns.count(name)) for name in twice),
         )
     return _Layout(
-        index_fields[levels.index(DATETIME)], index_fields[levels.index(INSTRUMENT)], fields, columns
+        index_fields[levels.index(DATETIME)],
+        index_fields[levels.index(INSTRUMENT)],
+        dict(zip(columns, fields, strict=True)),
     )
 
 
 def _date_range(path: Path, parquet: pq.ParquetFile, field: str) -> tuple[Any, Any]:
     """Return the first and the last date by the statistics of the row groups, or (None, None)."""
-    try:
+    with _damaged(path):
         groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
         chunks = [
             group.column(parquet.schema_arrow.get_field_index(field)) for group in groups if group.num_rows
@@ -375,8 +368,6 @@ def _date_range(path: Path, parquet: pq.ParquetFile, field: str) -> tuple[Any, A
             pd.Timestamp(min(found.min for found in statistics)),
             pd.Timestamp(max(found.max for found in statistics)),
         )
-    except _DAMAGE as error:
-        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", examples=(_text(error),)) from None
 
 
 def _missing_level(name: str, levels: list[Any], names: list[str]) -> Failure:
@@ -403,14 +394,11 @@ def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
 
 
 def _read_field(path: Path, parquet: pq.ParquetFile, field: str, column: str) -> pa.ChunkedArray:
-    try:
+    with _damaged(path, column):
         values = parquet.read(columns=[field], use_pandas_metadata=False)[field]
         if len(values) != parquet.metadata.num_rows:
             raise ValueError(f"{len(values)} values for {parquet.metadata.num_rows} rows")
-    except _DAMAGE as error:
-        examples = (_text(error),)
-        raise _one_failure(path, Reason.DAMAGED, "copy the file anew", column, examples=examples) from None
-    return values
+        return values
 
 
 def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[Index | None, list[Failure]]:
@@ -419,16 +407,11 @@ def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[I
     failures = _level_failures(days, codes)
     if failures:
         return None, failures
-    try:
+    with _damaged(path, INSTRUMENT):
         # Hashed, not sorted: five million rows have a thousand days.
         day_codes, found_days = _encoded(days)
         instrument_codes, found_instruments = _encoded(codes)
         days_there, names = found_days.to_numpy(zero_copy_only=False), found_instruments.to_pylist()
-    except _DAMAGE as error:
-        examples = (_text(error),)
-        raise _one_failure(
-            path, Reason.DAMAGED, "copy the file anew", INSTRUMENT, examples=examples
-        ) from None
     days_there, day_codes = _in_order(days_there, day_codes)
     try:
         dates = pd.DatetimeIndex(days_there).astype("datetime64[ns]")

@@ -135,7 +135,7 @@ class _Stored(Mapping[str, pd.Series]):
     def __getitem__(self, column: str) -> pd.Series:
         if column not in self._source.columns:
             raise KeyError(column)
-        return factors.load(self._source.path, self._source.digest, (column,))[column]
+        return factors.load(self._source.path, self._source.digest, column)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.columns)
