@@ -28,7 +28,7 @@ from rdagent_sota_bridge.errors import BaseSetError
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
 
-MEND = 'write one mapping of names to Qlib expressions, such as {"MA20": "Mean($close, 20)/$close"}'
+FIX = 'write one mapping of names to Qlib expressions, such as {"MA20": "Mean($close, 20)/$close"}'
 
 
 def refused(name: str | Path) -> BaseSetError:
@@ -66,21 +66,6 @@ def constant_of_rdagent(name: str) -> Mapping[str, str] | None:
     return found
 
 
-@pytest.mark.parametrize(("name", "count"), [("alpha20", 20), ("alpha22", 22), ("alpha158", 158)])
-def test_presets_have_as_many_features_as_they_say(name: str, count: int) -> None:
-    """Each preset has the number of features in its name, each name once."""
-    preset = base_set(name)
-    assert preset.name == name
-    assert len(preset.features) == count
-    assert len(set(preset.names)) == count
-
-
-@pytest.mark.parametrize("name", ["ALPHA22", "Alpha22", "aLpHa22"])
-def test_preset_in_any_case(name: str) -> None:
-    """A preset may be written in any case and is one and the same set."""
-    assert base_set(name) == base_set("alpha22")
-
-
 def test_alpha20_is_rdagents_own_list() -> None:
     """alpha20 is, in order, the list that the installed RD-Agent trains on: a constant, or in its YAML."""
     in_yaml = features_in_rdagents_yaml()
@@ -110,7 +95,8 @@ def test_alpha158_is_qlibs_own_list() -> None:
 
 
 def test_alpha22_is_alpha20_and_two_trends() -> None:
-    """alpha22 is the 20, in their order, and then MA20 and VMA20 as Qlib defines them."""
+    """alpha22, in any case, is the 20, in their order, and then MA20 and VMA20 as Qlib defines them."""
+    assert base_set("aLpHa22") == BaseSet("alpha22", tuple(ALPHA22.items()))
     assert list(ALPHA22.items()) == [
         *ALPHA20.items(),
         ("MA20", "Mean($close, 20)/$close"),
@@ -118,9 +104,7 @@ def test_alpha22_is_alpha20_and_two_trends() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "alpha", "alpha21", "alpha360", "alpha22 ", "features.txt", "features"]
-)
+@pytest.mark.parametrize("name", ["", "alpha21", "alpha22 ", "features.txt"])
 def test_unknown_name(name: str) -> None:
     """What is neither a preset nor a file of a known kind is refused, with what is accepted."""
     error = refused(name)
@@ -132,7 +116,7 @@ def test_unknown_name(name: str) -> None:
 FEATURES = {"MA20": "Mean($close, 20)/$close", "动量 5": "Ref($close, 5)/$close", "a.b": "$open"}
 
 
-@pytest.mark.parametrize("suffix", [".json", ".JSON", ".yaml", ".yml", ".YML"])
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".YML"])
 def test_file_of_features(tmp_path: Path, suffix: str) -> None:
     """A JSON or YAML file gives its features in its order, and is named by its path."""
     is_json = suffix.lower() == ".json"
@@ -157,14 +141,12 @@ def test_relative_file_and_file_below_home(tmp_path: Path, monkeypatch: pytest.M
     "expression",
     [
         "$close",
-        "Ref($close, 1)",
-        "Mean($close>Ref($close, 1), 5)",
         "P($$roewa_q)",
         "If($close > $open, 1, -1)",
         "($close-$open)/($high-$low+1e-12) ** 2",
         "Mean($close, 5) &\\\n ($open > 1)",
         "Mask($close, 'sh600000')",
-        "Mean($close, 20)\n",
+        " Mean($close, 20)\n",
     ],
 )
 def test_expressions_of_qlib_are_accepted(tmp_path: Path, expression: str) -> None:
@@ -173,13 +155,7 @@ def test_expressions_of_qlib_are_accepted(tmp_path: Path, expression: str) -> No
     assert base_set(str(path)).features == (("x", expression),)
 
 
-def test_expression_with_blanks_before_it(tmp_path: Path) -> None:
-    """Blanks before an expression, which Qlib's eval strips, are accepted."""
-    path = put(tmp_path, "base.json", json.dumps({"x": " Mean($close, 5)"}))
-    assert base_set(str(path)).names == ("x",)
-
-
-@pytest.mark.parametrize("name", ["absent.json", "absent.yaml", "no/such/folder/base.yml"])
+@pytest.mark.parametrize("name", ["absent.json", "no/such/folder/base.yml"])
 def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A file that is not there is named by where it was looked for."""
     monkeypatch.chdir(tmp_path)
@@ -189,141 +165,84 @@ def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     assert "a relative path is relative to the folder that the command is started in" in error.fix
 
 
-def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
-    """A folder with the name of a file can't be read."""
-    (tmp_path / "base.yaml").mkdir()
-    assert refused(tmp_path / "base.yaml").fact == "The file of the base set can't be read: Is a directory"
-
-
-def test_unreadable_file() -> None:
-    """A file that the user may not read is refused for the system's reason."""
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("folder", "Is a directory"),
+        ("another user's", "Permission denied"),
+        ("another encoding", "it is not UTF-8 text"),
+        ("home of nobody", "Could not determine home directory."),
+    ],
+)
+def test_unreadable_file(kind: str, reason: str) -> None:
+    """A folder, a file of another user, another encoding, an unknown home: refused for that reason."""
     with public_folder() as folder:
-        path = put(folder, "base.json", json.dumps(FEATURES))
-        path.chmod(0o000)
+        path = put(folder, "base.json", json.dumps(FEATURES, ensure_ascii=False).encode("gb18030"))
+        if kind == "folder":
+            path.unlink()
+            path.mkdir()
+        elif kind == "another user's":
+            path.chmod(0o000)
         with without_privileges():
-            error = refused(path)
-        path.chmod(0o644)
-        with without_privileges():
-            assert base_set(str(path)).names == tuple(FEATURES)
-    assert error.fact == "The file of the base set can't be read: Permission denied"
-
-
-@pytest.mark.parametrize("suffix", [".json", ".yaml"])
-def test_file_that_is_not_utf_8(tmp_path: Path, suffix: str) -> None:
-    """A file in another encoding is refused, not guessed."""
-    path = put(tmp_path, f"base{suffix}", '{"动量": "$close"}'.encode("gb18030"))
-    assert refused(path).fact == "The file of the base set can't be read: it is not UTF-8 text"
+            error = refused("~no-such-user-here/base.json" if kind == "home of nobody" else path)
+        path.chmod(0o755)
+    assert error.fact == f"The file of the base set can't be read: {reason}"
 
 
 def why(path: Path) -> str:
     """Return why a file is malformed; fail unless place and fix are those of a malformed file."""
     error = refused(path)
     assert error.place == f"ALPHA_FACTORS, {path}"
-    assert error.fix == MEND
+    assert error.fix == FIX
     start = "The file of the base set is malformed: "
     assert error.fact.startswith(start)
     return error.fact.removeprefix(start)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("list.json", '["MA20"]'),
-        ("text.json", '"MA20"'),
-        ("number.json", "1"),
-        ("null.json", "null"),
-        ("empty.json", "{}"),
-        ("list.yaml", "- MA20\n"),
-        ("text.yaml", "MA20\n"),
-        ("empty.yaml", ""),
-        ("comment.yaml", "# nothing\n"),
-        ("braces.yaml", "{}\n"),
-    ],
-)
-def test_file_without_a_mapping(tmp_path: Path, name: str, content: str) -> None:
-    """A list, a text, nothing, and an empty mapping are no base set."""
-    assert why(put(tmp_path, name, content)) == "it holds no mapping of names to expressions"
+NO_MAPPING = "it holds no mapping of names to expressions"
+MALFORMED = [
+    ("list.json", '["MA20"]', NO_MAPPING),
+    ("null.json", "null", NO_MAPPING),
+    ("braces.json", "{}", NO_MAPPING),
+    ("text.yaml", "MA20\n", NO_MAPPING),
+    ("comment.yaml", "# nothing\n", NO_MAPPING),
+    ("empty.json", "", "it can't be parsed: Expecting value: line 1 column 1 (char 0)"),
+    ("cut.json", '{"a": "$close"', "it can't be parsed: Expecting ',' delimiter: line 1 column 15 (char 14)"),
+    ("tab.yaml", "a:\n\t- b\n", "found character '\\t' that cannot start any token"),
+    ("two.yaml", "a: $close\n---\nb: $open\n", "expected a single document in the stream"),
+    ("object.yaml", "!!python/object:os.system {}\n", "could not determine a constructor for the tag"),
+    ("loop.yaml", "a: &x {b: *x}\n", "found unconstructable recursive node"),
+    ("list key.yaml", "[a, b]: $close\n", ""),
+    ("twice.json", '{"a": "$close", "a": "$close"}', "it can't be parsed: the name 'a' stands there twice"),
+    ("twice.yaml", "a: $close\nb: $open\na: $high\n", "the name 'a' stands there twice"),
+    ("flow.yml", "{a: $close, 'a': $open}\n", "the name 'a' stands there twice"),
+    ("number name.yaml", "5: $close\n", "a feature's name is not text: 5"),
+    ("switch name.yaml", "on: $close\n", "a feature's name is not text: True"),
+    ("nothing name.yaml", "~: $close\n", "a feature's name is not text: None"),
+    ("blank name.json", '{" ": "$close"}', "a feature's name is not text: ' '"),
+    ("delete.json", '{"a\\u007fb": "$close"}', "a feature's name is not text: 'a\\x7fb'"),
+    ("new line.json", '{"a\\nb": "$close"}', "a feature's name is not text: 'a\\nb'"),
+    ("surrogate.json", '{"\\ud800": "$close"}', "a feature's name is not text: '\\ud800'"),
+    ("number.json", '{"a": 5}', "the expression of a is not text: 5"),
+    ("nan.json", '{"a": NaN}', "the expression of a is not text: nan"),
+    ("list.json", '{"a": ["$close"]}', "the expression of a is not text: ['$close']"),
+    ("blank.json", '{"a": " \\n"}', "the expression of a is not text: ' \\n'"),
+    ("nested.yaml", "a:\n  b: $close\n", "the expression of a is not text: {'b': '$close'}"),
+    ("missing.yaml", "a:\n", "the expression of a is not text: None"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("empty.json", "", "Expecting value: line 1 column 1 (char 0)"),
-        ("cut.json", '{"a": "$close"', "Expecting ',' delimiter: line 1 column 15 (char 14)"),
-        ("tab.yaml", "a:\n\t- b\n", "found character '\\t' that cannot start any token"),
-        ("two.yaml", "a: $close\n---\nb: $open\n", "expected a single document in the stream"),
-        ("object.yaml", "!!python/object:os.system {}\n", "could not determine a constructor for the tag"),
-        ("loop.yaml", "a: &x {b: *x}\n", "found unconstructable recursive node"),
-    ],
-)
-def test_file_that_can_not_be_parsed(tmp_path: Path, name: str, content: str, reason: str) -> None:
-    """A file that its parser refuses is malformed, for the parser's reason, on one line."""
+@pytest.mark.parametrize(("name", "content", "reason"), MALFORMED)
+def test_malformed_file(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    """Each file that is no mapping of names to texts is refused, with its reason on one line."""
     found = why(put(tmp_path, name, content))
-    assert found.startswith("it can't be parsed: ")
     assert reason in found
     assert "\n" not in found
 
 
-def test_list_as_a_name_in_yaml(tmp_path: Path) -> None:
-    """A YAML key that is a list is malformed like any other name that is no text."""
-    assert why(put(tmp_path, "base.yaml", "[a, b]: $close\n"))
-
-
-def test_home_of_an_unknown_user() -> None:
-    """`~nobody-here/` is a path that is not there."""
-    assert refused("~no-such-user-here/base.yaml").fact.startswith("The file of the base set can't be read: ")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("twice.json", '{"a": "$close", "b": "$open", "a": "$high"}'),
-        ("equal.json", '{"a": "$close", "a": "$close"}'),
-        ("twice.yaml", "a: $close\nb: $open\na: $high\n"),
-        ("flow.yml", "{a: $close, 'a': $open}\n"),
-    ],
-)
-def test_name_that_stands_there_twice(tmp_path: Path, name: str, content: str) -> None:
-    """A name twice, of which parsers keep the last in silence, is refused in both formats."""
-    assert why(put(tmp_path, name, content)) == "it can't be parsed: the name 'a' stands there twice"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "shown"),
-    [
-        ("number.yaml", "5: $close\n", "5"),
-        ("switch.yaml", "on: $close\n", "True"),
-        ("nothing.yaml", "~: $close\n", "None"),
-        ("empty.json", '{"": "$close"}', "''"),
-        ("blank.json", '{" ": "$close"}', "' '"),
-    ],
-)
-def test_name_that_is_no_text(tmp_path: Path, name: str, content: str, shown: str) -> None:
-    """A name that YAML reads as something else, or that is empty, is refused as it was read."""
-    assert why(put(tmp_path, name, content)) == f"a feature's name is not text: {shown}"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "shown"),
-    [
-        ("number.json", '{"a": 5}', "5"),
-        ("nan.json", '{"a": NaN}', "nan"),
-        ("nothing.json", '{"a": null}', "None"),
-        ("list.json", '{"a": ["$close"]}', "['$close']"),
-        ("empty.json", '{"a": ""}', "''"),
-        ("blank.json", '{"a": " \\n"}', "' \\n'"),
-        ("nested.yaml", "a:\n  b: $close\n", "{'b': '$close'}"),
-        ("missing.yaml", "a:\n", "None"),
-    ],
-)
-def test_expression_that_is_no_text(tmp_path: Path, name: str, content: str, shown: str) -> None:
-    """An expression that is another value, or empty, is refused as it was read."""
-    assert why(put(tmp_path, name, content)) == f"the expression of a is not text: {shown}"
-
-
 @pytest.mark.parametrize(
     "expression",
-    ["Mean($close, 5", "Mean($close, 5))", "$close +", "$close $open", "x = 1", "return 1", "5MA", "$", "'a"],
+    ["Mean($close, 5", "$close $open", "x = 1", "5MA", "$", "'a"],
 )
 def test_expression_that_does_not_parse(tmp_path: Path, expression: str) -> None:
     """What Qlib could not evaluate is refused with the feature's name, the reason and the expression."""
@@ -340,13 +259,6 @@ def test_without_drops_the_mined_names() -> None:
     assert base.without([]) == base
     assert base.without(iter(["a", "b", "c"])) == BaseSet("custom", ())
     assert base.without(["A", "$open"]) == base
-
-
-def test_names_are_in_order() -> None:
-    """The names are those of the features, in order; the empty set has none."""
-    assert BaseSet("custom", (("b", "$open"), ("a", "$close"))).names == ("b", "a")
-    assert NO_BASE_SET.names == ()
-    assert NO_BASE_SET.name == "none"
 
 
 def test_digest_tells_sets_apart() -> None:
@@ -385,11 +297,3 @@ def test_same_features_looks_at_order_names_and_expressions() -> None:
 def test_given_set_keeps_what_was_chosen_in_rdagent() -> None:
     """Features chosen in RD-Agent are kept as they are, under RD-Agent's name."""
     assert given_set({"b": "$open", "a": "$close"}) == BaseSet("rd-agent", (("b", "$open"), ("a", "$close")))
-
-
-@pytest.mark.parametrize("name", ["a\x7fb", "a\nb", "\ud800"], ids=["delete", "new line", "lone surrogate"])
-def test_name_that_can_not_be_printed(name: str, tmp_path: Path) -> None:
-    """A name with a control character, which a YAML can't hold, is refused as the user's own."""
-    path = put(tmp_path, "base.json", json.dumps({name: "$close"}))
-    with pytest.raises(BaseSetError, match="a feature's name is not text"):
-        base_set(str(path))
