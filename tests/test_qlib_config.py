@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -167,29 +166,6 @@ def test_end_of_the_test_segment(end: str, expected: Any) -> None:
     assert found is expected or found == expected
 
 
-@pytest.mark.parametrize("name", ["train", "valid", "test"])
-@pytest.mark.parametrize("ends", ["null, 2019-12-31", "null, null", "2016-01-01, null"])
-def test_open_segments(name: str, ends: str) -> None:
-    """Only the test segment's end may be open: any other open end is a form that is not known."""
-    text = re.sub(rf"{name}: \[.*\]", f"{name}: [{ends}]", OLD_FORM)
-    if name == "test" and ends.startswith("2016"):
-        start, end = read_task(text, {}).test
-        assert start == pd.Timestamp("2016-01-01")
-        assert pd.isna(end)
-        return
-    with pytest.raises(SeamError) as caught:
-        read_task(text, {})
-    assert reason(caught.value).startswith(f"ValueError: a {name} segment from ")
-
-
-@pytest.mark.parametrize("name", ["train", "valid", "test"])
-def test_segment_that_is_not_there(name: str) -> None:
-    """Each of the three segments is needed, and the missing one is named."""
-    with pytest.raises(SeamError) as caught:
-        read_task(re.sub(rf" {name}: \[.*\]", f" x{name}: [2008-01-01, 2009-01-01]", OLD_FORM), {})
-    assert reason(caught.value) == f"KeyError: '{name}'"
-
-
 @every_form
 def test_another_label(text: str) -> None:
     """The label is the user's own where it was changed."""
@@ -202,25 +178,6 @@ def test_label_without_a_name() -> None:
     lines = ('                            - ["Ref($close, -2)/Ref($close, -1) - 1"]\n', '- ["LABEL0"]')
     other = OLD_FORM.replace(lines[0], lines[0].replace("[", "").replace("]", "")).replace(lines[1], "")
     assert read_task(other, {}).label == "Ref($close, -2)/Ref($close, -1) - 1"
-
-
-@every_form
-@pytest.mark.parametrize(
-    ("label", "error"),
-    [("xlabel:", "KeyError: 'label'"), ("label: []\nx:", "IndexError"), ("label:\nx:", "TypeError")],
-)
-def test_missing_label(text: str, label: str, error: str) -> None:
-    """A first loader without a label is a form that is not known."""
-    other = re.sub(
-        r"^( +)label: *$",
-        lambda found: found[1] + label.replace("\n", f"\n{found[1]}"),
-        text,
-        flags=re.MULTILINE,
-    )
-    assert other != text
-    with pytest.raises(SeamError) as caught:
-        read_task(other, {})
-    assert reason(caught.value).startswith(error)
 
 
 @every_form
@@ -265,14 +222,6 @@ def test_empty_set_leaves_the_label_alone(text: str) -> None:
 
 
 @every_form
-def test_set_that_the_mined_columns_replace(text: str) -> None:
-    """A base set of which mined columns took every name is an empty set, whatever its own name."""
-    base = base_set("alpha20").without(ALPHA20)
-    first, _ = loaders(adapt(text, base, NOTE), base)
-    assert "feature" not in first["kwargs"]["config"]
-
-
-@every_form
 @pytest.mark.parametrize("base", [base_set("alpha22"), CUSTOM], ids=["alpha22", "custom"])
 def test_adapted_twice_is_adapted_once(text: str, base: BaseSet) -> None:
     """A workspace that is used again gets the same text, and with another note nothing else changes."""
@@ -296,15 +245,6 @@ def test_features_that_were_taken_out_stay_out(text: str) -> None:
     without = adapt(text, NO_BASE_SET, NOTE)
     assert adapt(without, NO_BASE_SET, NOTE) == without
     assert refused(without, CUSTOM) == "its first loader's features were found 0 times, not once"
-
-
-@every_form
-@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
-def test_note_is_the_first_line(text: str, base: BaseSet) -> None:
-    """The note stands alone on the first line, as a comment, once."""
-    lines = adapt(text, base, NOTE).splitlines()
-    assert lines[0] == f"# rdagent-sota-bridge: {NOTE}"
-    assert sum("rdagent-sota-bridge" in line for line in lines) == 1
 
 
 @every_form
@@ -452,106 +392,80 @@ def test_a_processor_of_other_columns_stays(processor: str) -> None:
 
 # --- forms that are not known ---
 
+FEATURE_BLOCK = NEW_FORM[
+    NEW_FORM.index(" " * 24 + "feature:") : NEW_FORM.index("                - class: qlib.data")
+]
+STATIC_BLOCK = NEW_FORM[NEW_FORM.index("                - class: qlib.data") : NEW_FORM.index(FACTOR_FILE)]
+REFUSED: dict[str, tuple[Callable[[str], str], str]] = {
+    "no features": (
+        lambda text: text.replace(" feature:\n", " features:\n"),
+        "its first loader's features were found 0 times",
+    ),
+    "features twice": (
+        lambda text: text + 'more:\n    feature:\n    - ["$close"]\n    - ["CLOSE"]\n',
+        "its first loader's features were found 2 times, not once",
+    ),
+    "no YAML": (
+        lambda text: text.replace("class: NestedDataLoader", "class: [NestedDataLoader"),
+        "ParserError: ",
+    ),
+    "no template": (lambda text: text + "x: {{ end\n", "TemplateSyntaxError: "),
+    "another factor file": (
+        lambda text: text.replace(FACTOR_FILE, "other.parquet"),
+        f"its other loaders read ['other.parquet'], not ['{FACTOR_FILE}']",
+    ),
+    "no factor file": (
+        lambda text: text.replace(f'{STATIC_BLOCK}{FACTOR_FILE}"\n', ""),
+        f"its other loaders read [], not ['{FACTOR_FILE}']",
+    ),
+    "nothing": (lambda _: "", "its first loader's features were found 0 times, not once"),
+    "a list": (lambda _: "[]\n", "its first loader's features were found 0 times, not once"),
+}
 
+
+@pytest.mark.parametrize("kind", REFUSED)
 @every_form
-@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
-def test_no_feature_block(text: str, base: BaseSet) -> None:
-    """A YAML whose first loader has no features is refused."""
-    other = text.replace(" feature:\n", " features:\n")
-    assert refused(other, base) == "its first loader's features were found 0 times, not once"
-
-
-@every_form
-@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
-def test_two_feature_blocks(text: str, base: BaseSet) -> None:
-    """A YAML with features in two places is refused, for which of them to change is not known."""
-    other = text + 'more:\n    feature:\n    - ["$close"]\n    - ["CLOSE"]\n'
-    assert refused(other, base) == "its first loader's features were found 2 times, not once"
-
-
-@every_form
-def test_no_yaml(text: str) -> None:
-    """A text that is no YAML is refused for the parser's reason, by `adapt` and `read_task`."""
-    broken = text.replace("class: NestedDataLoader", "class: [NestedDataLoader")
-    assert refused(broken, CUSTOM).startswith("ParserError: ")
-    with pytest.raises(SeamError) as caught:
-        read_task(broken, feature_variables(CUSTOM))
-    assert reason(caught.value).startswith("ParserError: ")
-
-
-@every_form
-def test_no_template(text: str) -> None:
-    """A text that is no Jinja template is refused for Jinja's reason, by `adapt` and `read_task`."""
-    broken = text + "x: {{ end\n"
-    assert refused(broken, CUSTOM).startswith("TemplateSyntaxError: ")
-    with pytest.raises(SeamError) as caught:
-        read_task(broken, {})
-    assert reason(caught.value).startswith("TemplateSyntaxError: ")
-
-
-@every_form
-@pytest.mark.parametrize("base", [CUSTOM, NO_BASE_SET], ids=["custom", "none"])
-def test_other_static_file(text: str, base: BaseSet) -> None:
-    """A YAML that reads another file of factors would never see the set: refused."""
-    other = text.replace(FACTOR_FILE, "other.parquet")
-    assert refused(other, base) == f"its other loaders read ['other.parquet'], not ['{FACTOR_FILE}']"
-
-
-@every_form
-def test_no_static_loader(text: str) -> None:
-    """A YAML without a loader for the factors is refused."""
-    start, end = (
-        text.index("                - class: qlib.data.dataset.loader.Static"),
-        text.index(FACTOR_FILE),
-    )
-    other = text[:start] + text[end + len(FACTOR_FILE) + 1 :]
-    assert refused(other, CUSTOM) == f"its other loaders read [], not ['{FACTOR_FILE}']"
+def test_yaml_that_is_refused(text: str, kind: str) -> None:
+    """A YAML into which the features can't be put, or that would not read the factors, is refused."""
+    change, why = REFUSED[kind]
+    bases = (CUSTOM,) if kind == "no factor file" else (CUSTOM, NO_BASE_SET)
+    assert all(refused(change(text), base).startswith(why) for base in bases)
 
 
 def test_features_of_another_loader() -> None:
     """Features that stand outside of the first loader are not taken for its own."""
-    block = NEW_FORM[
-        NEW_FORM.index(" " * 24 + "feature:") : NEW_FORM.index("                - class: qlib.data")
-    ]
-    other = NEW_FORM.replace(block, "") + "else:\n" + block
+    other = NEW_FORM.replace(FEATURE_BLOCK, "") + "else:\n" + FEATURE_BLOCK
     assert refused(other, CUSTOM).startswith("its first loader would load None, not [[")
 
 
 @pytest.mark.parametrize(
-    ("key", "error"),
+    ("before", "after", "error"),
     [
-        ("qlib_init:", "KeyError: 'qlib_init'"),
-        ("task:", "KeyError: 'task'"),
-        ("segments:", "KeyError: 'segments'"),
+        ("qlib_init:", "x:", "KeyError: 'qlib_init'"),
+        ("task:", "xtask:", "KeyError: 'task'"),
+        ("segments:", "xsegments:", "KeyError: 'segments'"),
+        (" train:", " xtrain:", "KeyError: 'train'"),
+        (" valid:", " xvalid:", "KeyError: 'valid'"),
+        (" test:", " xtest:", "KeyError: 'test'"),
+        ("label:", "xlabel:", "KeyError: 'label'"),
+        ("label:", "label: []\n                        x:", "IndexError"),
+        ("label:", "label:\n                        x:", "TypeError"),
+        ("[2008-01-01, 2014-12-31]", "[soon, later]", "DateParseError"),
+        ("[2008-01-01, 2014-12-31]", "[2008-01-01]", "ValueError"),
+        ("[2008-01-01, 2014-12-31]", "{}", "ValueError"),
+        ("[2008-01-01, 2014-12-31]", "[null, 2014-12-31]", "ValueError: a train segment from NaT"),
+        ("[2008-01-01, 2014-12-31]", "[2008-01-01, null]", "ValueError: a train segment from 2008"),
+        ("[2015-01-01, 2016-12-31]", "[2015-01-01, null]", "ValueError: a valid segment from 2015"),
+        ("[2017-01-01, 2020-08-01]", "[null, 2020-08-01]", "ValueError: a test segment from NaT"),
+        ("class: NestedDataLoader", "class: [NestedDataLoader", "ParserError: "),
+        ("csi300", "{{ end", "TemplateSyntaxError: "),
+        ("csi300", "{{ cycler.__init__.__globals__.os.getcwd() }}", "SecurityError"),
+        (OLD_FORM, "5\n", "TypeError: "),
     ],
 )
-def test_task_without_a_key(key: str, error: str) -> None:
-    """A YAML without what the check needs is refused, and the key is named."""
+def test_task_that_can_not_be_read(before: str, after: str, error: str) -> None:
+    """A YAML without what the check needs, or with code in it, is refused, and the reason named."""
+    assert before in OLD_FORM
     with pytest.raises(SeamError) as caught:
-        read_task(NEW_FORM.replace(key, f"x{key}"), {})
-    assert reason(caught.value) == error
-
-
-@pytest.mark.parametrize("dates", ["[soon, later]", "[2008-01-01]", "2008-01-01", "{}"])
-def test_task_with_dates_that_are_none(dates: str) -> None:
-    """A training segment that is no pair of dates is refused."""
-    text = OLD_FORM.replace("[2008-01-01, 2014-12-31]", dates)
-    with pytest.raises(SeamError) as caught:
-        read_task(text, {})
-    assert reason(caught.value).split(":")[0] in ("ValueError", "TypeError", "DateParseError")
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "5\n", "[]\n"])
-def test_text_without_anything(text: str) -> None:
-    """An empty text and one that is no mapping are refused."""
-    with pytest.raises(SeamError) as caught:
-        read_task(text, {})
-    assert reason(caught.value).startswith("TypeError: ")
-    assert refused(text, CUSTOM) == "its first loader's features were found 0 times, not once"
-
-
-def test_a_template_reaches_nothing_of_python() -> None:
-    """A YAML that names what lies behind an object is refused: a workspace may be somebody else's."""
-    text = OLD_FORM.replace("csi300", "{{ cycler.__init__.__globals__.os.getcwd() }}")
-    with pytest.raises(SeamError, match="SecurityError"):
-        read_task(text, {})
+        read_task(OLD_FORM.replace(before, after), {})
+    assert reason(caught.value).startswith(error)
