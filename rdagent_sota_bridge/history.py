@@ -14,7 +14,7 @@ from typing import Any
 from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.qlib_record import QlibRecord
 from rdagent_sota_bridge.verdict_forms import Asked
 
 COMMANDS = {
@@ -96,7 +96,7 @@ class Loop:
     cached: bool | None = None
     workspace: Path | None = None
     manifest: dict[str, Any] | None = None
-    record: Record | None = None
+    record: QlibRecord | None = None
     factors: tuple[Factor, ...] = ()
     code: str = ""
     asked: Asked | None = None
@@ -326,7 +326,7 @@ def _manifest(workspace: Path, notes: list[str]) -> dict[str, Any] | None:
     return content
 
 
-def _record(workspace: Path, notes: list[str]) -> Record | None:
+def _record(workspace: Path, notes: list[str]) -> QlibRecord | None:
     try:
         record = qlib_record.read(workspace)
     except ResultError as error:
@@ -361,7 +361,7 @@ def _result_of(experiment: Any, number: int | None, notes: list[str]) -> dict[st
         return {}
 
 
-def _features(manifest: dict[str, Any] | None, record: Record | None) -> int | None:
+def _features(manifest: dict[str, Any] | None, record: QlibRecord | None) -> int | None:
     loaded = (manifest or {}).get("qlib_loaded")
     width = loaded.get("num_features") if isinstance(loaded, dict) else None
     if isinstance(width, int):
@@ -369,7 +369,9 @@ def _features(manifest: dict[str, Any] | None, record: Record | None) -> int | N
     return None if record is None else record.num_features
 
 
-def _is_cached(manifest: dict[str, Any] | None, record: Record | None, workspace: Path | None) -> bool | None:
+def _is_cached(
+    manifest: dict[str, Any] | None, record: QlibRecord | None, workspace: Path | None
+) -> bool | None:
     told = (manifest or {}).get("from_cache")
     if isinstance(told, bool):
         return told

@@ -236,7 +236,9 @@ def _accepted_set(run: Run) -> _Given:
     loop = accepted[-1] if accepted else None
     # RD-Agent judges factors beside its own list, unless told otherwise; then no record has the names.
     beside_its_own = loop is not None and loop.record is not None
-    beside_its_own = beside_its_own and loop.record.base_features in (None, len(alpha.ALPHA20))  # type: ignore[union-attr]
+    beside_its_own = beside_its_own and (
+        loop.record.base_names is None or len(loop.record.base_names) == len(alpha.ALPHA20)  # type: ignore[union-attr]
+    )
     return _Given(
         digest,
         (Source(located.path, digest, tuple(columns)),),

@@ -14,7 +14,7 @@ from rdagent_sota_bridge import factors, manifest, report
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.qlib_record import QlibRecord
 from rdagent_sota_bridge.report import Judged, Report
 from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
@@ -152,7 +152,7 @@ def test_roles(project: Path) -> None:
     [
         (reports.model_loop(0, 0.1, columns=("a",)), True),
         (reports.model_loop(0, 0.1), False),
-        (reports.model_loop(0, 0.1, record=Record(23, None, True, 22)), True),
+        (reports.model_loop(0, 0.1, record=QlibRecord(23, None, True)), True),
         (reports.model_loop(0, 0.1, record=None), False),
         (reports.model_loop(0, 0.1, record=None, workspace=None), None),
         (reports.model_loop(0, 0.1, record=None, metrics={}), None),

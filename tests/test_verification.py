@@ -16,22 +16,22 @@ from rdagent_sota_bridge import history, verification
 from rdagent_sota_bridge.alpha import BaseSet
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
-from rdagent_sota_bridge.verification import Verdict
+from rdagent_sota_bridge.verification import Verification
 from tests import frames, logs, trained
 from tests.test_history import model, root_of, skip, write_run
 
 WIDTH = "model.kwargs.pt_model_kwargs.num_features"
 
 
-def verdicts(project: Path, *experiments: Any, kind: str = "ModelRDLoop") -> list[Verdict]:
+def verdicts(project: Path, *experiments: Any, kind: str = "ModelRDLoop") -> list[Verification]:
     """Return the verdicts on a run of these experiments."""
     return verification.verify(history.read_run(write_run(project, *experiments, kind=kind)))
 
 
-def verdict_on(workspace: Path) -> Verdict:
+def verdict_on(workspace: Path) -> Verification:
     """Return the verdict on a run of one model that was trained in that workspace."""
     (found,) = verdicts(workspace.parents[2], model(workspace))
-    assert found.holds == (found.state != "broken")
+    assert found.holds == (found.state not in ("broken", "not verified"))
     assert bool(found.contradictions) == (not found.holds)
     return found
 
@@ -54,7 +54,7 @@ def test_a_claim_that_holds(workspace: Path) -> None:
     found = verdict_on(workspace)
     assert (found.state, found.digest, found.loop, found.name) == ("factors", trained.DIGEST, 0, "SmallMLP")
     assert found.text == "trained on factor set sha256:555555555555 (2 mined + 2 base = 4 columns)"
-    assert len(found.evidence) == 7
+    assert len(found.evidence) == 8
     assert found.workspace == workspace
 
 
@@ -87,7 +87,7 @@ def test_what_was_not_read_back(workspace: Path) -> None:
     edit(workspace / "sota_manifest.json", lambda told: told.update(qlib_loaded=None))
     (workspace / "sota_loaded.json").unlink()
     found = verdict_on(workspace)
-    assert (found.state, len(found.evidence)) == ("factors", 6)
+    assert (found.state, len(found.evidence)) == ("factors", 7)
 
 
 def _another_parquet(workspace: Path) -> None:
@@ -184,8 +184,8 @@ OTHER = "sha256:" + "6" * 64
         ),
         (_yaml(trained.DIGEST, OTHER), "does not name the claimed factor set"),
         (_yaml("base set small", "base set other"), "does not name the claimed base set"),
-        (_yaml("# rdagent-sota-bridge:", "#"), "it names none"),
-        (_gone(CONFIG_FILE), f"{CONFIG_FILE} can't be read"),
+        (_yaml("factor set", "set"), "does not name the claimed factor set"),
+        (_gone(CONFIG_FILE), "does not name the claimed factor set"),
         (_manifest("factor_set", "digest", value=OTHER), "does not name the claimed factor set"),
         (_manifest("factor_set", "digest", value="me"), "names no factor set"),
         (_manifest("factor_set", "stored", "digest", value=OTHER), "is another file"),
@@ -197,7 +197,6 @@ OTHER = "sha256:" + "6" * 64
         (_manifest("base_set", "name", value="alpha22"), "does not name the claimed base set"),
         (_manifest("qlib_loaded", "columns", value=["gap"]), "other columns"),
         (_manifest("qlib_loaded", "num_features", value=5), "num_features is 5"),
-        (_manifest("from_cache", value=True), "no such training"),
         (_manifest("from_cache", value="no"), "from_cache is neither"),
         (_manifest("manifest_version", value=9), "manifest_version is 9"),
         (_written("sota_manifest.json", b"{"), "can't be read"),
@@ -206,14 +205,7 @@ OTHER = "sha256:" + "6" * 64
         (_loaded(columns=["KLEN", "ROC60", "gap", "x"]), "other columns: turn, x"),
         (_loaded(columns_without_training_values=["gap", "turn"]), "no value of the mined columns gap, turn"),
         (_loaded(columns_without_training_values=["turn"]), "no value of the mined columns turn"),
-        (
-            _recorded(base=BaseSet("small", (("KLEN", "$close"), trained.BASE.features[1]))),
-            "other expressions of KLEN",
-        ),
-        (
-            _manifest("factor_set", "digest", value=trained.DIGEST[:-1]),
-            "does not name the claimed factor set",
-        ),
+        (_manifest("factor_set", "digest", value=trained.DIGEST[:-1]), "names no factor set"),
         (_loaded(recorder="another"), "another training"),
         (_gone("sota_loaded.json"), "is gone"),
         (_written("sota_loaded.json", b"{"), "sota_loaded.json can't be read"),
@@ -249,7 +241,7 @@ def test_a_manifest_that_is_gone(workspace: Path) -> None:
     (workspace / "sota_manifest.json").unlink()
     found = verdict_on(workspace)
     assert found.state == "broken"
-    assert f"names a factor set {trained.DIGEST}" in found.text
+    assert "names a set that was handed over" in found.text
     assert "no sota_manifest.json" in found.text
 
 
@@ -305,56 +297,18 @@ def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
 # --- the cache ---
 
 
-def cached(workspace: Path, metrics: dict[str, float] = trained.METRICS, code: str = trained.CODE) -> Any:
-    """Return an experiment that RD-Agent answered from its cache, with its manifest in the workspace."""
-    trained.write_manifest(workspace, from_cache=True)
-    experiment = model(workspace, code)
-    experiment.result = pd.Series(metrics, name="0")
-    return experiment
+def test_a_loop_that_release_0_1_0_let_the_cache_answer(workspace: Path) -> None:
+    """A manifest of before with `from_cache: true` is read, and its claim is said to be not verified."""
+    _manifest("from_cache", value=True)(workspace)
+    found = verdict_on(workspace)
+    assert (found.state, found.digest, found.holds) == ("not verified", trained.DIGEST, False)
+    assert found.text == "answered from RD-Agent's cache by release 0.1.0: not verified"
 
 
-def test_a_cached_claim_that_holds(workspace: Path) -> None:
-    """An answer from the cache holds where the training that gave it is there and holds."""
-    (found,) = verdicts(workspace.parents[2], cached(workspace.parent / "c"))
-    assert (found.state, found.digest) == ("cached", trained.DIGEST)
-    assert "the result of w, trained on factor set" in found.text
-    assert len(found.evidence) == 7
-
-
-def test_a_cached_claim_of_the_same_run(workspace: Path, tmp_path: Path) -> None:
-    """The training may be another loop's, whose workspace is elsewhere."""
-    elsewhere = tmp_path / "elsewhere" / "c"
-    first, second = verdicts(workspace.parents[2], model(workspace), cached(elsewhere))
-    assert (first.state, second.state) == ("factors", "cached")
-
-
-@pytest.mark.parametrize(
-    ("options", "change", "told"),
-    [
-        ({}, shutil.rmtree, "no such training"),
-        ({}, _gone("sota_manifest.json"), "no such training"),
-        ({}, _manifest("from_cache", value=True), "no such training"),
-        ({}, _manifest("factor_set", "digest", value=OTHER), "no such training"),
-        ({}, _written("model.py", b"model_cls = 1\n"), "trained a model with other code"),
-        ({}, _gone("model.py"), "can't be read"),
-        ({"metrics": {"IC": 0.9}}, lambda _: None, "has another result"),
-        ({"metrics": {**trained.METRICS, "IC": 0.06}}, lambda _: None, "has another result"),
-        ({"code": "model_cls = 2\n"}, lambda _: None, "trained a model with other code"),
-        ({}, _another_parquet, "is another file"),
-        ({}, _param(WIDTH, "20"), "input width of 20"),
-        ({}, _gone("mlruns"), "no finished training"),
-    ],
-)
-def test_cached_claims_that_do_not_hold(
-    options: dict[str, Any], change: Callable[[Path], None], told: str, workspace: Path
-) -> None:
-    """Without the very training that gave the result, or with a broken one, the claim is not shown."""
-    experiment = cached(workspace.parent / "c", **options)
-    change(workspace)
-    (found,) = verdicts(workspace.parents[2], experiment)
-    assert found.state == "broken"
-    assert told in found.text
-    assert found.contradictions
+def test_a_manifest_that_does_not_tell_of_the_cache(workspace: Path) -> None:
+    """Manifests since then have no such entry."""
+    edit(workspace / "sota_manifest.json", lambda told: told.pop("from_cache"))
+    assert verdict_on(workspace).state == "factors"
 
 
 def test_a_cached_result_of_no_factors(tmp_path: Path) -> None:
