@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Origin:
+class FactorOrigin:
     """The loop that brought a factor of a set.
 
     Attributes:
@@ -80,11 +81,11 @@ class Report:
     returns: dict[Place, Returns]
     appraisals: tuple[Appraisal, ...]
     notes: tuple[str, ...]
-    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
+    origins: dict[tuple[str, str], FactorOrigin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Compared:
+class MetricComparison:
     """One metric of the models with factors against those without.
 
     Attributes:
@@ -107,7 +108,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Judged:
+class VerdictCount:
     """By what verdicts the models of a run were judged.
 
     Attributes:
@@ -163,7 +164,7 @@ def _returns(runs: tuple[Run, ...], notes: list[str]) -> dict[Place, Returns]:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _GivenSet:
     """A factor set, before it is appraised; `mined_in` has the log and the loop of each source."""
 
     digest: str
@@ -173,9 +174,9 @@ class _Given:
     mined_in: tuple[tuple[Path | None, int | None], ...]
 
 
-def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _Given]:
+def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _GivenSet]:
     """Return the sets that models were given, by digest, then those that only a factor run tells of."""
-    found: dict[str, _Given] = {}
+    found: dict[str, _GivenSet] = {}
     for run in runs:
         for loop in run.loops:
             if loop.manifest is None:
@@ -203,7 +204,7 @@ def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _Given]:
     return found
 
 
-def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None) -> _Given:
+def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None) -> _GivenSet:
     told = manifest["factor_set"]
     # The first manifests of this package knew one file a set, and named it in `factor_set` itself.
     listed = told.get("sources") or [told]
@@ -218,7 +219,7 @@ def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None)
             # What the factor run left is gone or changed; the model's workspace holds the same values.
             sources = (Source(kept, str(stored["digest"]), tuple(map(str, told["columns"]))),)
     base = {str(name): str(expression) for name, expression in manifest["base_set"]["features"].items()}
-    return _Given(str(told["digest"]), sources, base, task, mined_in)
+    return _GivenSet(str(told["digest"]), sources, base, task, mined_in)
 
 
 def _is_there(source: Source) -> bool:
@@ -229,7 +230,7 @@ def _is_there(source: Source) -> bool:
         return False
 
 
-def _accepted_set(run: Run) -> _Given:
+def _accepted_set(run: Run) -> _GivenSet:
     located = locate.named(str(run.log))
     digest, columns = factors.current_digest(located.path), factors.read_footer(located.path).columns
     accepted = [loop for loop in run.loops if loop.kind == "factor" and loop.number == located.loop]
@@ -239,7 +240,7 @@ def _accepted_set(run: Run) -> _Given:
     beside_its_own = beside_its_own and (
         loop.record.base_names is None or len(loop.record.base_names) == len(alpha.ALPHA20)  # type: ignore[union-attr]
     )
-    return _Given(
+    return _GivenSet(
         digest,
         (Source(located.path, digest, tuple(columns)),),
         dict(alpha.ALPHA20) if beside_its_own else {},
@@ -255,8 +256,8 @@ def _task_of(run: Run, loop: Loop | None) -> Task | None:
 
 
 def _origins(
-    runs: tuple[Run, ...], given: Iterable[_Given], notes: list[str]
-) -> dict[tuple[str, str], Origin]:
+    runs: tuple[Run, ...], given: Iterable[_GivenSet], notes: list[str]
+) -> dict[tuple[str, str], FactorOrigin]:
     known: dict[Path, Run | None] = {run.log: run for run in runs}
     found = {}
     for one in given:
@@ -269,7 +270,7 @@ def _origins(
     return found
 
 
-def _spread(one: _Given) -> tuple[tuple[Path | None, int | None], ...]:
+def _spread(one: _GivenSet) -> tuple[tuple[Path | None, int | None], ...]:
     # One file of the workspace can stand for several sources: then any of the runs may have mined a factor.
     return one.mined_in if len(one.mined_in) == len(one.sources) else ((None, None),) * len(one.sources)
 
@@ -287,7 +288,7 @@ def _run_of(log: Path, known: dict[Path, Run | None], notes: list[str]) -> Run |
     return known[log]
 
 
-def _origin(column: str, runs: Iterable[Run], last: int | None) -> Origin | None:
+def _origin(column: str, runs: Iterable[Run], last: int | None) -> FactorOrigin | None:
     """Return the last accepted loop, up to one, that set out to mine a factor; of two of a name it is kept.
 
     `last` itself counts whatever its verdict, for a set can be named by its workspace.
@@ -300,7 +301,7 @@ def _origin(column: str, runs: Iterable[Run], last: int | None) -> Origin | None
                 continue
             for factor in loop.factors:
                 if factor.name == column:
-                    found = Origin(run.log, loop.number, loop.hypothesis, factor)
+                    found = FactorOrigin(run.log, loop.number, loop.hypothesis, factor)
     return found
 
 
@@ -361,38 +362,37 @@ def loop_at(report: Report, place: Place) -> Loop:
     return report.runs[place[0]].loops[place[1]]
 
 
-def comparison(report: Report) -> tuple[Compared, ...]:
+def comparison(report: Report) -> tuple[MetricComparison, ...]:
     """Return every metric of the models with factors against those without; empty where a side is missing.
 
     A result that RD-Agent's cache gave again counts once on its side.
     """
-    roles: tuple[Role, Role] = ("with factors", "without factors")
-    sides = [_once(report, models(report, which)) for which in roles]
-    if not all(sides):
+    ours, base = (_results(report, which) for which in ("with factors", "without factors"))
+    if ours.empty or base.empty:
         return ()
-    compared = []
-    for name in METRICS:
-        values = [[metric(loop_at(report, place), name) for place in side] for side in sides]
-        known = [[value for value in side if math.isfinite(value)] for side in values]
-        bests = [max(side, default=math.nan) for side in known]
-        means = [math.fsum(side) / len(side) if side else math.nan for side in known]
-        ours, base = (len(side) for side in known)
-        compared.append(Compared(name, bests[0], bests[1], means[0], means[1], ours, base))
-    return tuple(compared)
+    return tuple(
+        MetricComparison(
+            metric=name,
+            best_with=float(ours[name].max()),
+            best_without=float(base[name].max()),
+            mean_with=float(ours[name].mean()),
+            mean_without=float(base[name].mean()),
+            loops_with=int(ours[name].count()),
+            loops_without=int(base[name].count()),
+        )
+        for name in METRICS
+    )
 
 
-def _once(report: Report, places: Sequence[Place]) -> tuple[Place, ...]:
-    """Return the places without those whose result the cache gave again."""
-    results = {place: repr(sorted(loop_at(report, place).metrics.items())) for place in places}
-    trained = {results[place] for place in places if not loop_at(report, place).cached}
-    kept = []
-    for place in places:
-        if loop_at(report, place).cached:
-            if results[place] in trained:
-                continue
-            trained.add(results[place])
-        kept.append(place)
-    return tuple(kept)
+def _results(report: Report, which: Role) -> pd.DataFrame:
+    """Return the metrics of one side, a row for each result, without those that the cache gave again."""
+    loops = [loop_at(report, place) for place in models(report, which)]
+    rows = [{name: metric(loop, name) for name in METRICS} for loop in loops]
+    table = pd.DataFrame(rows, columns=list(METRICS)).replace([math.inf, -math.inf], math.nan)
+    results = pd.Series([repr(sorted(loop.metrics.items())) for loop in loops], dtype=object)
+    cached = pd.Series([bool(loop.cached) for loop in loops], dtype=bool).sort_values(kind="stable")
+    again = cached & results[cached.index].duplicated()  # what was trained comes first
+    return table[~again.sort_index()]
 
 
 def tested_alike(report: Report) -> bool:
@@ -411,7 +411,7 @@ def tested_alike(report: Report) -> bool:
     return len(tasks) <= 1
 
 
-def judged(run: Run) -> Judged:
+def judged(run: Run) -> VerdictCount:
     """Return how the verdicts on the models of a run came about, as far as its log tells.
 
     RD-Agent reads "Decision" (0.5 to 1.0). A fork that reads the other form shows it by an accepted model.
@@ -423,7 +423,7 @@ def judged(run: Run) -> Judged:
             known |= set(asked.answered)
     read = [asked for _, asked in told if known & {*asked.shown, *asked.answered}]
     unread = [asked for _, asked in told if asked not in read and REPLACE in asked.shown]
-    return Judged(len(read), len(unread), sum(asked.says_yes for asked in unread))
+    return VerdictCount(len(read), len(unread), sum(asked.says_yes for asked in unread))
 
 
 def judged_alike(report: Report) -> bool:
@@ -443,47 +443,29 @@ def judged_alike(report: Report) -> bool:
 
 def as_plain(report: Report) -> dict[str, Any]:
     """Return a report as JSON can hold it: NaN as None, days and paths as text, arrays as lists."""
-    whole = {name.name: getattr(report, name.name) for name in dataclasses.fields(report)}
-    whole["runs"] = [{"role": role(run), "judged": judged(run), **_fields(run)} for run in report.runs]
-    whole["returns"] = [
-        {"run": run, "loop": loop, **_fields(found)} for (run, loop), found in report.returns.items()
-    ]
+    whole = dataclasses.asdict(report)
+    for run, plain in zip(report.runs, whole["runs"], strict=True):
+        plain |= {"role": role(run), "judged": dataclasses.asdict(judged(run))}
+    whole["returns"] = [{"run": run, "loop": loop, **one} for (run, loop), one in whole["returns"].items()]
     whole["origins"] = [
-        {"digest": digest, "column": column, **_fields(origin)}
-        for (digest, column), origin in report.origins.items()
+        {"digest": digest, "column": column, **one} for (digest, column), one in whole["origins"].items()
     ]
-    whole["comparison"] = comparison(report)
+    whole["comparison"] = [dataclasses.asdict(one) for one in comparison(report)]
     whole["tested_alike"] = tested_alike(report)
     whole["judged_alike"] = judged_alike(report)
-    plain: dict[str, Any] = _plain(whole)
-    return plain
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    text = json.dumps(whole, default=_plain, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+    plain_report: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return plain_report
 
 
 def _plain(value: Any) -> Any:
-    if value is None or value is pd.NaT:
-        return None
-    if isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, pd.DatetimeIndex):
-        return [day.date().isoformat() for day in value]
     if isinstance(value, datetime.datetime):
-        return value.isoformat()
+        return None if pd.isna(value) else value.isoformat()
+    if isinstance(value, pd.DatetimeIndex):
+        return list(value.strftime("%Y-%m-%d"))
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
     if isinstance(value, Path):
-        return _plain(str(value))
-    if isinstance(value, np.ndarray):
-        return [_plain(one) for one in value.tolist()]
-    if isinstance(value, Mapping):
-        return {_plain(str(name)): _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if dataclasses.is_dataclass(value):
-        return _plain(_fields(value))
+        return str(value)
     raise TypeError(f"a report holds a {type(value).__name__}")

@@ -15,7 +15,7 @@ from rdagent_sota_bridge.history import Factor, Loop, Run
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.qlib_record import QlibRecord
-from rdagent_sota_bridge.report import METRICS, Origin, Report
+from rdagent_sota_bridge.report import METRICS, FactorOrigin, Report
 from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
 
 CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)
@@ -213,7 +213,7 @@ def whole_report(loops: int = 10, factors: int = 12) -> Report:
         if loop.metrics
     }
     origins = {
-        (DIGEST, factor.name): Origin(runs[0].log, loop.number, loop.hypothesis, factor)
+        (DIGEST, factor.name): FactorOrigin(runs[0].log, loop.number, loop.hypothesis, factor)
         for loop in mined
         for factor in loop.factors
     }

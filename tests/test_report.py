@@ -15,7 +15,7 @@ from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import QlibRecord
-from rdagent_sota_bridge.report import Judged, Report
+from rdagent_sota_bridge.report import Report, VerdictCount
 from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
@@ -197,13 +197,13 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ([(True, READ), (False, READ)], Judged(2, 0, 0)),
-        ([(False, OTHER), (False, REFUSED), (False, OTHER)], Judged(0, 3, 2)),
-        ([(False, BOTH), (False, OTHER)], Judged(1, 1, 1)),
-        ([(False, OTHER), (True, READ)], Judged(1, 1, 1)),
-        ([(True, OTHER), (False, REFUSED)], Judged(2, 0, 0)),
-        ([(False, None), (False, Asked((), (), False))], Judged(0, 0, 0)),
-        ([], Judged(0, 0, 0)),
+        ([(True, READ), (False, READ)], VerdictCount(2, 0, 0)),
+        ([(False, OTHER), (False, REFUSED), (False, OTHER)], VerdictCount(0, 3, 2)),
+        ([(False, BOTH), (False, OTHER)], VerdictCount(1, 1, 1)),
+        ([(False, OTHER), (True, READ)], VerdictCount(1, 1, 1)),
+        ([(True, OTHER), (False, REFUSED)], VerdictCount(2, 0, 0)),
+        ([(False, None), (False, Asked((), (), False))], VerdictCount(0, 0, 0)),
+        ([], VerdictCount(0, 0, 0)),
     ],
     ids=[
         "mended",
@@ -215,7 +215,7 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
         "none",
     ],
 )
-def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: Judged) -> None:
+def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
     """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
     loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
     assert report.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected

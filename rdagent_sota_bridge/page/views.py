@@ -81,7 +81,7 @@ class FactorRow:
 
     name: str
     anchor: str
-    origin: reports.Origin | None
+    origin: reports.FactorOrigin | None
     brought_by: str
     cells: tuple[Cell, ...]
     sheet: Sheet | None
