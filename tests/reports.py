@@ -11,11 +11,12 @@ import pandas as pd
 
 from rdagent_sota_bridge.alpha import ALPHA20, ALPHA22
 from rdagent_sota_bridge.appraisal import Appraisal
+from rdagent_sota_bridge.comparison import METRICS
 from rdagent_sota_bridge.history import Factor, Loop, Run
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.qlib_record import QlibRecord
-from rdagent_sota_bridge.report import METRICS, FactorOrigin, Report
+from rdagent_sota_bridge.report import FactorOrigin, Report
 from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
 
 CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)

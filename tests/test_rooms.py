@@ -53,6 +53,7 @@ ROOMS = (
     "tearsheet",
     "base_features",
     "appraisal",
+    "comparison",
     "report",
     "page",
     "run.job",
