@@ -252,7 +252,7 @@ def test_metrics_that_can_not_be_read(tmp_path: Path) -> None:
     experiment.result = pd.Series({"IC": 0.5})
     run = history.read_run(write_run(tmp_path, experiment))
     assert run.loops[0].metrics == {"IC": 0.5}
-    assert "qlib_res.csv" in run.notes[0]
+    assert f"the result in {workspace} can't be read" in run.notes[0]
 
 
 def test_a_record_with_doubts(tmp_path: Path) -> None:
@@ -343,12 +343,11 @@ def test_a_request_that_can_not_be_read(tmp_path: Path) -> None:
     log = write_run(tmp_path, model(tmp_path / "w"))
     file = log_request(log, 0, "09-00-01", "s", "{}")
     logs.dump_object(["system"], file)
-    for reason in ("has a form that is not known", "can't be read"):
+    for _ in range(2):
         run = history.read_run(log)
         assert [loop.asked for loop in run.loops] == [None]
         (note,) = run.notes
-        assert note.startswith(f"how the verdict was asked for {reason}")
-        assert str(file) in note
+        assert note.startswith(f"how the verdict was asked for in {file} can't be read")
         file.write_bytes(b"\x80cut")
 
 
