@@ -58,38 +58,6 @@ def test_a_claim_that_holds(workspace: Path) -> None:
     assert found.workspace == workspace
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stored": False},
-        {"base": BaseSet("none", ())},
-        {"mined": ("KLEN", "gap")},
-        {"mined": ("gap",)},
-    ],
-    ids=["placed otherwise", "mined alone", "a mined column of a base name", "one"],
-)
-def test_other_claims_that_hold(options: dict[str, Any], tmp_path: Path) -> None:
-    """Every form of a hand-off can be shown."""
-    found = verdict_on(trained.write_training(root_of(tmp_path) / "w", **options))
-    assert found.state == "factors", found.text
-
-
-def test_a_manifest_without_a_stored_file(workspace: Path) -> None:
-    """Of a manifest that knows no stored file (0.1.0) the columns are compared."""
-    edit(workspace / "sota_manifest.json", lambda told: told["factor_set"].pop("stored"))
-    found = verdict_on(workspace)
-    assert found.state == "factors"
-    assert found.evidence[0].endswith("by columns")
-
-
-def test_what_was_not_read_back(workspace: Path) -> None:
-    """Where the run told that it could not read back what Qlib loaded, Qlib's own record still shows it."""
-    edit(workspace / "sota_manifest.json", lambda told: told.update(qlib_loaded=None))
-    (workspace / "sota_loaded.json").unlink()
-    found = verdict_on(workspace)
-    assert (found.state, len(found.evidence)) == ("factors", 7)
-
-
 def _another_parquet(workspace: Path) -> None:
     frames.write(frames.nested(frames.factor_frame(trained.MINED, seed=8)), workspace)
 
@@ -139,6 +107,11 @@ def _yaml(old: str, new: str) -> Callable[[Path], None]:
         file.write_text(file.read_text().replace(old, new))
 
     return change
+
+
+def _not_read_back(workspace: Path) -> None:
+    edit(workspace / "sota_manifest.json", lambda content: content.update(qlib_loaded=None))
+    (workspace / "sota_loaded.json").unlink()
 
 
 def _gone(pattern: str) -> Callable[[Path], None]:
@@ -222,9 +195,37 @@ def test_claims_that_do_not_hold(change: Callable[[Path], None], told: str, work
     assert any(told in contradiction for contradiction in found.contradictions)
 
 
-def test_the_parquet_of_a_set_that_was_not_placed_whole(tmp_path: Path) -> None:
-    """Where the manifest tells of no stored file, other columns contradict it all the same."""
-    workspace = trained.write_training(root_of(tmp_path) / "w", stored=False)
+@pytest.mark.parametrize(
+    ("options", "change", "evidence"),
+    [
+        ({}, lambda _: None, 8),
+        ({"stored": False}, lambda _: None, 8),
+        ({"base": BaseSet("none", ())}, lambda _: None, 8),
+        ({"mined": ("KLEN", "gap")}, lambda _: None, 8),
+        ({"mined": ("gap",)}, lambda _: None, 8),
+        ({}, lambda at: edit(at / "sota_manifest.json", lambda one: one["factor_set"].pop("stored")), 8),
+        ({}, lambda at: edit(at / "sota_manifest.json", lambda one: one.pop("from_cache")), 8),
+        ({}, _not_read_back, 7),
+    ],
+    ids=[
+        "placed",
+        "placed otherwise",
+        "mined alone",
+        "a mined column of a base name",
+        "one",
+        "0.1.0 without a stored file",
+        "without from_cache",
+        "not read back",
+    ],
+)
+def test_claims_that_hold(
+    options: dict[str, Any], change: Callable[[Path], None], evidence: int, tmp_path: Path
+) -> None:
+    """Every form of a hand-off and of its manifest can be shown; other columns contradict each."""
+    workspace = trained.write_training(root_of(tmp_path) / "w", **options)
+    change(workspace)
+    found = verdict_on(workspace)
+    assert (found.state, len(found.evidence)) == ("factors", evidence), found.text
     _other_columns(workspace)
     assert verdict_on(workspace).state == "broken"
 
@@ -263,38 +264,33 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
     assert "1 other loop(s) of this run claim factors, and this one has none" in has_not.text
 
 
-def test_loops_without_a_training(tmp_path: Path) -> None:
-    """Skipped and unfinished loops were not trained, which breaks no claim."""
+def test_loops_without_a_training_or_a_verdict(workspace: Path) -> None:
+    """Skipped and unfinished loops break no claim; one that was trained is looked at before its verdict."""
     loop = logs.new_loop("ModelRDLoop")
-    skip(loop, 0, model(tmp_path / "w"), "model.py is empty")
-    logs.begin(loop, 1, model(tmp_path / "v"))
-    logs.dump(loop, tmp_path, 1)
-    skipped, begun = verification.verify(history.read_run(tmp_path))
+    log = workspace.parents[2] / "log" / "run"
+    skip(loop, 0, model(workspace.parent / "x"), "model.py is empty")
+    logs.begin(loop, 1, model(workspace.parent / "v"))
+    logs.begin(loop, 2, model(workspace))
+    logs.dump(loop, log, 2)
+    skipped, begun, trained_one = verification.verify(history.read_run(log))
     assert (skipped.state, skipped.text) == ("not trained", "model.py is empty")
     assert (begun.state, begun.holds) == ("not trained", True)
     assert begun.text.startswith("not finished")
-
-
-def test_a_training_without_a_verdict(workspace: Path) -> None:
-    """A loop that was trained and has no verdict yet is looked at as any other."""
-    loop = logs.new_loop("ModelRDLoop")
-    logs.begin(loop, 0, model(workspace))
-    log = workspace.parents[2] / "log" / "run"
-    logs.dump(loop, log, 0)
-    assert [one.state for one in verification.verify(history.read_run(log))] == ["factors"]
+    assert trained_one.state == "factors"
     _another_parquet(workspace)
-    assert [one.state for one in verification.verify(history.read_run(log))] == ["broken"]
+    assert verification.verify(history.read_run(log))[2].state == "broken"
 
 
-def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
-    """A result whose workspace is gone can't be shown to be of anything."""
-    experiment = model(tmp_path / "gone")
+@pytest.mark.parametrize(("is_there", "state"), [(False, "broken"), (True, "none")])
+def test_a_result_without_a_training(is_there: bool, state: str, tmp_path: Path) -> None:
+    """A result whose workspace is gone is not shown; one of the cache that claims nothing is no claim."""
+    if is_there:
+        (root_of(tmp_path) / "w").mkdir(parents=True)
+    experiment = model(root_of(tmp_path) / "w")
     experiment.result = pd.Series(trained.METRICS)
     (found,) = verdicts(tmp_path, experiment)
-    assert (found.state, found.contradictions != ()) == ("broken", True)
-
-
-# --- the cache ---
+    assert (found.state, found.holds) == (state, is_there)
+    assert ("cache" in found.text) == is_there
 
 
 def test_a_loop_that_release_0_1_0_let_the_cache_answer(workspace: Path) -> None:
@@ -305,37 +301,11 @@ def test_a_loop_that_release_0_1_0_let_the_cache_answer(workspace: Path) -> None
     assert found.text == "answered from RD-Agent's cache by release 0.1.0: not verified"
 
 
-def test_a_manifest_that_does_not_tell_of_the_cache(workspace: Path) -> None:
-    """Manifests since then have no such entry."""
-    edit(workspace / "sota_manifest.json", lambda told: told.pop("from_cache"))
-    assert verdict_on(workspace).state == "factors"
-
-
-def test_a_cached_result_of_no_factors(tmp_path: Path) -> None:
-    """An answer from the cache to a run that claims nothing is no claim."""
-    (root_of(tmp_path) / "w").mkdir(parents=True)
-    experiment = model(root_of(tmp_path) / "w")
-    experiment.result = pd.Series(trained.METRICS)
-    (found,) = verdicts(tmp_path, experiment)
-    assert (found.state, found.holds) == ("none", True)
-    assert "cache" in found.text
-
-
-# --- runs without models ---
-
-
-def test_a_run_that_mines_factors(tmp_path: Path) -> None:
-    """A factor run has nothing to verify, and the message says what to name."""
-    experiment = logs.factor_experiment(tmp_path / "w", "a")
-    with pytest.raises(SessionError, match="fin_factor, which has mined factors") as caught:
-        verdicts(tmp_path, experiment, kind="FactorRDLoop")
-    assert "fin_model" not in caught.value.fact
-
-
-def test_fin_quant_before_its_first_model(tmp_path: Path) -> None:
-    """A run of fin_quant without a model yet has nothing to verify either."""
-    with pytest.raises(SessionError, match="fin_quant, which has mined factors"):
-        verdicts(tmp_path, logs.factor_experiment(tmp_path / "w", "a"), kind="QuantRDLoop")
+@pytest.mark.parametrize(("kind", "command"), [("FactorRDLoop", "fin_factor"), ("QuantRDLoop", "fin_quant")])
+def test_a_run_that_mined_factors_alone(kind: str, command: str, tmp_path: Path) -> None:
+    """A run without a model yet has nothing to verify, and the message says what to name."""
+    with pytest.raises(SessionError, match=f"{command}, which has mined factors"):
+        verdicts(tmp_path, logs.factor_experiment(tmp_path / "w", "a"), kind=kind)
 
 
 def test_factor_loops_are_left_out(workspace: Path) -> None:
