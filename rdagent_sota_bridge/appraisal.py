@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import base_features, factors, label, mounts, tearsheet
+from rdagent_sota_bridge import base_features, label, mounts, tearsheet
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
 from rdagent_sota_bridge.market import Market, read_market
@@ -24,7 +24,6 @@ CELLS = 60_000_000
 all factors and base features together, are in memory: 480 MB."""
 
 _LEAST_INSTRUMENTS = 3  # of a day whose correlation counts
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +83,18 @@ def appraise(digest: str, sources: Sequence[Source], base: Mapping[str, str], ta
         task: The market, test segment and label; None where nothing tells them.
     """
     columns = panels.union([source.columns for source in sources])
+    missing = [
+        f"The file {one.path} is not there any more, so nothing can be told of its factors."
+        for one in sources
+        if not one.path.is_file()
+    ]
+    if not columns:
+        missing.append("Nothing tells which factors the set has, and in which file.")
+    if missing:
+        return _without_figures(digest, task, columns, missing)
     try:
-        missing = [note for note in map(_change, sources) if note] or _no_columns(columns)
-        if missing:
-            return _without_figures(digest, task, columns, missing)
         with panels.opened([source.path for source in sources], lambda _: columns) as panel:
-            missing = _other_content(panel, sources)
+            missing = _changes(panel, sources)
             if missing:
                 return _without_figures(digest, task, columns, missing)
             return _appraised(digest, panel, base, task)
@@ -223,70 +228,31 @@ def mean_correlation(block: Any) -> Any:
     Returns:
         float64, (names, names), NaN where no day has three instruments with both.
     """
-    from threadpoolctl import threadpool_limits
-
     names = block.shape[1]
     total, days = np.zeros((names, names)), np.zeros((names, names))
-    # A day's products are small: threads that wait for each other take up to ten times as long.
-    with threadpool_limits(1):
-        for values in block:
-            found = _on_a_day(values)
-            usable = np.isfinite(found)
-            total[usable] += found[usable]
-            days += usable
+    for values in block:
+        largest = np.fmax.reduce(np.abs(values), axis=1, initial=0.0)
+        scaled = values / np.where(largest > 0, largest, 1.0)[:, None]  # so that no square overflows
+        found = pd.DataFrame(scaled.T).corr(min_periods=_LEAST_INSTRUMENTS).to_numpy()
+        total += np.nan_to_num(found)
+        days += np.isfinite(found)
     with np.errstate(invalid="ignore"):
-        return np.clip(total / days, -1.0, 1.0)
-
-
-def _on_a_day(values: Any) -> Any:
-    there = ~np.isnan(values)
-    with np.errstate(all="ignore"):  # what has no values, or overflows, becomes NaN
-        level = np.where(there, values, 0.0).sum(axis=1, keepdims=True) / there.sum(axis=1, keepdims=True)
-        centred = np.where(there, values - level, 0.0)
-        largest = np.abs(centred).max(axis=1, keepdims=True, initial=0.0)
-        # What rounding leaves of values that are all the same is no spread; nor must the squares overflow.
-        centred = np.where(largest > _ROUNDING * np.abs(level), centred / largest, 0.0)
-        mask = there.astype(np.float64)
-        shared = mask @ mask.T
-        sums, squares = centred @ mask.T, (centred**2) @ mask.T
-        covariance = centred @ centred.T - sums * sums.T / shared
-        spread = squares - sums**2 / shared
-        spread[spread <= _ROUNDING * squares] = 0.0
-        found = covariance / np.sqrt(spread * spread.T)
-    found[shared < _LEAST_INSTRUMENTS] = np.nan
-    return found
+        return total / days
 
 
 # --- notes ---
 
 
-def _change(source: Source) -> str:
-    """Return what happened to a file since it was used; empty where it is as it was."""
-    if not source.path.is_file():
-        return f"The file {source.path} is not there any more, so nothing can be told of its factors."
-    return _changed(source, factors.current_digest(source.path))
-
-
-def _changed(source: Source, found: str) -> str:
-    if found == source.digest:
-        return ""
-    return (
-        f"The file {source.path} was changed since, so nothing can be told of the factors as they were: it "
-        f"had the digest {source.digest}, and has {found}."
-    )
-
-
-def _other_content(panel: Panel, sources: Sequence[Source]) -> list[str]:
-    """Return what the open files have otherwise than the sources say; they may have been replaced."""
+def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
+    """Return what the files have otherwise than when the set was used, by the bytes that are read."""
     digests = {file.path: file.digest for file in panel.files}
     there = panels.union([file.columns for file in panel.files])
-    changes = [_changed(source, digests.get(source.path, source.digest)) for source in sources]
-    missing = [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
-    return [note for note in changes if note] + missing
-
-
-def _no_columns(columns: tuple[str, ...]) -> list[str]:
-    return [] if columns else ["Nothing tells which factors the set has, and in which file."]
+    return [
+        f"The file {one.path} was changed since, so nothing can be told of the factors as they were: it "
+        f"had the digest {one.digest}, and has {digests[one.path]}."
+        for one in sources
+        if digests[one.path] != one.digest
+    ] + [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
 
 
 def _without_figures(

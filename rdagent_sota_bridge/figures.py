@@ -53,7 +53,7 @@ class FactorFigures:
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class FigureGround:
     """What the figures of all factors of a panel are taken on.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ground:
     ic_label: Any
 
 
-def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) -> Ground:
+def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) -> FigureGround:
     """Prepare what the figures are taken on.
 
     Args:
@@ -99,7 +99,7 @@ def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) 
             name: 1.0 if found.stop > found.start else 0.0 for name, found in rows.items()
         }
         nothing = np.empty(0, dtype=np.int64)
-        return Ground(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
+        return FigureGround(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
     members = market.members()
     calendar = market.calendar.normalize()
     cells = {name: int(members[inside(calendar, segment)].sum()) for name, segment in task.segments.items()}
@@ -110,10 +110,12 @@ def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) 
     }
     within = calendar[(calendar >= days[0]) & (calendar <= days[-1])]
     ic_rows, ic_places, ic_label = _ic_ground(panel, market, task, member)
-    return Ground(cells, rows, member, filled, sample, within.difference(days), ic_rows, ic_places, ic_label)
+    return FigureGround(
+        cells, rows, member, filled, sample, within.difference(days), ic_rows, ic_places, ic_label
+    )
 
 
-def take(values: Any, panel: Panel, on: Ground) -> FactorFigures:
+def take(values: Any, panel: Panel, on: FigureGround) -> FactorFigures:
     """Return the figures of one factor.
 
     Args:
@@ -190,22 +192,18 @@ def _ic_ground(panel: Panel, market: Market, task: Task, member: Any) -> tuple[A
     return ic_rows[members], places[members], found
 
 
-def _rank_ic(values: Any, on: Ground) -> tuple[float | None, int]:
+def daily_correlation(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+    """Return the correlation of each day (row) where both have a number; NaN where one has no spread."""
+    return one.corrwith(other, axis=1).clip(-1.0, 1.0)
+
+
+def _rank_ic(values: Any, on: FigureGround) -> tuple[float | None, int]:
     """Return the mean daily correlation of the ranks of factor and label (Qlib's Rank IC), and its days."""
     if on.ic_label is None or not len(on.ic_rows):
         return None, 0
     factor = np.full(on.ic_label.shape, np.nan)
     factor.reshape(-1)[on.ic_places] = values[on.ic_rows]
     there = ~(np.isnan(factor) | np.isnan(on.ic_label))
-    ranks = [
-        pd.DataFrame(np.where(there, part, np.nan)).rank(axis=1).to_numpy() for part in (factor, on.ic_label)
-    ]
-    count = there.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (
-            np.where(there, part - np.nansum(part, axis=1, keepdims=True) / count[:, None], 0.0)
-            for part in ranks
-        )
-        daily = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    daily = daily[np.isfinite(daily) & (count >= _LEAST_INSTRUMENTS)]
+    ranks = [pd.DataFrame(part).where(there).rank(axis=1) for part in (factor, on.ic_label)]
+    daily = daily_correlation(*ranks)[there.sum(axis=1) >= _LEAST_INSTRUMENTS].dropna()
     return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import pathlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
-from rdagent_sota_bridge.errors import ResultError, SessionError
+from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.qlib_record import QlibRecord
 from rdagent_sota_bridge.verdict_forms import Asked
 
 COMMANDS = {
@@ -96,7 +97,7 @@ class Loop:
     cached: bool | None = None
     workspace: Path | None = None
     manifest: dict[str, Any] | None = None
-    record: Record | None = None
+    record: QlibRecord | None = None
     factors: tuple[Factor, ...] = ()
     code: str = ""
     asked: Asked | None = None
@@ -153,20 +154,31 @@ def read_run(log: Path) -> Run:
     )
 
 
+@contextmanager
+def _noting(notes: list[str], what: str) -> Iterator[None]:
+    """Turn what can't be read into a note, so that the rest of the run is shown."""
+    try:
+        yield
+    except BridgeError as error:
+        notes.append(f"{what} can't be read: {error.fact} ({error.place})")
+    except (OSError, *pickled.DAMAGE) as error:
+        notes.append(f"{what} can't be read ({type(error).__name__}: {error})"[:300])
+
+
 # --- loops ---
 
 
 def _loops(loop: Any, session: sessions.Session, log: Path | None, notes: list[str]) -> tuple[Loop, ...]:
-    told = [
+    found = [
         _finished(loop, experiment, feedback, summary, log, notes)
         for (experiment, feedback), summary in zip(loop.trace.hist, session.experiments, strict=True)
     ]
     begun = {int(number) for number in (*loop.loop_trace, *loop.loop_prev_out)}
-    unfinished = begun - {one.number for one in told}
-    if any(one.number is None for one in told):
+    unfinished = begun - {one.number for one in found}
+    if any(one.number is None for one in found):
         unfinished = set(session.unfinished)  # which of the begun ones have a verdict is not known
-    told += [_unfinished(loop, number, log, notes) for number in unfinished]
-    return tuple(sorted(told, key=lambda one: (one.number is None, one.number or 0)))
+    found += [_unfinished(loop, number, log, notes) for number in unfinished]
+    return tuple(sorted(found, key=lambda one: (one.number is None, one.number or 0)))
 
 
 def _finished(
@@ -179,47 +191,28 @@ def _finished(
 ) -> Loop:
     """Return a loop that has a verdict."""
     number = summary.loop
-    begun = _begun(loop, number, experiment)
-    workspace = _workspace(summary, log)
-    manifest, record = None, None
-    metrics: dict[str, float] = {}
-    if workspace is not None:
-        manifest = _manifest(workspace, notes)
-        record = _record(workspace, notes)
-        metrics = _metrics_beside(workspace, notes)
+    fields = _begun(loop, number, experiment) | _left(_workspace(summary, log), notes)
     reason, observations = _text(feedback, "reason"), _text(feedback, "observations")
-    failure = ""
+    metrics, failure = _metrics(experiment, fields["workspace"], number, notes), ""
     skipped = loop.loop_prev_out.get(number, {}).get(_EXCEPTION)
     if skipped is not None:
         # The exception's text: 1.0.0 puts it into the reason, 0.8.0 and fin_quant into the observations.
-        failure = reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
-        metrics = {}
-    elif not _has_number(metrics):
-        metrics = _result_of(experiment, number, notes)
-        if not _has_number(metrics):
-            metrics = {}
-            failure = (
-                f"its result is gone: no {locate.RESULT_FILE} with a number is in its workspace, "
-                "none in the session"
-            )
+        metrics, failure = {}, reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
+    elif not metrics:
+        failure = (
+            f"its result is gone: no {locate.RESULT_FILE} with a number is in its workspace, "
+            "none in the session"
+        )
     return Loop(
-        **begun,
+        **fields,
         accepted=summary.accepted,
         failure=failure,
         observations=observations,
         reason=reason,
         metrics=metrics,
-        features=_features(manifest, record),
-        cached=_is_cached(manifest, record, workspace) if metrics else None,
-        workspace=workspace,
-        manifest=manifest,
-        record=record,
-        asked=_asked_for_verdict(log, number, notes) if begun["kind"] == "model" else None,
+        cached=_is_cached(fields) if metrics else None,
+        asked=_asked_for_verdict(log, number, notes) if fields["kind"] == "model" else None,
     )
-
-
-def _has_number(metrics: dict[str, float]) -> bool:
-    return any(math.isfinite(value) for value in metrics.values())
 
 
 def _unfinished(loop: Any, number: int, log: Path | None, notes: list[str]) -> Loop:
@@ -231,22 +224,12 @@ def _unfinished(loop: Any, number: int, log: Path | None, notes: list[str]) -> L
         experiment = proposed.get("exp_gen")
     ended = [str(name) for name in outputs if not str(name).startswith("_")]
     last = f"the last step that ended is {ended[-1]}" if ended else "no step of it ended"
-    begun = _begun(loop, number, experiment)
-    if not begun["hypothesis"] and isinstance(proposed, dict):
-        begun["hypothesis"] = _text(proposed.get("propose"), "hypothesis")
     kind, (name, path) = type(experiment).__name__, sessions.workspace_of(experiment)
-    workspace = _workspace(sessions.Experiment(number, kind, False, name, path, (), None), log)
-    if workspace is None:
-        return Loop(**begun, failure=f"not finished: {last}")
-    manifest, record = _manifest(workspace, notes), _record(workspace, notes)
-    return Loop(
-        **begun,
-        failure=f"not finished: {last}",
-        features=_features(manifest, record),
-        workspace=workspace,
-        manifest=manifest,
-        record=record,
-    )
+    summary = sessions.Experiment(number, kind, False, name, path, (), None)
+    fields = _begun(loop, number, experiment) | _left(_workspace(summary, log), notes)
+    if not fields["hypothesis"] and isinstance(proposed, dict):
+        fields["hypothesis"] = _text(proposed.get("propose"), "hypothesis")
+    return Loop(**fields, failure=f"not finished: {last}")
 
 
 def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
@@ -264,8 +247,16 @@ def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
     }
     kind = type(experiment).__name__
     if kind == sessions.FACTOR_EXPERIMENT:
-        fields |= {"kind": "factor", "factors": _factors(experiment)}
-        fields["name"] = ", ".join(one.name for one in fields["factors"])
+        mined = tuple(
+            Factor(
+                name=_text(task, "factor_name"),
+                description=_text(task, "factor_description") or _text(task, "description"),
+                formulation=_text(task, "factor_formulation"),
+                code=code,
+            )
+            for task, _, code in sessions.implementations(experiment)
+        )
+        fields |= {"kind": "factor", "factors": mined, "name": ", ".join(one.name for one in mined)}
     elif kind == MODEL_EXPERIMENT and tasks:
         fields |= {
             "kind": "model",
@@ -274,18 +265,6 @@ def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
             "code": _model_code(experiment),
         }
     return fields
-
-
-def _factors(experiment: Any) -> tuple[Factor, ...]:
-    return tuple(
-        Factor(
-            name=_text(task, "factor_name"),
-            description=_text(task, "factor_description") or _text(task, "description"),
-            formulation=_text(task, "factor_formulation"),
-            code=code,
-        )
-        for task, _, code in sessions.implementations(experiment)
-    )
 
 
 def _model_code(experiment: Any) -> str:
@@ -311,70 +290,54 @@ def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None
     return next((place for place in locate.workspaces_of(experiment, log) if place.is_dir()), None)
 
 
-def _manifest(workspace: Path, notes: list[str]) -> dict[str, Any] | None:
-    file = workspace / MANIFEST_FILE
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last of lists in lists in lists
-        notes.append(f"{file} can't be read: {error}")
-        return None
-    if not isinstance(content, dict):
-        notes.append(f"{file} is no manifest: it holds a {type(content).__name__}")
-        return None
-    return content
-
-
-def _record(workspace: Path, notes: list[str]) -> Record | None:
-    try:
-        record = qlib_record.read(workspace)
-    except ResultError as error:
-        notes.append(f"{error.fact} ({error.place})")
-        return None
-    if record is not None:
-        notes += [f"{doubt} ({workspace})" for doubt in record.doubts]
-    return record
-
-
-def _metrics_beside(workspace: Path, notes: list[str]) -> dict[str, float]:
-    try:
-        return factors.metrics_beside(workspace / locate.FACTOR_FILE)
-    except (OSError, ValueError) as error:
-        notes.append(f"the metrics of a loop can't be read: {error}")
-        return {}
-
-
-def _result_of(experiment: Any, number: int | None, notes: list[str]) -> dict[str, float]:
-    """Return the metrics that the session itself holds, as it does of a loop answered from the cache."""
-    # 0.8.0 and 1.0.0 keep it in `running_info` (`core/experiment.py`).
-    result = getattr(getattr(experiment, "running_info", None), "result", None)
-    if result is None:
-        return {}
-    try:
-        return pickled.metrics(result)
-    except pickled.DAMAGE as error:
-        notes.append(
-            f"the result of loop {'of unknown number' if number is None else number} in the session has a "
-            f"form that is not known ({type(error).__name__})"
-        )
-        return {}
-
-
-def _features(manifest: dict[str, Any] | None, record: Record | None) -> int | None:
+def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
+    """Return the fields of a loop that its workspace tells."""
+    manifest = record = None
+    if workspace is not None and (file := workspace / MANIFEST_FILE).is_file():
+        with _noting(notes, str(file)):
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                notes.append(f"{file} is no manifest: it holds a {type(manifest).__name__}")
+                manifest = None
+    if workspace is not None:
+        with _noting(notes, f"the training in {workspace}"):
+            record = qlib_record.read(workspace)
+            notes += [f"{doubt} ({workspace})" for doubt in (record.doubts if record else ())]
     loaded = (manifest or {}).get("qlib_loaded")
     width = loaded.get("num_features") if isinstance(loaded, dict) else None
-    if isinstance(width, int):
-        return width
-    return None if record is None else record.num_features
+    if not isinstance(width, int):
+        width = record.num_features if record else None
+    return {"workspace": workspace, "manifest": manifest, "record": record, "features": width}
 
 
-def _is_cached(manifest: dict[str, Any] | None, record: Record | None, workspace: Path | None) -> bool | None:
-    told = (manifest or {}).get("from_cache")
+def _metrics(
+    experiment: Any, workspace: Path | None, number: int | None, notes: list[str]
+) -> dict[str, float]:
+    """Return Qlib's metrics, from the workspace or else from the session; empty where none is a number."""
+    found: dict[str, float] = {}
+    if workspace is not None:
+        with _noting(notes, f"the result in {workspace}"):
+            found = factors.metrics_beside(workspace / locate.FACTOR_FILE)
+    if any(map(math.isfinite, found.values())):
+        return found
+    # The session holds that of a loop which RD-Agent's cache answered, in `running_info` (0.8.0 and 1.0.0).
+    result = getattr(getattr(experiment, "running_info", None), "result", None)
+    found = {}
+    if result is not None:
+        with _noting(notes, f"the result of loop {'?' if number is None else number} in the session"):
+            found = pickled.metrics(result)
+    return found if any(map(math.isfinite, found.values())) else {}
+
+
+def _is_cached(fields: dict[str, Any]) -> bool | None:
+    told = (fields["manifest"] or {}).get("from_cache")  # release 0.1.0 wrote it
     if isinstance(told, bool):
         return told
     # RD-Agent's cache copies a result and no file (`CachedRunner.assign_cached_result`).
-    return None if workspace is None else record is None and not (workspace / locate.RESULT_FILE).is_file()
+    workspace = fields["workspace"]
+    if workspace is None:
+        return None
+    return fields["record"] is None and not (workspace / locate.RESULT_FILE).is_file()
 
 
 # --- what was asked ---
@@ -390,17 +353,10 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
         return None
     files = (log / f"Loop_{number}" / "feedback").glob("**/debug_llm/**/*.pkl")
     last = max(files, key=lambda file: file.name, default=None)  # named by their time
-    if last is None:
-        return None
-    try:
-        request = sessions.load(last)
-        return verdict_forms.asked(str(request["system"]), str(request["resp"]))
-    except SessionError as error:
-        notes.append(f"how the verdict was asked for can't be read: {error.fact} ({error.place})")
-    except pickled.DAMAGE as error:
-        notes.append(
-            f"how the verdict was asked for has a form that is not known ({type(error).__name__}; {last})"
-        )
+    if last is not None:
+        with _noting(notes, f"how the verdict was asked for in {last}"):
+            request = sessions.load(last)
+            return verdict_forms.asked(str(request["system"]), str(request["resp"]))
     return None
 
 
@@ -408,24 +364,19 @@ def _asked(log: Path, notes: list[str]) -> dict[str, str]:
     """Return the settings that RD-Agent logged at the run's start, as texts, without what may be secret."""
     asked: dict[str, str] = {}
     for tag in _SETTINGS:
-        files = sorted((log / tag).rglob("*.pkl"), key=lambda file: file.name)  # named by their time
-        if not files:
+        last = max(
+            (log / tag).rglob("*.pkl"), key=lambda file: file.name, default=None
+        )  # named by their time
+        if last is None:
             continue
-        try:
-            asked |= _settings(sessions.load(files[-1]))
-        except SessionError as error:
-            notes.append(f"what was asked can't be read: {error.fact} ({error.place})")
-        except pickled.DAMAGE as error:
-            notes.append(f"what was asked has a form that is not known ({type(error).__name__}; {files[-1]})")
+        with _noting(notes, f"what was asked in {last}"):
+            content = sessions.load(last)
+            if not isinstance(content, dict):
+                content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
+            asked |= {
+                str(name): str(value)
+                for name, value in content.items()
+                if isinstance(value, (str, int, float, PurePath)) and value != ""
+                if not _SECRET.search(str(name))
+            }
     return asked
-
-
-def _settings(content: Any) -> dict[str, str]:
-    if not isinstance(content, dict):
-        content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
-    return {
-        str(name): str(value)
-        for name, value in content.items()
-        if isinstance(value, (str, int, float, pathlib.PurePath)) and value != ""
-        if not _SECRET.search(str(name))
-    }

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import io
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from rdagent_sota_bridge import pickled
 from rdagent_sota_bridge.errors import ResultError
@@ -19,27 +16,21 @@ from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import Segment, Task
 
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
-_HANDLER = "dataset.kwargs.handler.kwargs"
 _WIDTH = "model.kwargs.pt_model_kwargs.num_features"
-_DATE = re.compile(r"datetime\.date\((\d{1,4}), (\d{1,2}), (\d{1,2})\)")
-_EXPRESSION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
-_STATEMENT = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_CUT = 1000
-"""Qlib has mlflow cut parameters at so many characters (`qlib/workflow/recorder.py`, pyqlib 0.9.7)."""
 
 
 @dataclass(frozen=True)
-class Record:
+class QlibRecord:
     """What one finished back-test recorded.
 
     Attributes:
         num_features: The input width of the network (`model.kwargs.pt_model_kwargs.num_features`); None for a
             model that has none, such as the LightGBM that judges factors.
         task: The data folder, market, segments and label; None where the record does not tell them all.
-        has_factor_file: True where a loader read `combined_factors_df.parquet`.
-        base_features: How many base features the first loader had; None where the record does not tell.
-        base_names: Their names, in order; likewise.
-        base_expressions: Their expressions in Qlib's language, in the same order; likewise.
+        has_factor_file: True where a loader read `combined_factors_df.parquet`; None where the configuration
+            can't be read.
+        base_names: The names of the base features of the first loader, in order; None where the record does
+            not tell.
         config_file: Name of the YAML that qrun was started with; empty where the record does not tell.
         recorder: mlflow's id of the run.
         doubts: What of the record can't be read, or contradicts itself; each is one sentence.
@@ -47,22 +38,19 @@ class Record:
 
     num_features: int | None
     task: Task | None
-    has_factor_file: bool
-    base_features: int | None
+    has_factor_file: bool | None
     base_names: tuple[str, ...] | None = None
     config_file: str = ""
     recorder: str = ""
     doubts: tuple[str, ...] = ()
-    base_expressions: tuple[str, ...] | None = None
 
 
-def read(workspace: Path) -> Record | None:
+def read(workspace: Path) -> QlibRecord | None:
     """Return what Qlib recorded of the newest finished back-test in a workspace, or None without one.
 
-    Qlib records twice (`qlib/model/trainer.py` and `qlib/cli/run.py`, pyqlib 0.9.7): parameters as text,
-    each cut at 1,000 characters, and the whole configuration as a pickle, which is read without running
-    anything that it names. The width is taken from the text; all else from the whole configuration, or where
-    that is missing from the texts that are not cut, and the YAML that qrun was started with.
+    Qlib records twice (`qlib/model/trainer.py` and `qlib/cli/run.py`, pyqlib 0.9.7): parameters as text, of
+    which the width and qrun's command line are read here, and the whole configuration as a pickle, which is
+    read without running anything that it names.
 
     Args:
         workspace: The folder that holds `mlruns`.
@@ -72,7 +60,7 @@ def read(workspace: Path) -> Record | None:
     """
     try:
         run = _newest_finished(workspace)
-        return None if run is None else _read(workspace, run)
+        return None if run is None else _read(run)
     except (OSError, UnicodeDecodeError) as error:
         raise ResultError(
             f"What Qlib recorded can't be read: {error}",
@@ -93,122 +81,52 @@ def _newest_finished(workspace: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _read(workspace: Path, run: Path) -> Record:
-    texts = {
-        file.name: file.read_text(encoding="utf-8") for file in (run / "params").glob("*") if file.is_file()
-    }
-    config_file = texts.get("cmd-sys.argv", "").rpartition(" ")[2].rpartition("/")[2]
-    record = Record(_whole_number(texts.get(_WIDTH)), None, False, None, None, config_file, run.name)
-    config, doubts = _configuration(run)
-    if config is None:
-        return replace(_from_texts(record, texts, _yaml(workspace, config_file)), doubts=doubts)
+def _read(run: Path) -> QlibRecord:
+    width = _whole_number(_parameter(run, _WIDTH))
+    config_file = _parameter(run, "cmd-sys.argv").rpartition(" ")[2].rpartition("/")[2]
     try:
+        config = pickled.load(io.BytesIO((run / "artifacts" / "config").read_bytes()))
         handler = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         segments = config["task"]["dataset"]["kwargs"]["segments"]
-        width = config["task"]["model"].get("kwargs", {}).get("pt_model_kwargs", {}).get("num_features")
-        provider = config.get("qlib_init", {}).get("provider_uri")
-    except (AttributeError, KeyError, TypeError) as error:
-        doubts += (f"the recorded configuration has a form that is not known ({type(error).__name__})",)
-        return replace(_from_texts(record, texts, _yaml(workspace, config_file)), doubts=doubts)
-    if _whole_number(width) != record.num_features:
-        doubts += (
-            f"Qlib recorded two input widths: {record.num_features} as parameter, {width} as configuration",
-        )
-    record = _with_loaders(record, handler)
-    if provider is None:
-        provider = _provider(_yaml(workspace, config_file))
-    market, label = handler.get("instruments"), _label(handler)
-    return replace(record, task=_task(provider, market, label, segments), doubts=doubts)
-
-
-def _configuration(run: Path) -> tuple[Any, tuple[str, ...]]:
-    """Return the whole configuration, or its task alone below `task`; and why it could not be read."""
+        configured = config["task"]["model"].get("kwargs", {}).get("pt_model_kwargs", {}).get("num_features")
+    except (FileNotFoundError, *pickled.DAMAGE) as error:
+        doubt = f"the configuration that Qlib recorded can't be read ({type(error).__name__})"
+        return QlibRecord(width, None, None, None, config_file, run.name, (doubt,))
     doubts: tuple[str, ...] = ()
-    for name in ("config", "task"):
-        file = run / "artifacts" / name
-        if not file.is_file():
-            continue
-        try:
-            content = pickled.load(io.BytesIO(file.read_bytes()))
-        except pickled.DAMAGE as error:
-            doubts += (f"artifacts/{name} of Qlib's record can't be read ({type(error).__name__})",)
-            continue
-        return (content if name == "config" else {"task": content}), doubts
-    return None, doubts
-
-
-def _yaml(workspace: Path, config_file: str) -> Any:
-    """Return the YAML that qrun was started with, or None where it is not there, or is none.
-
-    It is a template, and rendering one runs what it says: here its expressions are put out of it instead.
-    """
-    file = workspace / config_file
-    if not config_file or not file.is_file():
-        return None
-    try:
-        text = file.read_text(encoding="utf-8")
-        plain = _EXPRESSION.sub("0", _STATEMENT.sub("", text))
-        return yaml.safe_load(plain)  # the parser written in C crashes on lists in lists in lists
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
-
-
-def _from_texts(record: Record, texts: dict[str, str], document: Any) -> Record:
-    """Return the record with what the parameters tell that are not cut."""
-    loaders = _literal(texts.get(f"{_HANDLER}.data_loader.kwargs.dataloader_l"))
-    label = _literal(texts.get(f"{_HANDLER}.label"))
-    handler: dict[str, Any] = {
-        "infer_processors": _literal(texts.get(f"{_HANDLER}.infer_processors")),
-        "label": label,
-    }
-    if loaders is not None:
-        handler["data_loader"] = {"kwargs": {"dataloader_l": loaders}}
-    names = ("train", "valid", "test")
-    segments = {name: _literal(texts.get(f"dataset.kwargs.segments.{name}")) for name in names}
-    market = texts.get(f"{_HANDLER}.instruments")
-    return replace(
-        _with_loaders(record, handler), task=_task(_provider(document), market, _label(handler), segments)
+    if _whole_number(configured) != width:
+        doubts = (f"Qlib recorded two input widths: {width} as parameter, {configured} as configuration",)
+    loaders = _at(handler, "data_loader", "kwargs", "dataloader_l")
+    loaders = loaders if isinstance(loaders, list) else []
+    return QlibRecord(
+        num_features=width,
+        task=_task(
+            _at(config, "qlib_init", "provider_uri"), _at(handler, "instruments"), _label(handler), segments
+        ),
+        has_factor_file=any(_at(loader, "kwargs", "config") == FACTOR_FILE for loader in loaders[1:]),
+        base_names=_base_names(handler, loaders),
+        config_file=config_file,
+        recorder=run.name,
+        doubts=doubts,
     )
 
 
-def _literal(text: str | None) -> Any:
-    """Return the value that a parameter's text is of; None where it is cut, or of another form.
-
-    Dates become tuples of numbers first, so that nothing but literals is read, by `ast`.
-    """
-    if text is None or len(text) >= _CUT:
-        return None
-    try:
-        return ast.literal_eval(_DATE.sub(r"('date', \1, \2, \3)", text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+def _parameter(run: Path, name: str) -> str:
+    file = run / "params" / name
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
-def _with_loaders(record: Record, handler: Any) -> Record:
-    """Return the record with what its data loaders read: base features, and the factor file."""
-    loaders = _at(handler, "data_loader", "kwargs", "dataloader_l")
-    expressions = None
-    if isinstance(loaders, list) and loaders:
-        expressions = _at(loaders[0], "kwargs", "config", "feature", 0)
-        names = _at(loaders[0], "kwargs", "config", "feature", 1)
-        if (
-            "config" in (_at(loaders[0], "kwargs") or {})
-            and _at(loaders[0], "kwargs", "config", "feature") is None
-        ):
-            names = expressions = []  # a model on mined factors alone
-        has_file = any(_at(loader, "kwargs", "config") == FACTOR_FILE for loader in loaders[1:])
-        record = replace(record, has_factor_file=has_file)
+def _base_names(handler: Any, loaders: list[Any]) -> tuple[str, ...] | None:
+    """Return the names of the base features that the data loaders had."""
+    if loaders:
+        config = _at(loaders[0], "kwargs", "config")
+        # A model on mined factors alone has a first loader without features.
+        has_none = isinstance(config, dict) and config.get("feature") is None
+        names = [] if has_none else _at(config, "feature", 1)
     else:  # a handler of Qlib's own, of whose features RD-Agent 0.8.0 keeps some
-        processors = _at(handler, "infer_processors")
-        chosen = [
-            _at(one, "kwargs", "col_list") for one in processors or [] if _at(one, "class") == "FilterCol"
-        ]
+        processors = _at(handler, "infer_processors") or []
+        chosen = [_at(one, "kwargs", "col_list") for one in processors if _at(one, "class") == "FilterCol"]
         names = chosen[0] if chosen else None
-    if not isinstance(names, list):
-        return record
-    if isinstance(expressions, list):
-        record = replace(record, base_expressions=tuple(str(expression) for expression in expressions))
-    return replace(record, base_features=len(names), base_names=tuple(str(name) for name in names))
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def _at(value: Any, *path: str | int) -> Any:
@@ -222,15 +140,11 @@ def _at(value: Any, *path: str | int) -> Any:
 
 
 def _label(handler: Any) -> str | None:
-    told = _at(handler, "data_loader", "kwargs", "dataloader_l", 0, "kwargs", "config", "label", 0)
-    if told is None:
-        told = _at(handler, "label")
-    first = told if isinstance(told, str) else _at(told, 0)  # expressions before names, or an expression
+    label = _at(handler, "data_loader", "kwargs", "dataloader_l", 0, "kwargs", "config", "label", 0)
+    if label is None:
+        label = _at(handler, "label")
+    first = label if isinstance(label, str) else _at(label, 0)  # expressions before names, or an expression
     return first if isinstance(first, str) else None
-
-
-def _provider(document: Any) -> Any:
-    return _at(document, "qlib_init", "provider_uri")
 
 
 def _task(provider: Any, market: Any, label: str | None, segments: Any) -> Task | None:
@@ -250,8 +164,6 @@ def _segment(days: Any) -> Segment | None:
 def _day(day: Any) -> Any:
     """Return a day of the record as a timestamp: NaT for an open end, None for what is none."""
     try:
-        if isinstance(day, tuple) and day[:1] == ("date",):
-            day = datetime.date(*day[1:])
         return pd.Timestamp(day) if day is None or isinstance(day, (str, datetime.date)) else None
     except (TypeError, ValueError):
         return None

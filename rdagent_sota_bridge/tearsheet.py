@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_bridge.figures import daily_correlation
+
 QUANTILES = 5
 """Each day's instruments are cut into so many groups by the factor's value (alphalens' default)."""
 
@@ -84,110 +86,46 @@ def sheet(name: str, values: Any, returns: Any, members: Any, days: pd.DatetimeI
     filled = members & np.isfinite(values)
     cells = np.count_nonzero(members)
     used = filled & ~np.isnan(returns)
-    factor, after = np.where(used, values, np.nan), np.where(used, returns, np.nan)
-    ranks = _ranks(factor)
-    ic = _correlation(ranks, _ranks(after))
-    there = np.isfinite(ic)
+    factor, after = (pd.DataFrame(np.where(used, part, np.nan), days) for part in (values, returns))
+    ranks = factor.rank(axis=1)
+    daily = daily_correlation(ranks, after.rank(axis=1))
+    ic, autocorrelation = daily.dropna(), daily_correlation(ranks, ranks.shift()).dropna()
+    monthly = ic.groupby(ic.index.strftime("%Y-%m")).mean()
+    mean, deviation = float(ic.mean()), float(ic.std())
+    icir = mean / deviation if deviation > _ROUNDING * abs(mean) else float("nan")
     quantile_returns, uncut = _quantile_returns(factor, after)
-    autocorrelation = np.full(len(days), np.nan)
-    autocorrelation[1:] = _correlation(ranks[1:], ranks[:-1])
-    traded = np.isfinite(autocorrelation)
-    months, monthly_ic = _by_month(days[there], ic[there])
-    mean_ic, icir, t_statistic = _moments(ic[there])
     return Sheet(
         name=name,
         coverage=float(np.count_nonzero(filled) / cells) if cells else float("nan"),
-        days=days[there],
-        ic=ic[there],
-        rolling_ic=pd.Series(ic).rolling(ROLLING_DAYS).mean().to_numpy()[there],
-        mean_ic=mean_ic,
+        days=ic.index,
+        ic=ic.to_numpy(),
+        rolling_ic=daily.rolling(ROLLING_DAYS).mean()[ic.index].to_numpy(),
+        mean_ic=mean,
         icir=icir,
-        t_statistic=t_statistic,
-        months=months,
-        monthly_ic=monthly_ic,
+        t_statistic=icir * len(ic) ** 0.5,
+        months=tuple(monthly.index),
+        monthly_ic=monthly.to_numpy(),
         quantile_returns=quantile_returns,
-        autocorrelation_days=days[traded],
-        autocorrelation=autocorrelation[traded],
-        mean_autocorrelation=_mean(autocorrelation[traded]),
+        autocorrelation_days=autocorrelation.index,
+        autocorrelation=autocorrelation.to_numpy(),
+        mean_autocorrelation=float(autocorrelation.mean()),
         uncut_days=uncut,
     )
 
 
-def _ranks(values: Any) -> Any:
-    """Return each day's ranks from 1 on, equal values sharing their mean; NaN stays."""
-    return pd.DataFrame(values).rank(axis=1).to_numpy()
+def _quantile_returns(factor: pd.DataFrame, returns: pd.DataFrame) -> tuple[Any, int]:
+    """Return the mean over days of the groups' mean returns beyond the day's, and the days left out.
 
-
-def _correlation(one: Any, other: Any) -> Any:
-    """Return the correlation of each row where both have a number; NaN where one of them has no spread."""
-    shared = ~(np.isnan(one) | np.isnan(other))
-    count = shared.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = (np.where(shared, part, 0.0) for part in (one, other))
-        # The sums of ranks, and the mean of equal ones, are exact: what has no spread comes out as 0.
-        x, y = (np.where(shared, part - part.sum(axis=1, keepdims=True) / count, 0.0) for part in (x, y))
-        spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-        found = (x * y).sum(axis=1) / spread
-    return np.clip(found, -1.0, 1.0)
-
-
-def _quantile_returns(factor: Any, returns: Any) -> tuple[Any, int]:
-    """Return the mean over days of the groups' mean returns beyond the day's, and the days left out."""
-    groups = _groups(factor)
-    there = ~np.isnan(factor)
-    cut = groups.any(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        middle = np.where(there, returns, 0.0).sum(axis=1, keepdims=True) / there.sum(axis=1, keepdims=True)
-        beyond = np.where(there, returns - middle, 0.0)
-    found = np.full(QUANTILES, np.nan)
-    for number in range(QUANTILES):
-        inside = groups == number + 1
-        count = inside.sum(axis=1)
-        filled = count > 0
-        if filled.any():
-            sums = np.where(inside, beyond, 0.0).sum(axis=1)
-            found[number] = (sums[filled] / count[filled]).mean()
-    return found, int(np.count_nonzero(there.any(axis=1) & ~cut))
-
-
-def _groups(factor: Any) -> Any:
-    """Return each value's group, 1 to `QUANTILES`; 0 where it has none.
-
-    As `pandas.qcut` does it day by day (`core/reshape/tile.py`, pandas 2.3): the edges are numpy's
-    percentiles, a value on an edge belongs to the lower group, and a day on which two edges are the same
-    can't be cut.
+    The groups are those of `pandas.qcut`, day by day (`core/reshape/tile.py`, pandas 2.3): a value on an edge
+    belongs to the lower group, and a day on which two edges are the same can't be cut.
     """
-    found = np.zeros(factor.shape, dtype=np.int8)
-    count = np.count_nonzero(~np.isnan(factor), axis=1)
-    in_order = np.sort(factor, axis=1)  # NaN last
-    edges = np.full((len(factor), QUANTILES + 1), np.nan)
-    percents = np.linspace(0, 1, QUANTILES + 1) * 100.0
-    for number in np.unique(count[count > 0]):  # a market has a few, not one a day
-        days = count == number
-        edges[days] = np.percentile(in_order[days, :number], percents, axis=1).T
-    cut = (np.diff(edges, axis=1) != 0).all(axis=1) & (count > 0)
-    for edge in range(QUANTILES):
-        # The lowest value is on the first edge, and is in the first group.
-        found += factor > edges[:, [edge]] if edge else ~np.isnan(factor)
-    found[~cut] = 0
-    return found
-
-
-def _by_month(days: pd.DatetimeIndex, ic: Any) -> tuple[tuple[str, ...], Any]:
-    if not len(days):
-        return (), np.empty(0)
-    means = pd.Series(ic, index=days).groupby(days.strftime("%Y-%m")).mean()
-    return tuple(means.index), means.to_numpy()
-
-
-def _moments(ic: Any) -> tuple[float, float, float]:
-    """Return mean, mean over standard deviation, and t-statistic; NaN where there is no spread."""
-    mean = _mean(ic)
-    deviation = float(np.std(ic, ddof=1)) if len(ic) > 1 else float("nan")
-    if not deviation > _ROUNDING * abs(mean):
-        return mean, float("nan"), float("nan")
-    return mean, mean / deviation, mean / deviation * float(np.sqrt(len(ic)))
-
-
-def _mean(values: Any) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    has_values = factor.notna().any(axis=1)
+    factor, returns = factor[has_values], returns[has_values]
+    if factor.empty:
+        return np.full(QUANTILES, np.nan), 0
+    edges = factor.quantile(np.linspace(0, 1, QUANTILES + 1), axis=1).to_numpy()
+    cut = (np.diff(edges, axis=0) != 0).all(axis=0)
+    groups = sum(factor.gt(edge, axis=0).astype(int) for edge in edges[1:-1]).where(factor.notna())
+    beyond = returns.sub(returns.mean(axis=1), axis=0)[cut]
+    means = [beyond.where(groups[cut] == number).mean(axis=1).mean() for number in range(QUANTILES)]
+    return np.array(means), int(np.count_nonzero(~cut))

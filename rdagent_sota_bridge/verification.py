@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rdagent_sota_bridge import alpha, factors, manifest, qlib_config, qlib_record
-from rdagent_sota_bridge.errors import FactorFileError, ResultError, SessionError
+from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
+from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
-from rdagent_sota_bridge.qlib_record import Record
+from rdagent_sota_bridge.qlib_record import QlibRecord
 
-State = Literal["factors", "cached", "none", "not trained", "broken"]
+State = Literal["factors", "none", "not trained", "not verified", "broken"]
 
-_NOTE = "# rdagent-sota-bridge:"
+_HANDED_OVER = "# rdagent-sota-bridge: "  # begins the line that a hand-off writes into the YAML
 _MINES = ("fin_factor", "fin_factor_report")
 _UNKNOWN_FORM = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
+Finding = tuple[bool, str]
+"""One look at a claim: whether it agrees, and what was seen."""
+
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What can be shown of one model loop.
 
     Attributes:
         loop: The number of the loop; None where the session does not tell.
         name: The model's name.
-        state: `factors`: claims them and has them. `cached`: claims them, answered from RD-Agent's cache, and
-            the training that gave the result has them. `none`: claims none. `not trained`: failed or not
-            finished. `broken`: claims what the rest contradicts, or what nothing is left to show.
+        state: `factors`: claims them and has them. `none`: claims none. `not trained`: failed or not
+            finished. `not verified`: release 0.1.0 let RD-Agent's cache answer. `broken`: claims what the
+            rest contradicts, or what nothing is left to show.
         text: One sentence with the figures.
         digest: The factor set that it claims; empty for none.
         evidence: What agrees with the claim; each is looked up outside of the manifest.
@@ -52,7 +55,7 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """False where the loop claims what can't be shown."""
-        return self.state != "broken"
+        return self.state not in ("broken", "not verified")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,6 @@ class _Claim:
         stored: The digest of the file in the workspace; None where it tells of none.
         mined: The mined columns.
         base: The base features beside them.
-        base_digest: The base set, whole.
         loaded: The columns that Qlib is said to have loaded; None where that was not read back.
         from_cache: True where RD-Agent is said to have answered from its cache.
     """
@@ -73,7 +75,6 @@ class _Claim:
     stored: str | None
     mined: tuple[str, ...]
     base: alpha.BaseSet
-    base_digest: str
     loaded: tuple[str, ...] | None
     from_cache: bool
 
@@ -89,16 +90,8 @@ class _Claim:
         return f"factor set {self.digest[:19]} ({parts})"
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """One look at a claim: whether it agrees, and what was seen."""
-
-    agrees: bool
-    text: str
-
-
-def verify(run: Run) -> list[Verdict]:
-    """Return a verdict on every model loop of a run, in the order of the loops.
+def verify(run: Run) -> list[Verification]:
+    """Return what can be shown of every model loop of a run, in the order of the loops.
 
     Raises:
         SessionError: if the run has no model loop.
@@ -114,69 +107,65 @@ def verify(run: Run) -> list[Verdict]:
             str(run.log),
             "name the log folder of a run that trained models, or `latest`",
         )
-    spaces = [loop.workspace for loop in models if loop.workspace is not None]
-    verdicts = [_verdict(loop, spaces) for loop in models]
-    claiming = sum(bool(one.digest) for one in verdicts)
+    found = [_verify(loop) for loop in models]
+    claiming = sum(bool(one.digest) for one in found)
     without = (
         f"; {claiming} other loop(s) of this run claim factors, and this one has none: "
         "SOTA_ON_ERROR=baseline goes on without them"
     )
     return [
-        replace(one, text=one.text + without) if claiming and one.state == "none" else one for one in verdicts
+        replace(one, text=one.text + without) if claiming and one.state == "none" else one for one in found
     ]
 
 
-def _verdict(loop: Loop, spaces: Sequence[Path]) -> Verdict:
-    verdict = Verdict(loop.number, loop.name, "broken", "", workspace=loop.workspace)
-    has_manifest = loop.workspace is not None and (loop.workspace / MANIFEST_FILE).is_file()
-    if loop.workspace is None or not has_manifest:
-        return _without_claim(loop, verdict)
+def _verify(loop: Loop) -> Verification:
+    workspace = loop.workspace
+    unknown = Verification(loop.number, loop.name, "broken", "", workspace=workspace)
+    if workspace is None or not (workspace / MANIFEST_FILE).is_file():
+        state, text = _without_claim(loop)
+        return replace(unknown, state=state, text=text, contradictions=(text,) * (state == "broken"))
     try:
         claim = _claim(loop.manifest)
     except _UNKNOWN_FORM as error:
         trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
-        return replace(verdict, text=f"what it claims can't be told: {trouble}", contradictions=(trouble,))
-    verdict = replace(verdict, digest=claim.digest)
+        return replace(unknown, text=f"what it claims can't be told: {trouble}", contradictions=(trouble,))
+    unknown = replace(unknown, digest=claim.digest)
     if claim.from_cache:
-        return _of_cached(verdict, loop, loop.workspace, claim, spaces)
-    return _of_findings(verdict, claim, tuple(_findings(loop.workspace, claim, loop.record)))
-
-
-def _of_findings(verdict: Verdict, claim: _Claim, findings: tuple[_Finding, ...]) -> Verdict:
-    against = tuple(found.text for found in findings if not found.agrees)
-    verdict = replace(
-        verdict,
-        evidence=tuple(found.text for found in findings if found.agrees),
+        text = "answered from RD-Agent's cache by release 0.1.0: not verified"
+        return replace(unknown, state="not verified", text=text, contradictions=(text,))
+    findings = tuple(_findings(workspace, claim, loop.record))
+    against = tuple(text for agrees, text in findings if not agrees)
+    return replace(
+        unknown,
+        state="broken" if against else "factors",
+        text=f"claims {claim.shown}, which is not shown: {'; '.join(against)}"
+        if against
+        else f"trained on {claim.shown}",
+        evidence=tuple(text for agrees, text in findings if agrees),
         contradictions=against,
     )
-    if not against:
-        return replace(verdict, state="factors", text=f"trained on {claim.shown}")
-    return replace(verdict, text=f"claims {claim.shown}, which is not shown: {'; '.join(against)}")
 
 
-def _without_claim(loop: Loop, verdict: Verdict) -> Verdict:
-    """Return the verdict on a loop that has no manifest."""
-    if loop.record is None and not loop.metrics:
-        return replace(verdict, state="not trained", text=_one_line(loop.failure))
+def _without_claim(loop: Loop) -> tuple[State, str]:
+    """Return what is shown of a loop that has no manifest."""
+    record = loop.record
+    if record is None and not loop.metrics:
+        return "not trained", _one_line(loop.failure)
     if loop.workspace is None:
-        text = "its workspace is gone, and with it all that could show what it was trained on"
-        return replace(verdict, contradictions=(text,), text=text)
-    note = _note_in(loop.workspace)
-    if note and loop.record is not None and loop.record.has_factor_file:
-        if not loop.metrics:
-            return replace(verdict, state="not trained", text=_one_line(loop.failure))
-        text = f"{qlib_config.CONFIG_FILE} names a {_one_line(note)}, and no {MANIFEST_FILE} is beside it"
-        return replace(verdict, contradictions=(text,), text=text)
-    if loop.record is None:
-        text = "claims no factors; Qlib recorded no training here: RD-Agent answered from its cache"
-        return replace(verdict, state="none", text=text)
-    width = loop.record.num_features
+        return "broken", "its workspace is gone, and with it all that could show what it was trained on"
+    if record is None:
+        return "none", "claims no factors; Qlib recorded no training here: RD-Agent answered from its cache"
+    width = record.num_features
     wide = "input width not recorded" if width is None else f"input width {width}"
-    if loop.record.has_factor_file:
-        text = f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})"
-    else:
-        text = f"trained without factors, and claims none ({wide})"
-    return replace(verdict, state="none", text=text)
+    if not record.has_factor_file:
+        return "none", f"trained without factors, and claims none ({wide})"
+    if _HANDED_OVER in _yaml(loop.workspace):
+        if not loop.metrics:
+            return "not trained", _one_line(loop.failure)
+        return "broken", (
+            f"{qlib_config.CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
+        )
+    return "none", f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})"
 
 
 def _claim(content: Any) -> _Claim:
@@ -187,26 +176,26 @@ def _claim(content: Any) -> _Claim:
     """
     if content["manifest_version"] != manifest.MANIFEST_VERSION:
         raise ValueError(f"manifest_version is {content['manifest_version']}")
-    if not isinstance(content["from_cache"], bool):
+    from_cache = content.get("from_cache", False)  # release 0.1.0 wrote it
+    if not isinstance(from_cache, bool):
         raise TypeError("from_cache is neither true nor false")
-    told, base = content["factor_set"], content["base_set"]
+    told, base, loaded = content["factor_set"], content["base_set"], content["qlib_loaded"]
     whole = alpha.BaseSet(
         str(base["name"]), tuple((str(name), str(text)) for name, text in base["features"].items())
     )
     if base["digest"] != f"sha256:{whole.digest}":
         raise ValueError("its base set's features are not those of its digest")
     # Manifests of 0.1.0 tell of no stored file: of them the columns of the file are compared alone.
-    stored, loaded, mined = told.get("stored"), content["qlib_loaded"], _names(content["mined_columns"])
+    stored, mined = told.get("stored"), _names(content["mined_columns"])
     claim = _Claim(
         digest=str(told["digest"]),
         stored=None if stored is None else str(stored["digest"]),
         mined=mined,
         base=whole.without(mined),
-        base_digest=whole.digest,
         loaded=None if loaded is None else _names(loaded["columns"]),
-        from_cache=content["from_cache"],
+        from_cache=from_cache,
     )
-    if not claim.digest.startswith("sha256:") or not mined:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", claim.digest) or not mined:
         raise ValueError("it names no factor set")
     if not set(_names(told["columns"])) <= set(mined):
         raise ValueError("the set has columns that are not among the mined ones")
@@ -224,194 +213,97 @@ def _names(value: Any) -> tuple[str, ...]:
 # --- what a training left ---
 
 
-def _findings(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_Finding]:
+def _findings(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterator[Finding]:
     """Yield every look at a claim, each at something that the manifest's author did not write into it."""
     yield _file(workspace, claim)
-    yield _note(workspace, claim)
+    text = _yaml(workspace)
+    for kind, name in (
+        ("factor", claim.digest),
+        ("base", f"{claim.base.name} sha256:{claim.base.digest}"),
+    ):
+        named = f"{kind} set {name}" in text
+        yield (
+            named,
+            f"{qlib_config.CONFIG_FILE} {'names' if named else 'does not name'} the claimed {kind} set",
+        )
     if record is None:
-        yield _Finding(False, "Qlib recorded no finished training in its workspace")
+        yield False, "Qlib recorded no finished training in its workspace"
     else:
         yield from _recorded(claim, record)
     yield from _loaded(workspace, claim, record)
 
 
-def _file(workspace: Path, claim: _Claim) -> _Finding:
+def _yaml(workspace: Path) -> str:
+    """Return the text of the YAML that the hand-off wrote; empty where none can be read."""
+    try:
+        return (workspace / qlib_config.CONFIG_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _file(workspace: Path, claim: _Claim) -> Finding:
     file = workspace / FACTOR_FILE
     if not file.is_file():
-        return _Finding(False, f"no {FACTOR_FILE} is in its workspace")
+        return False, f"no {FACTOR_FILE} is in its workspace"
     try:
         columns = factors.read_footer(file).columns
         digest = None if claim.stored is None else factors.current_digest(file)
     except FactorFileError as error:
-        return _Finding(False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}")
+        return False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}"
     if sorted(columns) != sorted(claim.mined):
-        return _Finding(False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}")
+        return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}"
     if digest != claim.stored:
-        return _Finding(False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})")
+        return False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})"
     by = "columns" if claim.stored is None else "digest and columns"
-    return _Finding(True, f"{FACTOR_FILE} is the claimed one, by {by}")
+    return True, f"{FACTOR_FILE} is the claimed one, by {by}"
 
 
-def _note_in(workspace: Path) -> str:
-    """Return what the hand-off wrote into the YAML; empty where it wrote nothing, or there is none."""
-    try:
-        text = (workspace / qlib_config.CONFIG_FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # the look at a claim tells; without one nothing was handed over
-        return ""
-    notes = (line for line in text.splitlines() if line.startswith(_NOTE))
-    return next(notes, "").removeprefix(_NOTE).strip()
-
-
-def _note(workspace: Path, claim: _Claim) -> _Finding:
-    """Look at the sets that the YAML names: the hand-off wrote them there for RD-Agent's own cache."""
-    file = workspace / qlib_config.CONFIG_FILE
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return _Finding(False, f"{file.name} can't be read: {_one_line(error)}")
-    note = next((line for line in text.splitlines() if line.startswith(_NOTE)), "")
-    told = note.removeprefix(_NOTE).strip().split(", ")
-    if f"factor set {claim.digest}" not in told:
-        return _Finding(
-            False, f"{file.name} does not name the claimed factor set ({note or 'it names none'})"
-        )
-    if f"base set {claim.base.name} sha256:{claim.base.digest}" not in told:
-        return _Finding(False, f"{file.name} does not name the claimed base set ({note})")
-    return _Finding(True, f"{file.name} names the claimed factor set and base set")
-
-
-def _recorded(claim: _Claim, record: Record) -> Iterator[_Finding]:
-    yield from (_Finding(False, doubt) for doubt in record.doubts)
-    width = len(claim.columns)
-    if record.num_features == width:
-        yield _Finding(True, f"Qlib recorded an input width of {width}")
-    else:
-        yield _Finding(False, f"Qlib recorded an input width of {record.num_features}, not {width}")
-    if record.has_factor_file:
-        yield _Finding(True, f"Qlib's data loader read {FACTOR_FILE}")
-    else:
-        yield _Finding(False, f"Qlib's data loader read no {FACTOR_FILE}")
+def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
+    """Compare a claim with what Qlib recorded of its training."""
+    yield from ((False, doubt) for doubt in record.doubts)
+    width, wanted = record.num_features, len(claim.columns)
+    yield width == wanted, f"Qlib recorded an input width of {width}" + f", not {wanted}" * (width != wanted)
+    read = "read" if record.has_factor_file else "read no"
+    yield bool(record.has_factor_file), f"Qlib's data loader {read} {FACTOR_FILE}"
     if record.base_names is not None and sorted(record.base_names) == sorted(claim.base.names):
-        yield _Finding(True, f"Qlib's data loader was given the {len(claim.base.names)} base features")
+        yield True, f"Qlib's data loader was given the {len(claim.base.names)} base features"
     else:
         given = "unknown base features" if record.base_names is None else _few(record.base_names) or "none"
-        yield _Finding(False, f"Qlib's data loader was given {given}, not the claimed base set")
-    if record.base_expressions is not None and record.base_names is not None:
-        given_features = dict(zip(record.base_names, record.base_expressions, strict=False))
-        claimed = {name: text for name, text in claim.base.features if name in given_features}
-        others = [name for name, text in claimed.items() if not _same_text(given_features[name], text)]
-        if others:
-            yield _Finding(False, f"Qlib's data loader was given other expressions of {_few(others)}")
+        yield False, f"Qlib's data loader was given {given}, not the claimed base set"
     if record.config_file == qlib_config.CONFIG_FILE:
-        yield _Finding(True, f"qrun was started with {record.config_file}")
+        yield True, f"qrun was started with {record.config_file}"
     else:
         started = record.config_file or "a file that it did not record"
-        yield _Finding(False, f"qrun was started with {started}, not {qlib_config.CONFIG_FILE}")
+        yield False, f"qrun was started with {started}, not {qlib_config.CONFIG_FILE}"
 
 
-def _loaded(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_Finding]:
+def _loaded(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterator[Finding]:
     """Look at what was read back of the data that Qlib trained on."""
     try:
         loaded = manifest.read_loaded(workspace)
-        recorder = (_json(workspace / LOADED_FILE) or {}).get("recorder")
+        recorder = loaded and json.loads((workspace / LOADED_FILE).read_text(encoding="utf-8"))["recorder"]
     except (OSError, *_UNKNOWN_FORM) as error:
-        yield _Finding(False, f"{LOADED_FILE} can't be read: {_one_line(error)}")
+        yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
         return
     if loaded is None:
         if claim.loaded is not None:
-            yield _Finding(False, f"{LOADED_FILE}, which tells what Qlib loaded, is gone")
+            yield False, f"{LOADED_FILE}, which tells what Qlib loaded, is gone"
         return
-    told = None if claim.loaded is None else sorted(claim.loaded)
-    columns = loaded.columns or ()
-    if sorted(columns) == claim.columns and told in (None, claim.columns):
-        yield _Finding(True, f"the data that Qlib trained on has the {len(claim.columns)} claimed columns")
+    told = claim.columns if claim.loaded is None else sorted(claim.loaded)
+    columns = sorted(loaded.columns or ())
+    if columns == told == claim.columns:
+        yield True, f"the data that Qlib trained on has the {len(columns)} claimed columns"
     else:
-        others = sorted(set(columns) ^ set(claim.columns) | set(told or claim.columns) ^ set(claim.columns))
-        yield _Finding(False, f"the data that Qlib trained on has other columns: {_few(others)}")
+        others = sorted((set(columns) ^ set(claim.columns)) | (set(told) ^ set(claim.columns)))
+        yield False, f"the data that Qlib trained on has other columns: {_few(others)}"
     empty = [name for name in claim.mined if name in loaded.columns_without_training_values]
     if empty:
-        yield _Finding(False, f"no value of the mined columns {_few(empty)} was in the training segment")
+        yield False, f"no value of the mined columns {_few(empty)} was in the training segment"
     if record is not None and recorder != record.recorder:
-        yield _Finding(False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})")
-
-
-# --- the cache ---
-
-
-def _of_cached(verdict: Verdict, loop: Loop, own: Path, claim: _Claim, spaces: Sequence[Path]) -> Verdict:
-    """Return the verdict on a loop that RD-Agent answered from its cache, by its training.
-
-    RD-Agent's key knows tasks and no code (`components/runner/__init__.py`, 0.8.0 and 1.0.0), so a training
-    of the same code with the same result is looked for, in the run and below the root of its workspaces.
-    """
-    near = [file.parent for file in sorted(own.parent.glob(f"*/{MANIFEST_FILE}"))]
-    reasons = []
-    for place in dict.fromkeys([*spaces, *near]):
-        if place == own:
-            continue
-        found = _training_at(place, claim)
-        if found is None:
-            continue
-        try:
-            code = (place / "model.py").read_text(encoding="utf-8")
-            metrics = factors.metrics_beside(place / FACTOR_FILE)
-        except (OSError, ValueError) as error:
-            reasons.append(f"{place.name} can't be read: {_one_line(error)}")
-            continue
-        findings = tuple(_findings(place, *found))
-        if code != loop.code:
-            reasons.append(f"{place.name} trained a model with other code")
-        elif not _same(metrics, loop.metrics):
-            reasons.append(f"{place.name} has another result")
-        elif against := [one.text for one in findings if not one.agrees]:
-            reasons.append(f"{place.name}: {'; '.join(against)}")
-        else:
-            text = f"answered from RD-Agent's cache with the result of {place.name}, trained on {claim.shown}"
-            evidence = tuple(f"{place.name}: {one.text}" for one in findings)
-            return replace(verdict, state="cached", text=text, evidence=evidence)
-    reasons = reasons or [f"no such training is below {own.parent}"]
-    text = f"claims {claim.shown}, answered from RD-Agent's cache; not shown: {'; '.join(reasons)}"
-    return replace(verdict, text=text, contradictions=tuple(reasons))
-
-
-def _training_at(place: Path, claim: _Claim) -> tuple[_Claim, Record | None] | None:
-    """Return claim and record of a workspace that claims a training on the same sets; None for any other."""
-    try:
-        other = _claim(_json(place / MANIFEST_FILE))
-    except (OSError, *_UNKNOWN_FORM):  # another loop's: if it is one of this run, its own verdict tells
-        return None
-    same = (other.digest, other.base_digest, sorted(other.mined))
-    if other.from_cache or same != (claim.digest, claim.base_digest, sorted(claim.mined)):
-        return None
-    try:
-        return other, qlib_record.read(place)
-    except ResultError:
-        return other, None
-
-
-def _same_text(one: str, other: str) -> bool:
-    """Tell whether two expressions are the same, but for their spaces."""
-    return "".join(one.split()) == "".join(other.split())
-
-
-def _same(metrics: dict[str, float], others: dict[str, float]) -> bool:
-    """Tell whether two results are the same, but for how their numbers were read."""
-    return (
-        bool(metrics)
-        and metrics.keys() == others.keys()
-        and all(_equal(metrics[n], others[n]) for n in metrics)
-    )
-
-
-def _equal(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+        yield False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})"
 
 
 # --- texts ---
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.history import Run
-from rdagent_sota_bridge.report import Origin, Report
+from rdagent_sota_bridge.report import FactorOrigin, Report
 from tests import reports
 from tests.reports import HOSTILE
 
@@ -43,7 +43,7 @@ def hostile_report() -> Report:
         Run(log / "models", "fin_model", (model, second, failed)),
     )
     appraisal = dataclasses.replace(reports.appraisal(columns, (HOSTILE,)), task=task)
-    origins = {(appraisal.digest, factor.name): Origin(log, 0, HOSTILE, factor) for factor in factors}
+    origins = {(appraisal.digest, factor.name): FactorOrigin(log, 0, HOSTILE, factor) for factor in factors}
     returns = {(0, 0): reports.returns(1), (1, 0): reports.returns(2), (1, 1): reports.returns(3)}
     return Report(reports.CREATED, runs, returns, (appraisal,), (HOSTILE,), origins)
 

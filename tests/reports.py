@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.alpha import ALPHA22
+from rdagent_sota_bridge.alpha import ALPHA20, ALPHA22
 from rdagent_sota_bridge.appraisal import Appraisal
+from rdagent_sota_bridge.comparison import METRICS
 from rdagent_sota_bridge.history import Factor, Loop, Run
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
-from rdagent_sota_bridge.qlib_record import Record
-from rdagent_sota_bridge.report import METRICS, Origin, Report
+from rdagent_sota_bridge.qlib_record import QlibRecord
+from rdagent_sota_bridge.report import FactorOrigin, Report
 from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
 
 CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)
@@ -140,7 +141,9 @@ def model_loop(number: int, ic: float, *, columns: tuple[str, ...] = (), **other
         "cached": False,
         "workspace": Path(f"/project/w/{number}"),
         "manifest": manifest(columns) if columns else None,
-        "record": Record(22 + len(columns), TASK, bool(columns), 22 if columns else 20),
+        "record": QlibRecord(
+            22 + len(columns), TASK, bool(columns), tuple(ALPHA22) if columns else tuple(ALPHA20)
+        ),
         "code": "import torch\n\n\nclass Net(torch.nn.Module):\n    pass\n",
     }
     return Loop(**{**told, **others})
@@ -163,7 +166,7 @@ def factor_loop(number: int, ic: float, names: tuple[str, ...], **others: Any) -
         "metrics": metrics(ic, ic * 2),
         "cached": False,
         "workspace": Path(f"/project/w/f{number}"),
-        "record": Record(None, TASK, True, 20),
+        "record": QlibRecord(None, TASK, True, tuple(ALPHA20)),
         "factors": factors,
     }
     return Loop(**{**told, **others})
@@ -211,7 +214,7 @@ def whole_report(loops: int = 10, factors: int = 12) -> Report:
         if loop.metrics
     }
     origins = {
-        (DIGEST, factor.name): Origin(runs[0].log, loop.number, loop.hypothesis, factor)
+        (DIGEST, factor.name): FactorOrigin(runs[0].log, loop.number, loop.hypothesis, factor)
         for loop in mined
         for factor in loop.factors
     }

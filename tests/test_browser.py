@@ -145,21 +145,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_plot_of_a_whole_report_has_points(browser: Any, whole: Path) -> None:
-    """Each canvas is drawn, with numbers in every trace, and the page says nothing on the console."""
+    """Few plots are drawn at first; once they come near, each has numbers in every trace, and no error."""
     with opened(browser, whole) as tab:
+        tab.wait_for_timeout(200)
+        assert sum(plot["drawn"] for plot in tab.evaluate(PLOTS)) < 15
         plots = draw_all(tab)
     assert len(plots) == 2 * (4 + 3) + 1 + 5 * 4
     for plot in plots:
         assert has_points(plot), plot
     assert whole.stat().st_size < 8 * MEGABYTE
-
-
-def test_plots_are_drawn_when_they_come_near(browser: Any, whole: Path) -> None:
-    """A page of many plots opens without drawing those far below or folded away."""
-    with opened(browser, whole) as tab:
-        tab.wait_for_timeout(200)
-        drawn = sum(plot["drawn"] for plot in tab.evaluate(PLOTS))
-    assert drawn < 15
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
@@ -186,26 +180,20 @@ def test_the_page_fits_every_width(browser: Any, whole: Path, width: int) -> Non
         )
 
 
-def test_no_button_of_a_plot_sends_it_away(browser: Any, whole: Path) -> None:
-    """The buttons of a plot are those that stay in the page: picture, zoom, move, reset."""
+def test_buttons_and_colours_of_a_plot(browser: Any, whole: Path) -> None:
+    """No button sends a plot away, and its colours follow the system where that changes to dark."""
+    colour = "() => document.getElementById('model-loops-IC').data[0].line.color"
     with opened(browser, whole) as tab:
         tab.locator("#model-loops-IC").scroll_into_view_if_needed()
         tab.wait_for_selector("#model-loops-IC .main-svg")
         buttons = tab.locator("#model-loops-IC .modebar-btn")
         titles = [button.get_attribute("data-title") for button in buttons.all()]
-    assert len(titles) == 4
-    assert not any(word in str(titles).lower() for word in ("cloud", "share", "link", "edit"))
-
-
-def test_the_colours_follow_the_system(browser: Any, whole: Path) -> None:
-    """A plot that is drawn takes the colours of the dark page once the system changes to it."""
-    with opened(browser, whole) as tab:
-        tab.locator("#model-loops-IC").scroll_into_view_if_needed()
-        tab.wait_for_selector("#model-loops-IC .main-svg")
-        light = tab.evaluate("() => document.getElementById('model-loops-IC').data[0].line.color")
+        light = tab.evaluate(colour)
         tab.emulate_media(color_scheme="dark")
         tab.wait_for_timeout(200)
-        dark = tab.evaluate("() => document.getElementById('model-loops-IC').data[0].line.color")
+        dark = tab.evaluate(colour)
+    assert len(titles) == 4
+    assert not any(word in str(titles).lower() for word in ("cloud", "share", "link", "edit"))
     assert light.startswith("#") and dark.startswith("#")
     assert light != dark
 
@@ -250,25 +238,20 @@ def test_the_legend_hides_and_shows(browser: Any, tmp_path: Path) -> None:
         assert tab.evaluate(visible, "model-loops-IC") == 2
 
 
-def test_a_click_on_a_head_sorts(browser: Any, tmp_path: Path) -> None:
-    """A column sorts the leaderboard, the other way at the second click; what has no result stays last."""
+def test_tables_sort_and_lead_to_what_is_folded(browser: Any, tmp_path: Path) -> None:
+    """A head sorts either way, loops without a result last; a factor's name opens its part and plots."""
     cells = (
-        "at => Array.from(document.querySelectorAll('#models table.board tbody tr'))"
+        "at => Array.from(document.querySelectorAll('#models table.sortable tbody tr'))"
         ".map(row => row.cells[at] ? row.cells[at].dataset.order : '')"
     )
     with opened(browser, write(reports.whole_report(4, 2), tmp_path)) as tab:
-        head = tab.locator("#models table.board thead th button").nth(5)
+        head = tab.locator("#models table.sortable thead th button").nth(5)
         for sign in (-1, 1):
             head.click()
             orders = tab.evaluate(cells, 5)
             values = [float(order) for order in orders if order]
             assert values == sorted(values, key=lambda value: sign * value)
             assert len(values) == 7 and not orders[-1]
-
-
-def test_a_link_in_a_table_unfolds_what_it_leads_to(browser: Any, tmp_path: Path) -> None:
-    """The name of a factor in the overview leads to its folded part, opens it, and its plots are drawn."""
-    with opened(browser, write(reports.whole_report(2, 2), tmp_path)) as tab:
         tab.locator("a[href='#factor-0-1']").click()
         tab.wait_for_selector("#factor-0-1-ic .main-svg")
         assert tab.locator("#factor-0-1").get_attribute("open") is not None
@@ -300,30 +283,23 @@ def test_hostile_texts_run_nothing(browser: Any, tmp_path: Path) -> None:
     assert plots and all(map(has_points, plots))
 
 
-def without(report: Report, **parts: Any) -> Report:
-    """Return a report with parts replaced."""
-    return dataclasses.replace(report, **parts)
-
-
 def poor_reports() -> dict[str, Report]:
     """Return reports that miss something."""
     whole = reports.whole_report(2, 1)
     factors, ours, base = whole.runs
-    names = reports.factor_names(1)
     note = "There is no Qlib data at ~/.qlib/qlib_data/cn_data, so these factors have no figures."
-    return {
-        "no Qlib data": without(whole, appraisals=(reports.appraisal(names, (note,), with_figures=False),)),
-        "no returns": without(whole, returns={}),
-        "only factors": without(whole, runs=(factors,), returns={}),
-        "only a baseline": without(whole, runs=(base,), returns={}, appraisals=()),
-        "all failed": without(
-            whole,
-            runs=(Run(ours.log, "fin_model", tuple(reports.failed(number) for number in range(2))),),
-            returns={},
-            appraisals=(),
-        ),
-        "not begun": without(whole, runs=(Run(ours.log, "fin_model", ()),), returns={}, appraisals=()),
+    no_figures = (reports.appraisal(reports.factor_names(1), (note,), with_figures=False),)
+    all_failed = Run(ours.log, "fin_model", (reports.failed(0), reports.failed(1)))
+    nothing: dict[str, Any] = {"returns": {}, "appraisals": ()}
+    changes: dict[str, dict[str, Any]] = {
+        "no Qlib data": {"appraisals": no_figures},
+        "no returns": {"returns": {}},
+        "only factors": {"runs": (factors,), "returns": {}},
+        "only a baseline": {"runs": (base,), **nothing},
+        "all failed": {"runs": (all_failed,), **nothing},
+        "not begun": {"runs": (Run(ours.log, "fin_model", ()),), **nothing},
     }
+    return {which: dataclasses.replace(whole, **change) for which, change in changes.items()}
 
 
 @pytest.mark.parametrize("which", list(poor_reports()))

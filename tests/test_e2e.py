@@ -252,9 +252,9 @@ def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
         assert float(result[1]) == pytest.approx(run.trained[0].metrics["IC"], abs=1e-5), kind
     assert run.log_folder is not None
     code = (
-        "import pathlib, sys; from rdagent_sota_bridge import history, report; "
+        "import pathlib, sys; from rdagent_sota_bridge import comparison, history; "
         "run = history.read_run(pathlib.Path(sys.argv[1])); "
-        "print([loop.accepted for loop in run.loops], report.judged(run), run.notes)"
+        "print([loop.accepted for loop in run.loops], comparison.judged(run), run.notes)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, run.log_folder],
@@ -262,7 +262,7 @@ def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert told.stdout == "[True, True] Judged(read=2, unread=0, in_vain=0) ()\n", told.stderr
+    assert told.stdout == "[True, True] VerdictCount(read=2, unread=0, in_vain=0) ()\n", told.stderr
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:

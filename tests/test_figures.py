@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge import figures, panel
-from rdagent_sota_bridge.figures import FactorFigures, Ground
+from rdagent_sota_bridge.figures import FactorFigures, FigureGround
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Task
 from tests.frames import factor_frame, write, write_prices
@@ -55,7 +55,7 @@ def market(folder: Path, spans: Any = SPANS, hours: int = 0, seed: int = 1) -> M
 
 def looked_at(
     frame: pd.DataFrame, folder: Path, at: Market | None, wanted: Task, dates: Sequence[int] | None = None
-) -> tuple[Ground, dict[str, FactorFigures]]:
+) -> tuple[FigureGround, dict[str, FactorFigures]]:
     """Write a frame, and return the ground and the figures of its factors; the sample is all days if None."""
     with panel.opened([write(frame, folder)]) as factors:
         sampled = np.arange(len(factors.dates)) if dates is None else np.array(dates)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import shutil
 from pathlib import Path
@@ -83,26 +82,14 @@ def test_a_trained_model(tmp_path: Path) -> None:
     assert loop.record.num_features == 4
 
 
-def test_the_seconds_of_the_steps(tmp_path: Path) -> None:
-    """The time of a loop is that of its steps, without the pauses between them."""
-    loop = logs.new_loop("ModelRDLoop")
-    logs.finish(loop, 0, model(tmp_path / "w"), True)
-    for step in loop.loop_trace[0]:
-        step.start -= datetime.timedelta(seconds=20)
-    logs.dump(loop, tmp_path, 0)
-    assert only(tmp_path).seconds == 40
-
-
-def test_a_baseline_model(tmp_path: Path) -> None:
-    """Without a manifest the width is what Qlib recorded."""
-    loop = only(write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w"))))
-    assert (loop.manifest, loop.features, loop.cached) == (None, 20, False)
-
-
-def test_a_result_from_the_cache(tmp_path: Path) -> None:
-    """A loop that RD-Agent answered from its cache has the result in the session alone."""
-    experiment = model(root_of(tmp_path) / "w")
-    (root_of(tmp_path) / "w").mkdir(parents=True)
+@pytest.mark.parametrize("with_manifest", [False, True], ids=["no manifest", "a manifest of 0.1.0"])
+def test_a_result_from_the_cache(with_manifest: bool, tmp_path: Path) -> None:
+    """A loop that RD-Agent answered from its cache has the result in the session alone, and no width."""
+    workspace = root_of(tmp_path) / "w"
+    workspace.mkdir(parents=True)
+    if with_manifest:
+        trained.write_manifest(workspace, from_cache=True)
+    experiment = model(workspace)
     experiment.result = pd.Series(trained.METRICS, name="0")
     loop = only(write_run(tmp_path, experiment))
     assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
@@ -110,10 +97,12 @@ def test_a_result_from_the_cache(tmp_path: Path) -> None:
 
 
 def test_the_file_wins_over_the_session(tmp_path: Path) -> None:
-    """Where both hold a result, what is shown is what qlib_res.csv holds."""
+    """Where both hold a result, qlib_res.csv is shown, with the width that Qlib recorded."""
     experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))
     experiment.result = pd.Series({"IC": 0.9})
-    assert only(write_run(tmp_path, experiment)).metrics["IC"] == trained.METRICS["IC"]
+    loop = only(write_run(tmp_path, experiment))
+    assert loop.metrics["IC"] == trained.METRICS["IC"]
+    assert (loop.manifest, loop.features, loop.cached) == (None, 20, False)
 
 
 def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
@@ -124,20 +113,16 @@ def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
     assert (loop.workspace, loop.cached, loop.record, loop.metrics) == (None, None, None, {"IC": 0.9})
 
 
-def test_no_result_at_all(tmp_path: Path) -> None:
-    """A verdict without a result anywhere is told as such."""
-    loop = only(write_run(tmp_path, model(tmp_path / "gone")))
-    assert loop.failure.startswith("its result is gone")
-    assert (loop.accepted, loop.metrics, loop.cached) == (True, {}, None)
-
-
-def test_a_result_without_a_number(tmp_path: Path) -> None:
-    """A file of metrics none of which is a number is no result, and the loop is not shown as one with it."""
-    workspace = trained.write_baseline(root_of(tmp_path) / "w")
-    (workspace / "qlib_res.csv").write_text(",0\nIC,nan\nRank IC,1e999\n")
+@pytest.mark.parametrize("content", [None, ",0\nIC,nan\nRank IC,1e999\n"], ids=["gone", "no number"])
+def test_no_result_at_all(content: str | None, tmp_path: Path) -> None:
+    """A verdict without a result anywhere, or with none that is a number, is said to be that."""
+    workspace = tmp_path / "gone"
+    if content is not None:
+        workspace = trained.write_baseline(root_of(tmp_path) / "w")
+        (workspace / "qlib_res.csv").write_text(content)
     loop = only(write_run(tmp_path, model(workspace)))
-    assert (loop.metrics, loop.cached) == ({}, None)
-    assert "with a number" in loop.failure
+    assert loop.failure.startswith("its result is gone: no qlib_res.csv with a number")
+    assert (loop.accepted, loop.metrics, loop.cached) == (True, {}, None)
 
 
 @pytest.mark.parametrize("result", ["a text", pd.Series(["a text"]), pd.DataFrame({"IC": [1.0], "R": [2]})])
@@ -175,51 +160,35 @@ def test_a_skipped_loop(tmp_path: Path) -> None:
 
 
 def test_loops_without_a_verdict(tmp_path: Path) -> None:
-    """A loop that was begun is told as unfinished, with what its steps left."""
+    """A loop that was begun is shown as unfinished, with what its steps left; its time is without pauses."""
     loop = logs.new_loop("ModelRDLoop")
     logs.finish(loop, 0, model(tmp_path / "w"), True)
+    for step in loop.loop_trace[0]:
+        step.start -= datetime.timedelta(seconds=20)
     logs.begin(loop, 1, model(trained.write_training(root_of(tmp_path) / "v"), hypothesis="Deeper."))
-    logs.dump(loop, tmp_path / "log" / "run", 1)
-    finished, begun = history.read_run(tmp_path / "log" / "run").loops
-    assert finished.accepted
+    logs.begin(loop, 2, None)
+    logs.dump(loop, tmp_path / "log" / "run", 2)
+    finished, begun, empty = history.read_run(tmp_path / "log" / "run").loops
+    assert (finished.accepted, finished.seconds) == (True, 40)
     assert (begun.number, begun.kind, begun.name, begun.accepted) == (1, "model", "SmallMLP", None)
     assert begun.failure == "not finished: the last step that ended is direct_exp_gen"
     assert (begun.hypothesis, begun.features, begun.metrics) == ("Deeper.", 4, {})
+    assert (empty.kind, empty.name) == ("unknown", "")
 
 
-def test_a_loop_that_has_not_proposed(tmp_path: Path) -> None:
-    """A loop without an experiment is of unknown kind."""
-    loop = logs.new_loop("ModelRDLoop")
-    logs.begin(loop, 0, None)
-    logs.dump(loop, tmp_path, 0)
-    assert (only(tmp_path).kind, only(tmp_path).name) == ("unknown", "")
-
-
-def test_a_factor_loop(tmp_path: Path) -> None:
+def test_factors_and_a_model(tmp_path: Path) -> None:
     """Every factor has its texts and code, in rejected loops too; one that was given up has no code."""
     accepted = logs.factor_experiment(tmp_path / "w", "a", "b", gave_up=("b",))
-    run = history.read_run(
-        write_run(tmp_path, accepted, logs.factor_experiment(tmp_path / "v", "c"), kind="FactorRDLoop")
-    )
-    first, second = run.loops
-    assert run.command == "fin_factor"
+    rejected = logs.factor_experiment(tmp_path / "v", "c")
+    run = history.read_run(write_run(tmp_path, accepted, rejected, model(tmp_path / "u"), kind="QuantRDLoop"))
+    first, second, third = run.loops
+    assert (run.command, third.kind) == ("fin_quant", "model")
     assert (first.kind, first.name, first.code, second.accepted) == ("factor", "a, b", "", False)
     assert first.factors == (
         Factor("a", "description", "formulation", "# the code of a\n"),
         Factor("b", "description", "formulation", ""),
     )
     assert [one.code for one in second.factors] == ["# the code of c\n"]
-
-
-def test_models_and_factors(tmp_path: Path) -> None:
-    """A run of fin_quant has loops of both kinds."""
-    run = history.read_run(
-        write_run(
-            tmp_path, logs.factor_experiment(tmp_path / "w", "a"), model(tmp_path / "v"), kind="QuantRDLoop"
-        )
-    )
-    assert run.command == "fin_quant"
-    assert [one.kind for one in run.loops] == ["factor", "model"]
 
 
 def test_a_project_that_moved(tmp_path: Path) -> None:
@@ -230,29 +199,6 @@ def test_a_project_that_moved(tmp_path: Path) -> None:
     loop = only(new / "log" / "run")
     assert loop.workspace == root_of(new) / "w"
     assert loop.features == 4
-
-
-@pytest.mark.parametrize("content", ["", "[1]", "{", "\ud800"])
-def test_a_manifest_that_can_not_be_read(content: str, tmp_path: Path) -> None:
-    """A damaged manifest is a note; the rest of the loop stands."""
-    workspace = trained.write_training(root_of(tmp_path) / "w")
-    (workspace / "sota_manifest.json").write_bytes(content.encode(errors="surrogatepass"))
-    run = history.read_run(write_run(tmp_path, model(workspace)))
-    assert run.loops[0].manifest is None
-    assert run.loops[0].features == 4
-    assert len(run.notes) == 1
-    assert str(workspace) in run.notes[0]
-
-
-def test_metrics_that_can_not_be_read(tmp_path: Path) -> None:
-    """Metrics that are no text are a note, and the session's stand in."""
-    workspace = trained.write_baseline(root_of(tmp_path) / "w")
-    (workspace / "qlib_res.csv").write_bytes(b"\xff\xfe")
-    experiment = model(workspace)
-    experiment.result = pd.Series({"IC": 0.5})
-    run = history.read_run(write_run(tmp_path, experiment))
-    assert run.loops[0].metrics == {"IC": 0.5}
-    assert "qlib_res.csv" in run.notes[0]
 
 
 def test_a_record_with_doubts(tmp_path: Path) -> None:
@@ -292,27 +238,6 @@ def test_settings_as_rdagent_logs_them(tmp_path: Path, monkeypatch: pytest.Monke
     assert history.read_run(log).asked["evolving_n"] == str(MODEL_PROP_SETTING.evolving_n)
 
 
-def test_settings_that_can_not_be_read(tmp_path: Path) -> None:
-    """Damaged settings are a note; the loops stand."""
-    log = write_run(tmp_path, model(tmp_path / "w"))
-    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
-    logs.dump_object({}, file)
-    file.write_bytes(file.read_bytes()[:-3])
-    run = history.read_run(log)
-    assert len(run.loops) == 1
-    assert str(file) in run.notes[0]
-
-
-@pytest.mark.parametrize("content", [{"evolving_n": 10**5000}, [1]])
-def test_settings_of_another_form(content: Any, tmp_path: Path) -> None:
-    """Settings that can't be written as text are a note, or nothing; the loops stand."""
-    log = write_run(tmp_path, model(tmp_path / "w"))
-    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
-    logs.dump_object(content, file)
-    run = history.read_run(log)
-    assert (len(run.loops), run.asked) == (1, {})
-
-
 def log_request(log: Path, number: int, time: str, system: str, response: str, process: str = "7") -> Path:
     """Write a request for a verdict into a log, as RD-Agent does."""
     moment = pytz.timezone("Asia/Shanghai").localize(datetime.datetime(2026, 1, 5, 17, 0))
@@ -338,24 +263,51 @@ def test_how_the_verdict_was_asked_for(tmp_path: Path) -> None:
     assert run.notes == ()
 
 
-def test_a_request_that_can_not_be_read(tmp_path: Path) -> None:
-    """A damaged one, and one of another form, are notes that name the file; the loop stands."""
-    log = write_run(tmp_path, model(tmp_path / "w"))
-    file = log_request(log, 0, "09-00-01", "s", "{}")
-    logs.dump_object(["system"], file)
-    for reason in ("has a form that is not known", "can't be read"):
-        run = history.read_run(log)
-        assert [loop.asked for loop in run.loops] == [None]
-        (note,) = run.notes
-        assert note.startswith(f"how the verdict was asked for {reason}")
-        assert str(file) in note
-        file.write_bytes(b"\x80cut")
+SETTINGS = "log/run/RDLOOP_SETTINGS/7/2026-01-05_09-00-00-000001.pkl"
+REQUEST = "log/run/Loop_0/feedback/debug_llm/7/2026-01-05_09-00-01-000001.pkl"
+SPACE = "git_ignore_folder/RD-Agent_workspace/w"
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        (f"{SPACE}/sota_manifest.json", b""),
+        (f"{SPACE}/sota_manifest.json", b"[1]"),
+        (f"{SPACE}/sota_manifest.json", b"{"),
+        (f"{SPACE}/sota_manifest.json", b"\xed\xa0\x80"),
+        (f"{SPACE}/sota_manifest.json", b"[" * 200_000),
+        (f"{SPACE}/qlib_res.csv", b"\xff\xfe"),
+        (SETTINGS, b"\x80cut"),
+        (SETTINGS, {"evolving_n": 10**5000}),
+        (REQUEST, b"\x80cut"),
+        (REQUEST, ["system"]),
+    ],
+)
+def test_what_can_not_be_read_is_a_note(place: str, content: object, tmp_path: Path) -> None:
+    """Whatever file is damaged or of another form, a note names it, and the rest of the loop stands."""
+    workspace = trained.write_training(root_of(tmp_path) / "w")
+    experiment = model(workspace)
+    experiment.result = pd.Series(trained.METRICS)
+    log = write_run(tmp_path, experiment)
+    file = tmp_path / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content) if isinstance(content, bytes) else logs.dump_object(content, file)
+    run = history.read_run(log)
+    (loop,), (note,) = run.loops, run.notes
+    assert str(file) in note or str(workspace) in note
+    assert (loop.manifest is None) == ("manifest" in place)
+    assert (loop.features, loop.asked, run.asked) == (4, None, {})
+    assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
 
 
 def test_a_log_without_a_session(tmp_path: Path) -> None:
-    """A folder without sessions is an error, as for every command."""
+    """A folder without sessions, and one with a file of another form, are errors, as for every command."""
     with pytest.raises(SessionError, match="holds no session"):
         history.read_run(tmp_path)
+    file = logs.dump_object({"a": 1}, tmp_path / "__session__" / "0" / "0_direct_exp_gen")
+    with pytest.raises(SessionError, match="no session of RD-Agent's") as caught:
+        history.read_run(tmp_path)
+    assert caught.value.place == str(file)
 
 
 @signed
@@ -368,22 +320,3 @@ def test_a_session_of_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file.write_bytes(content)
     with pytest.raises(UntrustedSessionError):
         history.read_run(log)
-
-
-def test_a_pickle_that_is_no_session(tmp_path: Path) -> None:
-    """A file of another form where a session should be is an error that names it."""
-    file = logs.dump_object({"a": 1}, tmp_path / "__session__" / "0" / "0_direct_exp_gen")
-    with pytest.raises(SessionError, match="no session of RD-Agent's") as caught:
-        history.read_run(tmp_path)
-    assert caught.value.place == str(file)
-
-
-def test_the_manifest_of_a_cached_loop(tmp_path: Path) -> None:
-    """A manifest tells that the result came from the cache, and of no width."""
-    workspace = root_of(tmp_path) / "w"
-    trained.write_manifest(workspace, from_cache=True)
-    assert json.loads((workspace / "sota_manifest.json").read_text())["from_cache"] is True
-    experiment = model(workspace)
-    experiment.result = pd.Series({"IC": 0.9})
-    loop = only(write_run(tmp_path, experiment))
-    assert (loop.cached, loop.features) == (True, None)

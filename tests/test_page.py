@@ -7,8 +7,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge import page
-from rdagent_sota_bridge.history import Run
-from rdagent_sota_bridge.page import plots, views, wording
+from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.page import drawing, plots, tables, views, wording
 from rdagent_sota_bridge.report import Report
 from rdagent_sota_bridge.verdict_forms import Asked
 from tests import reports
@@ -66,7 +66,9 @@ def test_the_page_names_no_other_place(whole: Parts) -> None:
     for tag, attributes in whole.elements:
         for name in ("src", "href", "action", "data", "poster", "srcset"):
             assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
-    assert "@import" not in page.render(reports.whole_report(2, 1)).partition("<script")[0]
+    text = page.render(reports.whole_report(2, 1))
+    assert "@import" not in text.partition("<script")[0]
+    assert page.GENERATOR in text[:4096], "by which a page may be written anew"
 
 
 def test_the_policy_allows_these_two_scripts_alone(whole: Parts) -> None:
@@ -78,11 +80,6 @@ def test_the_policy_allows_these_two_scripts_alone(whole: Parts) -> None:
     assert len(digests) == 2
     assert f"script-src {' '.join(repr('sha256-' + one) for one in digests)};" in policy
     assert policy.startswith("default-src 'none'")
-
-
-def test_the_page_says_what_made_it() -> None:
-    """The mark by which a page may be written anew stands near its beginning."""
-    assert page.GENERATOR in page.render(reports.whole_report(2, 1))[:4096]
 
 
 def test_blocks_of_figures_are_json_without_markup(whole: Parts) -> None:
@@ -111,20 +108,16 @@ def test_the_answer_comes_first(whole: Parts) -> None:
     assert heading < whole.words.index("Leaderboard")
 
 
+def run_of(name: str, *loops: Loop) -> Run:
+    """Return a run of fin_model."""
+    return Run(Path(name), "fin_model", loops)
+
+
 def sides(ours: list[float], base: list[float]) -> Report:
     """Return a report of models with factors and without, of these ICs."""
-    columns = ("gap",)
     runs = (
-        Run(
-            reports.Path("/a"),
-            "fin_model",
-            tuple(reports.model_loop(at, ic, columns=columns) for at, ic in enumerate(ours)),
-        ),
-        Run(
-            reports.Path("/b"),
-            "fin_model",
-            tuple(reports.model_loop(at, ic) for at, ic in enumerate(base)),
-        ),
+        run_of("/a", *(reports.model_loop(at, ic, columns=("gap",)) for at, ic in enumerate(ours))),
+        run_of("/b", *(reports.model_loop(at, ic) for at, ic in enumerate(base))),
     )
     return Report(reports.CREATED, tuple(run for run in runs if run.loops), {}, (), ())
 
@@ -132,12 +125,7 @@ def sides(ours: list[float], base: list[float]) -> Report:
 @pytest.mark.parametrize(
     ("ours", "base", "sentence", "rest"),
     [
-        (
-            [0.05, 0.04],
-            [0.02],
-            "IC rose from 0.020 to 0.050.",
-            "The mean over loops went from 0.020 to 0.045.",
-        ),
+        ([0.05, 0.04], [0.02], "IC rose from 0.020 to 0.050.", "loops went from 0.020 to 0.045."),
         ([0.01], [0.02], "IC fell from 0.020 to 0.010.", "went from 0.020 to 0.010"),
         ([0.02], [0.02], "made no difference", ""),
         ([0.05, -0.05], [0.03, 0.03], "IC rose from 0.030 to 0.050.", "went the other way"),
@@ -154,29 +142,41 @@ def test_the_headline(ours: list[float], base: list[float], sentence: str, rest:
     assert rest in told.rest
 
 
-def test_runs_tested_on_other_days_do_not_compare_in_silence() -> None:
-    """Where test segments differ, headline and table say so."""
-    report = sides([0.05], [0.02])
-    base = report.runs[1].loops[0]
-    assert base.record is not None
-    other = dataclasses.replace(reports.TASK, test=(pd.Timestamp("2018-01-01"), pd.Timestamp("2019-01-01")))
-    moved = dataclasses.replace(base, record=dataclasses.replace(base.record, task=other))
-    runs = (report.runs[0], dataclasses.replace(report.runs[1], loops=(moved,)))
-    changed = dataclasses.replace(report, runs=runs)
-    assert "don’t compare" in views.headline(changed).rest
-    assert "the differences mean little" in Parts(page.render(changed)).words
-    assert "the differences mean little" not in Parts(page.render(report)).words
+def with_task(loop: Loop, **change: Any) -> Loop:
+    """Return a loop that was trained or tested on something else."""
+    assert loop.record is not None
+    task = dataclasses.replace(reports.TASK, **change)
+    return dataclasses.replace(loop, record=dataclasses.replace(loop.record, task=task))
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"test": (pd.Timestamp("2018-01-01"), pd.Timestamp("2019-01-01"))}, "2018-01-01 to 2019-01-01"),
+        ({"market": "csi500"}, "csi500 in ~/.qlib/qlib_data/cn_data"),
+        ({"provider_uri": "~/.qlib/qlib_data/us_data"}, "csi300 in ~/.qlib/qlib_data/us_data"),
+    ],
+    ids=["days", "market", "data"],
+)
+def test_runs_tested_otherwise_do_not_compare_in_silence(change: dict[str, Any], shown: str) -> None:
+    """Where test segment, market or data differ, headline, facts and table say so, without a baseline too."""
+    ours, base = reports.model_loop(0, 0.05, columns=("gap",)), reports.model_loop(0, 0.02)
+    for other, name in ((base, "without factors"), (ours, "with factors 2")):
+        runs = (run_of("/a", ours), run_of("/b", with_task(other, **change)))
+        changed = Report(reports.CREATED, runs, {}, (), ())
+        words = Parts(page.render(changed)).words
+        assert "not tested on the same data, market, days and label" in words
+        assert f"{shown} ({name})" in words
+        assert ("don’t compare" in views.headline(changed).rest) == (other is base)
+    assert "the differences mean little" not in Parts(page.render(sides([0.05], [0.02]))).words
 
 
 def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
     """Where one run could accept models and the other could not, the facts and a note say so."""
     report = sides([0.05], [0.02])
-    keys = ("Decision",), ("Replace Best Result",)
-    asked = [Asked(key, key, True) for key in keys]
+    asked = [Asked(key, key, True) for key in (("Decision",), ("Replace Best Result",))]
     runs = tuple(
-        dataclasses.replace(
-            run, loops=tuple(dataclasses.replace(loop, asked=one, accepted=False) for loop in run.loops)
-        )
+        dataclasses.replace(run, loops=(dataclasses.replace(run.loops[0], asked=one, accepted=False),))
         for run, one in zip(report.runs, asked, strict=True)
     )
     words = Parts(page.render(dataclasses.replace(report, runs=runs))).words
@@ -186,65 +186,51 @@ def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
     assert "The verdicts on these models" not in Parts(page.render(report)).words
 
 
-def test_models_of_other_markets_are_not_ranked_in_silence() -> None:
-    """Two runs with the factors on other markets are told apart, though there is no baseline."""
-    report = sides([0.05], [])
-    loop = report.runs[0].loops[0]
-    assert loop.record is not None
-    for change in ({"market": "csi500"}, {"provider_uri": "~/.qlib/qlib_data/us_data"}):
-        task = dataclasses.replace(reports.TASK, **change)
-        moved = dataclasses.replace(loop, record=dataclasses.replace(loop.record, task=task))
-        other = dataclasses.replace(report.runs[0], log=reports.Path("/c"), loops=(moved,))
-        words = Parts(page.render(dataclasses.replace(report, runs=(*report.runs, other)))).words
-        assert "not tested on the same data, market, days and label" in words
-        assert f"{task.market} in {task.provider_uri} (with factors 2)" in words
-
-
 @pytest.mark.parametrize(
-    ("ours", "base", "told"),
+    ("ours", "base", "shown"),
     [
         ([0.05, 0.04], [0.02], "of 2 loops with the factors and 1 without. The best of more tries"),
         ([0.05], [0.02], "of 1 loop with the factors and 1 without."),
         ([0.05], [], ""),
     ],
 )
-def test_it_is_told_how_many_loops_are_compared(ours: list[float], base: list[float], told: str) -> None:
-    """The best of ten loops against the best of one is told to be that."""
-    said = views.counted(sides(ours, base))
-    assert told in said
+def test_it_is_said_how_many_loops_are_compared(ours: list[float], base: list[float], shown: str) -> None:
+    """The best of ten loops against the best of one is said to be that."""
+    said = views.counted(sides(ours, base).runs)
+    assert shown in said
     assert ("luck" in said) == (len(ours) != len(base) and bool(base))
     assert ("features with the factors and" in said) == bool(base)
 
 
 def test_the_leaderboard_ranks_and_marks_the_best() -> None:
     """The highest IC is first and marked; a loop without a result is last, with its reason."""
-    rows = views.leaderboard(reports.whole_report(4, 2), "model")
-    ics = [float(row.metrics[0].order) for row in rows if row.metrics[0].order]
+    runs = reports.whole_report(4, 2).runs
+    rows = tables.leaderboard(runs, views.run_names(runs), "model").rows
+    ics = [float(row[1].order or "") for row in rows[:-1]]
     assert ics == sorted(ics, reverse=True)
-    assert [row.metrics[0].best for row in rows] == [True] + [False] * (len(rows) - 1)
-    assert rows[-1].failure.startswith("not finished")
+    assert [row[1].best for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert rows[-1][1].text.startswith("No result: not finished")
 
 
 def test_a_missing_figure_is_shown_as_missing() -> None:
     """NaN is a dash on the page, never a number, and best of nothing."""
-    loop = reports.model_loop(0, math.nan)
-    report = Report(reports.CREATED, (Run(reports.Path("/a"), "fin_model", (loop,)),), {}, (), ())
-    row = views.leaderboard(report, "model")[0]
-    assert [cell.text for cell in row.metrics[:4]] == [wording.MISSING] * 4
-    assert not any(cell.best for cell in row.metrics)
+    run = run_of("/a", reports.model_loop(0, math.nan))
+    (row,) = tables.leaderboard((run,), ["a"], "model").rows
+    assert [cell.text for cell in row[1:5]] == [wording.MISSING] * 4
+    assert not any(cell.best for cell in row)
+    report = Report(reports.CREATED, (run,), {}, (), ())
     assert "nan" not in Parts(page.render(report)).words.lower().replace("unnamed", "")
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"factor_set": "x"}, {"factor_set": {"sources": [1], "columns": 2}}, {"qlib_loaded": []}]
+    "manifest",
+    [{}, {"factor_set": "x"}, {"factor_set": {"sources": [1], "columns": 2}}, {"qlib_loaded": []}],
 )
-def test_a_manifest_of_another_form_is_shown_as_far_as_it_goes(told: dict[str, Any]) -> None:
+def test_a_manifest_of_another_form_is_shown_as_far_as_it_goes(manifest: dict[str, Any]) -> None:
     """Whatever a manifest holds, the page is made, with dashes for what it does not tell."""
-    loop = dataclasses.replace(reports.model_loop(0, 0.05), manifest=told)
-    report = Report(reports.CREATED, (Run(reports.Path("/a"), "fin_model", (loop,)),), {}, (), ())
-    proof = views.proofs(report)[0]
-    assert proof.loops[0][2] == wording.MISSING
-    page.render(report)
+    run = run_of("/a", dataclasses.replace(reports.model_loop(0, 0.05), manifest=manifest))
+    assert views.proof(run, "a").loaded.rows[0][1].text == wording.MISSING
+    page.render(Report(reports.CREATED, (run,), {}, (), ()))
 
 
 def test_the_proof_has_file_digest_and_columns(whole: Parts) -> None:
@@ -286,13 +272,18 @@ def test_curves_are_thinned_and_keep_their_lowest_value() -> None:
     days = pd.bdate_range("2005-01-03", periods=4000)
     walk = reports.returns(3, days=days)
     report = dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk})
-    drawn = plots.curves(report, [(0, 0)], plots.lines(report, [(0, 0)], ["a"]), "x", (kept := plots.Days()))
+    drawn = curves(report)
     values = [decoded(json.loads(plot.figure)["data"][0]["y"]) for plot in drawn]
-    assert {len(one) for one in values} == {plots.MOST_POINTS}
+    assert {len(one) for one in values} == {drawing.MOST_POINTS}
     assert values[2].min() == pytest.approx(walk.drawdown.min())
     assert values[0][-1] == pytest.approx(walk.excess_with_cost[-1])
-    assert len(kept.lists) == 1
-    assert np.datetime64("1970-01-01") + sum(kept.lists[0]) == days[-1].to_datetime64()
+    at = decoded(json.loads(drawn[0].figure)["data"][0]["x"])
+    assert pd.Timestamp(at[-1], unit="ms") == days[-1]
+
+
+def curves(report: Report) -> tuple[drawing.Plot, ...]:
+    """Return the curves of the first loop of a report."""
+    return plots.curves(report, [(0, 0)], plots.curve_legend(report.runs, [(0, 0)], ["a"]), "x")
 
 
 def decoded(array: dict[str, str]) -> Any:
@@ -301,9 +292,8 @@ def decoded(array: dict[str, str]) -> Any:
 
 
 def test_no_plot_without_points() -> None:
-    """A sheet and a matrix of NaN alone draw nothing, and say why."""
-    empty = np.full(0, np.nan)
-    none = pd.DatetimeIndex([])
+    """A sheet, a matrix and returns of NaN alone draw nothing, and say why."""
+    empty, none = np.full(0, np.nan), pd.DatetimeIndex([])
     sheet = dataclasses.replace(
         reports.sheet("a"),
         days=none,
@@ -315,33 +305,30 @@ def test_no_plot_without_points() -> None:
         autocorrelation_days=none,
         autocorrelation=empty,
     )
-    drawn = [*plots.of_factor(sheet, "x", plots.Days())]
+    drawn = [*plots.of_factor(sheet, "x")]
     drawn.append(plots.correlations(reports.appraisal(("a",), with_figures=False), "y"))
     assert [plot.figure for plot in drawn] == [""] * 5
     walk = reports.returns(1)
     nothing = np.full(len(walk.days), np.nan)
-    report = dataclasses.replace(
-        reports.whole_report(1, 1),
-        returns={(0, 0): dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing)},
-    )
-    curves = plots.curves(report, [(0, 0)], plots.lines(report, [(0, 0)], ["a"]), "x", plots.Days())
-    assert [bool(plot.figure) for plot in curves] == [False, True, False]
-    assert all(plot.missing.endswith(".") for plot in drawn)
+    walk = dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing)
+    of_loop = curves(dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk}))
+    assert [bool(plot.figure) for plot in of_loop] == [False, True, False]
+    assert all(plot.missing.endswith(".") for plot in (*drawn, *of_loop))
 
 
 def test_labels_of_a_matrix_are_each_once() -> None:
     """Names that differ after what fits are told apart, and no name is one that plotly's objects have."""
-    names = ("a" * 60, "a" * 61, "constructor", "__proto__")
-    labels = plots._labels(names)
+    labels = plots._labels(("a" * 60, "a" * 61, "constructor", "__proto__"))
     assert len(set(labels)) == 4
     assert not set(labels) & {"constructor", "__proto__"}
 
 
 def test_runs_of_one_role_are_numbered_and_have_colours_of_their_own() -> None:
     """Two baselines are told apart by name and colour; the first of a role keeps the role's colour."""
-    whole = reports.whole_report(2, 1)
-    report = dataclasses.replace(whole, runs=(*whole.runs, whole.runs[2]), returns={})
-    assert views.run_names(report)[2:] == ("without factors 1", "without factors 2")
-    colours = plots.run_colours(report)
+    runs = reports.whole_report(2, 1).runs
+    runs = (*runs, runs[2])
+    assert views.run_names(runs)[2:] == ("without factors 1", "without factors 2")
+    colours = plots.run_colours(runs)
+    assert colours[:3] == (3, 1, 2)
     assert len(set(colours)) == 4
-    assert re.fullmatch(r"[1-8]{4}", "".join(map(str, colours)))
+    assert set(colours) <= set(range(1, plots.COLOURS + 1))

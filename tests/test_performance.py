@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 
 from rdagent_sota_bridge import performance
 from rdagent_sota_bridge.errors import ResultError
-from tests.frames import assert_survives_pickling
 
 
 def report(days: int = 250) -> pd.DataFrame:
@@ -66,7 +64,8 @@ def test_pickles_of_older_pythons(protocol: int, tmp_path: Path) -> None:
 
 
 def test_the_parquet_file_wins(tmp_path: Path) -> None:
-    """Where both are there the newer form is read."""
+    """Without a file there are no returns, which is no error; of both the newer form is read."""
+    assert performance.read(tmp_path) is None
     write(report(3), tmp_path, "ret.pkl")
     write(report(5), tmp_path, "ret.parquet")
     found = performance.read(tmp_path)
@@ -74,37 +73,28 @@ def test_the_parquet_file_wins(tmp_path: Path) -> None:
     assert len(found.days) == 5
 
 
-def test_a_parquet_file_of_texts(tmp_path: Path) -> None:
-    """Texts are no returns, though they could be read as numbers."""
-    write(report(3).astype(str), tmp_path, "ret.parquet")
-    with pytest.raises(ResultError, match="column return holds no numbers"):
-        performance.read(tmp_path)
-
-
-def test_no_returns(tmp_path: Path) -> None:
-    """A workspace without a back-test has none; that is no error."""
-    assert performance.read(tmp_path) is None
-
-
-def test_days_out_of_order(tmp_path: Path) -> None:
-    """Days are summed in their order, whatever the order in the file."""
+def test_days_out_of_order_and_without_a_value(tmp_path: Path) -> None:
+    """Days are summed in their order in time, and one without a benchmark is skipped, as Qlib does it."""
     frame = report(6)
+    frame.iloc[1, frame.columns.get_loc("bench")] = np.nan
     write(frame.iloc[::-1], tmp_path, "ret.parquet")
     found = performance.read(tmp_path)
     assert found is not None
     assert found.days.is_monotonic_increasing
     np.testing.assert_allclose(found.excess_without_cost, (frame["return"] - frame["bench"]).cumsum())
-
-
-def test_days_without_a_value_are_skipped(tmp_path: Path) -> None:
-    """A day without a benchmark leaves the sums of the other days as pandas, and so Qlib, makes them."""
-    frame = report(4)
-    frame.iloc[1, frame.columns.get_loc("bench")] = np.nan
-    write(frame, tmp_path, "ret.parquet")
-    found = performance.read(tmp_path)
-    assert found is not None
     assert np.isnan(found.excess_with_cost[1])
     assert not np.isnan(found.excess_with_cost[2:]).any()
+
+
+MARK = Path("was run")
+DAY = pd.Timestamp("2017-01-03")
+
+
+class _Hostile:
+    """Asks the unpickler to make a file in the current folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (MARK,)
 
 
 @pytest.mark.parametrize(
@@ -121,35 +111,18 @@ def test_days_without_a_value_are_skipped(tmp_path: Path) -> None:
         ("ret.pkl", pickle.dumps(report(3).astype(str)), "texts in place of numbers"),
         ("ret.pkl", pickle.dumps(report(0)), "no days"),
         ("ret.pkl", pickle.dumps(pd.concat([report(2), report(2)])), "twice"),
+        ("ret.pkl", pickle.dumps(_Hostile()), "can't be read"),
+        ("ret.pkl", pickle.dumps(pd.DataFrame({"return": [_Hostile()]}, index=[DAY])), "can't be read"),
+        ("ret.parquet", report(3).astype(str).to_parquet(), "column return holds no numbers"),
     ],
 )
-def test_damage(name: str, content: bytes, fact: str, tmp_path: Path) -> None:
-    """Returns that can't be read are one error that names the file, for the caller to go on with."""
+def test_damage(
+    name: str, content: bytes, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Returns that can't be read are one error that names the file; nothing that a pickle asks for is run."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ResultError, match=fact) as caught:
         performance.read(tmp_path)
     assert caught.value.place == str(tmp_path / name)
-    assert_survives_pickling(caught.value)
-
-
-class _Hostile:
-    """Asks the unpickler to run a command."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
-    """What a pickle asks for is not run, be it the whole or one value of a frame."""
-    mark = tmp_path / "was run"
-    for content in (
-        _Hostile(f"touch '{mark}'"),
-        pd.DataFrame({"return": [_Hostile(f"touch '{mark}'")]}, index=pd.DatetimeIndex(["2017-01-03"])),
-    ):
-        (tmp_path / "ret.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(ResultError):
-            performance.read(tmp_path)
-        assert not mark.exists()
+    assert not MARK.exists()

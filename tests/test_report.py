@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdagent_sota_bridge import factors, manifest, report
+from rdagent_sota_bridge import comparison, factors, manifest, report
+from rdagent_sota_bridge.comparison import VerdictCount
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.qlib_record import Record
-from rdagent_sota_bridge.report import Judged, Report
+from rdagent_sota_bridge.qlib_record import QlibRecord
+from rdagent_sota_bridge.report import Report
 from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
@@ -144,7 +145,8 @@ def test_no_log_is_no_report(tmp_path: Path) -> None:
 def test_roles(project: Path) -> None:
     """Runs are told apart by what their models were given."""
     found = gathered(project, "mined", "models", "base")
-    assert [report.role(run) for run in found.runs] == ["factor mining", "with factors", "without factors"]
+    roles = [comparison.role(run) for run in found.runs]
+    assert roles == ["factor mining", "with factors", "without factors"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_roles(project: Path) -> None:
     [
         (reports.model_loop(0, 0.1, columns=("a",)), True),
         (reports.model_loop(0, 0.1), False),
-        (reports.model_loop(0, 0.1, record=Record(23, None, True, 22)), True),
+        (reports.model_loop(0, 0.1, record=QlibRecord(23, None, True)), True),
         (reports.model_loop(0, 0.1, record=None), False),
         (reports.model_loop(0, 0.1, record=None, workspace=None), None),
         (reports.model_loop(0, 0.1, record=None, metrics={}), None),
@@ -160,7 +162,7 @@ def test_roles(project: Path) -> None:
 )
 def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
     """The manifest tells, else Qlib's record, else a workspace without either; without one nothing does."""
-    assert report.has_factors(loop) is told
+    assert comparison.has_factors(loop) is told
 
 
 def test_the_comparison_is_best_and_mean_of_each_side() -> None:
@@ -169,12 +171,11 @@ def test_the_comparison_is_best_and_mean_of_each_side() -> None:
     ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
     base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
     runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
-    found = Report(reports.CREATED, runs, {}, (), ())
-    ic = report.comparison(found)[0]
+    ic = comparison.compare(runs)[0]
     assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
     assert ic.mean_with == pytest.approx(0.06)
     assert ic.mean_without == 0.02
-    assert report.comparison(dataclasses.replace(found, runs=runs[:1])) == ()
+    assert comparison.compare(runs[:1]) == ()
 
 
 def test_a_result_that_the_cache_gave_again_counts_once() -> None:
@@ -183,7 +184,7 @@ def test_a_result_that_the_cache_gave_again_counts_once() -> None:
     ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
     base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
     runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
-    ic = report.comparison(Report(reports.CREATED, runs, {}, (), ()))[0]
+    ic = comparison.compare(runs)[0]
     assert ic.mean_with == pytest.approx(0.06)
     assert (ic.loops_with, ic.loops_without) == (2, 1)
 
@@ -197,13 +198,13 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        ([(True, READ), (False, READ)], Judged(2, 0, 0)),
-        ([(False, OTHER), (False, REFUSED), (False, OTHER)], Judged(0, 3, 2)),
-        ([(False, BOTH), (False, OTHER)], Judged(1, 1, 1)),
-        ([(False, OTHER), (True, READ)], Judged(1, 1, 1)),
-        ([(True, OTHER), (False, REFUSED)], Judged(2, 0, 0)),
-        ([(False, None), (False, Asked((), (), False))], Judged(0, 0, 0)),
-        ([], Judged(0, 0, 0)),
+        ([(True, READ), (False, READ)], VerdictCount(2, 0, 0)),
+        ([(False, OTHER), (False, REFUSED), (False, OTHER)], VerdictCount(0, 3, 2)),
+        ([(False, BOTH), (False, OTHER)], VerdictCount(1, 1, 1)),
+        ([(False, OTHER), (True, READ)], VerdictCount(1, 1, 1)),
+        ([(True, OTHER), (False, REFUSED)], VerdictCount(2, 0, 0)),
+        ([(False, None), (False, Asked((), (), False))], VerdictCount(0, 0, 0)),
+        ([], VerdictCount(0, 0, 0)),
     ],
     ids=[
         "mended",
@@ -215,10 +216,10 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
         "none",
     ],
 )
-def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: Judged) -> None:
+def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
     """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
     loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
-    assert report.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
+    assert comparison.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
 
 
 @pytest.mark.parametrize(
@@ -232,10 +233,10 @@ def test_runs_of_other_verdicts_are_told_apart(ours: Asked | None, base: Asked |
         Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
     )
     found = Report(reports.CREATED, runs, {}, (), ())
-    assert report.judged_alike(found) is alike
+    assert comparison.judged_alike(runs) is alike
     told = report.as_plain(found)
     assert told["judged_alike"] is alike
-    assert told["runs"][0]["judged"] == dataclasses.asdict(report.judged(runs[0]))
+    assert told["runs"][0]["judged"] == dataclasses.asdict(comparison.judged(runs[0]))
 
 
 def test_json_is_plain() -> None:

@@ -51,6 +51,7 @@ ROOMS = (
     "tearsheet",
     "base_features",
     "appraisal",
+    "comparison",
     "report",
     "page",
     "run.job",

@@ -16,22 +16,22 @@ from rdagent_sota_bridge import history, verification
 from rdagent_sota_bridge.alpha import BaseSet
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
-from rdagent_sota_bridge.verification import Verdict
+from rdagent_sota_bridge.verification import Verification
 from tests import frames, logs, trained
 from tests.test_history import model, root_of, skip, write_run
 
 WIDTH = "model.kwargs.pt_model_kwargs.num_features"
 
 
-def verdicts(project: Path, *experiments: Any, kind: str = "ModelRDLoop") -> list[Verdict]:
+def verdicts(project: Path, *experiments: Any, kind: str = "ModelRDLoop") -> list[Verification]:
     """Return the verdicts on a run of these experiments."""
     return verification.verify(history.read_run(write_run(project, *experiments, kind=kind)))
 
 
-def verdict_on(workspace: Path) -> Verdict:
+def verdict_on(workspace: Path) -> Verification:
     """Return the verdict on a run of one model that was trained in that workspace."""
     (found,) = verdicts(workspace.parents[2], model(workspace))
-    assert found.holds == (found.state != "broken")
+    assert found.holds == (found.state not in ("broken", "not verified"))
     assert bool(found.contradictions) == (not found.holds)
     return found
 
@@ -54,40 +54,8 @@ def test_a_claim_that_holds(workspace: Path) -> None:
     found = verdict_on(workspace)
     assert (found.state, found.digest, found.loop, found.name) == ("factors", trained.DIGEST, 0, "SmallMLP")
     assert found.text == "trained on factor set sha256:555555555555 (2 mined + 2 base = 4 columns)"
-    assert len(found.evidence) == 7
+    assert len(found.evidence) == 8
     assert found.workspace == workspace
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stored": False},
-        {"base": BaseSet("none", ())},
-        {"mined": ("KLEN", "gap")},
-        {"mined": ("gap",)},
-    ],
-    ids=["placed otherwise", "mined alone", "a mined column of a base name", "one"],
-)
-def test_other_claims_that_hold(options: dict[str, Any], tmp_path: Path) -> None:
-    """Every form of a hand-off can be shown."""
-    found = verdict_on(trained.write_training(root_of(tmp_path) / "w", **options))
-    assert found.state == "factors", found.text
-
-
-def test_a_manifest_without_a_stored_file(workspace: Path) -> None:
-    """Of a manifest that knows no stored file (0.1.0) the columns are compared."""
-    edit(workspace / "sota_manifest.json", lambda told: told["factor_set"].pop("stored"))
-    found = verdict_on(workspace)
-    assert found.state == "factors"
-    assert found.evidence[0].endswith("by columns")
-
-
-def test_what_was_not_read_back(workspace: Path) -> None:
-    """Where the run told that it could not read back what Qlib loaded, Qlib's own record still shows it."""
-    edit(workspace / "sota_manifest.json", lambda told: told.update(qlib_loaded=None))
-    (workspace / "sota_loaded.json").unlink()
-    found = verdict_on(workspace)
-    assert (found.state, len(found.evidence)) == ("factors", 6)
 
 
 def _another_parquet(workspace: Path) -> None:
@@ -141,6 +109,11 @@ def _yaml(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def _not_read_back(workspace: Path) -> None:
+    edit(workspace / "sota_manifest.json", lambda content: content.update(qlib_loaded=None))
+    (workspace / "sota_loaded.json").unlink()
+
+
 def _gone(pattern: str) -> Callable[[Path], None]:
     def change(workspace: Path) -> None:
         for file in list(workspace.glob(pattern)):
@@ -184,8 +157,8 @@ OTHER = "sha256:" + "6" * 64
         ),
         (_yaml(trained.DIGEST, OTHER), "does not name the claimed factor set"),
         (_yaml("base set small", "base set other"), "does not name the claimed base set"),
-        (_yaml("# rdagent-sota-bridge:", "#"), "it names none"),
-        (_gone(CONFIG_FILE), f"{CONFIG_FILE} can't be read"),
+        (_yaml("factor set", "set"), "does not name the claimed factor set"),
+        (_gone(CONFIG_FILE), "does not name the claimed factor set"),
         (_manifest("factor_set", "digest", value=OTHER), "does not name the claimed factor set"),
         (_manifest("factor_set", "digest", value="me"), "names no factor set"),
         (_manifest("factor_set", "stored", "digest", value=OTHER), "is another file"),
@@ -197,7 +170,6 @@ OTHER = "sha256:" + "6" * 64
         (_manifest("base_set", "name", value="alpha22"), "does not name the claimed base set"),
         (_manifest("qlib_loaded", "columns", value=["gap"]), "other columns"),
         (_manifest("qlib_loaded", "num_features", value=5), "num_features is 5"),
-        (_manifest("from_cache", value=True), "no such training"),
         (_manifest("from_cache", value="no"), "from_cache is neither"),
         (_manifest("manifest_version", value=9), "manifest_version is 9"),
         (_written("sota_manifest.json", b"{"), "can't be read"),
@@ -206,14 +178,7 @@ OTHER = "sha256:" + "6" * 64
         (_loaded(columns=["KLEN", "ROC60", "gap", "x"]), "other columns: turn, x"),
         (_loaded(columns_without_training_values=["gap", "turn"]), "no value of the mined columns gap, turn"),
         (_loaded(columns_without_training_values=["turn"]), "no value of the mined columns turn"),
-        (
-            _recorded(base=BaseSet("small", (("KLEN", "$close"), trained.BASE.features[1]))),
-            "other expressions of KLEN",
-        ),
-        (
-            _manifest("factor_set", "digest", value=trained.DIGEST[:-1]),
-            "does not name the claimed factor set",
-        ),
+        (_manifest("factor_set", "digest", value=trained.DIGEST[:-1]), "names no factor set"),
         (_loaded(recorder="another"), "another training"),
         (_gone("sota_loaded.json"), "is gone"),
         (_written("sota_loaded.json", b"{"), "sota_loaded.json can't be read"),
@@ -230,9 +195,37 @@ def test_claims_that_do_not_hold(change: Callable[[Path], None], told: str, work
     assert any(told in contradiction for contradiction in found.contradictions)
 
 
-def test_the_parquet_of_a_set_that_was_not_placed_whole(tmp_path: Path) -> None:
-    """Where the manifest tells of no stored file, other columns contradict it all the same."""
-    workspace = trained.write_training(root_of(tmp_path) / "w", stored=False)
+@pytest.mark.parametrize(
+    ("options", "change", "evidence"),
+    [
+        ({}, lambda _: None, 8),
+        ({"stored": False}, lambda _: None, 8),
+        ({"base": BaseSet("none", ())}, lambda _: None, 8),
+        ({"mined": ("KLEN", "gap")}, lambda _: None, 8),
+        ({"mined": ("gap",)}, lambda _: None, 8),
+        ({}, lambda at: edit(at / "sota_manifest.json", lambda one: one["factor_set"].pop("stored")), 8),
+        ({}, lambda at: edit(at / "sota_manifest.json", lambda one: one.pop("from_cache")), 8),
+        ({}, _not_read_back, 7),
+    ],
+    ids=[
+        "placed",
+        "placed otherwise",
+        "mined alone",
+        "a mined column of a base name",
+        "one",
+        "0.1.0 without a stored file",
+        "without from_cache",
+        "not read back",
+    ],
+)
+def test_claims_that_hold(
+    options: dict[str, Any], change: Callable[[Path], None], evidence: int, tmp_path: Path
+) -> None:
+    """Every form of a hand-off and of its manifest can be shown; other columns contradict each."""
+    workspace = trained.write_training(root_of(tmp_path) / "w", **options)
+    change(workspace)
+    found = verdict_on(workspace)
+    assert (found.state, len(found.evidence)) == ("factors", evidence), found.text
     _other_columns(workspace)
     assert verdict_on(workspace).state == "broken"
 
@@ -249,7 +242,7 @@ def test_a_manifest_that_is_gone(workspace: Path) -> None:
     (workspace / "sota_manifest.json").unlink()
     found = verdict_on(workspace)
     assert found.state == "broken"
-    assert f"names a factor set {trained.DIGEST}" in found.text
+    assert "names a set that was handed over" in found.text
     assert "no sota_manifest.json" in found.text
 
 
@@ -271,117 +264,48 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
     assert "1 other loop(s) of this run claim factors, and this one has none" in has_not.text
 
 
-def test_loops_without_a_training(tmp_path: Path) -> None:
-    """Skipped and unfinished loops were not trained, which breaks no claim."""
+def test_loops_without_a_training_or_a_verdict(workspace: Path) -> None:
+    """Skipped and unfinished loops break no claim; one that was trained is looked at before its verdict."""
     loop = logs.new_loop("ModelRDLoop")
-    skip(loop, 0, model(tmp_path / "w"), "model.py is empty")
-    logs.begin(loop, 1, model(tmp_path / "v"))
-    logs.dump(loop, tmp_path, 1)
-    skipped, begun = verification.verify(history.read_run(tmp_path))
+    log = workspace.parents[2] / "log" / "run"
+    skip(loop, 0, model(workspace.parent / "x"), "model.py is empty")
+    logs.begin(loop, 1, model(workspace.parent / "v"))
+    logs.begin(loop, 2, model(workspace))
+    logs.dump(loop, log, 2)
+    skipped, begun, trained_one = verification.verify(history.read_run(log))
     assert (skipped.state, skipped.text) == ("not trained", "model.py is empty")
     assert (begun.state, begun.holds) == ("not trained", True)
     assert begun.text.startswith("not finished")
-
-
-def test_a_training_without_a_verdict(workspace: Path) -> None:
-    """A loop that was trained and has no verdict yet is looked at as any other."""
-    loop = logs.new_loop("ModelRDLoop")
-    logs.begin(loop, 0, model(workspace))
-    log = workspace.parents[2] / "log" / "run"
-    logs.dump(loop, log, 0)
-    assert [one.state for one in verification.verify(history.read_run(log))] == ["factors"]
+    assert trained_one.state == "factors"
     _another_parquet(workspace)
-    assert [one.state for one in verification.verify(history.read_run(log))] == ["broken"]
+    assert verification.verify(history.read_run(log))[2].state == "broken"
 
 
-def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
-    """A result whose workspace is gone can't be shown to be of anything."""
-    experiment = model(tmp_path / "gone")
-    experiment.result = pd.Series(trained.METRICS)
-    (found,) = verdicts(tmp_path, experiment)
-    assert (found.state, found.contradictions != ()) == ("broken", True)
-
-
-# --- the cache ---
-
-
-def cached(workspace: Path, metrics: dict[str, float] = trained.METRICS, code: str = trained.CODE) -> Any:
-    """Return an experiment that RD-Agent answered from its cache, with its manifest in the workspace."""
-    trained.write_manifest(workspace, from_cache=True)
-    experiment = model(workspace, code)
-    experiment.result = pd.Series(metrics, name="0")
-    return experiment
-
-
-def test_a_cached_claim_that_holds(workspace: Path) -> None:
-    """An answer from the cache holds where the training that gave it is there and holds."""
-    (found,) = verdicts(workspace.parents[2], cached(workspace.parent / "c"))
-    assert (found.state, found.digest) == ("cached", trained.DIGEST)
-    assert "the result of w, trained on factor set" in found.text
-    assert len(found.evidence) == 7
-
-
-def test_a_cached_claim_of_the_same_run(workspace: Path, tmp_path: Path) -> None:
-    """The training may be another loop's, whose workspace is elsewhere."""
-    elsewhere = tmp_path / "elsewhere" / "c"
-    first, second = verdicts(workspace.parents[2], model(workspace), cached(elsewhere))
-    assert (first.state, second.state) == ("factors", "cached")
-
-
-@pytest.mark.parametrize(
-    ("options", "change", "told"),
-    [
-        ({}, shutil.rmtree, "no such training"),
-        ({}, _gone("sota_manifest.json"), "no such training"),
-        ({}, _manifest("from_cache", value=True), "no such training"),
-        ({}, _manifest("factor_set", "digest", value=OTHER), "no such training"),
-        ({}, _written("model.py", b"model_cls = 1\n"), "trained a model with other code"),
-        ({}, _gone("model.py"), "can't be read"),
-        ({"metrics": {"IC": 0.9}}, lambda _: None, "has another result"),
-        ({"metrics": {**trained.METRICS, "IC": 0.06}}, lambda _: None, "has another result"),
-        ({"code": "model_cls = 2\n"}, lambda _: None, "trained a model with other code"),
-        ({}, _another_parquet, "is another file"),
-        ({}, _param(WIDTH, "20"), "input width of 20"),
-        ({}, _gone("mlruns"), "no finished training"),
-    ],
-)
-def test_cached_claims_that_do_not_hold(
-    options: dict[str, Any], change: Callable[[Path], None], told: str, workspace: Path
-) -> None:
-    """Without the very training that gave the result, or with a broken one, the claim is not shown."""
-    experiment = cached(workspace.parent / "c", **options)
-    change(workspace)
-    (found,) = verdicts(workspace.parents[2], experiment)
-    assert found.state == "broken"
-    assert told in found.text
-    assert found.contradictions
-
-
-def test_a_cached_result_of_no_factors(tmp_path: Path) -> None:
-    """An answer from the cache to a run that claims nothing is no claim."""
-    (root_of(tmp_path) / "w").mkdir(parents=True)
+@pytest.mark.parametrize(("is_there", "state"), [(False, "broken"), (True, "none")])
+def test_a_result_without_a_training(is_there: bool, state: str, tmp_path: Path) -> None:
+    """A result whose workspace is gone is not shown; one of the cache that claims nothing is no claim."""
+    if is_there:
+        (root_of(tmp_path) / "w").mkdir(parents=True)
     experiment = model(root_of(tmp_path) / "w")
     experiment.result = pd.Series(trained.METRICS)
     (found,) = verdicts(tmp_path, experiment)
-    assert (found.state, found.holds) == ("none", True)
-    assert "cache" in found.text
+    assert (found.state, found.holds) == (state, is_there)
+    assert ("cache" in found.text) == is_there
 
 
-# --- runs without models ---
+def test_a_loop_that_release_0_1_0_let_the_cache_answer(workspace: Path) -> None:
+    """A manifest of before with `from_cache: true` is read, and its claim is said to be not verified."""
+    _manifest("from_cache", value=True)(workspace)
+    found = verdict_on(workspace)
+    assert (found.state, found.digest, found.holds) == ("not verified", trained.DIGEST, False)
+    assert found.text == "answered from RD-Agent's cache by release 0.1.0: not verified"
 
 
-def test_a_run_that_mines_factors(tmp_path: Path) -> None:
-    """A factor run has nothing to verify, and the message says what to name."""
-    experiment = logs.factor_experiment(tmp_path / "w", "a")
-    with pytest.raises(SessionError, match="fin_factor, which has mined factors") as caught:
-        verdicts(tmp_path, experiment, kind="FactorRDLoop")
-    assert "fin_model" not in caught.value.fact
-
-
-def test_fin_quant_before_its_first_model(tmp_path: Path) -> None:
-    """A run of fin_quant without a model yet has nothing to verify either."""
-    with pytest.raises(SessionError, match="fin_quant, which has mined factors"):
-        verdicts(tmp_path, logs.factor_experiment(tmp_path / "w", "a"), kind="QuantRDLoop")
+@pytest.mark.parametrize(("kind", "command"), [("FactorRDLoop", "fin_factor"), ("QuantRDLoop", "fin_quant")])
+def test_a_run_that_mined_factors_alone(kind: str, command: str, tmp_path: Path) -> None:
+    """A run without a model yet has nothing to verify, and the message says what to name."""
+    with pytest.raises(SessionError, match=f"{command}, which has mined factors"):
+        verdicts(tmp_path, logs.factor_experiment(tmp_path / "w", "a"), kind=kind)
 
 
 def test_factor_loops_are_left_out(workspace: Path) -> None:

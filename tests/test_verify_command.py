@@ -70,30 +70,44 @@ def test_every_state(mixed: Path) -> None:
     status, text = printed(mixed)
     lines = text.splitlines()
     assert status == 1
-    assert [line.partition("  loop")[0].rstrip() for line in lines[1:4]] == [
-        "✓ factors",
-        "✓ cached",
-        "- none",
-    ]
-    assert lines[4].startswith("✗ broken       loop 3 SmallMLP: claims factor set")
-    assert lines[5] == f"  where: {root_of(mixed.parents[1]) / 'broken'}"
-    assert lines[6] == "- not trained  loop 4 SmallMLP: model.py is empty"
-    assert lines[-1] == "5 model loops: 3 claim factors, 2 shown to have them"
+    assert lines[1].startswith("✓ factors       loop 0")
+    assert lines[2].startswith(
+        "? not verified  loop 1 SmallMLP: answered from RD-Agent's cache by release 0.1.0"
+    )
+    assert lines[4].startswith("- none          loop 2")
+    assert lines[5].startswith("✗ broken        loop 3 SmallMLP: claims factor set")
+    assert lines[6] == f"  where: {root_of(mixed.parents[1]) / 'broken'}"
+    assert lines[7] == "- not trained   loop 4 SmallMLP: model.py is empty"
+    assert lines[-1] == "5 model loops: 3 claim factors, 1 shown to have them"
 
 
 def test_marks_of_a_stream_without_them(mixed: Path) -> None:
     """A stream that holds ASCII alone gets other marks, and no error."""
     _, text = printed(mixed, encoding="ascii")
-    assert [line[0] for line in text.splitlines() if "  loop " in line] == ["+", "+", "-", "x", "-"]
+    assert [line[0] for line in text.splitlines() if "  loop " in line] == ["+", "?", "-", "x", "-"]
 
 
-def test_names_that_a_stream_does_not_hold(tmp_path: Path) -> None:
-    """A model's name of other letters is escaped where the stream can't hold them."""
+@pytest.mark.parametrize(
+    ("name", "encoding", "shown"),
+    [
+        ("网络", "utf-8", "网络"),
+        ("网络", "ascii", r"\u7f51\u7edc"),
+        ("Net[red]", "utf-8", "Net[red]"),
+        (
+            "x\x1b[2K\r\n\u202e✓ factors  loop 9 y",
+            "utf-8",
+            r"x\x1b[2K\r\n\u202e✓ factors  loop 9 y",
+        ),
+    ],
+    ids=["other letters", "other letters in ASCII", "markup of rich", "commands of a terminal"],
+)
+def test_names_from_an_llm(name: str, encoding: str, shown: str, tmp_path: Path) -> None:
+    """A model's name stays on its line as text: it can't write a verdict of its own."""
     experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))
-    experiment.sub_tasks[0].name = "网络"
-    log = write_run(tmp_path, experiment)
-    assert "loop 0 \\u7f51\\u7edc: trained" in printed(log, encoding="ascii")[1]
-    assert "loop 0 网络: trained" in printed(log)[1]
+    experiment.sub_tasks[0].name = name
+    status, text = printed(write_run(tmp_path, experiment), encoding=encoding)
+    assert (status, len(text.splitlines())) == (0, 3)
+    assert f"loop 0 {shown}: trained" in text
 
 
 def test_json_in_whole(mixed: Path) -> None:
@@ -102,9 +116,9 @@ def test_json_in_whole(mixed: Path) -> None:
     document = json.loads(text)
     assert (status, document["holds"], document["command"]) == (1, False, "fin_model")
     assert document["log"] == str(mixed)
-    states = ["factors", "cached", "none", "broken", "not trained"]
+    states = ["factors", "not verified", "none", "broken", "not trained"]
     assert [one["state"] for one in document["loops"]] == states
-    assert [one["holds"] for one in document["loops"]] == [True, True, True, False, True]
+    assert [one["holds"] for one in document["loops"]] == [True, False, True, False, True]
     assert document["loops"][0]["digest"] == trained.DIGEST
     assert document["loops"][0]["contradictions"] == []
     assert document["loops"][2]["digest"] is None
@@ -118,22 +132,6 @@ def test_notes_are_printed(tmp_path: Path) -> None:
     status, text = printed(write_run(tmp_path, model(workspace)))
     assert status == 1
     assert f"note: {workspace}/sota_manifest.json can't be read" in text
-
-
-def test_a_name_that_commands_the_terminal(tmp_path: Path) -> None:
-    """A name from an LLM stays on its line: it can't write a verdict of its own."""
-    named = model(trained.write_training(root_of(tmp_path) / "w"))
-    named.sub_tasks[0].name = "x\x1b[2K\r\n\u202e✓ factors  loop 9 y"
-    status, text = printed(write_run(tmp_path, named))
-    assert (status, len(text.splitlines())) == (0, 3)
-    assert r"loop 0 x\x1b[2K\r\n\u202e✓ factors  loop 9 y: trained on" in text
-
-
-def test_square_brackets_are_text(tmp_path: Path) -> None:
-    """A model's name comes from an LLM: brackets in it are no markup."""
-    experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))
-    experiment.sub_tasks[0].name = "Net[red]"
-    assert "loop 0 Net[red]: trained" in printed(write_run(tmp_path, experiment))[1]
 
 
 def test_no_claims(tmp_path: Path) -> None:
@@ -193,18 +191,15 @@ def test_a_path_that_leads_nowhere(named: str, tmp_path: Path, monkeypatch: pyte
         run(named)
 
 
-def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that begins with ~, as a quoted one does, is one of the home folder."""
+@pytest.mark.parametrize("named", ["~/log/run", "log/run/__session__"])
+def test_a_path_in_the_home_or_the_current_folder(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may begin with ~, as a quoted one does, or be relative to the current folder."""
     write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w")))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert printed("~/log/run")[0] == 0
-
-
-def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path is relative to the current folder."""
-    write_run(tmp_path, model(trained.write_baseline(root_of(tmp_path) / "w")))
     monkeypatch.chdir(tmp_path)
-    assert printed("log/run/__session__")[0] == 0
+    assert printed(named)[0] == 0
 
 
 @pytest.mark.parametrize("change", [False, True])

@@ -68,7 +68,6 @@ def write_record(
     run: str = RECORDER,
     status: int = 3,
     ended: int = 1795379663256,
-    artifacts: Sequence[str] = ("config", "task"),
 ) -> Path:
     """Write what Qlib records through mlflow, parameters cut at 1,000 characters; return the run's folder."""
     folder = workspace / "mlruns" / "202467401526266377" / run
@@ -83,9 +82,7 @@ def write_record(
     params["cmd-sys.argv"] = f"/env/lib/python3.11/site-packages/qlib/cli/run.py {config_file}"
     for name, value in params.items():
         (folder / "params" / name).write_text(str(value)[:1000])
-    for name in artifacts:
-        content = document if name == "config" else document["task"]
-        (folder / "artifacts" / name).write_bytes(pickle.dumps(content))
+    (folder / "artifacts" / "config").write_bytes(pickle.dumps(document))
     return folder
 
 

@@ -13,17 +13,17 @@ from rich.text import Text
 from rdagent_sota_bridge import history, locate, sessions, verification
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Run
-from rdagent_sota_bridge.verification import Verdict
+from rdagent_sota_bridge.verification import Verification
 
 _STYLES = {
     "factors": "green",
-    "cached": "green",
     "none": "yellow",
     "not trained": "dim",
+    "not verified": "bold red",
     "broken": "bold red",
 }
-_MARKS = {"factors": "✓", "cached": "✓", "none": "-", "not trained": "-", "broken": "✗"}
-_ASCII_MARKS = {**_MARKS, "factors": "+", "cached": "+", "broken": "x"}
+_MARKS = {"factors": "✓", "none": "-", "not trained": "-", "not verified": "?", "broken": "✗"}
+_ASCII_MARKS = {**_MARKS, "factors": "+", "broken": "x"}
 
 
 def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
@@ -46,7 +46,7 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
     return 0 if all(one.holds for one in verdicts) else 1
 
 
-def show(found: Run, verdicts: list[Verdict], as_json: bool, console: Console) -> None:
+def show(found: Run, verdicts: list[Verification], as_json: bool, console: Console) -> None:
     """Print the verdicts on a run's model loops."""
     if as_json:
         text = json.dumps(
@@ -82,7 +82,7 @@ def _printable(text: str) -> str:
     return "".join(signs)
 
 
-def _count(verdicts: list[Verdict]) -> str:
+def _count(verdicts: list[Verification]) -> str:
     """Return the last line: how many loops claim the factors, and of how many that holds."""
     claiming = [one for one in verdicts if one.digest or not one.holds]
     shown = sum(one.holds for one in claiming)
@@ -93,7 +93,7 @@ def _count(verdicts: list[Verdict]) -> str:
     return f"{loops}: {len(claiming)} {claim} factors, {shown} shown to have them"
 
 
-def _document(found: Run, verdicts: list[Verdict]) -> dict[str, Any]:
+def _document(found: Run, verdicts: list[Verification]) -> dict[str, Any]:
     return {
         "log": str(found.log),
         "command": found.command,

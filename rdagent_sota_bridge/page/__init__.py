@@ -9,18 +9,15 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import json
 from importlib import resources
 
 import jinja2
 from markupsafe import Markup
 
-from rdagent_sota_bridge import __version__
-from rdagent_sota_bridge import report as reports
-from rdagent_sota_bridge.page import plots, views, wording
-from rdagent_sota_bridge.page.plots import Days
+from rdagent_sota_bridge import __version__, comparison
+from rdagent_sota_bridge.page import plots, tables, views, wording
 from rdagent_sota_bridge.report import Report
-from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS
+from rdagent_sota_bridge.tearsheet import QUANTILES
 
 GENERATOR = '<meta name="generator" content="rdagent-sota-bridge'
 """How the pages begin to say what made them: a file with it may be written anew."""
@@ -32,72 +29,73 @@ def render(report: Report) -> str:
     Args:
         report: What it shows.
     """
-    days = Days()
-    names = views.run_names(report)
-    appraised = [
-        (
-            one,
-            views.factor_rows(report, one, position),
-            plots.correlations(one, f"correlation-{position}"),
-            {
-                sheet.name: plots.of_factor(sheet, f"factor-{position}-{number}", days)
-                for number, sheet in enumerate(one.sheets)
-            },
-        )
-        for position, one in enumerate(report.appraisals)
-    ]
+    runs, names = report.runs, views.run_names(report.runs)
     scripts = [_plotly(), _part("page.js")]
     text = _template().render(
-        report=report,
         version=__version__,
         generator=Markup(GENERATOR),  # noqa: S704 - a constant
         policy=_policy(scripts),
         style=Markup(_part("page.css")),  # noqa: S704 - a file of this package
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - this package's and plotly's
-        names=names,
-        colours=plots.run_colours(report),
-        run_facts=[views.run_facts(run) for run in report.runs],
-        facts=views.facts(report),
+        created=wording.moment(report.created),
         headline=views.headline(report),
-        best_model=views.best_model(report),
-        comparison=views.comparison(report),
-        counted=views.counted(report),
-        tested_alike=reports.tested_alike(report),
-        judged_alike=reports.judged_alike(report),
-        boards=[_board(report, kind, names, days) for kind in ("model", "factor")],
-        appraised=appraised,
-        proofs=views.proofs(report),
-        heads=views.SHORT_NAMES,
-        factor_heads=views.FACTOR_HEADS,
-        proof_heads=views.PROOF_HEADS,
+        runs=tables.runs_table(runs, names),
+        known=views.facts(report, names),
+        asked=[(name, run.asked) for name, run in zip(names, runs, strict=True) if run.asked],
+        notes=[
+            *report.notes,
+            *(f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes),
+        ],
+        tested_alike=comparison.tested_alike(runs),
+        judged_alike=comparison.judged_alike(runs),
+        compared=tables.comparison_table(runs),
+        counted=views.counted(runs),
+        models=_board(report, "model", names),
+        mining=_board(report, "factor", names),
+        sets=[_set(report, position, names) for position in range(len(report.appraisals))],
+        proofs=[
+            views.proof(run, name)
+            for run, name in zip(runs, names, strict=True)
+            if any(loop.kind == "model" for loop in run.loops)
+        ],
+        monospace=views.MONOSPACE,
         quantiles=QUANTILES,
-        rolling_days=ROLLING_DAYS,
-        wording=wording,
-        days=Markup(json.dumps(days.lists, separators=(",", ":"))),  # noqa: S704 - numbers
+        segment=wording.segment,
         markup=Markup,
         breakable=_breakable,
     )
     return text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
 
 
-def _board(report: Report, kind: str, names: tuple[str, ...], days: Days) -> dict[str, object]:
-    """Return a leaderboard with its plots and their legends."""
-    places = [
-        (position, number)
-        for position, run in enumerate(report.runs)
-        for number, loop in enumerate(run.loops)
-        if loop.kind == kind and (position, number) in report.returns
-    ]
-    legend = plots.lines(report, places, names)
-    runs = plots.run_lines(report, names, kind)
+def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, object]:
+    """Return a leaderboard with its plots, their legends, and what each loop tried."""
+    places = [place for place in report.returns if comparison.loop_at(report.runs, place).kind == kind]
+    legend = plots.curve_legend(report.runs, sorted(places), names)
+    runs = plots.run_legend(report.runs, names, kind)
     return {
         "kind": kind,
-        "rows": views.leaderboard(report, kind),
-        "curves": plots.curves(report, places, legend, f"{kind}-curves", days),
+        "table": tables.leaderboard(report.runs, names, kind),
+        "curves": plots.curves(report, sorted(places), legend, f"{kind}-curves"),
         "legend": legend,
-        "over_loops": plots.over_loops(report, runs, f"{kind}-loops", kind),
-        "runs": tuple(line for _, line in runs),
-        "without_returns": views.without_returns(report, kind),
+        "over_loops": plots.over_loops(report.runs, runs, f"{kind}-loops", kind),
+        "runs": tuple(runs.values()),
+        "without_returns": views.without_returns(report, names, kind),
+        "stories": views.loop_stories(report.runs, names, kind),
+    }
+
+
+def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, object]:
+    """Return the overview of a factor set, its matrix, and each factor with its plots."""
+    one = report.appraisals[position]
+    brought_by = views.brought_by(report, names, one.digest)
+    return {
+        "digest": one.digest.removeprefix("sha256:")[:10],
+        "count": wording.plural(len(one.columns), "factor"),
+        "task": one.task,
+        "notes": one.notes,
+        "table": tables.factor_table(one, position, brought_by),
+        "matrix": plots.correlations(one, f"correlation-{position}"),
+        "stories": views.factor_stories(report, position, brought_by),
     }
 
 

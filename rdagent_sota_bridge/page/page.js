@@ -2,13 +2,6 @@
 (function () {
   "use strict";
   const root = document.documentElement;
-  const days = JSON.parse(document.getElementById("days").textContent).map(function (steps) {
-    let day = 0;
-    return steps.map(function (step) {
-      day += step;
-      return new Date(day * 86400000).toISOString().slice(0, 10);
-    });
-  });
   const canvases = Array.from(document.querySelectorAll(".canvas"));
   const hidden = {}; // by legend: the keys of the lines that are hidden
   const drawn = new Set();
@@ -39,7 +32,6 @@
     const off = hidden[canvas.dataset.legend] || new Set();
     const data = coloured(figure.data, style);
     for (const trace of data) {
-      if (trace.meta && "days" in trace.meta) trace.x = days[trace.meta.days];
       if (trace.meta && "key" in trace.meta) trace.visible = !off.has(trace.meta.key);
     }
     const layout = coloured(figure.layout, style);

@@ -1,90 +1,57 @@
-"""What the template shows: a report's figures as words, each beside the number that it is sorted by."""
+"""What the template shows beside tables and plots: the headline, the facts, and what each loop tried."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from rdagent_sota_bridge import comparison
+from rdagent_sota_bridge.comparison import Place, Role
+from rdagent_sota_bridge.history import Run
+from rdagent_sota_bridge.page import tables, wording
+from rdagent_sota_bridge.page.drawing import Plot
+from rdagent_sota_bridge.page.plots import of_factor
+from rdagent_sota_bridge.page.tables import Table, entry, names_in, text
+from rdagent_sota_bridge.page.wording import CORRELATION, MISSING, figure, loop_number, plural, segment
+from rdagent_sota_bridge.report import Report
 
-from rdagent_sota_bridge import report as reports
-from rdagent_sota_bridge.appraisal import Appraisal
-from rdagent_sota_bridge.history import Loop, Run
-from rdagent_sota_bridge.locate import FACTOR_FILE
-from rdagent_sota_bridge.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.page import wording
-from rdagent_sota_bridge.page.plots import run_colours
-from rdagent_sota_bridge.page.wording import MISSING
-from rdagent_sota_bridge.report import METRICS, Place, Report
-from rdagent_sota_bridge.tearsheet import Sheet
+Facts = dict[str, tuple[str, ...]]
+"""What is known, by what it is called."""
 
-SHORT_NAMES = {
-    "IC": "IC",
-    "ICIR": "ICIR",
-    "rank IC": "rank IC",
-    "rank ICIR": "rank ICIR",
-    "annualized return": "return p.a.",
-    "information ratio": "inf. ratio",
-    "max drawdown": "max drawdown",
+MONOSPACE = ("Market", "Label", "Factor set", "Digest of the set", "Digest of the base set")
+"""The facts that are set as code."""
+
+_SIDES: dict[Role, str] = {
+    "with factors": "with the factors",
+    "without factors": "without factors",
+    "factors unknown": "",
 }
-"""The metrics in the heads of tables."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: its text, what it is sorted by (empty: last), and whether it is the best."""
-
-    text: str
-    order: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class LoopRow:
-    """One loop on a leaderboard: `failure` is in place of the cells of one without a result."""
-
-    name: str
-    run: str
-    loop: str
-    anchor: str
-    accepted: str
-    metrics: tuple[Cell, ...]
-    others: tuple[Cell, ...]
-    failure: str
-    source: Loop
-    colour: int
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure of the headline, with what it is compared to."""
-
-    label: str
-    value: str
-    beside: str
+_VERSIONS = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "pandas", "pyarrow")
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer to "was it worth it?"."""
+    """The answer to "was it worth it?", with the figures of the best model beside those without factors."""
 
     sentence: str
-    rest: str
-    tiles: tuple[Tile, ...]
+    rest: str = ""
+    tiles: tuple[tuple[str, str, str], ...] = ()
+    best_model: str = ""
 
 
 @dataclass(frozen=True)
-class FactorRow:
-    """One factor of a set: the cells of the overview, and the loop that brought it."""
+class Story:
+    """A folded part of the page: what a loop tried, or what a factor is; empty texts are not shown."""
 
-    name: str
     anchor: str
-    origin: reports.Origin | None
-    brought_by: str
-    cells: tuple[Cell, ...]
-    sheet: Sheet | None
+    title: str
+    beside: str
+    texts: dict[str, str]
+    codes: tuple[tuple[str, str], ...]
+    missing: str
+    plots: tuple[Plot, ...] = ()
+    no_plots: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,90 +59,73 @@ class Proof:
     """What the manifests of one run say; all texts, for a manifest may hold anything."""
 
     run: str
-    facts: tuple[tuple[str, str], ...]
-    sources: tuple[tuple[str, str, str, str], ...]
-    loops: tuple[tuple[str, ...], ...]
-    columns: tuple[tuple[str, tuple[str, ...]], ...] = field(default_factory=tuple)
+    facts: Facts
+    sources: Table
+    loaded: Table
+    columns: dict[tuple[str, ...], str]
 
 
 # --- runs ---
 
 
-def run_names(report: Report) -> tuple[str, ...]:
+def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return what each run is called on the page: its role, with a number where two have the same."""
-    roles = [reports.role(run) for run in report.runs]
-    names = []
-    for position, role in enumerate(roles):
-        number = f" {roles[: position + 1].count(role)}" if roles.count(role) > 1 else ""
-        names.append(f"{role}{number}")
-    return tuple(names)
+    roles = [comparison.role(run) for run in runs]
+    return tuple(
+        f"{role} {roles[: position + 1].count(role)}" if roles.count(role) > 1 else role
+        for position, role in enumerate(roles)
+    )
 
 
-def run_facts(run: Run) -> dict[str, str]:
-    """Return when a run was, how long its loops took, and what became of them."""
-    began = [loop.started for loop in run.loops if loop.started is not None]
-    seconds = [loop.seconds for loop in run.loops if loop.seconds is not None]
-    accepted = sum(bool(loop.accepted) for loop in run.loops)
-    without = sum(not loop.metrics for loop in run.loops)
-    counts = [f"{len(run.loops)} loops", f"{accepted} accepted"]
-    if without:
-        counts.append(f"{without} without a result")
-    return {
-        "began": wording.moment(min(began, default=None)),
-        "took": wording.duration(math.fsum(seconds) if seconds else None),
-        "loops": ", ".join(counts),
-    }
-
-
-def facts(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def facts(report: Report, names: Sequence[str]) -> Facts:
     """Return the facts that all runs share or differ in: market, segments, label, sets, versions."""
     tasks = [
-        (task, name)
-        for run, name in zip(report.runs, run_names(report), strict=True)
+        (loop.record.task, name)
+        for run, name in zip(report.runs, names, strict=True)
         for loop in run.loops
-        if loop.record is not None and (task := loop.record.task) is not None
+        if loop.record is not None and loop.record.task is not None
     ]
     manifests = [loop.manifest for run in report.runs for loop in run.loops if loop.manifest is not None]
-    digests = [(one.digest, len(one.columns)) for one in report.appraisals]
-    bases = [
-        f"{_text(_at(base, 'name'))} ({len(_names(_at(base, 'features')))} features)"
-        for base in (_at(told, "base_set") for told in manifests)
-    ]
-    versions = [_versions(told) for told in manifests]
     rows = {
-        "Market": _by_run([(f"{task.market} in {task.provider_uri}", run) for task, run in tasks]),
-        "Training": _by_run([(_days(task.train), run) for task, run in tasks]),
-        "Validation": _by_run([(_days(task.valid), run) for task, run in tasks]),
-        "Test": _by_run([(_days(task.test), run) for task, run in tasks]),
-        "Label": _by_run([(task.label, run) for task, run in tasks]),
-        "Factor set": [f"{digest} ({count} factor{'s' * (count != 1)})" for digest, count in digests],
-        "Base set": bases,
-        "Verdict on models": _by_run(_verdicts(report)),
-        "Versions": versions,
+        "Market": _by_run((f"{task.market} in {task.provider_uri}", run) for task, run in tasks),
+        "Training": _by_run((segment(task.train), run) for task, run in tasks),
+        "Validation": _by_run((segment(task.valid), run) for task, run in tasks),
+        "Test": _by_run((segment(task.test), run) for task, run in tasks),
+        "Label": _by_run((task.label, run) for task, run in tasks),
+        "Factor set": [f"{one.digest} ({plural(len(one.columns), 'factor')})" for one in report.appraisals],
+        "Base set": [
+            f"{text(entry(one, 'base_set', 'name'))} "
+            f"({len(names_in(entry(one, 'base_set', 'features')))} features)"
+            for one in manifests
+        ],
+        "Verdict on models": _by_run(_verdicts(report.runs, names)),
+        "Versions": [_versions(one) for one in manifests],
     }
-    return tuple((name, tuple(dict.fromkeys(values)) or (MISSING,)) for name, values in rows.items())
+    return {name: tuple(dict.fromkeys(values)) or (MISSING,) for name, values in rows.items()}
 
 
-def _verdicts(report: Report) -> list[tuple[str, str]]:
+def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str]]:
     """Return how the models of each run were judged, with the run; nothing where its log does not tell."""
-    told = []
-    for run, name in zip(report.runs, run_names(report), strict=True):
-        judged = reports.judged(run)
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        judged = comparison.judged(run)
         if judged.read:
-            told.append(("asked for in the form that RD-Agent reads", name))
+            found.append(("asked for in the form that RD-Agent reads", name))
         if judged.unread:
-            text = (
-                "asked for in a form that RD-Agent does not read: "
-                f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}"
+            found.append(
+                (
+                    "asked for in a form that RD-Agent does not read: "
+                    f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}",
+                    name,
+                )
             )
-            told.append((text, name))
-    return told
+    return found
 
 
-def _by_run(told: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what runs tell, each once; with the runs, where they differ."""
+def _by_run(pairs: Any) -> list[str]:
+    """Return values of runs, each once; with the runs, where they differ."""
     runs: dict[str, dict[str, None]] = {}
-    for value, run in told:
+    for value, run in pairs:
         runs.setdefault(value, {})[run] = None
     if len(runs) < 2:
         return list(runs)
@@ -183,18 +133,11 @@ def _by_run(told: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for side in ("rd_agent_side", "qlib_side"):
-        told = _at(manifest, "versions", side)
-        if isinstance(told, Mapping):
-            found |= {str(name): str(value) for name, value in told.items()}
-    wanted = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "pandas", "pyarrow")
-    return ", ".join(f"{name} {found[name]}" for name in wanted if name in found) or MISSING
-
-
-def _days(segment: Any) -> str:
-    start, end = (f"{day:%Y-%m-%d}" if day == day else "open" for day in segment)  # NaT is not itself
-    return f"{start} to {end}"
+        versions = entry(manifest, "versions", side)
+        found |= versions if isinstance(versions, Mapping) else {}
+    return ", ".join(f"{name} {found[name]}" for name in _VERSIONS if name in found) or MISSING
 
 
 # --- the headline ---
@@ -202,58 +145,62 @@ def _days(segment: Any) -> str:
 
 def headline(report: Report) -> Headline:
     """Return the answer in a sentence or two, and the figures of the best model."""
-    ours, base = (reports.models(report, role) for role in ("with factors", "without factors"))
-    best, best_base = reports.best(report, ours), reports.best(report, base)
-    if best is not None and best_base is not None:
-        return _compared(report, best, best_base)
-    if best is not None:
-        rest = "No run without the factors is among these logs, so this page can't tell what they added."
-        return Headline(_best_is(report, best, "with the factors"), rest, _tiles(report, best, None))
-    if best_base is not None:
-        rest = "No run with the factors is among these logs."
-        return Headline(_best_is(report, best_base, "without factors"), rest, _tiles(report, best_base, None))
-    unknown = reports.best(report, reports.models(report, "factors unknown"))
-    if unknown is not None:
-        rest = "Its workspaces are gone: nothing here tells whether it was given factors."
-        return Headline(_best_is(report, unknown, ""), rest, _tiles(report, unknown, None))
+    runs, names = report.runs, run_names(report.runs)
+    best = {which: comparison.best(runs, comparison.models(runs, which)) for which in _SIDES}
+    for which, words in _SIDES.items():
+        place = best[which]
+        if place is None:
+            continue
+        loop = comparison.loop_at(runs, place)
+        named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
+        base = best["without factors"] if which == "with factors" else None
+        if base is not None:
+            sentence, rest = _gain(report, place, base)
+        else:
+            sentence = f"The best model{' ' * bool(words)}{words} has an IC of {_ic(runs, place)}."
+            rest = {
+                "with factors": "No run without the factors is among these logs, so this page can't tell "
+                "what they added.",
+                "without factors": "No run with the factors is among these logs.",
+                "factors unknown": "Its workspaces are gone: nothing tells whether it was given factors.",
+            }[which]
+        return Headline(sentence, rest, _tiles(runs, place, base), named)
     return _mined(report)
 
 
-def _compared(report: Report, best: Place, base: Place) -> Headline:
-    value, before = (reports.metric(reports.loop_at(report, place), "IC") for place in (best, base))
-    shown, shown_before = wording.correlation(value), wording.correlation(before)
-    if shown == shown_before:
-        sentence = f"The factors made no difference to the best model’s IC: {shown} with and without them."
-    else:
-        verb = "rose" if value > before else "fell"
-        sentence = f"With the factors, the best model’s IC {verb} from {shown_before} to {shown}."
-    compared = {one.metric: one for one in reports.comparison(report)}
-    mean = compared["IC"]
-    with_mean, without_mean = (wording.correlation(one) for one in (mean.mean_with, mean.mean_without))
-    rest = f"The mean over loops went from {without_mean} to {with_mean}."
-    if (value > before) != (mean.mean_with > mean.mean_without) and with_mean != without_mean:
-        rest = f"Mind that the mean over loops went the other way, from {without_mean} to {with_mean}."
-    if not reports.tested_alike(report):
-        rest += " The runs were not tested on the same market, days and label: the two don’t compare."
-    return Headline(sentence, rest, _tiles(report, best, base))
+def _ic(runs: Sequence[Run], place: Place) -> str:
+    return figure(comparison.metric(comparison.loop_at(runs, place), "IC"), CORRELATION)
 
 
-def _best_is(report: Report, place: Place, which: str) -> str:
-    loop = reports.loop_at(report, place)
-    return f"The best model {which} has an IC of {wording.correlation(reports.metric(loop, 'IC'))}.".replace(
-        "  ", " "
+def _gain(report: Report, best: Place, base: Place) -> tuple[str, str]:
+    """Return what the factors added, in a sentence, and what belongs beside it."""
+    compared = next(one for one in comparison.compare(report.runs) if one.metric == "IC")
+    shown, before = _ic(report.runs, best), _ic(report.runs, base)
+    rises = compared.best_with > compared.best_without
+    sentence = (
+        f"With the factors, the best model’s IC {'rose' if rises else 'fell'} from {before} to {shown}."
     )
+    if shown == before:
+        sentence = f"The factors made no difference to the best model’s IC: {shown} with and without them."
+    ours, others = (figure(one, CORRELATION) for one in (compared.mean_with, compared.mean_without))
+    rest = f"The mean over loops went from {others} to {ours}."
+    if rises != (compared.mean_with > compared.mean_without) and ours != others:
+        rest = f"Mind that the mean over loops went the other way, from {others} to {ours}."
+    if not comparison.tested_alike(report.runs):
+        rest += " The runs were not tested on the same market, days and label: the two don’t compare."
+    return sentence, rest
 
 
-def _tiles(report: Report, best: Place, base: Place | None) -> tuple[Tile, ...]:
+def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> tuple[tuple[str, str, str], ...]:
     tiles = []
     for name in ("IC", "information ratio", "annualized return", "max drawdown"):
-        value = reports.metric(reports.loop_at(report, best), name)
-        beside = ""
-        if base is not None:
-            before = reports.metric(reports.loop_at(report, base), name)
-            beside = f"{wording.FORMS[name](before)} without factors"
-        tiles.append(Tile(name[0].upper() + name[1:], wording.FORMS[name](value), beside))
+        values = [
+            figure(comparison.metric(comparison.loop_at(runs, place), name), wording.FORMS[name])
+            for place in (best, base)
+            if place is not None
+        ]
+        beside = f"{values[1]} without factors" if len(values) > 1 else ""
+        tiles.append((name[0].upper() + name[1:], values[0], beside))
     return tuple(tiles)
 
 
@@ -265,321 +212,160 @@ def _mined(report: Report) -> Headline:
         for number, loop in enumerate(run.loops)
         if loop.kind == "factor" and loop.accepted and loop.metrics
     ]
-    best = reports.best(report, accepted)
+    best = comparison.best(report.runs, accepted)
     if best is None:
-        return Headline("No loop of these runs has a result yet.", "", ())
-    what = f"{count} factor{'s' * (count != 1)}" if count else "Factors"
-    sentence = (
-        f"{what} accepted; the best accepted loop has an IC of "
-        f"{wording.correlation(reports.metric(reports.loop_at(report, best), 'IC'))}."
-    )
-    rest = (
+        return Headline("No loop of these runs has a result yet.")
+    what = plural(count, "factor") if count else "Factors"
+    return Headline(
+        f"{what} accepted; the best accepted loop has an IC of {_ic(report.runs, best)}.",
         "RD-Agent judges factors with a LightGBM of its own. No model run is among these logs, so this page "
-        "can’t tell what the factors add to a model."
+        "can’t tell what the factors add to a model.",
+        _tiles(report.runs, best, None),
     )
-    return Headline(sentence, rest, _tiles(report, best, None))
-
-
-def best_model(report: Report) -> str:
-    """Return which loop the headline's figures are of; empty without one."""
-    names = run_names(report)
-    for which in ("with factors", "without factors", "factors unknown"):
-        best = reports.best(report, reports.models(report, which))
-        if best is not None:
-            loop = reports.loop_at(report, best)
-            return f"{loop.name or 'unnamed'}, loop {_number(loop.number)}, {names[best[0]]}"
-    return ""
 
 
 # --- loops ---
 
 
-def leaderboard(report: Report, kind: str) -> tuple[LoopRow, ...]:
-    """Return the loops of a kind (`model`, `factor`) of all runs: the highest IC first, those without last.
-
-    Loops that have no experiment yet stand among those that their run is for.
-    """
-    names, colours = run_names(report), run_colours(report)
-    places = [
-        (position, number)
-        for position, run in enumerate(report.runs)
-        for number, loop in enumerate(run.loops)
-        if kind == (loop.kind if loop.kind != "unknown" else _kind_of(run))
-    ]
-    values = {
-        place: [reports.metric(reports.loop_at(report, place), name) for name in METRICS] for place in places
-    }
-    best = [_greatest([values[place][at] for place in places]) for at in range(len(METRICS))]
-    places.sort(key=lambda place: _rank(values[place][0]))
-    return tuple(
-        _loop_row(report, place, names[place[0]], colours[place[0]], values[place], best) for place in places
-    )
-
-
-def _kind_of(run: Run) -> str:
-    return "model" if run.command == "fin_model" else "factor"
-
-
-def _greatest(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return max(known) if len(known) > 1 else math.nan  # of one value there is no best
-
-
-def _rank(value: float) -> float:
-    return -value if math.isfinite(value) else math.inf
-
-
-def _loop_row(
-    report: Report, place: Place, run: str, colour: int, values: Sequence[float], best: Sequence[float]
-) -> LoopRow:
-    loop = reports.loop_at(report, place)
-    metrics = tuple(
-        Cell(wording.FORMS[name](value), _order(value), value == greatest)
-        for name, value, greatest in zip(METRICS, values, best, strict=True)
-    )
-    others = (
-        Cell(MISSING if loop.features is None else str(loop.features), _order(loop.features)),
-        Cell(wording.duration(loop.seconds), _order(loop.seconds)),
-        Cell(MISSING if loop.cached is None else "yes" if loop.cached else "no"),
-    )
-    failure = "" if loop.metrics else loop.failure or "The loop left no result."
-    accepted = {True: "yes", False: "no", None: MISSING}[loop.accepted]
-    anchor = f"loop-{place[0]}-{place[1]}"
-    name = loop.name or "unnamed"
-    return LoopRow(name, run, _number(loop.number), anchor, accepted, metrics, others, failure, loop, colour)
-
-
-def _order(value: float | int | None) -> str:
-    return "" if value is None or not math.isfinite(value) else repr(float(value))
-
-
-def _number(number: int | None) -> str:
-    return "?" if number is None else str(number)
-
-
-def comparison(report: Report) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the rows of the table of models without against with factors: best, mean, differences."""
-    rows = []
-    for one in reports.comparison(report):
-        form = wording.FORMS[one.metric]
-        rows.append(
-            (
-                one.metric,
-                (
-                    form(one.best_without),
-                    form(one.best_with),
-                    wording.difference(one.metric, one.best_with - one.best_without),
-                    form(one.mean_without),
-                    form(one.mean_with),
-                    wording.difference(one.metric, one.mean_with - one.mean_without),
-                ),
-            )
-        )
-    return tuple(rows)
-
-
-def counted(report: Report) -> str:
+def counted(runs: Sequence[Run]) -> str:
     """Return over how many loops the comparison is, and what follows from that; empty without one."""
-    compared = reports.comparison(report)
+    compared = comparison.compare(runs)
     if not compared:
         return ""
-    ours = max(one.loops_with for one in compared)
-    base = max(one.loops_without for one in compared)
-    told = f"Results are of {_loops(ours)} with the factors and {base} without"
-    places = [*reports.models(report, "with factors"), *reports.models(report, "without factors")]
-    again = len(places) - ours - base
+    ours, base = max(one.loops_with for one in compared), max(one.loops_without for one in compared)
+    words = f"Results are of {plural(ours, 'loop')} with the factors and {base} without"
+    sides = [comparison.models(runs, which) for which in ("with factors", "without factors")]
+    again = sum(map(len, sides)) - ours - base
     if again:
-        told += f"; {_loops(again)} without a new result (cached, or no number) not counted"
-    luck = " The best of more tries is the higher by luck alone: the means compare better."
-    return f"{told}.{luck if ours != base else ''}{_widths(report)}"
+        words += f"; {plural(again, 'loop')} without a new result (cached, or no number) not counted"
+    words += "."
+    if ours != base:
+        words += " The best of more tries is the higher by luck alone: the means compare better."
+    widths = [{comparison.loop_at(runs, place).features for place in side} - {None} for side in sides]
+    if all(widths):  # the base sets can differ too
+        with_factors, without = (
+            " or ".join(map(str, sorted(map(int, filter(None, side))))) for side in widths
+        )
+        words += f" Models had {with_factors} features with the factors and {without} without."
+    return words
 
 
-def _widths(report: Report) -> str:
-    """Return how many features the models on each side had: the base sets can differ too."""
-    sides = []
-    for which in ("with factors", "without factors"):
-        loops = (reports.loop_at(report, place) for place in reports.models(report, which))
-        sides.append(sorted({loop.features for loop in loops if loop.features is not None}))
-    if not all(sides):
-        return ""
-    ours, base = (" or ".join(map(str, widths)) for widths in sides)
-    return f" Models had {ours} features with the factors and {base} without."
+def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[Story, ...]:
+    """Return what each loop of a kind tried, in the order of the leaderboard."""
+    found = []
+    for place in tables.loops_of(runs, kind):
+        loop = comparison.loop_at(runs, place)
+        failure = tables.why_no_result(loop)
+        verdict = {True: "accepted", False: "rejected", None: "no verdict"}[loop.accepted]
+        found.append(
+            Story(
+                f"loop-{place[0]}-{place[1]}",
+                loop.name or "unnamed",
+                f"{names[place[0]]} · loop {loop_number(loop)} · {'no result' if failure else verdict}",
+                {
+                    "No result": failure,
+                    "Hypothesis": loop.hypothesis,
+                    "Observations": loop.observations,
+                    "Reason for the verdict": loop.reason,
+                },
+                (
+                    ("Code of the model", loop.code),
+                    *((f"Code of {factor.name}", factor.code) for factor in loop.factors),
+                ),
+                "The log has no words on this loop.",
+            )
+        )
+    return tuple(found)
 
 
-def _loops(count: int) -> str:
-    return f"{count} loop{'s' * (count != 1)}"
-
-
-def without_returns(report: Report, kind: str) -> str:
+def without_returns(report: Report, names: Sequence[str], kind: str) -> str:
     """Return which loops with results left no daily returns, so that their curves are missing; or nothing."""
-    names = run_names(report)
-    missing = [
-        f"{names[position]} loop {_number(loop.number)}"
+    return ", ".join(
+        f"{names[position]} loop {loop_number(loop)}"
         for position, run in enumerate(report.runs)
         for number, loop in enumerate(run.loops)
         if loop.kind == kind and loop.metrics and (position, number) not in report.returns
-    ]
-    return ", ".join(missing)
+    )
 
 
 # --- factors ---
 
-FACTOR_HEADS = (
-    "mean rank IC",
-    "ICIR",
-    "t-statistic",
-    "top − bottom",
-    "autocorrelation",
-    "coverage",
-)
-"""The columns of a set's overview."""
+
+def brought_by(report: Report, names: Sequence[str], digest: str) -> dict[str, str]:
+    """Return by factor of a set which loop of which run brought it."""
+    known = {run.log: name for run, name in zip(report.runs, names, strict=True)}
+    return {
+        column: f"{known.get(one.log, one.log.name)}, loop {'?' if one.loop is None else one.loop}"
+        for (of_set, column), one in report.origins.items()
+        if of_set == digest
+    }
 
 
-def factor_rows(report: Report, appraisal: Appraisal, position: int) -> tuple[FactorRow, ...]:
-    """Return the overview of a set, a row for each factor, in the set's order.
+def factor_stories(report: Report, position: int, brought_by: Mapping[str, str]) -> tuple[Story, ...]:
+    """Return what each factor of a set is, who brought it, and its plots.
 
     Args:
         report: What is shown.
-        appraisal: The set.
-        position: Its position in the report.
+        position: The position of the set.
+        brought_by: By factor, which loop brought it.
     """
+    appraisal = report.appraisals[position]
     sheets = {sheet.name: sheet for sheet in appraisal.sheets}
-    names = {run.log: name for run, name in zip(report.runs, run_names(report), strict=True)}
-    figures = {name: _figures(sheets[name]) for name in appraisal.columns if name in sheets}
-    # A factor whose IC is negative is as good as its opposite.
-    strongest = [_greatest([abs(values[at]) for values in figures.values()]) for at in (0, 1)]
-    rows = []
+    found = []
     for number, column in enumerate(appraisal.columns):
-        origin = report.origins.get((appraisal.digest, column))
-        brought_by = ""
-        if origin is not None:
-            brought_by = f"{names.get(origin.log, origin.log.name)}, loop {_number(origin.loop)}"
-        cells: tuple[Cell, ...] = (Cell(MISSING),) * len(FACTOR_HEADS)
-        if column in figures:
-            values = figures[column]
-            texts = (
-                wording.correlation(values[0]),
-                wording.ratio(values[1]),
-                wording.ratio(values[2]),
-                wording.basis_points(values[3]),
-                wording.correlation(values[4]),
-                wording.percent(values[5]),
-            )
-            cells = tuple(
-                Cell(text, _order(value), at < 2 and abs(value) == strongest[at])
-                for at, (text, value) in enumerate(zip(texts, values, strict=True))
-            )
+        sheet, origin = sheets.get(column), report.origins.get((appraisal.digest, column))
         anchor = f"factor-{position}-{number}"
-        rows.append(FactorRow(column, anchor, origin, brought_by, cells, sheets.get(column)))
-    return tuple(rows)
-
-
-def _figures(sheet: Sheet) -> tuple[float, ...]:
-    quantiles = np.asarray(sheet.quantile_returns, dtype=np.float64)
-    spread = float(quantiles[-1] - quantiles[0]) if len(quantiles) > 1 else math.nan
-    return (
-        sheet.mean_ic,
-        sheet.icir,
-        sheet.t_statistic,
-        spread,
-        sheet.mean_autocorrelation,
-        sheet.coverage,
-    )
+        texts: dict[str, str] = {}
+        codes: tuple[tuple[str, str], ...] = ()
+        if origin is not None:
+            texts = {
+                "Hypothesis of the loop": origin.hypothesis,
+                "Description": origin.factor.description,
+                "Formulation": origin.factor.formulation,
+            }
+            codes = (("Code", origin.factor.code),)
+        beside = "no figures" if sheet is None else f"rank IC {figure(sheet.mean_ic, CORRELATION)}"
+        found.append(
+            Story(
+                anchor,
+                column,
+                " · ".join([beside, *filter(None, [brought_by.get(column)])]),
+                texts,
+                codes,
+                "No log here tells which loop brought this factor.",
+                () if sheet is None else of_factor(sheet, anchor),
+                "" if sheet is not None else ": ".join(["There are no figures", *appraisal.notes[:1]]),
+            )
+        )
+    return tuple(found)
 
 
 # --- proof ---
 
 
-def proofs(report: Report) -> tuple[Proof, ...]:
-    """Return what the manifests of each run with models say."""
-    return tuple(
-        _proof(run, name)
-        for run, name in zip(report.runs, run_names(report), strict=True)
-        if any(loop.kind == "model" for loop in run.loops)
-    )
-
-
-def _proof(run: Run, name: str) -> Proof:
-    facts: dict[str, list[str]] = {}
-    sources: dict[tuple[str, str, str, str], None] = {}
-    columns: dict[tuple[str, ...], list[str]] = {}
-    rows = []
+def proof(run: Run, name: str) -> Proof:
+    """Return what the manifests of a run say."""
+    known: dict[str, dict[str, None]] = {}
+    columns: dict[tuple[str, ...], str] = {}
     for loop in run.loops:
         if loop.kind != "model" or loop.manifest is None:
             continue
-        told = loop.manifest
-        factor_set = _at(told, "factor_set")
+        factor_set, base = entry(loop.manifest, "factor_set"), entry(loop.manifest, "base_set")
         described = {
-            "Digest of the set": _at(factor_set, "digest"),
-            "Rows": _at(factor_set, "rows"),
-            "Instruments": _at(factor_set, "instruments"),
-            "First day": _at(factor_set, "start"),
-            "Last day": _at(factor_set, "end"),
-            "Base set": _at(told, "base_set", "name"),
-            "Digest of the base set": _at(told, "base_set", "digest"),
-            "Gave way to mined columns": ", ".join(_names(_at(told, "base_set", "replaced_by_mined")))
-            or "none",
+            "Digest of the set": entry(factor_set, "digest"),
+            "Rows": entry(factor_set, "rows"),
+            "Instruments": entry(factor_set, "instruments"),
+            "First day": entry(factor_set, "start"),
+            "Last day": entry(factor_set, "end"),
+            "Base set": entry(base, "name"),
+            "Digest of the base set": entry(base, "digest"),
+            "Gave way to mined columns": ", ".join(names_in(entry(base, "replaced_by_mined"))) or "none",
         }
         for fact, value in described.items():
-            facts.setdefault(fact, []).append(_count(value))
-        for one in _at(factor_set, "sources") or [factor_set]:
-            mined = (
-                f"{_text(_at(one, 'log'))}, loop {_text(_at(one, 'loop'))}" if _at(one, "log") else MISSING
-            )
-            names = ", ".join(_names(_at(one, "columns")))
-            sources[_text(_at(one, "path")), _text(_at(one, "digest")), mined, names or MISSING] = None
-        loaded = _names(_at(told, "qlib_loaded", "columns"))
+            known.setdefault(fact, {})[text(value)] = None
+        loaded = names_in(entry(loop.manifest, "qlib_loaded", "columns"))
         if loaded:
-            columns.setdefault(loaded, []).append(_number(loop.number))
-        empty = _names(_at(told, "qlib_loaded", "columns_without_training_values"))
-        rows.append(
-            (
-                _number(loop.number),
-                loop.name,
-                str(len(loaded)) if loaded else MISSING,
-                _text(_at(told, "qlib_loaded", "num_features")),
-                ", ".join(empty) or ("none" if loaded else MISSING),
-                {True: "RD-Agent’s cache", False: "training"}.get(_at(told, "from_cache"), MISSING),
-                _text(_at(factor_set, "stored", "placed_as")),
-                MISSING if loop.workspace is None else str(loop.workspace / MANIFEST_FILE),
-            )
-        )
-    return Proof(
-        name,
-        tuple((fact, "; ".join(dict.fromkeys(values))) for fact, values in facts.items()),
-        tuple(sources),
-        tuple(rows),
-        tuple((", ".join(loops), names) for names, loops in columns.items()),
-    )
-
-
-PROOF_HEADS = (
-    "loop",
-    "model",
-    "columns loaded",
-    "network’s width",
-    "without training values",
-    "result from",
-    f"{FACTOR_FILE} placed as",
-    "manifest",
-)
-"""The columns of a proof's loops."""
-
-
-def _at(told: Any, *names: str) -> Any:
-    """Return an entry of a manifest; None where it is missing, or where something else is in its place."""
-    for name in names:
-        told = told.get(name) if isinstance(told, Mapping) else None
-    return told
-
-
-def _names(told: Any) -> tuple[str, ...]:
-    return tuple(map(str, told)) if isinstance(told, (list, tuple, Mapping)) else ()
-
-
-def _text(told: Any) -> str:
-    return MISSING if told is None else str(told)
-
-
-def _count(told: Any) -> str:
-    return f"{told:,}" if isinstance(told, int) and not isinstance(told, bool) else _text(told)
+            before = f"{columns[loaded]}, " if loaded in columns else ""
+            columns[loaded] = before + loop_number(loop)
+    facts_of_run = {fact: tuple(values) for fact, values in known.items()}
+    return Proof(name, facts_of_run, tables.sources_table(run), tables.loaded_table(run), columns)

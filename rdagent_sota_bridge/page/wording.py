@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import datetime
 import math
+from typing import Any
+
+from rdagent_sota_bridge.history import Loop
 
 MISSING = "–"
 MINUS = "−"
+
+CORRELATION, RATIO, PERCENT = ".3f", ".2f", ".1%"
+
+FORMS = {
+    "IC": CORRELATION,
+    "ICIR": RATIO,
+    "rank IC": CORRELATION,
+    "rank ICIR": RATIO,
+    "annualized return": PERCENT,
+    "information ratio": RATIO,
+    "max drawdown": PERCENT,
+}
+"""How each of `comparison.METRICS` is written."""
 
 
 def figure(value: float | None, form: str) -> str:
@@ -19,44 +35,12 @@ def figure(value: float | None, form: str) -> str:
     return text.replace("-", MINUS)
 
 
-def correlation(value: float | None) -> str:
-    """Write an IC."""
-    return figure(value, ".3f")
-
-
-def ratio(value: float | None) -> str:
-    """Write an ICIR, an information ratio or a t-statistic."""
-    return figure(value, ".2f")
-
-
-def percent(value: float | None) -> str:
-    """Write a return, a drawdown or a share."""
-    return figure(value, ".1%")
-
-
-def basis_points(value: float | None) -> str:
-    """Write a return of a day."""
-    return figure(None if value is None else value * 1e4, "+.1f")
-
-
-FORMS = {
-    "IC": correlation,
-    "ICIR": ratio,
-    "rank IC": correlation,
-    "rank ICIR": ratio,
-    "annualized return": percent,
-    "information ratio": ratio,
-    "max drawdown": percent,
-}
-"""How each of `report.METRICS` is written."""
-
-
 def difference(metric: str, value: float) -> str:
-    """Write the difference of two values of one of `report.METRICS`; that of returns is in points."""
-    if FORMS[metric] is percent:
-        points = figure(value * 100, "+.1f")
-        return points if points == MISSING else f"{points} pp"
-    return figure(value, "+.3f" if FORMS[metric] is correlation else "+.2f")
+    """Write the difference of two values of one of `comparison.METRICS`; that of returns is in points."""
+    if FORMS[metric] != PERCENT:
+        return figure(value, "+" + FORMS[metric])
+    points = figure(value * 100, "+.1f")
+    return points if points == MISSING else f"{points} pp"
 
 
 def duration(seconds: float | None) -> str:
@@ -74,9 +58,20 @@ def moment(when: datetime.datetime | None) -> str:
     return MISSING if when is None else when.astimezone(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def short_digest(digest: str) -> str:
-    """Write the first ten digits of a digest, as `rdagent-sota store` does."""
-    return digest.removeprefix("sha256:")[:10]
+def segment(days: Any) -> str:
+    """Write the first and the last day of a segment."""
+    start, end = (f"{day:%Y-%m-%d}" if day == day else "open" for day in days)  # NaT is not itself
+    return f"{start} to {end}"
+
+
+def plural(count: int, what: str) -> str:
+    """Write how many of something there are."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def loop_number(loop: Loop) -> str:
+    """Write the number of a loop."""
+    return "?" if loop.number is None else str(loop.number)
 
 
 def shortened(text: str, most: int) -> str:
