@@ -350,7 +350,6 @@ def write_model(root: Path, loop: int, random: np.random.Generator) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [],
             },
-            "prepared_data": None,
             "qlib_loaded": {**loaded, "num_features": width},
             "versions": {"rd_agent_side": manifest.versions(), "qlib_side": {"qlib": "0.9.7"}},
         },

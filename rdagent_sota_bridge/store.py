@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -253,6 +254,10 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Stored]
                 others += [file for file in files if stored is None or file.name.startswith(".")]
                 for file in files if not dry_run else ():
                     filesystem.remove(file)
+        if (prepared := place / "prepared").is_dir():  # release 0.1.0 kept data that Qlib had built there
+            others.append(prepared)
+            if not dry_run:
+                shutil.rmtree(prepared)
     return sets, others
 
 

@@ -31,7 +31,6 @@ ROOMS = (
     "filesystem",
     "panel",
     "normal",
-    "prepared",
     "placing",
     "store",
     "frame",
