@@ -50,7 +50,6 @@ ROOMS = (
     "performance",
     "verification",
     "tearsheet",
-    "base_features",
     "appraisal",
     "report",
     "page",

@@ -423,7 +423,7 @@ def _monthly(sheet: Sheet, name: str) -> Plot:
 
 
 def correlations(appraisal: Appraisal, name: str) -> Plot:
-    """Return the correlation matrix of a set and its base features.
+    """Return the correlation matrix of a set.
 
     Args:
         appraisal: The set.
@@ -453,7 +453,7 @@ def correlations(appraisal: Appraisal, name: str) -> Plot:
     return Plot(
         name,
         "Correlation",
-        "of the values of one day over instruments, mean over days; mined factors first",
+        "of the values of one day over instruments, mean over days",
         _figure(traces, layout),
         "There is no correlation to show: it takes two columns with values on the same days.",
         height=max(300, side + 120),
