@@ -40,7 +40,7 @@ FIND_PYTHON = PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$*.*/
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.ready
-	$(BIN)/rdagent-sota demo
+	$(BIN)/python -m examples.demo $(if $(KEEP),--keep "$(KEEP)")
 
 test: lint $(OLD_VENV)/.ready $(SOURCES)/.ready $(PYTHONS:%=$(VENV)/python-%/.ready)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15

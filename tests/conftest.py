@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.demo.market import Market
+from examples.demo.market import Market
 from tests import seams
 
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.

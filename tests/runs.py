@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge.demo import sandbox
-from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Request, Script, ScriptedLLM
-from rdagent_sota_bridge.demo.market import Market, write_market
+from examples.demo import sandbox
+from examples.demo.llm import Request, ScriptedLLM
+from examples.demo.market import Market, write_market
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from tests.processes import kill_session
 
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"

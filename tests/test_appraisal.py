@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge import appraisal, factors
 from rdagent_sota_bridge.appraisal import Appraisal, appraise, mean_correlation
-from rdagent_sota_bridge.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
 from tests import seams

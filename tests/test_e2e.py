@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from examples.demo.market import write_source_data
+from examples.demo.sandbox import Sandbox
 from rdagent_sota_bridge import store
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo.market import write_source_data
-from rdagent_sota_bridge.demo.sandbox import Sandbox
 from tests import runs, seams
 from tests.engine import Engine
 

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import typer
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import handoff, inspection, manifest, plan, qlib_config
 from rdagent_sota_bridge.alpha import BaseSet, base_set
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import SeamError, StoreError
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import forks, seams, test_training
