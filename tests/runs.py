@@ -29,7 +29,7 @@ GRU = Script(models=(SMALL_GRU,))
 
 def oldest_python() -> Path:
     """Return the Python of the environment with the oldest RD-Agent, which `make test` sets up."""
-    place = os.environ.get("OLDEST_RDAGENT_ENVIRONMENT", str(Path(sys.prefix) / "rdagent-0.8.0"))
+    place = os.environ.get("OLDEST_RDAGENT_ENVIRONMENT", str(Path(sys.prefix) / "oldest"))
     python = Path(place) / "bin" / "python"
     assert python.is_file(), f"{python} is not there: run the tests with `make test`"
     return python
