@@ -4,7 +4,7 @@ Writes a market of CSI300's scale (300 of 330 instruments at a time, on the busi
 set of 30 factors, and the logs and workspaces of a factor run and of a model run of 10 loops each into a
 temporary folder (`--folder` keeps them). Then it measures, in processes of their own:
 
-- `appraisal.appraise` alone: the figures of the 30 factors, and their correlations with Alpha22's features,
+- `appraisal.appraise` alone: the figures of the 30 factors, and their correlations with each other,
 - the whole of `rdagent-sota report` on both logs,
 - alphalens-reloaded on `--alphalens` of the factors, where it is installed.
 
@@ -59,8 +59,8 @@ told = json.loads((workspace / "sota_manifest.json").read_text())
 listed = told["factor_set"]["sources"]
 sources = [Source(Path(at["path"]), at["digest"], tuple(at["columns"])) for at in listed]
 task = qlib_record.read(workspace).task
-found = appraisal.appraise(told["factor_set"]["digest"], sources, told["base_set"]["features"], task)
-assert len(found.sheets) == 30 and len(found.names) == 52 and not found.notes, found.notes
+found = appraisal.appraise(told["factor_set"]["digest"], sources, task)
+assert len(found.sheets) == 30 and len(found.names) == 30 and not found.notes, found.notes
 """
 ALPHALENS = """
 import contextlib, io, sys, time, warnings
@@ -350,7 +350,6 @@ def write_model(root: Path, loop: int, random: np.random.Generator) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [],
             },
-            "prepared_data": None,
             "qlib_loaded": {**loaded, "num_features": width},
             "versions": {"rd_agent_side": manifest.versions(), "qlib_side": {"qlib": "0.9.7"}},
         },

@@ -1,16 +1,15 @@
-"""The factor part of a report: every factor of one set, and how alike they are, base features included."""
+"""The factor part of a report: every factor of one set, and how alike they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import base_features, label, mounts, tearsheet
+from rdagent_sota_bridge import label, mounts, tearsheet
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
 from rdagent_sota_bridge.market import Market, read_market
@@ -21,7 +20,7 @@ from rdagent_sota_bridge.tearsheet import Sheet
 
 CELLS = 60_000_000
 """The matrix is a mean over all days, or over so many evenly spread ones that no more values than this, of
-all factors and base features together, are in memory: 480 MB."""
+all factors together, are in memory: 480 MB."""
 
 _LEAST_INSTRUMENTS = 3  # of a day whose correlation counts
 
@@ -35,7 +34,7 @@ class Appraisal:
         task: The market, test segment and label that the figures are taken on.
         columns: The factors, in the set's order.
         sheets: By factor, in that order; empty where there is no Qlib data (`notes` say so).
-        names: The factors, then the base features, in the order of the matrix.
+        names: The factors, in the order of the matrix; empty where there is none.
         correlation: float64, (names, names): mean daily cross-sectional correlation (Pearson's, with its
             sign) in the test segment; NaN where no day has three instruments with both.
         notes: What is missing, and why: each is one sentence for the reader.
@@ -59,7 +58,6 @@ class _Ground:
         instruments: The instruments, sorted.
         members: bool, (days, instruments): the market's cells; without a market, all.
         returns: float64, (days, instruments): the label; None where it can't be told.
-        folder: Qlib's data folder; None where there is none.
         notes: What is missing, and why.
     """
 
@@ -67,11 +65,10 @@ class _Ground:
     instruments: tuple[str, ...]
     members: Any
     returns: Any
-    folder: Path | None
     notes: tuple[str, ...]
 
 
-def appraise(digest: str, sources: Sequence[Source], base: Mapping[str, str], task: Task | None) -> Appraisal:
+def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appraisal:
     """Return the figures of a set's factors; what can't be told is said in the notes.
 
     One factor's values are in memory at a time, and those that the matrix needs (`CELLS`).
@@ -79,7 +76,6 @@ def appraise(digest: str, sources: Sequence[Source], base: Mapping[str, str], ta
     Args:
         digest: The set's digest.
         sources: Its files, each with the digest that it had and the factors taken from it.
-        base: The base features beside the factors: Qlib's expressions by name.
         task: The market, test segment and label; None where nothing tells them.
     """
     columns = panels.union([source.columns for source in sources])
@@ -97,20 +93,19 @@ def appraise(digest: str, sources: Sequence[Source], base: Mapping[str, str], ta
             missing = _changes(panel, sources)
             if missing:
                 return _without_figures(digest, task, columns, missing)
-            return _appraised(digest, panel, base, task)
+            return _appraised(digest, panel, task)
     except BridgeError as error:  # a file that is damaged, or was replaced while it was read
         return _without_figures(digest, task, columns, [_sentence(error)])
 
 
-def _appraised(digest: str, panel: Panel, base: Mapping[str, str], task: Task | None) -> Appraisal:
+def _appraised(digest: str, panel: Panel, task: Task | None) -> Appraisal:
     ground = _ground(panel, task)
     notes = list(ground.notes)
-    base = {name: expression for name, expression in base.items() if name not in panel.columns}
-    cells = max(1, len(ground.instruments) * (len(panel.columns) + len(base)))
+    cells = max(1, len(ground.instruments) * len(panel.columns))
     days = _spread(len(ground.days), max(1, CELLS // cells))
     if len(days) < len(ground.days):
         notes.append(f"The correlations are means over {len(days)} evenly spread days of {len(ground.days)}.")
-    block = np.full((len(days), len(panel.columns) + len(base), len(ground.instruments)), np.nan)
+    block = np.full((len(days), len(panel.columns), len(ground.instruments)), np.nan)
     rows, places = _places(panel, ground)
     values = np.empty(ground.members.shape)
     sheets = []
@@ -125,38 +120,15 @@ def _appraised(digest: str, panel: Panel, base: Mapping[str, str], task: Task | 
         if ground.returns is not None:
             sheets.append(tearsheet.sheet(column, values, ground.returns, ground.members, ground.days))
         block[:, number] = np.where(ground.members, values, np.nan)[days]
-    names, block = _with_base(base, ground, days, panel.columns, block, notes)
     return Appraisal(
         digest=digest,
         task=task,
         columns=panel.columns,
         sheets=tuple(sheets),
-        names=names,
+        names=panel.columns,
         correlation=mean_correlation(block),
         notes=(*notes, *_odd_sheets([sheet for sheet in sheets if sheet.name not in failed])),
     )
-
-
-def _with_base(
-    base: Mapping[str, str],
-    ground: _Ground,
-    days: Any,
-    columns: tuple[str, ...],
-    block: Any,
-    notes: list[str],
-) -> tuple[tuple[str, ...], Any]:
-    """Return the names in the matrix, and the values with those of the base features put in."""
-    if base and ground.folder is None:
-        notes.append("The base features are not in the matrix of correlations, for want of Qlib's data.")
-    if not base or ground.folder is None:
-        return columns, block[:, : len(columns)]
-    found = base_features.values(base, ground.folder, ground.days[days], ground.instruments)
-    if found.note:
-        notes.append(found.note)
-    for number, feature in enumerate(found.values.values(), start=len(columns)):
-        block[:, number] = np.where(ground.members[days], feature, np.nan)
-    names = (*columns, *found.values)
-    return names, block[:, : len(names)]
 
 
 # --- the ground ---
@@ -178,7 +150,7 @@ def _ground(panel: Panel, task: Task | None) -> _Ground:
     instruments = np.flatnonzero(members.any(axis=0))
     codes = tuple(market.instruments[number] for number in instruments)
     returns, notes = _returns(market, task, days, codes)
-    return _Ground(market.calendar[days], codes, members[:, instruments], returns, market.folder, notes)
+    return _Ground(market.calendar[days], codes, members[:, instruments], returns, notes)
 
 
 def _returns(market: Market, task: Task, days: Any, codes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
@@ -198,7 +170,7 @@ def _own_rows(panel: Panel, task: Task | None, why: str) -> _Ground:
     tested = None if task is None else inside(panel.dates.normalize(), task.test)
     days = panel.dates if tested is None or not tested.any() else panel.dates[tested]
     members = np.ones((len(days), len(panel.instruments)), dtype=bool)
-    return _Ground(days, panel.instruments, members, None, None, (why,))
+    return _Ground(days, panel.instruments, members, None, (why,))
 
 
 def _places(panel: Panel, ground: _Ground) -> tuple[Any, Any]:

@@ -218,7 +218,6 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
             },
-            "prepared_data": hand_off.prepared,
             "qlib_loaded": None if hand_off.loaded is None else hand_off.loaded.as_record(),
             "versions": {
                 "rd_agent_side": manifest.versions(),

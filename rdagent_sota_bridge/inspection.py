@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, resources
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, checks, fetching, locate, market, prepared, qlib_config, quality
+from rdagent_sota_bridge import alpha, checks, fetching, locate, market, qlib_config, quality
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Quality
-from rdagent_sota_bridge.settings import Settings, misspelt_names
+from rdagent_sota_bridge.settings import REMOVED, Settings, misspelt_names
 from rdagent_sota_bridge.verdict import Line
 
 _SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
@@ -67,19 +68,11 @@ def inspect(
     Raises:
         BridgeError: if the set can't be used, whatever the figures of its values.
     """
-    if settings.prepared_data and is_qlib_in_docker():
-        raise SettingsError(
-            "SOTA_PREPARED_DATA=true does not work with Qlib in Docker, which keeps nothing for later models",
-            "environment variable or .env entry SOTA_PREPARED_DATA; MODEL_CoSTEER_ENV_TYPE is docker",
-            "set SOTA_PREPARED_DATA=false",
-        )
     base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
     if located is None:
         fetch = fetching.into_store(settings.store_path, tell)
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
     located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
-    if settings.prepared_data:  # so that a form that is not known is told now
-        prepared.with_prepared_handler(qlib_config.adapt(packaged_config(), base, ""))
     task = packaged_task(base)
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
@@ -101,7 +94,14 @@ def is_qlib_in_docker() -> bool:
 
 
 def _settings_lines() -> list[Line]:
-    return [
+    removed = Line(
+        "settings",
+        "warn",
+        f"{REMOVED} has no effect any more: Qlib builds the data of each model",
+        f"take {REMOVED} out of the environment or .env",
+        {"name": REMOVED},
+    )
+    return [removed] * (REMOVED in os.environ) + [
         Line(
             "settings",
             "warn",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, appraisal, comparison, factors, history, locate, performance
+from rdagent_sota_bridge import appraisal, comparison, factors, history, locate, performance
 from rdagent_sota_bridge.appraisal import Appraisal
 from rdagent_sota_bridge.comparison import Place
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
@@ -80,9 +80,7 @@ def gather(logs: Sequence[Path]) -> Report:
     notes: list[str] = []
     returns = _returns(runs, notes)
     given = _given_sets(runs, notes)
-    appraisals = tuple(
-        appraisal.appraise(one.digest, one.sources, one.base, one.task) for one in given.values()
-    )
+    appraisals = tuple(appraisal.appraise(one.digest, one.sources, one.task) for one in given.values())
     origins = _origins(runs, given.values(), notes)
     created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     return Report(created, runs, returns, appraisals, tuple(dict.fromkeys(notes)), origins)
@@ -110,7 +108,6 @@ class _GivenSet:
 
     digest: str
     sources: tuple[Source, ...]
-    base: dict[str, str]
     task: Task | None
     mined_in: tuple[tuple[Path | None, int | None], ...]
 
@@ -159,8 +156,7 @@ def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None)
         if kept.is_file() and not all(map(_is_there, sources)):
             # What the factor run left is gone or changed; the model's workspace holds the same values.
             sources = (Source(kept, str(stored["digest"]), tuple(map(str, told["columns"]))),)
-    base = {str(name): str(expression) for name, expression in manifest["base_set"]["features"].items()}
-    return _GivenSet(str(told["digest"]), sources, base, task, mined_in)
+    return _GivenSet(str(told["digest"]), sources, task, mined_in)
 
 
 def _is_there(source: Source) -> bool:
@@ -176,15 +172,9 @@ def _accepted_set(run: Run) -> _GivenSet:
     digest, columns = factors.current_digest(located.path), factors.read_footer(located.path).columns
     accepted = [loop for loop in run.loops if loop.kind == "factor" and loop.number == located.loop]
     loop = accepted[-1] if accepted else None
-    # RD-Agent judges factors beside its own list, unless told otherwise; then no record has the names.
-    beside_its_own = loop is not None and loop.record is not None
-    beside_its_own = beside_its_own and (
-        loop.record.base_names is None or len(loop.record.base_names) == len(alpha.ALPHA20)  # type: ignore[union-attr]
-    )
     return _GivenSet(
         digest,
         (Source(located.path, digest, tuple(columns)),),
-        dict(alpha.ALPHA20) if beside_its_own else {},
         comparison.task_of(run, loop),
         ((run.log, located.loop),),
     )

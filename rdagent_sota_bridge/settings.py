@@ -113,6 +113,10 @@ VERDICT_WAYS: tuple[str, ...] = get_args(VerdictWay)
 """The values of `SOTA_MODEL_VERDICT`."""
 
 
+REMOVED = "SOTA_PREPARED_DATA"
+"""A setting of release 0.1.0's that may still stand in a `.env`: it gets a warning."""
+
+
 class Settings(BaseSettings):
     """What the user asked for. Read from the environment when a runner is built, never at import."""
 
@@ -175,12 +179,6 @@ class Settings(BaseSettings):
         description="The folder, relative to the current one, in which one copy of each factor set is kept, "
         "for the models' workspaces to link; best on their disk. Not set, `sota_store` beside RD-Agent's "
         "folder of workspaces.",
-    )
-    prepared_data: Switch = Field(
-        default=False,
-        validation_alias="SOTA_PREPARED_DATA",
-        description="`true` keeps the data set that Qlib builds for the first model, for later ones to "
-        "load: less time, for room on the disk. Not with Qlib in Docker.",
     )
     verdict_on_models: Annotated[VerdictWay, _one_of(VerdictWay)] = Field(
         default="mended",

@@ -255,10 +255,16 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
                 # What is hidden belongs to a run that writes now, unless the lock says that there is none.
                 found = [] if dry_run else _leftovers(path)
                 found += pair if last < before.timestamp() else []
-                for file in found if not dry_run else ():
-                    file.unlink()
-                removed += found
+                removed += _removed(found, dry_run)
+        # What release 0.1.0 kept of data that Qlib had built.
+        removed += _removed(sorted(place.glob("prepared/*.prepared")), dry_run)
     return removed
+
+
+def _removed(found: list[Path], dry_run: bool) -> list[Path]:
+    for file in found if not dry_run else ():
+        file.unlink()
+    return found
 
 
 # --- the files ---

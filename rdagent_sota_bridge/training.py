@@ -9,11 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, normal, prepared, qlib_config, store, underway
+from rdagent_sota_bridge import factors, manifest, normal, qlib_config, underway
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import logger
-from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.underway import HandOff
 
 RESULT_SCRIPT = "read_exp_res.py"
@@ -69,22 +68,11 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
 
-    settings = read_settings()
-    # A factor loop's data are never asked for again.
-    prepares = settings.prepared_data and hand_off.is_of_model
-
     def attempt(note: str) -> Any:
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
-        files = {RESULT_SCRIPT: manifest.with_probe(script, note)}
-        if prepares:
-            adapted = prepared.with_prepared_handler(adapted)
-            folder = prepared.folder(store.folder(settings.store_path))
-            files[prepared.SCRIPT_FILE] = prepared.script(folder, hand_off.note)
-        workspace.inject_files(**files, **{config_name: adapted})
-        for left in (manifest.LOADED_FILE, prepared.OUTCOME_FILE):
-            (workspace.workspace_path / left).unlink(missing_ok=True)
-        environment = {**run_env, prepared.TRAINING: hand_off.training}
-        return run(qlib_config_name=config_name, run_env=environment)
+        workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
+        (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
+        return run(qlib_config_name=config_name, run_env=run_env)
 
     result, output = attempt(hand_off.note)
     if result is None and (race := _LOGGING_RACE.search(str(output))):
@@ -95,7 +83,6 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     if result is not None:
         _look_at_placed(hand_off, workspace.workspace_path)
         _look_at_loaded(hand_off, workspace.workspace_path)
-        _look_at_prepared(hand_off, workspace.workspace_path)
     return result, output
 
 
@@ -167,11 +154,3 @@ def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:
         f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns {kinds}, "
         f"num_features {loaded.num_features}"
     )
-
-
-def _look_at_prepared(hand_off: HandOff, workspace: Path) -> None:
-    outcome = prepared.outcome(workspace, hand_off.training)
-    if outcome is not None:
-        hand_off.prepared = outcome.state
-        tell = logger().warning if outcome.warning else logger().info
-        tell(outcome.line)

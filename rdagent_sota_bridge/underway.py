@@ -32,7 +32,6 @@ class HandOff:
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
         stored: The stored file in the model's workspace, once it is placed there.
-        prepared: What came of prepared data, where they are asked for.
         training: What tells this training's files from those that RD-Agent's ENABLE_CACHE puts there.
         failed: What ended the merge or the training. A `develop` that catches it must not go on.
         result_caches: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
@@ -50,7 +49,6 @@ class HandOff:
     trained: bool = False
     loaded: manifest.Loaded | None = None
     stored: dict[str, str] | None = None
-    prepared: str | None = None
     training: str = field(default_factory=lambda: uuid.uuid4().hex)
     failed: BridgeError | None = None
     result_caches: bool = True

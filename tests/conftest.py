@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.demo.market import Market
+from examples.demo.market import Market
 from tests import seams
 
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
@@ -91,13 +91,13 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly where the report's page was not looked at in a browser, and on which Python nothing ran."""
+    """Say in red where the report's page was not looked at in a browser, and on which Python nothing ran."""
     reasons = " ".join(str(skipped.longrepr) for skipped in terminalreporter.stats.get("skipped", []))
-    titles = sorted({f"{found}: NO HAND-OFF RAN ON IT" for found in _MISSING_PYTHON.findall(reasons)})
+    titles = sorted({f"{found}: NOTHING RAN ON IT" for found in _MISSING_PYTHON.findall(reasons)})
     if "CHROMIUM IS NOT INSTALLED" in reasons:
         titles.append("CHROMIUM IS NOT INSTALLED: tests/test_browser.py DID NOT RUN")
     for title in titles:
         terminalreporter.section(title, red=True, bold=True)
 
 
-_MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ IS NOT ON THIS MACHINE")
+_MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ HAS NO ENVIRONMENT HERE")

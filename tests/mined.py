@@ -12,9 +12,9 @@ from typing import Literal
 import pytest
 from filelock import FileLock
 
-from rdagent_sota_bridge.demo.llm import OVERNIGHT_GAP, Script, momentum
-from rdagent_sota_bridge.demo.market import Market, write_source_data
-from rdagent_sota_bridge.demo.sandbox import Sandbox
+from examples.demo.market import Market, write_source_data
+from examples.demo.sandbox import Sandbox
+from examples.demo.script import OVERNIGHT_GAP, Script, momentum
 from tests import runs
 
 Version = Literal["newest", "oldest"]

@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge.demo import sandbox
-from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Request, Script, ScriptedLLM
-from rdagent_sota_bridge.demo.market import Market, write_market
+from examples.demo import sandbox
+from examples.demo.llm import Request, ScriptedLLM
+from examples.demo.market import Market, write_market
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from tests.processes import kill_session
 
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
@@ -28,7 +29,7 @@ GRU = Script(models=(SMALL_GRU,))
 
 def oldest_python() -> Path:
     """Return the Python of the environment with the oldest RD-Agent, which `make test` sets up."""
-    place = os.environ.get("OLDEST_RDAGENT_ENVIRONMENT", str(Path(sys.prefix) / "rdagent-0.8.0"))
+    place = os.environ.get("OLDEST_RDAGENT_ENVIRONMENT", str(Path(sys.prefix) / "oldest"))
     python = Path(place) / "bin" / "python"
     assert python.is_file(), f"{python} is not there: run the tests with `make test`"
     return python

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.demo.market import Market, gap_factor, write_market
+from examples.demo.market import Market, gap_factor, write_market
 from rdagent_sota_bridge.locate import FACTOR_FILE
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge import appraisal, base_features, factors
-from rdagent_sota_bridge.alpha import ALPHA158
+from examples.demo.market import Market as DemoMarket
+from rdagent_sota_bridge import appraisal, factors
 from rdagent_sota_bridge.appraisal import Appraisal, appraise, mean_correlation
-from rdagent_sota_bridge.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
 from tests import seams
@@ -25,7 +23,6 @@ from tests.frames import public_folder, without_privileges, write
 
 DAY = pd.Timestamp
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
-BASE = {name: ALPHA158[name] for name in ("KLEN", "ROC60")}
 
 
 @pytest.fixture
@@ -60,9 +57,9 @@ def source(path: Path, *columns: str) -> Source:
     return Source(path, factors.current_digest(path), columns)
 
 
-def figures(path: Path, task: Task | None, *columns: str, base: Mapping[str, str] | None = None) -> Appraisal:
+def figures(path: Path, task: Task | None, *columns: str) -> Appraisal:
     """Return the figures of one file's factors."""
-    return appraise("sha256:00", [source(path, *columns)], base or {}, task)
+    return appraise("sha256:00", [source(path, *columns)], task)
 
 
 def correlations(frame: pd.DataFrame) -> Any:
@@ -81,22 +78,9 @@ def in_test(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc["2017-01-01":"2020-08-01"]
 
 
-def test_the_demo_with_base_features(
-    task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each factor has its figures, and the matrix is pandas' own over factors and base features."""
-    path = write(frame, tmp_path)
-    base = {**BASE, "noise": "$close"}
-    computed = []
-
-    def recorded(features: Any, folder: Path, days: Any, codes: Any) -> Any:
-        result = compute(features, folder, days, codes)
-        computed.append((days, codes, result.values))
-        return result
-
-    compute = base_features.values
-    monkeypatch.setattr(base_features, "values", recorded)
-    found = figures(path, task, "overnight_gap", "noise", "mixed", base=base)
+def test_the_demo(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Each factor has its figures, and the matrix is pandas' own."""
+    found = figures(write(frame, tmp_path), task, "overnight_gap", "noise", "mixed")
     assert found.notes == ()
     assert (found.digest, found.task) == ("sha256:00", task)
     assert found.columns == ("overnight_gap", "noise", "mixed")
@@ -106,12 +90,7 @@ def test_the_demo_with_base_features(
     assert abs(noise.mean_ic) < 0.05
     assert mixed.mean_ic < -0.4
     assert gap.coverage == pytest.approx(in_test(frame)["overnight_gap"].notna().mean())
-    assert found.names == ("overnight_gap", "noise", "mixed", "KLEN", "ROC60")
-    ((days, codes, theirs),) = computed
-    index = pd.MultiIndex.from_product([days, codes], names=frame.index.names)
-    for name, values in theirs.items():
-        frame[name] = pd.Series(values.ravel(), index=index, dtype=float)
-    assert frame[list(theirs)].notna().any().all()
+    assert found.names == found.columns
     np.testing.assert_allclose(found.correlation, correlations(in_test(frame)), rtol=0, atol=1e-9)
     assert found.correlation[0, 2] < -0.5, "with its sign"
 
@@ -120,7 +99,7 @@ def test_two_files(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
     """A set of several files is their join, and only the factors that were taken are looked at."""
     one = write(frame[["overnight_gap", "mixed"]], tmp_path, "one.parquet")
     two = write(frame.loc[:"2018-12-31", ["noise"]], tmp_path, "two.parquet")
-    found = appraise("sha256:00", [source(one, "overnight_gap"), source(two, "noise")], {}, task)
+    found = appraise("sha256:00", [source(one, "overnight_gap"), source(two, "noise")], task)
     assert found.names == found.columns == ("overnight_gap", "noise")
     assert (len(found.sheets[0].ic), len(found.sheets[1].ic)) == (133, 74)
     whole = figures(write(frame, tmp_path), task, "overnight_gap", "noise")
@@ -172,11 +151,10 @@ def test_without_a_market(
 ) -> None:
     """Without Qlib's data it says so, and there is the matrix of the mined factors on the set's own rows."""
     path = write(frame, tmp_path)
-    found = figures(path, dataclasses.replace(task, **change), "overnight_gap", "mixed", base=BASE)
+    found = figures(path, dataclasses.replace(task, **change), "overnight_gap", "mixed")
     assert found.sheets == ()
     assert note in found.notes[0]
     assert "no IC" in found.notes[0]
-    assert "for want of Qlib's data" in found.notes[1]
     assert found.names == ("overnight_gap", "mixed")
     rows = frame if "test" in change else in_test(frame)
     expected = correlations(rows[["overnight_gap", "mixed"]])
@@ -249,7 +227,7 @@ def test_prices_that_can_not_be_read(
         set_file.write_bytes(path.read_bytes())
         other = dataclasses.replace(task, provider_uri=str(folder))
         with without_privileges():
-            found = appraise("x", [dataclasses.replace(given, path=set_file)], {}, other)
+            found = appraise("x", [dataclasses.replace(given, path=set_file)], other)
     assert (found.sheets, found.names) == ((), ("overnight_gap",))
     assert found.notes == (f"Qlib's prices can't be read: Permission denied ({place}).",)
 
@@ -277,7 +255,7 @@ def test_no_figures(task: Task, frame: pd.DataFrame, tmp_path: Path, case: str) 
         write(frame + 1, tmp_path)
     elif case == "no source":
         sources = []
-    found = appraise("sha256:00", sources, BASE, task)
+    found = appraise("sha256:00", sources, task)
     assert (found.sheets, found.names, found.correlation.shape) == ((), (), (0, 0))
     assert (found.digest, found.task, len(found.notes)) == ("sha256:00", task, 1)
     told = {
@@ -299,7 +277,7 @@ def test_a_file_that_is_replaced_meanwhile(
     given = source(write(frame, tmp_path), "overnight_gap")
     write(frame + 1, tmp_path)
     monkeypatch.setattr(factors, "current_digest", lambda path: given.digest)
-    found = appraise("sha256:00", [given], {}, task)
+    found = appraise("sha256:00", [given], task)
     assert found.sheets == ()
     assert "was changed since" in found.notes[0]
 

@@ -12,20 +12,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
-from rdagent_sota_bridge.demo import sandbox, story
-from rdagent_sota_bridge.demo.llm import Script, ScriptedLLM, UnknownPromptError, answer, recognise
-from rdagent_sota_bridge.demo.market import gap_factor, write_market
+from examples.demo import sandbox, story
+from examples.demo.llm import ScriptedLLM, UnknownPromptError, answer, recognise
+from examples.demo.market import gap_factor, write_market
+from examples.demo.script import Script
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
 from tests.stand_in import listen_to_signals
 
 SOTA = Path(sys.prefix) / "bin" / "rdagent-sota"
+ROOT = Path(__file__).parent.parent
+DEMO = [sys.executable, "-m", "examples.demo", "--keep"]
 
 ROW = r"^\s*(baseline|bridge)\s+(\S+)\s+(\S+)\s+\S+\s+\S+\s+\S+\s+(\d+)\s+(\w+)"
 
@@ -50,14 +53,24 @@ def test_the_market_holds_one_effect_that_closes_do_not_show(tmp_path: Path) -> 
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "market")).read_bytes()
 
 
-def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
-    """The demo writes over nothing: --keep takes a new or empty folder."""
-    (tmp_path / "mine.txt").write_text("mine")
-    demo = Path(sys.prefix) / "bin" / "rdagent-sota"
-    done = subprocess.run([demo, "demo", "--keep", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("The folder for the demo is not empty")
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+@pytest.mark.parametrize("state", ["not empty", "ended"])
+def test_a_folder_that_is_refused(state: str, tmp_path: Path) -> None:
+    """The demo writes over nothing: KEEP takes a new or empty folder, or one whose demo was stopped."""
+    said = "The folder for the demo is not empty"
+    if state == "not empty":
+        (tmp_path / "mine.txt").write_text("mine")
+    else:
+        box = sandbox.create(tmp_path)
+        (box.project / "log").mkdir()
+        file = box.project / "log" / f"{job.stamp()}_run.json"
+        done = job.Job(file, "..", job.Options(2, 2, True), (), end="done")
+        job.write(done)
+        where = f"{tmp_path}; its report is {job.report_file(done)}"
+        said = f"The folder holds a demo that has ended\n  where: {where}"
+    before = set(tmp_path.rglob("*"))
+    refused = subprocess.run([*DEMO, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert (refused.returncode, refused.stderr[: len(said)]) == (1, said)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_the_script_knows_its_later_takes() -> None:
@@ -97,63 +110,45 @@ def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:
         recognise("You are somebody else.", "Hello")
 
 
-def test_a_finished_demo_is_not_run_again(tmp_path: Path) -> None:
-    """A folder with a demo that has ended is refused, and names its report."""
-    box = sandbox.create(tmp_path / "kept")
-    (box.project / "log").mkdir()
-    done = job.Job(
-        box.project / "log" / f"{job.stamp()}_run.json", "..", job.Options(2, 2, True), (), end="done"
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start the demo in a folder, or go on with it: the command is the same."""
+    return subprocess.Popen(
+        [*DEMO, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+        preexec_fn=listen_to_signals,
     )
-    job.write(done)
-    demo = Path(sys.prefix) / "bin" / "rdagent-sota"
-    refused = subprocess.run([demo, "demo", "--keep", tmp_path / "kept"], capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("The folder holds a demo that has ended")
-    assert str(job.report_file(done)) in refused.stderr
 
 
-class Demo:
-    """The demo as a user starts it in a folder, again and again."""
+def state(folder: Path) -> Job:
+    """Return the state of the demo's job."""
+    found = story.job_in(folder)
+    assert found is not None
+    return found
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def start(self) -> subprocess.Popen[str]:
-        """Start it, or go on with it: the command is the same."""
-        return subprocess.Popen(
-            [Path(sys.prefix) / "bin" / "rdagent-sota", "demo", "--keep", self.folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "COLUMNS": "80"},
-            preexec_fn=listen_to_signals,
-        )
+def wait_for(demo: subprocess.Popen[str], folder: Path, stage: str, step: str) -> None:
+    """Wait until a stage has left the session of a step."""
+    while demo.poll() is None:
+        begun = story.job_in(folder)
+        log = None if begun is None else begun.log(stage)
+        if log is not None and (log / "__session__" / step).is_file():
+            return
+        time.sleep(0.2)
+    raise AssertionError(demo.communicate())
 
-    def job(self) -> Job:
-        """Return the state of its job."""
-        found = story.job_in(self.folder)
-        assert found is not None
-        return found
 
-    def wait_for(self, demo: subprocess.Popen[str], stage: str, step: str) -> None:
-        """Wait until a stage has left the session of a step."""
-        while demo.poll() is None:
-            begun = story.job_in(self.folder)
-            log = None if begun is None else begun.log(stage)
-            if log is not None and (log / "__session__" / step).is_file():
-                return
-            time.sleep(0.2)
-        raise AssertionError(demo.communicate())
-
-    def processes(self, *words: str) -> list[int]:
-        """Return the processes that work in the folder; words narrow them by their command lines."""
-        return [
-            int(process.name)
-            for process in Path("/proc").glob("[0-9]*")
-            if str(self.folder).encode() in _read(process / "cmdline") + _read(process / "environ")
-            and all(word.encode() in _read(process / "cmdline") for word in words)
-            and int(process.name) != os.getpid()
-        ]
+def commands(folder: Path) -> dict[int, list[str]]:
+    """Return the commands of the processes that work in a folder, by their process ids."""
+    return {
+        process.pid: process.info["cmdline"] or []
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if str(folder) in f"{process.info['cmdline']} {process.info['environ']}"
+        and process.pid != os.getpid()
+    }
 
 
 @pytest.mark.e2e
@@ -161,40 +156,45 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in each stage and gone on with: one set, two loops each, IC 0 without it, near 0.79 with it."""
-    demo = Demo(tmp_path / "kept")
+    folder = tmp_path / "kept"
 
-    first = demo.start()
-    demo.wait_for(first, job.FACTORS, "1/0_direct_exp_gen")
+    first = start(folder)
+    wait_for(first, folder, job.FACTORS, "1/0_direct_exp_gen")
     # The job itself, in the coder's step of its second loop. Its lifeline has the same words, and is not it.
-    (run,) = (pid for pid in demo.processes("rdagent-sota", "run", "--factor-loops") if not _is_lifeline(pid))
+    (run,) = (
+        pid
+        for pid, words in commands(folder).items()
+        if "--factor-loops" in words and not any(word.endswith("lifeline.py") for word in words)
+    )
     os.kill(run, signal.SIGKILL)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 1
     assert "`rdagent-sota run` ended with status" in said
-    assert f"rdagent-sota demo --keep {demo.folder} goes on" in said
-    factor_log = demo.job().log(job.FACTORS)
+    assert f"make demo KEEP={folder} goes on" in said
+    factor_log = state(folder).log(job.FACTORS)
 
-    second = demo.start()
-    demo.wait_for(second, job.MODELS, "0/1_coding")
+    second = start(folder)
+    wait_for(second, folder, job.MODELS, "0/1_coding")
     second.kill()  # all of it, in a back-test
     second.communicate(timeout=120)
-    chosen = demo.job().factor_set
+    chosen = state(folder).factor_set
     assert chosen is not None
 
-    third = demo.start()
-    demo.wait_for(third, job.BASELINE, "0/2_running")
+    third = start(folder)
+    wait_for(third, folder, job.BASELINE, "0/2_running")
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=120)
     assert third.returncode != 0
-    assert demo.job().end == ""
+    assert state(folder).end == ""
 
-    last = demo.start()
+    last = start(folder)
     out, said = last.communicate(timeout=1200)
     assert last.returncode == 0, out + said
-    done = demo.job()
+    done = state(folder)
     assert (done.end, done.factor_set) == ("done", chosen)
     assert done.log(job.FACTORS) == factor_log, "the factor stage went on where it was"
     assert [stage.state for stage in done.stages] == ["ended"] * 3
+    assert commands(folder) == {}
 
     rows = re.findall(ROW, out, re.MULTILINE)
     assert [(name, model, features) for name, model, _, features, _ in rows] == [
@@ -207,13 +207,8 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     assert min(ic[:2]) > 0.6
     assert max(map(abs, ic[2:])) < 0.2
     assert [digest == "none" for *_, digest in rows] == [False, False, True, True]
-    assert demo.processes() == []
 
-    key = (
-        sandbox.Sandbox(demo.folder, Path(sys.executable), Path(sys.executable)).home
-        / ".rdagent"
-        / "artifact_signing.key"
-    )
+    key = story.sandbox_in(folder).home / ".rdagent" / "artifact_signing.key"
     monkeypatch.setenv("ARTIFACT_SIGNING_KEY_PATH", str(key))
     logs = [str(done.log(stage.name)) for stage in done.stages]
     # In a child: RD-Agent reads the key's place when it is imported, as it may be in this process.
@@ -225,7 +220,7 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     assert accepted == [[False, True], [True, True], [False, False]]
     for loop in itertools.chain(*stages):
         assert not loop["failure"]
-        assert_metrics_are_qlibs(loop)
+        assert loop["metrics"] == qlibs_metrics(Path(loop["workspace"]))
     manifests = [
         json.loads((Path(loop["workspace"]) / "sota_manifest.json").read_text()) for loop in stages[1]
     ]
@@ -238,20 +233,7 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def assert_metrics_are_qlibs(loop: dict[str, Any]) -> None:
-    """Compare the report's metrics of a loop with the file that Qlib's back-test left."""
-    file = Path(loop["workspace"]) / "qlib_res.csv"
-    metrics = pd.read_csv(file, index_col=0, float_precision="round_trip").iloc[:, 0]
-    expected = {str(name): None if math.isnan(value) else value for name, value in metrics.items()}
-    assert loop["metrics"] == expected
-
-
-def _is_lifeline(pid: int) -> bool:
-    return b"lifeline.py" in _read(Path("/proc") / str(pid) / "cmdline")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""  # the process has ended meanwhile
+def qlibs_metrics(workspace: Path) -> dict[str, float | None]:
+    """Return the metrics of the file that Qlib's back-test left in a workspace."""
+    found = pd.read_csv(workspace / "qlib_res.csv", index_col=0, float_precision="round_trip").iloc[:, 0]
+    return {str(name): None if math.isnan(value) else value for name, value in found.items()}

@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from examples.demo.market import write_source_data
+from examples.demo.sandbox import Sandbox
 from rdagent_sota_bridge import store
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo.market import write_source_data
-from rdagent_sota_bridge.demo.sandbox import Sandbox
 from tests import runs, seams
 from tests.engine import Engine
 
@@ -186,8 +186,7 @@ def span(model: runs.Model) -> tuple[int, int]:
 def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
     """Two loops in processes of their own, at once, each get the one stored set, and prove it.
 
-    Without the base set, so that recurrent models are as wide as the set; from an unsorted flat file, with
-    prepared data.
+    Without the base set, so that recurrent models are as wide as the set; from an unsorted flat file.
     """
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market, noise=1.0)
@@ -196,7 +195,6 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
         "SOTA_WORKSPACE_PATH": "set/combined_factors_df.parquet",
         "LOAD_SOTA_FROM_WORKSPACE": "Yes",
         "USE_ALPHA_FACTORS": "off",
-        "SOTA_PREPARED_DATA": "true",
         "STEP_SEMAPHORE": "2",
     }
     run = runs.rdagent(box, "fin_model", "--loop-n", "2", script=runs.GRU, **variables)
@@ -212,7 +210,6 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
         assert model.manifest is not None
         names.add(model.manifest["model"]["name"])
         assert model.manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
-        assert model.manifest["prepared_data"] in ("built", "loaded")
         assert model.manifest["factor_set"]["digest"] == run.manifests[0]["factor_set"]["digest"]
     assert names == {"SmallGRU", "SmallGRU2"}
     (stored,) = {placed(model) for model in models}
@@ -336,11 +333,6 @@ def test_qlib_in_docker(tmp_path: Path) -> None:
             "DOCKER_HOST": engine.url,
             "QLIB_DOCKER_EXTRA_VOLUMES": json.dumps({str(data): {"bind": "/root/.qlib/", "mode": "rw"}}),
         }
-        refused = runs.rdagent(
-            box, "fin_model", "--loop_n", "1", **{**variables, "SOTA_PREPARED_DATA": "true"}
-        )
-        assert (refused.status, refused.requests) == (1, []), refused.output[-3000:]
-        assert "SOTA_PREPARED_DATA=true does not work with Qlib in Docker" in refused.output
         run = runs.rdagent(box, "fin_model", "--loop_n", "1", **variables)
     assert run.status == 0, run.output[-3000:]
     (model,) = run.trained

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import typer
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import fetched, locate, plan
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import seams, servers, storage

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import typer
 
-from rdagent_sota_bridge import handoff, inspection, manifest, plan, prepared, qlib_config
+from examples.demo.market import Market
+from rdagent_sota_bridge import handoff, inspection, manifest, plan, qlib_config
 from rdagent_sota_bridge.alpha import BaseSet, base_set
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import SeamError, StoreError
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import forks, seams, test_training
@@ -334,14 +334,11 @@ def test_qlib_lets_all_features_through(market_home: tuple[Path, Market], tmp_pa
         for name, text in {**forks.YAMLS, "by a variable": forks.WITH_A_PLACEHOLDER}.items()
         if name in ("a filter after the norm", "a filter for learning, too", "by a variable")
     }
-    in_prepared = prepared.with_prepared_handler(texts["a filter for learning, too"])
-    texts |= {"prepared": in_prepared, "prepared, again": in_prepared}
     own = {"own": forks.YAMLS["a filter of all 158"], "own after": forks.YAMLS["a filter after the norm"]}
     for name, text in {**texts, **own}.items():
         (tmp_path / f"{name}.yaml").write_text(
             jinja2.Template(text).render(num_features="3", **variables), encoding="utf-8"
         )
-    (tmp_path / prepared.SCRIPT_FILE).write_text(prepared.script(tmp_path / "store", "a set"))
     process = subprocess.run(
         [sys.executable, "-c", LOOK, manifest.with_probe("", "note")],
         cwd=tmp_path,
@@ -351,8 +348,6 @@ def test_qlib_lets_all_features_through(market_home: tuple[Path, Market], tmp_pa
     )
     assert process.returncode == 0, process.stderr[-3000:]
     told = json.loads(process.stdout.splitlines()[-1])
-    said = [line for line in process.stdout.splitlines() if "SOTA prepared data" in line]
-    assert [line.split()[3] for line in said] == ["built", "loaded"], said
     for name in own:
         assert told[name]["learn"] == told[name]["probe"] == sorted(forks.CHOSEN), name
     for name in texts:

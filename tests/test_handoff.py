@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import environment, handoff, merge, patch, plan
 from rdagent_sota_bridge.cli import check
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import logs, seams
@@ -495,12 +495,12 @@ def test_metrics_that_can_not_be_read_are_one_warning(place: Place, monkeypatch:
 def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A workspace that its run rejected is used where it is named, and never without a word."""
+    """A workspace that its run rejected is used where it is named, but with a warning, as are bad names."""
     project = tmp_path / "project"
     root = project / "git_ignore_folder" / "RD-Agent_workspace"
     workspace = seams.write_set(root / "w", seams.factor_frame(place.market))
     log = logs.write_run(project / "log" / "run", root, ("w", ("overnight_gap",), False))
-    seams.switch_on(monkeypatch, workspace, SOTA_FACTOR="overnight_gap")
+    seams.switch_on(monkeypatch, workspace, SOTA_FACTOR="overnight_gap", SOTA_PREPARED_DATA="true")
     with seams.logged() as lines:
         record = plan.record_of(seams.build_runner())
     assert record is not None
@@ -509,6 +509,7 @@ def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
     assert f"verdict: {workspace} is the set of loop 0 of {log}, which was rejected" in warnings
     assert f"SOTA_LOG_PATH={log}" in warnings
     assert "SOTA_FACTOR is no setting of this package; fix: did you mean SOTA_FACTORS?" in warnings
+    assert warnings.count("SOTA_PREPARED_DATA has no effect any more") == 1
     assert "accepted in loop" not in "".join(lines)
 
 
@@ -812,14 +813,6 @@ def test_a_workspace_of_a_container_has_a_file_of_its_own(
     file.chmod(0o777)
     file.write_bytes(b"changed in the container")
     assert (stored.stat().st_mode & 0o777, stored.read_bytes()) == (0o444, content)
-
-
-def test_prepared_data_in_a_container_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SOTA_PREPARED_DATA with Qlib in Docker stops the run, for nothing would be kept there."""
-    run_in_docker(monkeypatch)
-    seams.switch_on(monkeypatch, place.workspace, SOTA_PREPARED_DATA="true")
-    with pytest.raises(SystemExit, match="SOTA_PREPARED_DATA=true does not work with Qlib in Docker"):
-        seams.build_runner()
 
 
 def test_an_unsorted_flat_set_is_stored_as_rdagent_would_write_it(

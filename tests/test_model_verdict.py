@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from examples.demo import sandbox
+from examples.demo.llm import Request, ScriptedLLM
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge import model_verdict, patch, plan
-from rdagent_sota_bridge.demo import sandbox
-from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Request, Script, ScriptedLLM
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.settings import read_settings
 from tests import seams
@@ -35,7 +36,7 @@ from rdagent.components.coder.model_coder.model import ModelFBWorkspace
 from rdagent.core.proposal import Trace
 from rdagent.core.utils import import_class
 from rdagent_sota_bridge import patch
-from rdagent_sota_bridge.demo.llm import SMALL_MLP
+from examples.demo.script import SMALL_MLP
 
 named = ModelBasePropSetting()
 scen = import_class(named.scen)()

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from examples.demo.market import Market, write_market
 from rdagent_sota_bridge import inspection, mounts, patch
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo.market import Market, write_market
 from rdagent_sota_bridge.errors import SeamError, SettingsError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import MANIFEST_FILE

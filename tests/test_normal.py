@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import factors, normal, panel, store
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.frame import StoredFrame
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import seams

@@ -8,30 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from noxfile import PYTHONS
 from tests import runs, seams
 
 pytestmark = pytest.mark.e2e
-
-PYTHONS = ("3.10", "3.12")
-"""Those of the Makefile's `PYTHONS`; all else runs on 3.11, for which Qlib's side is set up."""
-
-
-def test_the_makefile_sets_these_pythons_up() -> None:
-    """No Python is set up and not tested, or the other way round."""
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
-    (line,) = (line for line in makefile.splitlines() if line.startswith("PYTHONS :="))
-    assert tuple(line.split()[2:]) == PYTHONS
-    assert platform.python_version_tuple()[:2] == ("3", "11")
 
 
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_hand_off(version: str, tmp_path: Path) -> None:
     """The set reaches the network: RD-Agent and the package on that Python, Qlib on another, in conda."""
-    folder = Path(sys.prefix) / f"python-{version}"
-    if (folder / ".missing").exists():
-        pytest.skip(f"PYTHON {version} IS NOT ON THIS MACHINE")
-    python = folder / "bin" / "python"
-    assert python.is_file(), f"{python} is not there: run the tests with `make test`"
+    # All else runs on 3.11, for which Qlib's side is set up. `make test` makes these first, where it can.
+    python = Path(sys.prefix) / f"python-{version.replace('.', '-')}" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"PYTHON {version} HAS NO ENVIRONMENT HERE")
     box, market = runs.box_with_market(tmp_path / "box", python, Path(sys.executable))
     seams.write_set(box.project / "set", seams.factor_frame(market))
     variables = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge import factors, figures, quality, store
-from rdagent_sota_bridge.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
 from rdagent_sota_bridge.market import Market, read_market
 from rdagent_sota_bridge.qlib_config import Task

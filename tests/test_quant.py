@@ -20,9 +20,9 @@ from rdagent.scenarios.qlib.experiment import workspace as workspaces
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import alpha, experiment, manifest, merge, patch, plan, qlib_config, quant, training
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import HandOffError, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import seams

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from examples.demo.llm import Request
+from examples.demo.market import write_source_data
+from examples.demo.script import SMALL_MLP, Script, momentum
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo.llm import SMALL_MLP, Request, Script, momentum
-from rdagent_sota_bridge.demo.market import write_source_data
 from tests import runs, seams
 
 pytestmark = pytest.mark.e2e

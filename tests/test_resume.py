@@ -13,8 +13,8 @@ import pytest
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.utils.workflow import LoopBase, LoopMeta
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import __version__, plan, resume
-from rdagent_sota_bridge.demo.market import Market
 from tests import seams
 
 

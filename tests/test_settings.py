@@ -17,7 +17,6 @@ from tests.frames import assert_survives_pickling
 SWITCHES = {
     "LOAD_SOTA_FROM_WORKSPACE": "enabled",
     "USE_ALPHA_FACTORS": "use_alpha_factors",
-    "SOTA_PREPARED_DATA": "prepared_data",
 }
 TRUE_SPELLINGS = ("true", "True", "TRUE", "tRuE", "1", "yes", "Yes", "YES", "on", "On", "ON", " true ")
 FALSE_SPELLINGS = ("false", "False", "FALSE", "0", "no", "No", "NO", "off", "Off", "OFF", " off ")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.demo.market import Market
 from rdagent_sota_bridge import source, source_file
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.environment import Seams, seams_line
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.plan import record_of

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_bridge import factors, prepared, store
+from rdagent_sota_bridge import factors, store
 from rdagent_sota_bridge.cli import app
-from rdagent_sota_bridge.qlib_side import sota_prepared
-from tests.frames import factor_frame, nested, public_folder, without_privileges, write
+from tests.frames import factor_frame, nested, write
 
 DAY = 24 * 3600
 
@@ -121,27 +120,18 @@ def test_prune(project: Path) -> None:
     assert link.read_bytes() == content
     assert run("prune").output.startswith("Nothing in ")
     assert str(new.path) in run("prune", "--keep-days", "2").output
-    assert json.loads(run("list", "--json").stdout) == {"sets": [], "fetched": [], "prepared": []}
+    assert json.loads(run("list", "--json").stdout) == {"sets": [], "fetched": []}
 
 
-def test_prepared_data(project: Path) -> None:
-    """Prepared data are listed with what they are for, and pruned by last use; damaged ones go at once."""
-    place = prepared.folder(store.folder(None))
-    about = {"identity": "factor set sha256:1", "market": "csi300", "rows": 2, "columns": 1}
-    for key, days_ago in (("a", 0), ("b", 40), ("c", 0)):
-        sota_prepared.leave(place, key * 64, {}, about)
-        then = time.time() - days_ago * DAY
-        os.utime(place / f"{key * 64}.prepared", (then, then))
-    (place / f"{'c' * 64}.prepared").write_bytes(b"")
-    output = run("list").output
-    assert output.count("prepared data: ") == 3
-    assert "factor set sha256:1, market csi300, 2 rows" in output
-    assert "damaged or unfinished" in output
-    told = json.loads(run("list", "--json").stdout)["prepared"]
-    assert [entry["rows"] for entry in told].count(2) == 2
-    assert run("prune", "--dry-run").output.count("would be removed") == 2
-    assert run("prune").output.count("prepared data, last used") == 2
-    assert list(place.iterdir()) == [place / f"{'a' * 64}.prepared"]
+def test_what_release_010_prepared_is_removed(project: Path) -> None:
+    """The folder of data that release 0.1.0 kept for later models goes; a dry run only says so."""
+    left = store.folder(None) / "prepared" / ("a" * 64 + ".prepared")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert f"would be removed: {left.parent}" in run("prune", "--dry-run").output
+    assert left.exists()
+    assert f"removed: {left.parent}" in run("prune").output
+    assert not left.parent.exists()
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "prune"])
@@ -162,20 +152,6 @@ def test_a_changed_file_is_told_in_the_list(project: Path) -> None:
         file.write(b"x")
     assert f"{stored.path} was changed" in run("list").output
     assert run("verify").output.count("was changed") == 1
-
-
-def test_prepared_data_of_another_user(project: Path) -> None:
-    """What may not be removed is one message with place and fix, and status 1."""
-    with public_folder() as folder:
-        place = prepared.folder(folder)
-        sota_prepared.leave(place, "a" * 64, {}, {"identity": "i", "market": "m", "rows": 1, "columns": 1})
-        place.chmod(0o755)
-        (place / f"{'a' * 64}.prepared").chmod(0o644)
-        with without_privileges():
-            done = run_in(folder, "prune", "--keep-days", "0")
-    assert done.exit_code == 1
-    assert "Prepared data can't be removed: Permission denied" in done.output
-    assert "fix:" in done.output
 
 
 @pytest.mark.parametrize("days", ["-1", "soon", "inf", "1000000"])

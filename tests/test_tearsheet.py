@@ -15,8 +15,8 @@ from alphalens import performance, plotting, utils
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge import label
-from rdagent_sota_bridge.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.market import read_market
 from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet, sheet
 

@@ -17,14 +17,12 @@ import pandas as pd
 import pytest
 import typer
 
-from rdagent_sota_bridge import prepared
+from examples.demo import sandbox
+from examples.demo.market import Market
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.demo import sandbox
-from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
 from rdagent_sota_bridge.plan import record_of
-from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import seams
 
 STAND_IN = """#!{python}
@@ -41,9 +39,6 @@ if Path(sys.argv[0]).name == "qrun":
         print("MlflowException: Metric 'Rank IC' is malformed; No data found.")
         sys.exit(1)
     Path("ran").touch()
-    if "prepared" in what:
-        what["prepared"].setdefault("training", os.environ["SOTA_TRAINING"])
-        Path("sota_prepared.json").write_text(json.dumps(what["prepared"]))
 elif Path("ran").exists():
     for name in ("ret.parquet", "ret.pkl", "qlib_res.csv"):
         shutil.copy(box / name, name)
@@ -77,13 +72,6 @@ class Qlib:
     def will_leave_no_record(self) -> None:
         """Say that what Qlib loaded can't be read back."""
         (self.box / "what.json").write_text(json.dumps({"races": 0, "loaded": None}))
-
-    def will_prepare(self, state: str, warning: str = "") -> None:
-        """Say what the prepared data's script will tell."""
-        what = json.loads((self.box / "what.json").read_text())
-        line = f"SOTA prepared data: {state}" + (f"; WARNING: {warning}" if warning else "")
-        what["prepared"] = {"state": state, "line": line, "warning": warning}
-        (self.box / "what.json").write_text(json.dumps(what))
 
     @property
     def runs(self) -> int:
@@ -150,61 +138,6 @@ def test_a_training_that_went_well(qlib: Qlib) -> None:
     assert manifest["qlib_loaded"]["columns"] == qlib.columns
     assert manifest["versions"]["qlib_side"] == {"qlib": "0.9.7"}
     assert sum("SOTA factors used: Qlib loaded 23 columns (1 mined, 22 base)" in line for line in lines) == 1
-
-
-@pytest.mark.parametrize(
-    ("state", "warning", "level"), [("built", "no room", "WARNING"), ("loaded", "", "INFO")]
-)
-def test_prepared_data(
-    state: str, warning: str, level: str, qlib: Qlib, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With SOTA_PREPARED_DATA qrun gets our handler and its script; log and manifest say what it did."""
-    monkeypatch.setenv("SOTA_PREPARED_DATA", "true")
-    monkeypatch.setenv("SOTA_STORE_PATH", str(qlib.box / "store"))
-    qlib.will_prepare(state, warning)
-    experiment = model(qlib)
-    with seams.logged() as lines:
-        seams.build_runner().develop(experiment)
-    workspace = experiment.experiment_workspace.workspace_path
-    assert "class: prepared_handler" in (workspace / CONFIG_FILE).read_text(encoding="utf-8")
-    script = (workspace / prepared.SCRIPT_FILE).read_text(encoding="utf-8")
-    assert str(qlib.box / "store" / "prepared") in script
-    manifest = manifest_of(experiment)
-    assert manifest is not None
-    assert manifest["factor_set"]["digest"] in script
-    assert manifest["prepared_data"] == state
-    assert sum(f"{level}: SOTA prepared data: {state}" in line for line in lines) == 1
-
-
-def test_what_another_training_left_of_prepared_data_is_not_told(
-    qlib: Qlib, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An outcome that RD-Agent's ENABLE_CACHE unpacks is another qrun's: it is not claimed."""
-    monkeypatch.setenv("SOTA_PREPARED_DATA", "true")
-    monkeypatch.setenv("SOTA_STORE_PATH", str(qlib.box / "store"))
-    qlib.will_prepare("loaded")
-    what = json.loads((qlib.box / "what.json").read_text())
-    what["prepared"]["training"] = "another"
-    (qlib.box / "what.json").write_text(json.dumps(what))
-    experiment = model(qlib)
-    with seams.logged() as lines:
-        seams.build_runner().develop(experiment)
-    manifest = manifest_of(experiment)
-    assert manifest is not None
-    assert manifest["prepared_data"] is None
-    assert "SOTA prepared data" not in "".join(lines)
-
-
-def test_without_prepared_data_qlib_builds_its_own(qlib: Qlib) -> None:
-    """By default nothing of prepared data is in the workspace, or told."""
-    experiment = model(qlib)
-    seams.build_runner().develop(experiment)
-    workspace = experiment.experiment_workspace.workspace_path
-    assert "class: DataHandlerLP" in (workspace / CONFIG_FILE).read_text(encoding="utf-8")
-    assert not (workspace / prepared.SCRIPT_FILE).exists()
-    manifest = manifest_of(experiment)
-    assert manifest is not None
-    assert manifest["prepared_data"] is None
 
 
 def test_a_colliding_name_is_handed_over_once(qlib: Qlib) -> None:

@@ -99,10 +99,7 @@ def test_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
     for words, said in (("status", "none: "), ("apply", "applied rdagent-"), ("revert", "took rdagent-")):
         patch = fresh.run("rdagent-sota", "patch", words)
         assert (patch.returncode, patch.stdout[: len(said)]) == (0, said), patch.stderr
-    demo = fresh.run("rdagent-sota", "demo")
-    assert demo.returncode == 1
-    assert "pip install 'rdagent-sota-bridge[demo]'" in demo.stderr
-    assert "Traceback" not in demo.stderr
+    assert not {"examples", "demo"} & fresh.files()
 
     fresh.uninstall()
     assert fresh.files() == files

@@ -57,28 +57,6 @@ def main(
             ) from None
 
 
-@app.command(name="demo")
-def demo_command(
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run in this new or empty folder and keep it; or go on with the demo there.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Mine a factor, then train models with it and without it, on a small synthetic market.
-
-    RD-Agent, Qlib's training and the back-tests are real; only the LLM's answers come from a script. Takes a
-    few minutes on two cores, needs no network, and leaves its report, demo_report.html, in the current
-    folder; with --keep all is in that folder.
-    """
-    from rdagent_sota_bridge.cli import demo
-
-    with _errors_as_messages():
-        demo.run(keep)
-
-
 @app.command(name="list")
 def list_command(
     accepted: Annotated[bool, typer.Option("--accepted", help="Only sets of accepted loops.")] = False,

@@ -14,25 +14,22 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from rdagent_sota_bridge import fetched, prepared, store
+from rdagent_sota_bridge import fetched, store
 from rdagent_sota_bridge.fetched import Copy
-from rdagent_sota_bridge.prepared import Prepared
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.store import Stored
 
 
 def show(as_json: bool) -> None:
-    """Print the sets in the store, those fetched and the prepared data, what was used last at the end."""
+    """Print the sets in the store and those fetched, what was used last at the end."""
     place = _place()
     found, troubles = store.entries(place)
     copies = fetched.entries(place)
-    data = prepared.entries(prepared.folder(place))[::-1]
     _tell(troubles)
     if as_json:
         told = {
             "sets": [_plain(stored) for stored in found],
             "fetched": [_plain_copy(copy) for copy in copies],
-            "prepared": [_plain_data(at) for at in data],
         }
         json.dump(told, sys.stdout, ensure_ascii=False, indent=2)
         sys.stdout.write("\n")
@@ -48,11 +45,6 @@ def show(as_json: bool) -> None:
             f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
             f"{_day(copy.used)}, from {' and '.join(copy.urls) or 'a URL that nothing tells of'}"
         )
-    for at in data:
-        what = (
-            f"{at.identity}, market {at.market}, {at.rows:,} rows" if at.identity else "damaged or unfinished"
-        )
-        typer.echo(f"prepared data: {decimal(at.size)}, last used {_day(at.last_used)}, {what}")
 
 
 def verify() -> int:
@@ -84,15 +76,12 @@ def prune(keep_days: float, dry_run: bool) -> None:
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
     paths = store.prune(place, before, dry_run=dry_run)
     copies, parts = fetched.prune(place, before, dry_run=dry_run)
-    data = prepared.prune(prepared.folder(place), before, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for copy in copies:
         typer.echo(f"{verb}: {copy.path} ({decimal(copy.size)}, fetched, last used {_day(copy.used)})")
     for path in [*paths, *parts]:
         typer.echo(f"{verb}: {path}")
-    for at in data:
-        typer.echo(f"{verb}: {at.path} ({decimal(at.size)}, prepared data, last used {_day(at.last_used)})")
-    if not (paths or copies or parts or data):
+    if not (paths or copies or parts):
         typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 
@@ -150,17 +139,4 @@ def _plain_copy(copy: Copy) -> dict[str, Any]:
         "fetched": copy.fetched.isoformat(),
         "used": copy.used.isoformat(),
         "is_stored_set": copy.stored,
-    }
-
-
-def _plain_data(at: Prepared) -> dict[str, Any]:
-    return {
-        "path": str(at.path),
-        "size": at.size,
-        "identity": at.identity,
-        "market": at.market,
-        "rows": at.rows,
-        "columns": at.columns,
-        "created": None if at.created is None else at.created.isoformat(),
-        "used": at.last_used.isoformat(),
     }

@@ -321,7 +321,7 @@ def correlations(appraisal: Appraisal, name: str) -> Plot:
     return drawing.plot(
         name,
         "Correlation",
-        "of the values of one day over instruments, mean over days; mined factors first",
+        "of the values of one day over instruments, mean over days",
         [matrix] if len(labels) > 1 else [],
         "There is no correlation to show: it takes two columns with values on the same days.",
         height=max(300, side + 120),
