@@ -59,7 +59,7 @@ def test_another_file_is_never_written_over(project: Path, content: str) -> None
 
 @pytest.mark.parametrize(
     ("output", "told"),
-    [("gone/report.html", "folder of the report is not there"), ("log", "that of a folder")],
+    [("gone/report.html", "No such file or directory"), ("log", "Is a directory")],
 )
 def test_a_place_that_can_hold_no_file(project: Path, output: str, told: str) -> None:
     """A missing folder, and a folder in the file's place, are told."""

@@ -45,11 +45,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     try:
         write_whole(target.resolve(), text)
     except OSError as error:
-        raise ReportError(
-            f"The report can't be written: {error.strerror}",
-            str(target),
-            "name a file with -o, in a folder that you may write into",
-        ) from None
+        raise _no_place(target, error) from None
     typer.echo(f"{target} ({decimal(target.stat().st_size)})")
 
 
@@ -74,31 +70,31 @@ def _newest(log: Path) -> tuple[float, str]:
 
 
 def check_target(target: Path) -> None:
-    """Refuse a file that is there and no report of ours.
+    """Refuse a file that is there and no report of ours, and a place that can hold no file.
 
     Raises:
         ReportError: if it is one.
     """
     try:
-        if not target.exists():
-            if not target.parent.is_dir():
-                raise ReportError(
-                    "The folder of the report is not there", str(target.parent), "make it, or name another"
-                )
-            return
-        if target.is_dir():
-            raise ReportError("The report's name is that of a folder", str(target), "name a file with -o")
         with target.open("rb") as file:
             ours = page.GENERATOR.encode() in file.read(_HEAD)
+    except FileNotFoundError as error:
+        if not target.parent.is_dir():
+            raise _no_place(target, error) from None
+        return
     except OSError as error:
-        raise ReportError(
-            f"The report's place can't be looked at: {error.strerror}",
-            str(target),
-            "name another with -o",
-        ) from None
+        raise _no_place(target, error) from None
     if not ours:
         raise ReportError(
             "The file is there, and no report: it is not written over",
             str(target),
             "name another with -o, or remove it",
         )
+
+
+def _no_place(target: Path, error: OSError) -> ReportError:
+    return ReportError(
+        f"The report can't be written: {error.strerror}",
+        str(target),
+        "name a file with -o, in a folder that is there and that you may write into",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,11 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
 
 def show(found: Run, verdicts: list[Verification], as_json: bool, console: Console) -> None:
     """Print the verdicts on a run's model loops."""
+    ascii_only = console.options.ascii_only
     if as_json:
-        text = json.dumps(
-            _document(found, verdicts), ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False
-        )
+        text = json.dumps(_document(found, verdicts), ensure_ascii=ascii_only, indent=2, default=str)
         console.file.write(text + "\n")
         return
-    ascii_only = console.options.ascii_only
     marks = _ASCII_MARKS if ascii_only else _MARKS
 
     def line(text: str, mark: str = "", style: str = "") -> None:
@@ -95,24 +94,13 @@ def _count(verdicts: list[Verification]) -> str:
 
 def _document(found: Run, verdicts: list[Verification]) -> dict[str, Any]:
     return {
-        "log": str(found.log),
+        "log": found.log,
         "command": found.command,
         "holds": all(one.holds for one in verdicts),
         "loops": [
-            {
-                "loop": one.loop,
-                "name": one.name,
-                "state": one.state,
-                "holds": one.holds,
-                "text": one.text,
-                "digest": one.digest or None,
-                "evidence": list(one.evidence),
-                "contradictions": list(one.contradictions),
-                "workspace": None if one.workspace is None else str(one.workspace),
-            }
-            for one in verdicts
+            {**dataclasses.asdict(one), "holds": one.holds, "digest": one.digest or None} for one in verdicts
         ],
-        "notes": list(found.notes),
+        "notes": found.notes,
     }
 
 
