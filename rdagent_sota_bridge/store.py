@@ -30,7 +30,7 @@ FOLDER = "sota_store"
 """The folder of the store, beside RD-Agent's folder of workspaces."""
 
 FETCHED = "fetched"
-"""The folder in the store of what was fetched from URLs (`fetched.py`)."""
+"""The folder in the store of what was fetched from URLs (`fetch.py`)."""
 
 _FORM = 1  # of the normal form and of the entries
 # What fails where something can't be read or written, and the fix.
