@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, recognition, result_caches, run_base, underway
+from rdagent_sota_bridge import factors, fetched, manifest, recognition, result_caches, run_base, underway
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError
 from rdagent_sota_bridge.plan import Record, logger
@@ -186,8 +186,6 @@ def check_unchanged(record: Record) -> None:
 def _digest_now(path: Path, source: Record) -> str:
     if "url" not in source:
         return factors.current_digest(path)
-    from rdagent_sota_bridge import fetched  # late: nothing of it is needed without a URL
-
     return fetched.current_digest(path)
 
 

@@ -9,7 +9,7 @@ from importlib import import_module, resources
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, checks, fetching, locate, market, qlib_config, quality
+from rdagent_sota_bridge import alpha, checks, fetch, locate, market, qlib_config, quality
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
@@ -70,8 +70,9 @@ def inspect(
     """
     base = alpha.base_set(settings.alpha_factors) if settings.use_alpha_factors else alpha.NO_BASE_SET
     if located is None:
-        fetch = fetching.into_store(settings.store_path, tell)
-        located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
+        located = locate.factor_sets(
+            settings.workspace_paths, settings.log_paths, fetch.into_store(settings.store_path, tell)
+        )
     located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
     task = packaged_task(base)
     home = market.read_market(task.provider_uri, task.market)

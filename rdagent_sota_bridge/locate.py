@@ -86,7 +86,7 @@ class Located:
 
 
 Fetch = Callable[[str], Located]
-"""From a URL to the local copy of what it names (`fetching.py`)."""
+"""From a URL to the local copy of what it names (`fetch.into_store`)."""
 
 
 def _no_fetch(url: str) -> Located:

@@ -1,22 +1,25 @@
-"""One object behind a URL, through fsspec: what it is, its bytes from any place on, and writing it.
-
-Imported only where a URL is named. What a driver raises becomes one message, without the secrets of the URL.
-"""
+"""One object behind a URL, through fsspec; what a driver raises becomes one message without secrets."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import logging
 import os
+import re
 import socket
 import ssl
-import traceback
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
+
+import fsspec
+from fsspec.callbacks import Callback
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import (
@@ -27,11 +30,11 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
 )
 
-BLOCK = 1 << 23
-"""Bytes of one request: what a broken connection costs at most."""
+WAITS = (1.0, 2.0, 4.0)
+"""Seconds before a web server is asked again; the other drivers repeat by themselves."""
 
 STALL = 30.0
-"""Seconds without a byte after which a web server is taken as away."""
+"""Seconds without a byte after which a web server can't be reached."""
 
 EXTRAS = {
     "s3": ("s3", "s3fs"),
@@ -44,8 +47,15 @@ EXTRAS = {
 }
 """By scheme: the extra of this package that brings its driver, and the driver's module."""
 
-_READ_ONLY = ("http", "https")
-_PUSH_AGAIN = "push the set again (`rdagent-sota push SET URL --replace`)"
+WEB = ("http", "https")
+"""The schemes that nothing can be written to."""
+
+SMALL = 1 << 24
+"""The most bytes that a manifest may have."""
+
+Progress = Callable[[str, int, "int | None"], object]
+"""Gets a URL without secrets, how many bytes are there, and of how many."""
+
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile of ~/.aws; FSSPEC_S3_ANON=true for a "
     "public bucket; FSSPEC_S3_ENDPOINT_URL for a server that is not Amazon's",
@@ -54,52 +64,35 @@ _CREDENTIALS = {
     "https": 'FSSPEC_HTTPS=\'{"client_kwargs": {"headers": {…}}}\', or a URL that is signed',
 }
 # What tells one content from another, by file system; then times, where there is no such thing.
-_CONTENT = (
-    "ETag", "etag", "generation", "md5Hash", "crc32c", "Content-MD5", "content_md5", "Digest", "blob_id",
-)  # fmt: skip
-_TIMES = ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "ino")
-_LIBRARIES = (
-    "aiohttp", "aiobotocore", "botocore", "s3fs", "fsspec", "gcsfs", "google", "huggingface_hub", "httpx",
-    "requests", "urllib3",
-)  # fmt: skip
-_CONFIGURATION = ("FSSPEC_", "AWS_")
-_BROKEN = {
-    "ClientConnectorError", "ClientPayloadError", "ServerDisconnectedError", "ConnectTimeoutError",
-    "ReadError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "IncompleteRead",
-    "HTTPClientError", "FSTimeoutError", "ConnectError", "RemoteProtocolError", "OfflineModeIsEnabled",
+_IDENTITIES = (
+    ("ETag", "etag", "generation", "md5Hash", "crc32c", "Content-MD5", "content_md5", "Digest", "blob_id"),
+    ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "ino"),
+    ("created",),
+)
+# Names of exceptions, of aiohttp, botocore, httpx, google.auth and huggingface_hub, and of their bases.
+_AWAY = {
+    "ConnectionError", "TimeoutError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError",
+    "TransportError", "IncompleteRead",
 }  # fmt: skip
 _DENIED = {
-    "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "UnauthorizedSSOTokenError",
-    "SSOTokenLoadError", "DefaultCredentialsError", "RefreshError", "GatedRepoError",
+    "PermissionError", "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError",
+    "UnauthorizedSSOTokenError", "SSOTokenLoadError", "DefaultCredentialsError", "RefreshError",
+    "GatedRepoError",
 }  # fmt: skip
-
-_UNUSABLE = {
-    "ProfileNotFound", "ConfigNotFound", "ConfigParseError", "NoRegionError", "InvalidRegionError",
-    "InvalidConfigError",
-}  # fmt: skip
-
-
-class RemoteChangedError(Exception):
-    """The object is not the one that was looked at before."""
-
-
-class NoRangesError(Exception):
-    """The server gives its objects whole or not at all."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the file that is written here
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a file system tells of an object.
+    """What a file system says of an object.
 
     Attributes:
         size: Bytes; None where the server does not say.
         identity: What tells its content from another: ETag, checksum or times; empty where there is none.
-        ranges: True if the object can be read from any place on, as far as the server says.
     """
 
     size: int | None
     identity: str
-    ranges: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +100,14 @@ class Remote:
     """An object behind a URL, which may be there or not.
 
     Attributes:
-        url: The URL, with its secrets.
+        url: The URL, with its signature.
+        fs: fsspec's file system.
+        path: The object's name there.
     """
 
     url: str
-    _fs: Any
-    _path: str
+    fs: Any
+    path: str
 
     @property
     def shown(self) -> str:
@@ -128,133 +123,97 @@ class Remote:
             RemoteError: if it refuses.
         """
         with _translated(self.url):
-            self._fs.invalidate_cache()  # a listing from an earlier look
-            info = self._fs.info(self._path)
+            self.fs.invalidate_cache()  # a listing from an earlier look
+            info = self.fs.info(self.path)
         if info.get("type") == "directory":
             raise _not_found(self.url, "a folder is there")
-        return _seen(info)
+        names = next(
+            (found for kind in _IDENTITIES if (found := [name for name in kind if info.get(name)])), []
+        )
+        size = info.get("size")
+        identity = "\n".join([*(f"{name}={info[name]}" for name in names), f"size={size}"])
+        return Seen(size, identity if names else "")
 
-    def blocks(self, seen: Seen, start: int) -> Iterator[bytes]:
-        """Yield the bytes from a place on, a block a request.
-
-        Args:
-            seen: What `look` told.
-            start: Where to begin; 0 where there are no ranges.
+    def get(self, file: Path, progress: Progress) -> None:
+        """Write the object's bytes into a file.
 
         Raises:
-            RemoteChangedError: if the object is another one by now, as far as the server tells.
-            NoRangesError: if the server has no ranges, though `seen` says so.
-            RemoteUnavailableError, RemoteError, FactorFileNotFoundError: as `look`.
+            OSError: if the disk is full.
+            FactorFileNotFoundError, RemoteUnavailableError, RemoteError: as `look`.
         """
         with _translated(self.url):
-            kwargs: dict[str, Any] = {"block_size": BLOCK, "cache_type": "none"} if seen.ranges else {}
-            if urls.scheme_of(self.url) in _READ_ONLY:
-                kwargs = self._http(seen, kwargs)
-            file = self._fs.open(self._path, "rb", **kwargs)
-        with file:
-            details = getattr(file, "details", None)
-            if isinstance(details, dict) and (found := _seen(details)).identity not in ("", seen.identity):
-                raise RemoteChangedError(found.identity)
-            with _translated(self.url):
-                if start:
-                    file.seek(start)
-            while True:
-                with _translated(self.url):
-                    block = _read_block(file)
-                if not block:
-                    return
-                yield block
+            self.fs.get_file(self.path, str(file), callback=_callback(self.shown, progress))
 
-    def _http(self, seen: Seen, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments for fsspec's HTTP file system, which does not compare ETags by itself."""
-        tag = seen.identity.partition("ETag=")[2].partition("\n")[0]
-        given = self._fs.kwargs.get("headers", {})
-        headers = {"headers": {**given, "If-Match": tag}} if tag and not tag.startswith("W/") else {}
-        return {**kwargs, **headers} if seen.ranges else {"block_size": 0, **headers}
-
-    def read_small(self, limit: int = 1 << 24) -> bytes | None:
-        """Return the bytes of a small object; None where nothing is.
+    def read(self) -> bytes | None:
+        """Return the bytes of a manifest; None where nothing is.
 
         Raises:
-            RemoteUnavailableError, RemoteError: as `look`; and if it has more than `limit` bytes.
+            RemoteUnavailableError, RemoteError: as `look`; and if it has more than `SMALL` bytes.
         """
-        try:
-            seen = self.look()
-        except FactorFileNotFoundError:
-            return None
-        too_large = RemoteError(
-            f"A file of more than {limit:,} bytes is no manifest", self.shown, _PUSH_AGAIN
-        )
-        if seen.size is not None:
-            if seen.size > limit:
-                raise too_large
-            with _translated(self.url):
-                return bytes(self._fs.cat_file(self._path))
+        # A web server that tells no length is read as a stream.
+        kwargs = {"block_size": 0} if urls.scheme_of(self.url) in WEB else {}
         content = b""
         try:
-            for block in self.blocks(seen, 0):
-                content += block
-                if len(content) > limit:
-                    raise too_large
-        except RemoteChangedError:
-            raise RemoteError("The manifest is written just now", self.shown, "start again") from None
+            with _translated(self.url), self.fs.open(self.path, "rb", **kwargs) as file:
+                while len(content) <= SMALL and (block := file.read(SMALL)):
+                    content += block
+        except FactorFileNotFoundError:
+            return None
+        if len(content) > SMALL:
+            raise RemoteError(f"A file of more than {SMALL:,} bytes is no manifest", self.shown, "remove it")
         return content
 
-    def write_small(self, content: bytes) -> None:
+    def write(self, content: bytes) -> None:
         """Write a small object.
 
         Raises:
             RemoteUnavailableError, RemoteError: if it can't be written.
         """
-        with _translated(self.url, "written"):
-            self._make_folder()
-            if self._is_local():
-                # A link that lies there is not written through.
-                self._fs.pipe_file(f"{self._path}.tmp", content)
-                self._fs.mv(f"{self._path}.tmp", self._path)
-            else:
-                self._fs.pipe_file(self._path, content)
+        self._write(lambda path: self.fs.pipe_file(path, content))
 
-    def put(self, file: Path, progress: Callable[[int, int | None], object]) -> None:
-        """Write a file's bytes as the object; in parts where the driver has parts.
-
-        Args:
-            file: The file.
-            progress: Is told how many bytes are there, of how many.
+    def put(self, file: Path, progress: Progress) -> None:
+        """Write a file's bytes as the object.
 
         Raises:
             RemoteUnavailableError, RemoteError: if it can't be written.
         """
-        from fsspec.callbacks import Callback
+        callback = _callback(self.shown, progress)
+        self._write(lambda path: self.fs.put_file(str(file), path, callback=callback))
 
-        class Told(Callback):  # type: ignore[misc] # fsspec ships no types
-            def call(self, *_: Any, **__: Any) -> None:
-                progress(self.value, self.size)
-
+    def _write(self, write: Callable[[str], object]) -> None:
+        # A link that lies in a folder of this machine is not written through.
+        target = f"{self.path}.tmp" if urls.scheme_of(self.url) in ("file", "local") else self.path
         with _translated(self.url, "written"):
-            self._make_folder()
-            target = f"{self._path}.tmp" if self._is_local() else self._path
-            self._fs.put_file(str(file), target, callback=Told())
-            if target != self._path:
-                self._fs.mv(target, self._path)
-            self._fs.invalidate_cache()
-
-    def _is_local(self) -> bool:
-        return urls.scheme_of(self.url) in ("file", "local")
-
-    def _make_folder(self) -> None:
-        # Object stores have no folders, and some drivers would make a bucket of a mistyped one.
-        if urls.scheme_of(self.url) not in EXTRAS:
-            self._fs.makedirs(self._path.rpartition("/")[0], exist_ok=True)
+            # Object stores have no folders, and some drivers would make a bucket of a mistyped one.
+            if urls.scheme_of(self.url) not in EXTRAS:
+                self.fs.makedirs(self.path.rpartition("/")[0], exist_ok=True)
+            write(target)
+            if target != self.path:
+                self.fs.mv(target, self.path)
+            self.fs.invalidate_cache()
 
 
-def _read_block(file: Any) -> bytes:
-    """Return a block, or what is left: a stream gives what has come so far."""
-    parts, missing = [], BLOCK
-    while missing and (part := file.read(missing)):
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+def _callback(shown: str, progress: Progress) -> Any:
+    class Told(Callback):  # type: ignore[misc] # fsspec ships no types
+        def call(self, *_: Any, **__: Any) -> None:
+            progress(shown, self.value, self.size)
+
+    return Told()
+
+
+def tried(act: Callable[[], Seen], thing: Remote, tell: Callable[[str], object]) -> Seen:
+    """Return what `act` returns; tried four times on a web server, for fsspec's HTTP repeats nothing.
+
+    Raises:
+        RemoteUnavailableError: as `act` raises it, at the last time.
+    """
+    for wait in WAITS if urls.scheme_of(thing.url) in WEB else ():
+        try:
+            return act()
+        except RemoteUnavailableError as error:
+            tell(f"{error.fact} ({thing.shown}): again in {wait:g} s")
+            time.sleep(wait)
+    return act()
 
 
 def reach(url: str) -> Remote:
@@ -263,48 +222,37 @@ def reach(url: str) -> Remote:
     Credentials and endpoints are fsspec's configuration and the driver's own.
 
     Raises:
-        RemoteError: if the scheme or its driver is not there, or the URL carries credentials where it can't.
+        RemoteError: if the scheme or its driver is not there, or the URL has a password or another URL in it.
     """
-    import fsspec
-
-    scheme = urls.scheme_of(url)
+    scheme, shown = urls.scheme_of(url), urls.without_secrets(url)
     extra, module = EXTRAS.get(scheme, ("", ""))
-    if urls.is_chained(url):
-        raise RemoteError("Chained URLs are not taken", urls.without_secrets(url), "name the object itself")
-    if module and importlib.util.find_spec(module) is None:
-        raise _no_driver(url, extra)
-    if urls.has_user(url) and extra in _CREDENTIALS and scheme not in _READ_ONLY:
+    if not urls.is_url(url) or urls.is_joined(url):
+        raise RemoteError("Chained URLs are not taken", shown, "name the object itself; blanks part two URLs")
+    if urls.has_password(url):
         raise RemoteError(
-            f"A URL of {scheme}:// can't carry credentials",
-            urls.without_secrets(url),
-            f"take them out of it, and set {_CREDENTIALS[extra]}",
+            "A URL with a password or a token in it is not taken",
+            shown,
+            f"take it out, and set {_CREDENTIALS.get(extra, 'the configuration of the driver (FSSPEC_…)')}",
         )
+    if module and importlib.util.find_spec(module) is None:
+        raise _no_driver(scheme, shown, extra)
     # The .env of a project may have come after fsspec was imported.
     fsspec.config.set_conf_env(fsspec.config.conf)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)  # it logs a traceback of what it raises
+    if scheme not in fsspec.available_protocols():
+        fix = (
+            "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run, https://host/run"
+        )
+        raise RemoteError(f"fsspec has no driver for {scheme}://", shown, fix)
     with _translated(url):
         try:
             # Not url_to_fs, which takes an IPv6 address for a chain.
             driver = fsspec.get_filesystem_class(scheme)
-            told = driver._get_kwargs_from_urls(url)
-            fs = driver(**{**told, **_options(extra, fsspec.config.conf)})
+            fs = driver(**{**driver._get_kwargs_from_urls(url), **_options(extra, fsspec.config.conf)})
             path = driver._strip_protocol(f"{scheme}://{url.partition('://')[2]}")
         except ImportError:
-            raise _no_driver(url, extra) from None
-        except ValueError as error:
-            if scheme in fsspec.available_protocols():
-                raise
-            raise RemoteError(
-                f"The URL means nothing to fsspec: {urls.without_secrets_in(str(error), url)}",
-                urls.without_secrets(url),
-                "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run or "
-                "https://host/run",
-            ) from None
+            raise _no_driver(scheme, shown, extra) from None
     return Remote(url, fs, path)
-
-
-def is_read_only(url: str) -> bool:
-    """Return True for schemes that nothing can be written to."""
-    return urls.scheme_of(url) in _READ_ONLY
 
 
 def _options(extra: str, conf: dict[str, Any]) -> dict[str, Any]:
@@ -317,26 +265,14 @@ def _options(extra: str, conf: dict[str, Any]) -> dict[str, Any]:
         given = conf.get("s3", {}).get("config_kwargs", {})
         return {"config_kwargs": {"retries": {"max_attempts": 1}, **given}}
     if extra == "https":
-        from aiohttp import ClientTimeout
+        from aiohttp import ClientTimeout  # late: an optional dependency
 
+        given = {}
+        for scheme in WEB:
+            given.update(conf.get(scheme, {}).get("client_kwargs", {}))
         timeout = ClientTimeout(total=None, sock_connect=STALL, sock_read=STALL)
-        given = {name: value for one in _READ_ONLY for name, value in _client(conf, one).items()}
         return {"client_kwargs": {"timeout": timeout, **given}}
     return {}
-
-
-def _client(conf: dict[str, Any], protocol: str) -> dict[str, Any]:
-    found: dict[str, Any] = conf.get(protocol, {}).get("client_kwargs", {})
-    return found
-
-
-def _seen(info: dict[str, Any]) -> Seen:
-    kinds = (_CONTENT, _TIMES, ("created",))
-    names = next((found for kind in kinds if (found := [name for name in kind if info.get(name)])), [])
-    identity = "\n".join(f"{name}={info[name]}" for name in names)
-    size = info.get("size")
-    whole = size is not None and info.get("partial", True)
-    return Seen(size, f"{identity}\nsize={size}" if identity else "", bool(whole))
 
 
 # --- what drivers raise ---
@@ -344,110 +280,80 @@ def _seen(info: dict[str, Any]) -> Seen:
 
 @contextlib.contextmanager
 def _translated(url: str, doing: str = "read") -> Iterator[None]:
-    """Make one message of what a driver raises; what is no driver's goes on as it is."""
-    # It logs what it raises, with a traceback.
-    noisy = logging.getLogger("gcsfs")
-    level = noisy.level
-    noisy.setLevel(logging.CRITICAL + 1)
+    """Make one message of whatever a driver raises; not of a full disk of this machine."""
     try:
         yield
-    except (BridgeError, RemoteChangedError):
+    except BridgeError:
         raise
     except Exception as error:
-        told = None if _is_ours(error) else _told(error, url, doing)
-        if told is None:
+        if getattr(error, "errno", None) in _DISK:
             raise
-        raise told from None
-    finally:
-        noisy.setLevel(level)
+        raise _translation(error, url, doing) from None  # what it was raised from has the signature
 
 
-def _is_ours(error: Exception) -> bool:
-    """Return True for what another module of this package raised, called by a driver: our own fault."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    file = Path(frame.f_code.co_filename)
-    return file.is_relative_to(Path(__file__).parent) and file != Path(__file__)
-
-
-def _told(error: Exception, url: str, doing: str) -> Exception | None:
+def _translation(error: Exception, url: str, doing: str) -> BridgeError:
     chain = _chain(error)
     names = {kind.__name__ for found in chain for kind in type(found).__mro__}
     status = next((found for found in map(_status, chain) if found is not None), None)
-    said = urls.without_secrets_in(" ".join(str(error).split()), url)[:300]
     shown, extra = urls.without_secrets(url), EXTRAS.get(urls.scheme_of(url), ("", ""))[0]
-    if isinstance(error, ValueError) and "range requests" in str(error):
-        return NoRangesError()
-    if any(isinstance(found, ssl.SSLError) for found in chain) or "SSLError" in names:
+    # The deepest cause names the trouble, and not the request.
+    reason = next((text for found in reversed(chain) if (text := _text(found, url))), type(error).__name__)
+    if "SSLError" in names or any(isinstance(found, ssl.SSLError) for found in chain):
         return RemoteError(
-            f"The server's TLS can't be trusted: {_innermost(chain, url)}",
+            f"The server's TLS can't be trusted: {reason}",
             shown,
             "correct the URL (http or https?), or name the certificates of your own server: SSL_CERT_FILE, "
             "for S3 AWS_CA_BUNDLE",
         )
-    if any(isinstance(found, socket.gaierror) for found in chain):
-        return RemoteUnavailableError(
-            "The server's name is not known",
-            f"{shown}, {_innermost(chain[:-1], url)}",
-            "correct the URL, or look at the network",
-        )
-    if "FileExpired" in names or status in (412, 416):
-        return RemoteChangedError(said)
-    if status in (401, 403) or "PermissionError" in names or names & _DENIED:
+    if status in (401, 403) or names & _DENIED:
         return RemoteRefusedError(
-            f"The server refuses that it is {doing}: {said or status}",
+            f"The server refuses that it is {doing}: {_text(error, url) or status}",
             shown,
             f"give credentials that may do that: {_CREDENTIALS.get(extra, 'see the driver of fsspec')}",
         )
-    if (status is not None and (status >= 500 or status == 429)) or names & (_BROKEN | {"TimeoutError"}):
+    # fsspec's HTTP makes a FileNotFoundError of a server that is away, too: its cause says which.
+    if (status is not None and (status >= 500 or status == 429)) or names & _AWAY or "gaierror" in names:
+        unknown = any(isinstance(found, socket.gaierror) for found in chain)
         return RemoteUnavailableError(
-            f"The server can't be reached, or fails: {_innermost(chain, url)}",
+            f"The server can't be reached, or fails: {'its name is not known' if unknown else reason}",
             shown,
-            "look at the network and the server, and start again: what was fetched is kept",
+            "look at the network and the server, or correct the URL, and start again",
         )
-    if any(isinstance(found, ConnectionError) for found in chain):
-        return RemoteUnavailableError(
-            f"The connection broke: {_innermost(chain, url)}",
-            shown,
-            "look at the network and the server, and start again: what was fetched is kept",
-        )
-    # What a driver makes of an argument that it does not know, or of one that means nothing.
-    if names & _UNUSABLE or any(isinstance(found, TypeError) for found in chain):
-        return _unusable(url, chain)
-    # fsspec's HTTP makes a FileNotFoundError of whatever went wrong.
-    if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
-        return _not_found(url, said)
-    if isinstance(error, (OSError, NotImplementedError)) or type(error).__module__.startswith(_LIBRARIES):
-        return RemoteError(
-            f"It can't be {doing}: {f'status {status}' if status else said or type(error).__name__}",
-            shown,
-            "correct the URL, or look at the server",
-        )
-    if isinstance(error, (ValueError, AttributeError, KeyError)):
-        return _unusable(url, chain)
-    return None
-
-
-def _unusable(url: str, chain: list[BaseException]) -> RemoteError:
-    """Return the error of a driver that can't work with what it is given: by the URL or the environment."""
-    variables = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_CONFIGURATION)}
-    said = _innermost(chain, url)
+    is_missing = isinstance(error, FileNotFoundError) and "TypeError" not in names
+    if status in (404, 410) or (status is None and is_missing):
+        return _not_found(url, _text(error, url))
+    variables = {
+        name: os.environ[name] for name in sorted(os.environ) if name.startswith(("FSSPEC_", "AWS_"))
+    }
     for secret in sorted((text for value in variables.values() for text in _texts(value)), key=len)[::-1]:
-        said = said.replace(secret, urls.HIDDEN) if len(secret) > 3 else said
+        reason = reason.replace(secret, urls.HIDDEN) if len(secret) > 3 else reason
     return RemoteError(
-        f"The driver of {urls.scheme_of(url)}:// can't work with the URL or its settings: {said}",
-        f"{urls.without_secrets(url)}; set in the environment or .env: {', '.join(variables) or 'nothing'}",
+        f"It can't be {doing} ({f'status {status}' if status else type(error).__name__}): {reason}",
+        f"{shown}; set in the environment or .env: {', '.join(variables) or 'nothing'}",
         "correct the URL, or the variable among these that means nothing (FSSPEC_S3_ENDPOINT_URL, say, is "
-        "the argument endpoint_url of the driver of s3://)",
+        "the argument endpoint_url of the driver of s3://), or look at the server",
     )
+
+
+def _text(error: BaseException, url: str) -> str:
+    """Return what an exception says, without a query of this URL or of one that it led to."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = re.sub(r"(://[^\s?]*)\?[^\s'\")]*", rf"\1?{urls.HIDDEN}", " ".join(said.split()))
+    query = urls.parts(url)[1]
+    pairs = [pair.partition("=")[2] for pair in query.split("&")]
+    for secret in sorted({query, *pairs, *(value for _, value in parse_qsl(query))}, key=len, reverse=True):
+        if len(secret) > 3:  # less is no secret, and would hide half of the text
+            text = text.replace(secret, urls.HIDDEN)
+    return text[:300]
 
 
 def _texts(value: str) -> list[str]:
     """Return the text of a variable, or the texts in it where it is JSON: what may be secret."""
     try:
-        told = json.loads(value)
+        left = [json.loads(value)]
     except ValueError:
         return [value]
-    found, left = [], [told]
+    found = []
     while left:
         one = left.pop()
         if isinstance(one, (dict, list)):
@@ -472,47 +378,21 @@ def _status(error: BaseException) -> int | None:
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = next(
-            (
-                value
-                for at, name in ((error, "status"), (response, "status_code"), (error, "code"))
-                if (value := getattr(at, name, None)) is not None
-            ),
-            None,
-        )
+        places = ((error, "status"), (response, "status_code"), (error, "code"))
+        found = next((value for at, name in places if (value := getattr(at, name, None)) is not None), None)
     return int(found) if isinstance(found, int) or str(found).isdigit() else None
-
-
-def _innermost(chain: list[BaseException], url: str) -> str:
-    """Return the words of the deepest cause, which names the trouble and not the request."""
-    for found in reversed(chain):
-        text = found.strerror if isinstance(found, OSError) and found.strerror else str(found)
-        if text:
-            return urls.without_secrets_in(" ".join(text.split()), url)[:300]
-    return type(chain[0]).__name__
 
 
 def _not_found(url: str, said: str) -> FactorFileNotFoundError:
     shown = urls.without_secrets(url)
-    if "bucket does not exist" in said.lower():  # S3's NoSuchBucket
-        return FactorFileNotFoundError(
-            f"SOTA factors file not found: {shown}, for there is no such bucket",
-            f"{shown} ({said})",
-            "correct the bucket's name, or create it: a push creates none",
-        )
     return FactorFileNotFoundError(
         f"SOTA factors file not found: {shown}",
         f"{shown} ({said})" if said and said not in shown else shown,
         "correct the URL: it names the folder that holds combined_factors_df.parquet, or a file that ends in "
-        ".parquet; `rdagent-sota push SET URL` puts a set there",
+        ".parquet; `rdagent-sota push SET URL` puts a set there (into a bucket that exists)",
     )
 
 
-def _no_driver(url: str, extra: str) -> RemoteError:
-    scheme = urls.scheme_of(url)
-    fix = (
-        f"pip install 'rdagent-sota-bridge[{extra}]'"
-        if extra
-        else f"install fsspec's driver for {scheme}:// beside RD-Agent"
-    )
-    return RemoteError(f"The driver for {scheme}:// is not installed", urls.without_secrets(url), fix)
+def _no_driver(scheme: str, shown: str, extra: str) -> RemoteError:
+    fix = f"pip install 'rdagent-sota-bridge[{extra}]'" if extra else "install it beside RD-Agent"
+    return RemoteError(f"The driver for {scheme}:// is not installed", shown, fix)

@@ -47,24 +47,24 @@ def _one_of(words: Any) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def _entries(value: str) -> tuple[str, ...]:
-    """Split a list of paths and URLs at the platform's separator."""
-    return tuple(entry.strip() for entry in urls.split_list(value))
-
-
 def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:
-        return (value,) if Path(value).expanduser().exists() else _entries(value)
+        if Path(value).expanduser().exists():
+            return (value,)
     except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
-        return _entries(value)
+        pass
+    return tuple(urls.split_list(value))
 
 
 def _path_list(value: object) -> object:
-    if not all(_entries(str(value))):
+    entries = urls.split_list(str(value))
+    if not all(entries):
         raise ValueError(
             f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
         )
+    if any(map(urls.is_joined, entries)):
+        raise ValueError("a URL stands alone, or with blanks between it and other entries")
     return str(value)
 
 
@@ -137,8 +137,8 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
-        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several, with the "
-        "platform's separator (`:`, on Windows `;`) between them, are joined.",
+        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several are "
+        "joined: paths with `:` between them, URLs with blanks around them.",
     )
     log_path: PathList | None = Field(
         default=None,
@@ -281,19 +281,10 @@ def _settings_error(detail: Any) -> SettingsError:
 
 
 def _unknown_value(name: str, value: str, expected: str) -> SettingsError:
+    # Of a URL nothing is shown, for nobody knows where a password ends.
+    shown = f"{value.partition('://')[0]}://{urls.HIDDEN}" if "://" in value else value
     return SettingsError(
-        f"{name} has an unknown value: {_without_secrets(value)!r}",
+        f"{name} has an unknown value: {shown!r}",
         f"environment variable or .env entry {name}",
         f"{expected}; then start again",
     )
-
-
-def _without_secrets(value: str) -> str:
-    """Return a list as it may be shown; nothing behind a URL's query, for who knows where that ends."""
-    shown = []
-    for entry in urls.split_list(value):
-        is_url = urls.is_url(entry.strip())
-        shown.append(urls.without_secrets(entry.strip()) if is_url else entry)
-        if is_url and "?" in entry:
-            break
-    return os.pathsep.join(shown)

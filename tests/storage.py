@@ -15,9 +15,6 @@ import pytest
 from tests import servers
 from tests.frames import factor_frame, nested, write
 
-BLOCK = 1 << 16
-"""What the tests fetch at once, so that small files have many blocks."""
-
 
 @dataclass(frozen=True)
 class Bucket:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge import remote, urls
-from rdagent_sota_bridge.cli.fetching import Bar
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     LocateError,
@@ -76,13 +75,16 @@ def test_a_driver_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "fact"),
     [
-        ("nosuch://bucket/run", "The URL means nothing to fsspec: Protocol not known: nosuch"),
+        ("nosuch://bucket/run", "fsspec has no driver for nosuch://"),
         ("simplecache::s3://bucket/run", "Chained URLs are not taken"),
-        ("s3://AKIA:sec/ret@bucket/run", "A URL of s3:// can't carry credentials"),
+        ("zip://a::s3://bucket/run.zip", "Chained URLs are not taken"),
+        ("s3://AKIA:sec/ret@bucket/run", "A URL with a password or a token in it is not taken"),
+        ("https://alice:sec/ret@host/run", "A URL with a password or a token in it is not taken"),
+        ("sftp://alice:sec/ret@host/run", "A URL with a password or a token in it is not taken"),
     ],
 )
 def test_a_url_that_can_not_be_taken(url: str, fact: str) -> None:
-    """A scheme that nobody knows, a chain, and credentials where no driver reads them."""
+    """A scheme that nobody knows, a chain, and a password, which belongs to the driver's configuration."""
     error = look(url)
     assert error.fact == fact
     assert "sec/ret" not in str(error)
@@ -124,18 +126,12 @@ def test_settings_of_a_driver_that_mean_nothing(
         assert text not in str(error)
 
 
-def test_nobody_listens() -> None:
-    """A port without a server is a server that can't be reached, not a file that is missing."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_nobody_listens(host: str) -> None:
+    """A port without a server is a server that can't be reached, not a missing file; IPv6 is no chain."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert isinstance(look(f"http://127.0.0.1:{port}/run/a.parquet"), RemoteUnavailableError)
-
-
-def test_ipv6() -> None:
-    """An address in brackets is no chain of URLs: it is asked."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert isinstance(look(f"http://[::1]:{port}/run/a.parquet"), RemoteUnavailableError)
+    assert isinstance(look(f"http://{host}:{port}/run/a.parquet"), RemoteUnavailableError)
 
 
 def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +143,7 @@ def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", unknown)  # no test asks the machine's own resolver
     error = look("http://no-such-host.invalid/run/a.parquet")
     assert isinstance(error, RemoteUnavailableError)
-    assert error.fact == "The server's name is not known"
+    assert "its name is not known" in error.fact
 
 
 def test_tls(files: servers.Files) -> None:
@@ -174,11 +170,11 @@ def test_tls(files: servers.Files) -> None:
 def test_what_a_server_answers(files: servers.Files, status: int, kind: type[Exception]) -> None:
     """Each status is what it says, though fsspec makes a missing file of all; no secret is told."""
     files.status = status
-    url = f"{files.url.replace('://', '://alice:pa55word@')}/run/a.parquet?sig=topsecret"
+    url = f"{files.url}/run/a.parquet?sig=top%2Fsecret"
     error = look(url)
     assert type(error) is kind
     assert urls.without_secrets(url) in error.place
-    for secret in ("alice", "pa55word", "topsecret"):
+    for secret in ("top%2Fsecret", "top/secret"):
         assert secret not in str(error)
 
 
@@ -187,8 +183,8 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
     with storage.running() as server, storage.new_bucket(server, "a-bucket", monkeypatch):
         error = look("s3://no-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
-        assert "there is no such bucket" in error.fact
-        assert "a push creates none" in error.fix
+        assert "bucket does not exist" in error.place
+        assert "a bucket that exists" in error.fix
         error = look("s3://a-bucket/run/a.parquet")
         assert isinstance(error, FactorFileNotFoundError)
         assert "push" in error.fix
@@ -203,27 +199,17 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "AWS_ACCESS_KEY_ID" in error.fix
 
 
-def test_what_is_no_drivers_goes_on(files: servers.Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of the program is no message about a server."""
+def test_a_query_of_another_url(files: servers.Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a driver says of a URL that it was led to is shown without that one's signature."""
     thing = remote.reach(f"{files.url}/run/a.parquet")
-    monkeypatch.setattr(thing._fs, "info", lambda _: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
+
+    def fail(_: str) -> None:
+        raise OSError("GET 'https://cdn/x?Signature=topsecret&Expires=1' failed") from ValueError(7)
+
+    monkeypatch.setattr(thing.fs, "info", fail)
+    with pytest.raises(RemoteError) as caught:
         thing.look()
-
-
-def test_what_is_ours_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is told of the bytes may fail in a way in which drivers fail, too: it is no fault of a setting."""
-    import fsspec
-
-    source = tmp_path / "a.parquet"
-    source.write_bytes(b"content")
-    shown = Bar()
-    monkeypatch.setattr(shown, "_progress", None)
-    try:
-        with pytest.raises(AttributeError):
-            remote.reach("memory://test-remote/b.parquet").put(source, lambda *seen: shown.show("url", *seen))
-    finally:
-        fsspec.filesystem("memory").rm("/test-remote", recursive=True)
+    assert "topsecret" not in str(caught.value)
 
 
 def test_a_scheme_in_capitals(tmp_path: Path) -> None:

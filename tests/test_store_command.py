@@ -124,14 +124,14 @@ def test_prune(project: Path) -> None:
 
 
 def test_what_release_010_prepared_is_removed(project: Path) -> None:
-    """The folder of data that release 0.1.0 kept for later models goes; a dry run only says so."""
+    """Data that release 0.1.0 kept for later models go; a dry run only says so."""
     left = store.folder(None) / "prepared" / ("a" * 64 + ".prepared")
     left.parent.mkdir(parents=True)
     left.touch()
-    assert f"would be removed: {left.parent}" in run("prune", "--dry-run").output
+    assert f"would be removed: {left}" in run("prune", "--dry-run").output
     assert left.exists()
-    assert f"removed: {left.parent}" in run("prune").output
-    assert not left.parent.exists()
+    assert f"removed: {left}" in run("prune").output
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "prune"])

@@ -54,7 +54,7 @@ def run(named: str | None, look_ahead: bool, as_json: bool) -> int:
     described: dict[str, Any] = {}
     try:
         settings = read_settings()
-        with fetching.fetch(settings.store_path) as fetch:
+        with fetching.into_store(settings.store_path) as fetch:
             located = (
                 locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
                 if named is None

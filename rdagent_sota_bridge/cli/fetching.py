@@ -11,62 +11,45 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-from rdagent_sota_bridge import fetching
+from rdagent_sota_bridge import fetch
 from rdagent_sota_bridge.locate import Fetch
+from rdagent_sota_bridge.remote import Progress as Shown
 
 
-class Bar:
-    """Bytes that move, on the stderr of a terminal; nothing elsewhere, and nothing before the first."""
+@contextmanager
+def bar() -> Iterator[Shown]:
+    """Give what shows bytes that move, on the stderr of a terminal; nothing elsewhere or before the first."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    shown = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._tasks: dict[str, int] = {}
-
-    def show(self, url: str, done: int, total: int | None) -> None:
-        """Show how far one of them is."""
-        if not self._progress.console.is_terminal:
+    def show(url: str, done: int, total: int | None) -> None:
+        if not shown.console.is_terminal:
             return
-        if not self._tasks:
-            self._progress.start()
-        if url not in self._tasks:
-            self._tasks[url] = self._progress.add_task(url, total=total)
-        self._progress.update(self._tasks[url], completed=done, total=total)  # type: ignore[arg-type]
+        if url not in tasks:
+            shown.start()
+            tasks[url] = shown.add_task(url, total=total)
+        shown.update(tasks[url], completed=done, total=total)
 
-    def stop(self) -> None:
-        """Take the bar away, if there is one: Rich ends one that was never shown with an empty line."""
-        if self._tasks:
-            self._progress.stop()
-
-
-@contextmanager
-def bar() -> Iterator[Bar]:
-    """Give a bar, and take it away at the end."""
-    shown = Bar()
     try:
-        yield shown
+        yield show
     finally:
-        shown.stop()
+        if tasks:  # Rich ends a bar that was never shown with an empty line
+            shown.stop()
 
 
 @contextmanager
-def fetch(store_path: str | None) -> Iterator[Fetch]:
+def into_store(store_path: str | None) -> Iterator[Fetch]:
     """Give what fetches a URL's set into the store, with lines and a bar on stderr.
 
     Args:
         store_path: `SOTA_STORE_PATH`.
     """
-    with bar() as shown:
-        yield fetching.into_store(store_path, lambda text: typer.echo(text, err=True), shown.show)
+    with bar() as show:
+        yield fetch.into_store(store_path, lambda text: typer.echo(text, err=True), show)

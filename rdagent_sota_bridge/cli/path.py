@@ -22,7 +22,7 @@ def run(log: str | None) -> None:
         BridgeError: as a run would raise it.
     """
     settings = read_settings()
-    with fetching.fetch(settings.store_path) as fetch:
+    with fetching.into_store(settings.store_path) as fetch:
         if log is not None:
             found: tuple[Located, ...] = tuple(locate.named(entry, fetch) for entry in path_entries(log))
         else:

@@ -29,7 +29,7 @@ def run(named: str, url: str, replace: bool) -> None:
             ", ".join(map(urls.without_secrets, entries)),
             "push each to a folder of its own; SOTA_WORKSPACE_PATH joins them",
         )
-    with fetching.fetch(read_settings().store_path) as fetch:
+    with fetching.into_store(read_settings().store_path) as fetch:
         found = locate.named(entries[0], fetch)
     if found.log is None and not found.url:
         found = locate.told_by_log(found)
@@ -37,13 +37,11 @@ def run(named: str, url: str, replace: bool) -> None:
         typer.echo(f"note: {note}", err=True)
     if found.accepted is False:
         typer.echo(f"note: it is the set of loop {found.loop} of {found.log}, which was rejected", err=True)
-    with fetching.bar() as bar:
-        done = push.push(found, url, replace=replace, progress=bar.show)
+    with fetching.bar() as show:
+        done = push.push(found, url, overwrite=replace, progress=show)
     typer.echo(
         f"{'pushed' if done.moved else 'already there, nothing was moved'}: {done.url} ({done.digest}, "
         f"{len(done.columns)} factors, {done.rows:,} rows, {decimal(done.size)})"
     )
     typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
     typer.echo(f"SOTA_WORKSPACE_PATH={done.url}")
-    if urls.has_user(url):
-        typer.echo(f"Put the user and the password in place of {urls.HIDDEN} there: they are not shown.")

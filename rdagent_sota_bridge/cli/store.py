@@ -43,7 +43,7 @@ def show(as_json: bool) -> None:
         shared = ", the same file as the stored set" if copy.stored else ""
         typer.echo(
             f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
-            f"{_day(copy.used)}, from {' and '.join(copy.urls) or 'a URL that nothing tells of'}"
+            f"{_day(copy.used)}, from {' and '.join(copy.urls) or 'an unknown URL'}"
         )
 
 
@@ -58,7 +58,7 @@ def verify() -> int:
             typer.echo(f"as written: {stored.path}")
     copies = fetched.entries(place)
     for copy in copies:
-        if trouble := fetched.spoilt(copy):
+        if trouble := fetched.changed(copy):
             troubles.append(trouble)
         else:
             typer.echo(f"as fetched: {copy.path}")
