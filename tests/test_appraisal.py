@@ -176,24 +176,25 @@ def test_the_market_of_a_container(
     assert any(str(host / "qlib_data" / "cn_data") in note for note in found.notes) is not mounted
 
 
-def test_without_a_task(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """Where nothing tells the market, it says so, and the matrix is on all rows of the set."""
-    found = figures(write(frame, tmp_path), None, "overnight_gap", "mixed")
-    assert found.sheets == ()
-    assert found.notes == ("Nothing tells the market and the test segment: no IC, no returns.",)
-    expected = correlations(frame[["overnight_gap", "mixed"]])
-    np.testing.assert_allclose(found.correlation, expected, rtol=0, atol=1e-9)
-
-
-def test_a_label_of_another_form(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
-    """A label that is no plain return is named; the matrix is on the market's cells all the same."""
-    other = dataclasses.replace(task, label="Rank($close, 5)")
+@pytest.mark.parametrize(
+    ("label", "note"),
+    [
+        (None, "Nothing tells the market and the test segment: no IC, no returns."),
+        (
+            "Rank($close, 5)",
+            "The label Rank($close, 5) is no plain return between two days: no IC, no returns.",
+        ),
+    ],
+)
+def test_without_a_label(
+    label: str | None, note: str, task: Task, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Without a task the matrix is on all rows of the set; with another label, on the market's cells."""
+    other = None if label is None else dataclasses.replace(task, label=label)
     found = figures(write(frame, tmp_path), other, "overnight_gap", "mixed")
-    assert found.sheets == ()
-    assert found.notes == (
-        "The label Rank($close, 5) is no plain return between two days: no IC, no returns.",
-    )
-    expected = correlations(in_test(frame)[["overnight_gap", "mixed"]])
+    assert (found.sheets, found.notes) == ((), (note,))
+    rows = frame if label is None else in_test(frame)
+    expected = correlations(rows[["overnight_gap", "mixed"]])
     np.testing.assert_allclose(found.correlation, expected, rtol=0, atol=1e-9)
 
 
@@ -201,9 +202,8 @@ def test_no_prices(demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: 
     """A data folder without prices has no label."""
     for name in ("calendars", "instruments"):
         (tmp_path / name).symlink_to(demo.provider / name)
-    found = figures(
-        write(frame, tmp_path), dataclasses.replace(task, provider_uri=str(tmp_path)), "overnight_gap"
-    )
+    other = dataclasses.replace(task, provider_uri=str(tmp_path))
+    found = figures(write(frame, tmp_path), other, "overnight_gap")
     assert found.sheets == ()
     assert "no prices for the label" in found.notes[0]
 

@@ -52,27 +52,25 @@ def gathered(project: Path, *names: str) -> Report:
 
 
 def test_figures_are_those_of_the_results(project: Path) -> None:
-    """Every metric in the report is the one in `qlib_res.csv`, to the last digit."""
-    told = report.as_plain(gathered(project, "mined", "models", "base"))
-    for run, ic in zip(told["runs"], (0.03, 0.0625, 0.0125), strict=True):
+    """Every metric is the one in `qlib_res.csv`, and runs are told apart by what their models were given."""
+    plain = report.as_plain(gathered(project, "mined", "models", "base"))
+    for run, ic in zip(plain["runs"], (0.03, 0.0625, 0.0125), strict=True):
         assert run["loops"][0]["metrics"] == reports.metrics(ic)
+    assert [run["role"] for run in plain["runs"]] == ["factor mining", "with factors", "without factors"]
 
 
-def test_a_set_is_appraised_once(project: Path) -> None:
-    """The set that a run accepted and a model was given is one appraisal, with its origins."""
-    found = gathered(project, "mined", "models")
+@pytest.mark.parametrize("names", [("mined", "models"), ("mined",), ("models",)], ids=",".join)
+def test_a_set_is_appraised_once(names: tuple[str, ...], project: Path) -> None:
+    """The set that a run accepted or a model was given is one appraisal, with who mined each factor.
+
+    Of a model run alone they are read from the log that its manifest names, whose run is not shown.
+    """
+    found = gathered(project, *names)
+    assert len(found.runs) == len(names)
     assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
-    digest = found.appraisals[0].digest
-    origin = found.origins[digest, "turnover"]
+    origin = found.origins[found.appraisals[0].digest, "turnover"]
     assert (origin.log, origin.loop) == (project / "log" / "mined", 0)
     assert "the code of turnover" in origin.factor.code
-
-
-def test_the_origin_is_read_from_the_log_that_the_manifest_names(project: Path) -> None:
-    """Of a model run alone the factors' loop and code are known too; the other log's run is not shown."""
-    found = gathered(project, "models")
-    assert len(found.runs) == 1
-    assert found.origins[found.appraisals[0].digest, "momentum"].loop == 0
 
 
 def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
@@ -99,54 +97,35 @@ def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None,
     assert np.isfinite(np.asarray(found.correlation)).any()
 
 
-def test_the_accepted_set_of_a_factor_run_alone(project: Path) -> None:
-    """Without a model run the set that the factor run accepted is appraised."""
-    found = gathered(project, "mined")
-    assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
-    assert found.origins[found.appraisals[0].digest, "momentum"].loop == 0
-
-
-def test_a_run_that_accepted_nothing_has_a_note(project: Path) -> None:
-    """A factor run without an accepted loop has no set, and the report says so."""
-    logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
-    found = gathered(project, "none")
-    assert found.appraisals == ()
-    assert any("accepted no factor loop" in note for note in found.notes)
-
-
 @pytest.mark.parametrize(
-    "content", ["{}", '{"factor_set": []}', '{"factor_set": {"digest": "x", "columns": 1}}']
+    ("name", "file", "content", "note"),
+    [
+        ("models", manifest.MANIFEST_FILE, "{}", "form that is not known"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": []}', "form that is not known"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": {"digest": "x", "columns": 1}}', "not known"),
+        ("base", "ret.parquet", "no parquet", "Loop 0 of base"),
+        ("base", "ret.pkl", "no pickle", "Loop 0 of base"),
+        ("none", "", "", "accepted no factor loop"),
+    ],
 )
-def test_a_manifest_of_another_form_is_a_note(project: Path, content: str) -> None:
-    """A manifest that was edited into nonsense leaves its set out, with a note."""
+def test_what_can_not_be_shown_is_a_note(
+    name: str, file: str, content: str, note: str, project: Path
+) -> None:
+    """A manifest or returns that can't be read, and a run that accepted nothing, leave a part out."""
     root = project / "git_ignore_folder" / "RD-Agent_workspace"
-    (root / MODEL / manifest.MANIFEST_FILE).write_text(content, encoding="utf-8")
-    found = gathered(project, "models")
-    assert found.appraisals == ()
-    assert any("form that is not known" in note for note in found.notes)
-
-
-def test_damaged_returns_are_a_note(project: Path) -> None:
-    """Returns that can't be read leave the curve out, with a note that names the loop."""
-    root = project / "git_ignore_folder" / "RD-Agent_workspace"
-    (root / BASE / "ret.parquet").write_bytes(b"no parquet")
-    (root / BASE / "ret.pkl").write_bytes(b"no pickle")
-    found = gathered(project, "base")
-    assert found.returns == {}
-    assert any(note.startswith("Loop 0 of base") for note in found.notes)
+    if file:
+        (root / {"models": MODEL, "base": BASE}[name] / file).write_text(content, encoding="utf-8")
+    else:
+        logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
+    found = gathered(project, name)
+    assert (found.appraisals, found.returns) == ((), {})
+    assert any(note in one for one in found.notes)
 
 
 def test_no_log_is_no_report(tmp_path: Path) -> None:
     """A folder without sessions stops the report."""
     with pytest.raises(SessionError):
         report.gather([tmp_path])
-
-
-def test_roles(project: Path) -> None:
-    """Runs are told apart by what their models were given."""
-    found = gathered(project, "mined", "models", "base")
-    roles = [comparison.role(run) for run in found.runs]
-    assert roles == ["factor mining", "with factors", "without factors"]
 
 
 @pytest.mark.parametrize(
