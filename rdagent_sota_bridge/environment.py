@@ -22,12 +22,12 @@ from typing import Any
 
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge import child, locate, verdict_forms
+from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, VERDICT_WAYS, read_settings
-from rdagent_sota_bridge.verdict import Line, State
 from rdagent_sota_bridge.writing import write_whole
 
 OWN_RUNNER = "rdagent_sota_bridge.runner.SotaModelRunner"
@@ -463,9 +463,7 @@ def store_line(size: int, place: Path, stored: bool) -> Line:
         return Line("store", "fail", f"{place} is no folder: no run can store the set there", fix, figures)
     effective = os.access in os.supports_effective_ids
     if not os.access(near, os.W_OK | os.X_OK, effective_ids=effective):
-        return Line(
-            "store", "fail", f"{near} can't be written: no run can store the set there", fix, figures
-        )
+        return Line("store", "fail", f"{near} can't be written: no run can store the set there", fix, figures)
     return Line("store", "fail" if free < size else "pass", text, fix if free < size else "", figures)
 
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.cutting import NotCheckedError, cut_data, data_files, times_in
 from rdagent_sota_bridge.factors import DATETIME
 from rdagent_sota_bridge.rerun import Execution, RunError, flat, run
-from rdagent_sota_bridge.verdict import Line, State
 
 NAME = "look-ahead by re-execution"
 """The name of every line of this check."""

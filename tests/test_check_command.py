@@ -12,8 +12,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.cli.check import show
-from rdagent_sota_bridge.verdict import Line
 
 PATH = (
     "/data/git_ignore_folder/RD-Agent_workspace/9f0c2d7e5b6a4f2c8d1e3a5b7c9d1f20/combined_factors_df.parquet"

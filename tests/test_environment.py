@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rdagent_sota_bridge import environment
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.environment import (
     BACK_TEST_SIZE,
     LOOPS,
@@ -38,7 +39,6 @@ from rdagent_sota_bridge.environment import (
 )
 from rdagent_sota_bridge.patch import SEAMS
 from rdagent_sota_bridge.recognition import Found
-from rdagent_sota_bridge.verdict import Line
 from tests.frames import public_folder, without_privileges
 
 HERE = {"pandas": "2.3.3", "pyarrow": "25.0.1"}

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.lookahead import check_set
 from rdagent_sota_bridge.rerun import Execution
-from rdagent_sota_bridge.verdict import Line
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

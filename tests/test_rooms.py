@@ -25,7 +25,6 @@ ROOMS = (
     "sessions",
     "listing",
     "memory",
-    "verdict",
     "verdict_forms",
     "writing",
     "filesystem",

@@ -26,12 +26,12 @@ from rdagent_sota_bridge import (
     sessions,
     store,
 )
+from rdagent_sota_bridge.checks import Line, State, worst
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Quality, Source
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
-from rdagent_sota_bridge.verdict import Line, State, worst
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
@@ -12,7 +13,9 @@ from rdagent_sota_bridge.run import locks, sequence, stages, times
 from rdagent_sota_bridge.run.display import LastingConsole, open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Asked, Job
 from rdagent_sota_bridge.run.stopping import Stopped, stops
-from rdagent_sota_bridge.verdict import Line
+
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
 
 
 def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.run.job import FactorSet
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.verdict import Line, worst
 
-Show = Callable[[str, list[Line]], None]
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
+
+Show = Callable[[str, "list[Line]"], None]
 """Shows lines of a check under a heading."""
 
 
@@ -22,14 +25,14 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge import environment, store  # late: pandas and pyarrow
+    from rdagent_sota_bridge import checks, environment, store  # late: pandas and pyarrow
 
     settings = read_settings()
     lines = environment.lines(0, store.folder(settings.store_path))
     troubles = [line for line in lines if line.state != "pass"]
     if troubles:
         show("Before the run, what does not pass on this machine:", troubles)
-    if worst(lines) == "fail":
+    if checks.worst(lines) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -70,10 +73,10 @@ def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> Fact
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import inspection  # late: pandas and pyarrow
+    from rdagent_sota_bridge import checks, inspection  # late: pandas and pyarrow
 
     found = inspection.inspect(read_settings(), located)
-    notes = [Line("log", "warn", note) for at in located for note in at.notes]
+    notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
