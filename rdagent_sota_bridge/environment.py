@@ -687,7 +687,7 @@ def _child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=child.starts_session(),
+            start_new_session=True,
         )
     try:
         yield process

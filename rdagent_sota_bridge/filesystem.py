@@ -1,35 +1,25 @@
-"""What platforms differ in about files. A rule takes the platform, so that any is tested anywhere. (What
-separates paths in a list is `os.pathsep`, and split in `urls`.)
+"""What file systems differ in: clones, links, and how a file becomes safe.
 
-No folder is flushed, only files: Windows can't open a folder for that, and a rename that a power cut undoes
-leaves the old file, which is whole. Windows itself was not run: its rules are those of its documentation and
-of Python's.
+No folder is flushed, only files: a rename that a power cut undoes leaves the old file, which is whole.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 _BLOCK = 1 << 22
 _FICLONE = 0x40049409  # linux/fs.h
 # What a file system says that has no clones or no links (or not between these two, or not for this user).
-# What Windows says of them has no number of its own in Python but EINVAL: ERROR_NOT_SUPPORTED (FAT, exFAT, a
-# share), ERROR_PRIVILEGE_NOT_HELD.
 _NOT_POSSIBLE = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
     errno.ENOTTY, errno.EINVAL, errno.ETXTBSY,
     errno.EAGAIN,  # ZFS, of a file that was just written (openzfs/zfs#17485)
 }  # fmt: skip
-# How long a scanner or an indexer may hold a file that was just written: on Windows nobody renames or removes
-# it meanwhile.
-_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def flush(file: BinaryIO) -> None:
@@ -45,16 +35,12 @@ def copy(source: BinaryIO, target: BinaryIO) -> None:
     flush(target)
 
 
-def clone(source: BinaryIO, target: BinaryIO, platform: str = sys.platform) -> bool:
+def clone(source: BinaryIO, target: BinaryIO) -> bool:
     """Let `target` share the blocks of `source`, and return True; False where the file system can't.
 
     Raises:
         OSError: if it can, and fails.
     """
-    if not platform.startswith("linux"):
-        return False
-    import fcntl  # there is none on Windows
-
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError as error:
@@ -84,39 +70,16 @@ def link(source: Path, target: Path) -> bool:
     return True
 
 
-def protect(file: Path, platform: str = sys.platform) -> None:
-    """Make a file read-only; not on Windows, where nobody replaces or removes one, by any of its names."""
-    if not _is_windows(platform):
-        file.chmod(file.stat().st_mode & 0o444)  # what the user's umask leaves of it
+def protect(file: Path) -> None:
+    """Make a file read-only."""
+    file.chmod(file.stat().st_mode & 0o444)  # what the user's umask leaves of it
 
 
-def replace(source: Path, target: Path, platform: str = sys.platform) -> None:
-    """Rename a file over what has the name, at once; on Windows again and again where somebody has it open.
-
-    Raises:
-        OSError: if it can't be done; `target` is as it was.
-    """
-    _again(lambda: source.replace(target), platform)
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over what has the name, at once."""
+    source.replace(target)
 
 
-def remove(file: Path, platform: str = sys.platform) -> None:
-    """Remove a file if it is there; on Windows again and again where somebody has it open.
-
-    Raises:
-        OSError: if it can't be done.
-    """
-    _again(lambda: file.unlink(missing_ok=True), platform)
-
-
-def _again(act: Callable[[], object], platform: str) -> None:
-    for pause in _PAUSES if _is_windows(platform) else ():
-        try:
-            act()
-            return
-        except PermissionError:  # Windows: ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION
-            time.sleep(pause)
-    act()
-
-
-def _is_windows(platform: str) -> bool:
-    return platform == "win32"
+def remove(file: Path) -> None:
+    """Remove a file if it is there."""
+    file.unlink(missing_ok=True)

@@ -133,8 +133,8 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
-        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several, with the "
-        "platform's separator (`:`, on Windows `;`) between them, are joined.",
+        "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several, with `:` "
+        "between them, are joined.",
     )
     log_path: PathList | None = Field(
         default=None,

@@ -33,7 +33,7 @@ def write_bytes_whole(target: Path, content: bytes, like: os.stat_result | None 
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             filesystem.flush(file)
-        if like is not None and hasattr(os, "geteuid") and os.geteuid() == 0:
+        if like is not None and os.geteuid() == 0:
             os.chown(temporary, like.st_uid, like.st_gid)
         Path(temporary).chmod(0o644 if like is None else stat.S_IMODE(like.st_mode))
         filesystem.replace(Path(temporary), target)

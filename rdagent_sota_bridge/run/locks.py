@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,11 +63,6 @@ def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[tuple[int, ...]
 
 @contextlib.contextmanager
 def _stage_lock(file: Path, tell: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-    if sys.platform == "win32":  # a lock is not handed on there; the lifeline ends its command at once
-        yield ()
-        return
-    import fcntl
-
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:

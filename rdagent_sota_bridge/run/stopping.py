@@ -28,8 +28,7 @@ def stops() -> Iterator[None]:
 
     A signal that the process was started to ignore, as `nohup` does with SIGHUP, stays ignored.
     """
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
 
     def stop(number: int, frame: FrameType | None) -> None:
