@@ -246,9 +246,9 @@ def test_a_code_that_fails_without_the_future_alone(
     execution: Execution, leaving: Callable[..., Code]
 ) -> None:
     """A code that works on the full data and dies without the future is suspicious."""
-    rows = "".join(f"{day.date()},1\n" for day in DAYS)
-    (execution.data_folder / "index.csv").write_text(f"date,level\n{rows}")
-    code = leaving(STORED, first="assert '2020-03-20' in open('index.csv').read(), 'too short'\n")
+    first = "import pandas as pd\n"
+    first += "assert '2020-03-20' in pd.read_hdf('daily_pv.h5').index.levels[0], 'too short'\n"
+    code = leaving(STORED, first=first)
     line = only_line(code, STORED, execution)
     assert_line(line, "warn", "not checked: suspicious", f"not on the data up to {CUT}", "too short")
     assert "read the code" in line.fix
@@ -406,21 +406,21 @@ def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Se
     ("prepare", "part"),
     [
         (lambda folder: folder.rename(folder.parent / "moved"), "are not there"),
-        (lambda folder: (folder / "daily_pv.h5").unlink(), "no table with rows"),
-        (
-            lambda folder: prices().iloc[:0].reset_index().to_csv(folder / "daily_pv.csv"),
-            "no table with rows",
-        ),
+        (lambda folder: None, "no table with rows"),
+        (lambda folder: prices().iloc[:0].to_hdf(folder / "daily_pv.h5", key="data"), "no table with rows"),
         (lambda folder: prices().loc["2020-01-02"].to_hdf(folder / "b.h5", key="data"), "b.h5 can't be cut"),
         (lambda folder: (folder / "b.h5").write_bytes(b"\x89HDF damaged"), "b.h5 can't be cut"),
         (lambda folder: (folder / "b.bin").write_bytes(b"\x00"), "b.bin can't be cut"),
         (lambda folder: (folder / "b.h5").symlink_to(folder / "nowhere"), "b.h5 can't be cut"),
         (lambda folder: (folder / "more").mkdir(), "more is a folder"),
         (
-            lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_parquet(folder / "b.parquet"),
+            lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_hdf(folder / "b.h5", key="data"),
             "no stored date (2020-01-06 to 2020-03-24) has data before and after it",
         ),
-        (lambda folder: (folder / "b.csv").write_text("date,x\n2010-01-01,1\n"), "ends at 2010-01-01"),
+        (
+            lambda folder: prices(pd.DatetimeIndex(["2010-01-01"])).to_hdf(folder / "b.h5", key="data"),
+            "ends at 2010-01-01",
+        ),
     ],
     ids=[
         "no folder",
@@ -439,10 +439,7 @@ def test_data_that_can_not_be_cut(execution: Execution, prepare: Callable[[Path]
     """Data without a date to cut at leave the whole set unchecked, in one line; no code is run."""
     if part == "no table with rows":
         (execution.data_folder / "daily_pv.h5").unlink()
-        (execution.data_folder / "daily_pv.h5").touch()
     prepare(execution.data_folder)
-    if (execution.data_folder / "daily_pv.csv").exists():
-        (execution.data_folder / "daily_pv.h5").unlink()
     codes = [Code("alpha", "raise SystemExit('was run')"), Code("beta", "raise SystemExit('was run')")]
     (line,) = check_set(codes, columns_of(STORED.assign(beta=1.0)), execution)
     assert_line(line, "warn", "alpha, beta: not checked: ", part)
