@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.run.job import FactorSet
+from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
         raise type(error)(*told) from None
 
 
-def described(located: tuple[Located, ...]) -> FactorSet:
+def described(located: tuple[Located, ...]) -> JobSet:
     """Return the set that some factor files make, without its digest."""
     paths = (at.path.parent if at.path.name == locate.FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
-    return FactorSet("", tuple(map(str, paths)), tuple(logs))
+    return JobSet("", tuple(map(str, paths)), tuple(logs))
 
 
-def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> FactorSet:
+def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
     """Check a set as a run of RD-Agent with the bridge would, and return it with its digest.
 
     Args:
@@ -89,10 +89,10 @@ def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> Fact
             f"{', '.join(held.paths)}; SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION",
             "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
         )
-    return FactorSet(digest, held.paths, held.logs)
+    return JobSet(digest, held.paths, held.logs)
 
 
-def files_of(held: FactorSet) -> tuple[Located, ...]:
+def files_of(held: JobSet) -> tuple[Located, ...]:
     """Return the factor files of a set that a job knows.
 
     Raises:
