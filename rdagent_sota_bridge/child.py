@@ -75,6 +75,41 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def ask(command: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> str:
+    """Run a short command in a new folder, where it may leave an answer, and end it with all its children.
+
+    Args:
+        command: The program and its arguments.
+        env: Its whole environment.
+        folder: The folder to make and to start it in.
+        seconds: How long it may take.
+
+    Returns:
+        Why there is no answer, where there is none: the last line of its output, its status, or the time.
+    """
+    folder.mkdir()
+    # A file, for children of the command may hold a pipe open after it has ended.
+    with (folder / "output.txt").open("w+b") as output:
+        process = subprocess.Popen(  # noqa: S603 - a command of the caller's
+            command,
+            cwd=folder,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {seconds:.0f} seconds"
+        finally:
+            end_group(process)
+        output.seek(0)
+        said = output.read().decode("utf-8", errors="replace").strip()
+    return said.splitlines()[-1] if said else f"it ended with status {status}"
+
+
 def output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     """Yield what a child writes, as it comes; an empty piece whenever it is quiet for a while.
 

@@ -13,20 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import environment
+from rdagent_sota_bridge import environment, qlib_environment
 from rdagent_sota_bridge.environment import (
     LEAST_FREE,
     OWN_RUNNER,
-    Place,
-    QlibSide,
     Seams,
-    Unseen,
-    ask_qlib,
     disk_line,
-    file_store_line,
     gets_copies,
     nearest_existing,
-    qlib_line,
     rdagent_line,
     runner_lines,
     seam_lines,
@@ -35,6 +29,14 @@ from rdagent_sota_bridge.environment import (
     verdict_lines,
 )
 from rdagent_sota_bridge.patch import SEAMS
+from rdagent_sota_bridge.qlib_environment import (
+    Place,
+    QlibSide,
+    Unseen,
+    ask_qlib,
+    file_store_line,
+    qlib_line,
+)
 from rdagent_sota_bridge.recognition import Found
 from tests.frames import public_folder, without_privileges
 from tests.processes import is_alive
@@ -375,16 +377,6 @@ def test_verdicts_that_were_not_looked_at() -> None:
 # --- facts from processes ---
 
 
-def test_the_seams_of_the_installed_rdagent(tmp_path: Path) -> None:
-    """All of them fit; its own verdict can't accept a model, and the mended one can."""
-    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    seams = Seams(**json.loads((tmp_path / "answer.json").read_text()))
-    assert (seams.hooked, seams.misfits, seams.runners) == (True, {}, {})
-    assert seams.verdicts["mended"] == ""
-    assert seams.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
-
-
 def test_nearest_existing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is not there yet is measured at the nearest one above; a file in its way is no folder."""
     (tmp_path / "file").touch()
@@ -439,7 +431,7 @@ def test_python_that_does_not_answer(python: str, words: str, tmp_path: Path) ->
 
 def test_python_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python that hangs is given up after the time limit, and its children are ended with it."""
-    monkeypatch.setattr(environment, "_QLIB_SECONDS", 1.0)
+    monkeypatch.setattr(qlib_environment, "_QLIB_SECONDS", 1.0)
     place = place_with(tmp_path, "sleep 300 & echo $! > child; wait")
     begin = time.monotonic()
     found = unseen(place, tmp_path)
@@ -484,7 +476,7 @@ def test_place_that_rdagent_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def looked_at(folder: Path) -> Unseen:
     """Return why RD-Agent's own place for Qlib was not looked at."""
     folder.mkdir()
-    _, found = environment.look(folder)
+    found = qlib_environment.look_at_qlib(folder)
     assert isinstance(found, Unseen)
     return found
 
@@ -508,13 +500,14 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     assert all("is not known: ModuleNotFoundError" in reason for reason in told["verdicts"].values())
 
 
-def test_the_installed_rdagent(tmp_path: Path) -> None:
-    """A child tells of every seam of the table that it fits, and of develop which release has it."""
-    code = "import pathlib, rdagent_sota_bridge.environment as e; e.tell_seams(pathlib.Path('answer.json'))"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    found = environment._seams(json.loads((tmp_path / "answer.json").read_text()))
+def test_the_installed_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child tells of every seam of the table that it fits, of develop which release has it, and more."""
+    monkeypatch.setenv("RDAGENT_SOTA_BRIDGE", "0")
+    found = environment.look_at_rdagent()
     assert isinstance(found, Seams)
-    assert (found.misfits, found.runners) == ({}, {})
+    assert (found.hooked, found.misfits, found.runners) == (True, {}, {})
+    assert found.verdicts["mended"] == ""
+    assert found.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
     (runner,) = (line for line in seam_lines(found) if line.name == "seam runner")
     assert runner.figures["found"] == "known"
     assert metadata.version("rdagent") in runner.figures["releases"]

@@ -38,6 +38,7 @@ ROOMS = (
     "correlation",
     "label",
     "environment",
+    "qlib_environment",
     "figures",
     "quality",
     "checks",
