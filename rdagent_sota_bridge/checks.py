@@ -1,9 +1,11 @@
-"""From what was found out about a set to the lines of a check, and to the faults that stop a run."""
+"""The lines of a check, and which of them a factor set gets; and the faults that stop a run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -13,7 +15,8 @@ from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Segment, Task
 from rdagent_sota_bridge.quality import Quality
-from rdagent_sota_bridge.verdict import Line, State
+
+State = Literal["pass", "warn", "fail"]
 
 LEAST_COVERAGE = 0.35
 """Below this share of a segment's cells a set or a factor is refused."""
@@ -24,6 +27,35 @@ MANY_EXTREMES = 0.01
 MANY_CONSTANT_DAYS = 0.05
 
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of `rdagent-sota check`.
+
+    Attributes:
+        name: What was looked at: lower case, the same in every run, such as `coverage`.
+        state: How it came out.
+        text: One sentence with the figures.
+        fix: What to do about it; empty where it passed.
+        figures: The figures behind the text, as JSON can hold them.
+    """
+
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        fix = f"; fix: {self.fix}" if self.fix else ""
+        return f"{self.name}: {self.text}{fix}"
+
+
+def worst(lines: Iterable[Line]) -> State:
+    """Return the worst state of some lines; `pass` of none."""
+    states = {line.state for line in lines}
+    return "fail" if "fail" in states else "warn" if "warn" in states else "pass"
 
 
 def lines(quality: Quality, market: Market | None, task: Task) -> list[Line]:

@@ -20,75 +20,6 @@ QUIET_SECONDS = 0.5
 """After how many seconds without output `output` yields an empty piece."""
 
 
-def start(
-    command: Sequence[str],
-    env: Mapping[str, str],
-    cwd: Path,
-    *,
-    output: int | IO[bytes] = subprocess.PIPE,
-    keep: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
-    """Start a command on a lifeline: it ends when this process does, or closes the child's `stdin`.
-
-    Args:
-        command: The program and its arguments.
-        env: Its whole environment.
-        cwd: The folder to start it in.
-        output: Where its stdout and stderr go, as one stream: a file, or a pipe (the child's `stdout`).
-        keep: File descriptors, such as that of a lock, that are held open until all its processes are gone.
-            On Windows none are.
-
-    Returns:
-        The process of the lifeline; its status is that of the command, or 128 and the number of the signal
-        that ended it. Used in a `with` it ends the command, as `started` does.
-    """
-    return subprocess.Popen(  # noqa: S603 - a command of the caller's
-        # Without site and the environment's PYTHON* variables: they are meant for the command.
-        [sys.executable, "-I", "-S", str(Path(lifeline.__file__).resolve()), *command],
-        env=dict(env),
-        cwd=cwd,
-        stdin=subprocess.PIPE,  # its other end is ours alone: Python makes no descriptor inheritable
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=starts_session(),
-        pass_fds=tuple(keep) if starts_session() else (),
-    )
-
-
-def starts_session(platform: str = sys.platform) -> bool:
-    """Return True where a child can be the leader of a session and group, and keep descriptors open."""
-    return platform != "win32"
-
-
-def end_group(process: subprocess.Popen[bytes], platform: str = sys.platform) -> None:
-    """End a child and all its own at once, and wait until they are gone, a second at most.
-
-    Args:
-        process: A child that was started with `start_new_session=starts_session()`; it may have ended.
-        platform: As `sys.platform` has it. On Windows there are no groups: the tree below a child that has
-            ended is not found there.
-    """
-    if platform == "win32":
-        if process.poll() is None:
-            subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=False)  # noqa: S603, S607
-        process.wait()
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for _ in range(100):  # a second
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
-    process.wait()
-
-
-def end(process: subprocess.Popen[bytes]) -> int:
-    """End the command and all its children, wait until they are gone, and return the status."""
-    if process.stdin is not None:
-        process.stdin.close()
-    return process.wait()
-
-
 @contextlib.contextmanager
 def started(
     command: Sequence[str],
@@ -98,12 +29,85 @@ def started(
     output: int | IO[bytes] = subprocess.PIPE,
     keep: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command as `start` does; at the end of the block nothing of it is left running."""
-    process = start(command, env, cwd, output=output, keep=keep)
+    """Start a command on a lifeline; at the end of the block, or of this process, nothing of it is left.
+
+    Args:
+        command: The program and its arguments.
+        env: Its whole environment.
+        cwd: The folder to start it in.
+        output: Where its stdout and stderr go, as one stream: a file, or a pipe (the child's `stdout`).
+        keep: File descriptors, such as that of a lock, that are held open until all its processes are gone.
+
+    Yields:
+        The process of the lifeline; its status is that of the command, or 128 and the number of the signal
+        that ended it. Where its `stdin` is closed, it ends the command.
+    """
+    process = subprocess.Popen(  # noqa: S603 - a command of the caller's
+        # Without site and the environment's PYTHON* variables: they are meant for the command.
+        [sys.executable, "-I", "-S", str(Path(lifeline.__file__).resolve()), *command],
+        env=dict(env),
+        cwd=cwd,
+        stdin=subprocess.PIPE,  # its other end is ours alone: Python makes no descriptor inheritable
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=tuple(keep),
+    )
+    assert process.stdin is not None  # noqa: S101 - it was started with a pipe
     try:
         yield process
     finally:
-        end(process)
+        process.stdin.close()
+        process.wait()
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a child that was started with `start_new_session`, and all its own, and wait a second at most.
+
+    The child may have ended.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for _ in range(100):  # a second
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
+    process.wait()
+
+
+def ask(command: Sequence[str], env: Mapping[str, str], folder: Path, seconds: float) -> str:
+    """Run a short command in a new folder, where it may leave an answer, and end it with all its children.
+
+    Args:
+        command: The program and its arguments.
+        env: Its whole environment.
+        folder: The folder to make and to start it in.
+        seconds: How long it may take.
+
+    Returns:
+        Why there is no answer, where there is none: the last line of its output, its status, or the time.
+    """
+    folder.mkdir()
+    # A file, for children of the command may hold a pipe open after it has ended.
+    with (folder / "output.txt").open("w+b") as output:
+        process = subprocess.Popen(  # noqa: S603 - a command of the caller's
+            command,
+            cwd=folder,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {seconds:.0f} seconds"
+        finally:
+            end_group(process)
+        output.seek(0)
+        said = output.read().decode("utf-8", errors="replace").strip()
+    return said.splitlines()[-1] if said else f"it ended with status {status}"
 
 
 def output(process: subprocess.Popen[bytes]) -> Iterator[bytes]:

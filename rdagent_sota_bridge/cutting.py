@@ -1,4 +1,8 @@
-"""Copies of the data files that factors are made from, without what comes after a time."""
+"""Copies of the data files that factors are made from, without what comes after a time.
+
+RD-Agent's folder of such data holds `daily_pv.h5` and a README (`scenarios/qlib/experiment/utils.py`, 0.8.0
+and 1.0.0).
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rdagent_sota_bridge.factors import DATETIME
 
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, EOFError, RuntimeError),
-    *(pickle.UnpicklingError, pa.ArrowException),
+    pickle.UnpicklingError,
 )
-"""What pandas, PyTables and pyarrow raise on a file of another form than its name says, or a damaged one."""
+"""What pandas and PyTables raise on a file of another form than its name says, or a damaged one."""
 
 _TIME_NAMES = (DATETIME, "date")
-_KINDS = {
-    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "HDF5"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    ".csv": "CSV",
-    # Beside the data RD-Agent puts a README.md (`scenarios/qlib/experiment/utils.py`, 0.8.0 and 1.0.0).
-    **dict.fromkeys((".md", ".rst", ".py"), "document"),
-}
+_DOCUMENTS = (".md", ".rst", ".py")
 
 
 class NotCheckedError(Exception):
@@ -47,7 +42,7 @@ def data_files(folder: Path) -> list[Path]:
     Raises:
         NotCheckedError: if it can't be read, or a folder is among them, which may hold anything.
     """
-    with _told(folder):
+    with _naming(folder):
         found = sorted(folder.iterdir())
     for path in found:
         if path.is_dir():
@@ -61,7 +56,7 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         NotCheckedError: if it can't be read, or there is no room for it.
     """
-    with _told(source):
+    with _naming(source):
         shutil.copyfile(source, target)
 
 
@@ -71,22 +66,17 @@ def times_in(file: Path) -> list[pd.DatetimeIndex]:
     Raises:
         NotCheckedError: as `cut_data` does.
     """
-    kind = _kind(file)
-    with _told(file):
-        if kind == "HDF5":
-            with pd.HDFStore(file, "r") as store:
-                return [_times(store[key]) for key in _keys(store)]
-        if kind == "document":
-            return []
-        return [_times(pq.read_table(file).to_pandas() if kind == "parquet" else _below_header(_csv(file)))]
+    if _is_document(file):
+        return []
+    with _naming(file), pd.HDFStore(file, "r") as store:
+        return [_times(store[key]) for key in _keys(store)]
 
 
 def cut_data(source: Path, target: Path, last: pd.Timestamp) -> None:
-    """Write a copy of a data file that ends at a time.
+    """Write a copy of an HDF5 file of pandas that ends at a time, with the same keys and formats.
 
-    HDF5 files of pandas keep keys and formats, parquet files their schema, CSV files the text of their
-    fields. The time stands in an index level named datetime or date (or the only one of a time's type), or
-    else in a column of such a name. Documents (.md, .rst, .py, hidden files) are copied as they are.
+    The time stands in an index level named datetime or date (or the only one of a time's type), or else in a
+    column of such a name. Documents (.md, .rst, .py, hidden files) are copied as they are.
 
     Args:
         source: The file.
@@ -96,35 +86,38 @@ def cut_data(source: Path, target: Path, last: pd.Timestamp) -> None:
     Raises:
         NotCheckedError: if the file is data and it can't be told which rows have which time.
     """
-    kind = _kind(source)
-    if kind == "document":
+    if _is_document(source):
         copy_file(source, target)
         return
-    with _told(source):
-        if kind == "HDF5":
-            _cut_hdf(source, target, last)
-        elif kind == "parquet":
-            table = pq.read_table(source)
-            pq.write_table(table.filter(pa.array(_times(table.to_pandas()) <= last)), target)
-        else:
-            text = _csv(source)
-            text[np.append(True, _times(_below_header(text)) <= last)].to_csv(
-                target, header=False, index=False
-            )
+    with (
+        _naming(source),
+        warnings.catch_warnings(),
+        pd.HDFStore(source, "r") as store,
+        pd.HDFStore(target, "w") as copy,
+    ):
+        # PyTables dislikes names such as $close, pandas text in the fixed format: both are as they were.
+        warnings.filterwarnings("ignore", "object name is not a valid Python identifier")
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        for key in _keys(store):
+            storer, table = store.get_storer(key), store[key]
+            kept = table[_times(table) <= last]
+            if isinstance(kept.index, pd.MultiIndex):
+                kept = kept.set_axis(kept.index.remove_unused_levels(), axis=0)  # levels list what went, too
+            queried = storer.data_columns if storer.is_table and isinstance(kept, pd.DataFrame) else None
+            copy.put(key, kept, format=storer.format_type, data_columns=queried)
 
 
-def _kind(file: Path) -> str:
-    kind = "document" if file.name.startswith(".") else _KINDS.get(file.suffix.lower())
-    if kind is None:
-        raise NotCheckedError(
-            f"{file} can't be cut: only HDF5, parquet and CSV files can",
-            "convert it, or take it away if no factor is made from it",
-        )
-    return kind
+def _is_document(file: Path) -> bool:
+    if file.name.startswith(".") or file.suffix.lower() in _DOCUMENTS:
+        return True
+    if file.suffix.lower() not in (".h5", ".hdf5", ".hdf"):
+        fix = "convert it to HDF5, or take it away if no factor is made from it"
+        raise NotCheckedError(f"{file} can't be cut: only HDF5 files can", fix)
+    return False
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _naming(file: Path) -> Iterator[None]:
     """Say which file can't be read, cut or copied, and why."""
     try:
         yield
@@ -144,29 +137,6 @@ def _keys(store: pd.HDFStore) -> list[str]:
         if not any(leaf._v_pathname.startswith(f"{key}/") for key in keys):
             raise ValueError(f"{leaf._v_pathname} is no table of pandas")
     return keys
-
-
-def _cut_hdf(source: Path, target: Path, last: pd.Timestamp) -> None:
-    with warnings.catch_warnings(), pd.HDFStore(source, "r") as store, pd.HDFStore(target, "w") as copy:
-        # PyTables dislikes names such as $close, pandas text in the fixed format: both are as they were.
-        warnings.filterwarnings("ignore", "object name is not a valid Python identifier")
-        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-        for key in _keys(store):
-            storer, table = store.get_storer(key), store[key]
-            kept = table[_times(table) <= last]
-            if isinstance(kept.index, pd.MultiIndex):
-                kept = kept.set_axis(kept.index.remove_unused_levels(), axis=0)  # levels list what went, too
-            queried = storer.data_columns if storer.is_table and isinstance(kept, pd.DataFrame) else None
-            copy.put(key, kept, format=storer.format_type, data_columns=queried)
-
-
-def _csv(file: Path) -> pd.DataFrame:
-    """Return the fields of a CSV file as text, its header as the first row."""
-    return pd.read_csv(file, header=None, dtype=str, na_filter=False, encoding="utf-8")
-
-
-def _below_header(text: pd.DataFrame) -> pd.DataFrame:
-    return text.iloc[1:].set_axis(list(text.iloc[0]), axis=1)
 
 
 def _times(table: pd.DataFrame | pd.Series) -> pd.DatetimeIndex:

@@ -10,13 +10,13 @@ from importlib import import_module, resources
 import pandas as pd
 
 from rdagent_sota_bridge import alpha, checks, fetch, locate, market, qlib_config, quality
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Quality
 from rdagent_sota_bridge.settings import REMOVED, Settings, misspelt_names
-from rdagent_sota_bridge.verdict import Line
 
 _SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
 

@@ -57,9 +57,8 @@ def _survive() -> None:
     With handlers of our own, which end with this program's image: a signal that is ignored stays ignored in
     the command.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: None)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda number, frame: None)
 
 
 def _end_with_the_pipe(process: subprocess.Popen[bytes]) -> None:
@@ -76,9 +75,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     wish, which a step that runs hears of when it is over, and the second is a KeyboardInterrupt. Before 3.11
     a second would hit the cleaning up that the first began.
     """
-    if sys.platform == "win32":
-        subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=False)  # noqa: S603, S607
-        return
     wishes = (WISH_SECONDS,) if sys.version_info >= (3, 11) else ()
     for seconds in (*wishes, INTERRUPT_SECONDS):
         if process.poll() is None:
@@ -92,8 +88,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _sweep(process: subprocess.Popen[bytes] | None = None) -> None:
     """End what is left of the session, but for this process."""
-    if sys.platform == "win32":
-        return
     for number, seconds in ((signal.SIGTERM, TERMINATE_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         end = time.monotonic() + seconds
         told: set[int] = set()
@@ -112,28 +106,18 @@ def _sweep(process: subprocess.Popen[bytes] | None = None) -> None:
 
 
 def _others() -> Iterator[int]:
-    """Yield the other processes of this session that are alive."""
-    own, session = os.getpid(), os.getsid(0)
-    for pid in _processes():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if pid != own and os.getsid(pid) == session and not _is_dead(pid):
-                yield pid
+    """Yield the other processes of this session that are alive: by `/proc`, for RD-Agent runs on Linux alone.
 
-
-def _processes() -> list[int]:
-    if Path("/proc/self/stat").exists():
-        return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
-    listed = subprocess.run(["/bin/ps", "-A", "-o", "pid="], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in listed.stdout.split()]
-
-
-def _is_dead(pid: int) -> bool:
-    """Return True for a process that nobody has asked for its status yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except (OSError, IndexError):  # gone just now, or there is no /proc
-        return False
-    return state in ("Z", "X")
+    A dead one, that nobody has asked for its status yet, is not.
+    """
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone just now
+            if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+                continue
+            stat = Path(entry.path, "stat").read_text(errors="replace")
+            state, _, _, session = stat.rpartition(")")[2].split()[:4]
+            if int(session) == os.getsid(0) and state not in ("Z", "X"):
+                yield int(entry.name)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.cutting import NotCheckedError, cut_data, data_files, times_in
 from rdagent_sota_bridge.factors import DATETIME
 from rdagent_sota_bridge.rerun import Execution, RunError, flat, run
-from rdagent_sota_bridge.verdict import Line, State
+from rdagent_sota_bridge.sessions import FactorCode
 
 NAME = "look-ahead by re-execution"
 """The name of every line of this check."""
@@ -23,16 +24,6 @@ NAME = "look-ahead by re-execution"
 _PART_OF_THE_DATES = 0.7
 _RELATIVE = 1e-6
 _OF_SCALE = 1e-9
-
-
-class FactorCode(Protocol):
-    """The code of one factor: `name` is the factor's name, `code` the text of its factor.py."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def code(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _execute(execution: Execution, folder: Path, output: BinaryIO) -> int:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=child.starts_session(),
+        start_new_session=True,
     )
     try:
         return process.wait(execution.timeout)

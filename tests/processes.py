@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 
 def kill_session(leader: int) -> None:
@@ -13,7 +14,15 @@ def kill_session(leader: int) -> None:
 
     By session: RD-Agent starts Qlib below `timeout`, which makes a process group of its own.
     """
-    for entry in Path("/proc").glob("[0-9]*"):
+    for pid in psutil.pids():
         with suppress(ProcessLookupError):
-            if os.getsid(int(entry.name)) == leader:
-                os.kill(int(entry.name), signal.SIGKILL)
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    """Return True for a process that is there and is more than an entry in the table."""
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False

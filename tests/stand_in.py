@@ -235,15 +235,6 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def is_alive(pid: int) -> bool:
-    """Return True for a process that is there and is more than an entry in the table."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in ("Z", "X")
-
-
 def listen_to_signals() -> None:
     """Take signals as at a terminal; in the background, or under nohup, a process is started deaf to them."""
     for number in (signal.SIGINT, signal.SIGHUP):

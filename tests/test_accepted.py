@@ -243,7 +243,6 @@ def test_the_check(run: Mined) -> None:
     for name in (
         "runner",
         "qlib",
-        "pandas and pyarrow",
         "mlflow file store",
         "disk",
         "store",

@@ -12,8 +12,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.cli.check import show
-from rdagent_sota_bridge.verdict import Line
 
 PATH = (
     "/data/git_ignore_folder/RD-Agent_workspace/9f0c2d7e5b6a4f2c8d1e3a5b7c9d1f20/combined_factors_df.parquet"
@@ -89,15 +89,11 @@ def test_a_path_stays_in_one_piece(width: int) -> None:
     assert not any(line.endswith(" ") for line in text.splitlines())
 
 
-def test_no_colour_in_a_pipe() -> None:
-    """Into a stream that is no terminal no escape code is written; the words carry the states."""
+def test_colours() -> None:
+    """On a terminal the states are coloured; into a pipe no escape code is written, and the words stay."""
     _, text = printed([PASSED, WARNED, FAILED])
     assert "\x1b" not in text
     assert [line.split()[1] for line in text.splitlines() if line[:1] in "✓!✗"] == ["pass", "warn", "fail"]
-
-
-def test_colour_on_a_terminal() -> None:
-    """On a terminal the states are coloured, and the words stay."""
     _, text = printed([FAILED], force_terminal=True, color_system="standard", no_color=False)
     assert "\x1b[1;31m✗ fail\x1b[0m" in text
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge import checks
+from rdagent_sota_bridge.checks import Line, worst
 from rdagent_sota_bridge.correlation import Dropped
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Quality, Source
-from rdagent_sota_bridge.verdict import Line, worst
 from tests.frames import factor_set
 
 DAY = pd.Timestamp

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rdagent_sota_bridge import child, lifeline
-from tests.stand_in import is_alive, wait_until
+from tests.processes import is_alive
+from tests.stand_in import wait_until
 
 # A command that tells its pid and those of two children: one in a process group of its own, as those of
 # `timeout` are, and one that ignores what it can.
@@ -77,8 +77,7 @@ def test_killed_starter(tmp_path: Path) -> None:
     code = (
         "import os, time; from pathlib import Path\nfrom rdagent_sota_bridge import child, lifeline\n"
         f"lifeline.__file__ = {lifeline.__file__!r}\n"
-        f"process = child.start({command()!r}, os.environ, Path.cwd(), output=1)\n"
-        "time.sleep(600)"
+        f"with child.started({command()!r}, os.environ, Path.cwd(), output=1):\n    time.sleep(600)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     pids = pids_of(starter)
@@ -90,12 +89,13 @@ def test_killed_starter(tmp_path: Path) -> None:
 def test_the_command_is_asked_first(tmp_path: Path) -> None:
     """The command gets an interrupt while its children still work, and time to clean up."""
     then = (
-        "try:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
+        "try:\n    open('begun', 'w').close()\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
         "    alive = [one.poll() is None for one in children]\n"
         "    open('cleaned', 'w').write(json.dumps(alive))\n    sys.exit(5)"
     )
     with child.started(command(then=then), os.environ, tmp_path) as process:
         pids_of(process)
+        wait_until((tmp_path / "begun").exists)
     assert json.loads((tmp_path / "cleaned").read_text()) == [True, True]
     assert process.returncode == 5
 
@@ -218,29 +218,9 @@ def test_a_group_is_ended_with_all_in_it(tmp_path: Path) -> None:
         "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(pid_file)!r}).write_text(str(left.pid))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=child.starts_session())
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     process.wait()
     left = int(pid_file.read_text())
     assert is_alive(left)
     child.end_group(process)
     assert not is_alive(left)
-
-
-def test_children_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no session and no SIGKILL there: the tree of a child that runs is ended with taskkill."""
-    monkeypatch.delattr(os, "killpg")
-    monkeypatch.delattr(signal, "SIGKILL")
-    assert child.starts_session("win32") is False
-    assert child.starts_session("linux") is child.starts_session("darwin") is True
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    asked: list[list[str]] = []
-
-    def taskkill(command: list[str], **_: Any) -> None:
-        asked.append(command)
-        process.terminate()
-
-    monkeypatch.setattr(subprocess, "run", taskkill)
-    for _ in range(2):
-        child.end_group(process, "win32")
-    assert asked == [["taskkill", "/T", "/F", "/PID", str(process.pid)]]
-    assert process.returncode is not None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from tests.engine import Engine
+from tests.processes import is_alive
 
 # The second sleeper stands for Qlib below `timeout`, in a process group of its own.
 SLEEPING = """
@@ -26,15 +27,6 @@ def ordered(workspace: Path, *command: str) -> dict[str, object]:
     return {"Cmd": list(command), "WorkingDir": "/workspace/", "HostConfig": {"Binds": binds}}
 
 
-def runs(process: int) -> bool:
-    """Return True if a process is there and has not ended."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
 def test_an_entry_does_not_outlive_the_block(tmp_path: Path, nothing_left: None) -> None:
     """An entry that sleeps, and what it started, end with the block; so does the folder that it ran in."""
     workspace, sleeping = tmp_path / "workspace", tmp_path / "sleeping"
@@ -47,9 +39,9 @@ def test_an_entry_does_not_outlive_the_block(tmp_path: Path, nothing_left: None)
             assert time.monotonic() < end, "it did not start"
             time.sleep(0.02)
         processes = [int(word) for word in sleeping.read_text().split()]
-        assert all(map(runs, processes))
+        assert all(map(is_alive, processes))
     end = time.monotonic() + 10  # one that is killed ends its files first
-    while any(map(runs, processes)):
+    while any(map(is_alive, processes)):
         assert time.monotonic() < end, "it outlived the block"
         time.sleep(0.02)
     (container,) = engine.containers

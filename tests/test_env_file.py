@@ -21,5 +21,5 @@ def test_a_file_in_another_encoding(content: bytes, tmp_path: Path, monkeypatch:
     assert result.exit_code == 1
     assert result.stderr.startswith(".env can't be read: ")
     assert f"where: {tmp_path / '.env'}" in result.stderr
-    assert "fix:  write it as UTF-8" in result.stderr
+    assert "fix:   write it as UTF-8" in result.stderr
     assert "Traceback" not in result.output

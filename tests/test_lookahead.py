@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge.checks import Line
 from rdagent_sota_bridge.lookahead import check_set
 from rdagent_sota_bridge.rerun import Execution
-from rdagent_sota_bridge.verdict import Line
+from rdagent_sota_bridge.sessions import FactorCode
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -31,12 +32,9 @@ MOMENTUM = "factor = (close / close.groupby(level=1).shift(3) - 1).to_frame('alp
 TOMORROW = "factor = (close.groupby(level=1).shift(-1) / close - 1).to_frame('alpha')\n"
 
 
-@dataclass(frozen=True)
-class Code:
-    """The code of a factor, as a run's log gives it."""
-
-    name: str
-    code: str
+def code_of(name: str, text: str) -> FactorCode:
+    """Return the code of a factor, as a run's log gives it."""
+    return FactorCode(name, 0, True, text, "")
 
 
 def prices(times: pd.DatetimeIndex = DAYS) -> pd.DataFrame:
@@ -73,13 +71,13 @@ def execution(tmp_path: Path) -> Execution:
 
 
 @pytest.fixture
-def leaving(tmp_path: Path) -> Callable[..., Code]:
+def leaving(tmp_path: Path) -> Callable[..., FactorCode]:
     """Return a function that makes code which leaves a table without pandas, whose import takes a second."""
 
-    def make(table: pd.DataFrame, name: str = "alpha", first: str = "") -> Code:
+    def make(table: pd.DataFrame, name: str = "alpha", first: str = "") -> FactorCode:
         prepared = tmp_path / f"prepared {len(list(tmp_path.iterdir()))}.h5"
         table.to_hdf(prepared, key="data")
-        return Code(name, f"{first}import shutil; shutil.copyfile({str(prepared)!r}, 'result.h5')\n")
+        return code_of(name, f"{first}import shutil; shutil.copyfile({str(prepared)!r}, 'result.h5')\n")
 
     return make
 
@@ -89,7 +87,7 @@ def columns_of(frame: pd.DataFrame) -> dict[str, pd.Series]:
     return {str(name): frame[name].dropna() for name in frame.columns}
 
 
-def only_line(code: Code, stored: pd.DataFrame, execution: Execution) -> Line:
+def only_line(code: FactorCode, stored: pd.DataFrame, execution: Execution) -> Line:
     """Check a set with one code; fail where it gives more than one line."""
     (line,) = check_set([code], columns_of(stored), execution)
     return line
@@ -122,7 +120,7 @@ def test_a_factor_made_from_the_past_passes(execution: Execution) -> None:
     body = f"{MOMENTUM}factor['noisy'] = factor['alpha']\nfactor['not in the set'] = close\n"
     stored = values_of(body).drop(columns="not in the set").dropna()
     stored["noisy"] *= 1 + 1e-7
-    line = only_line(Code("alpha", BEGIN + body + END), stored, execution)
+    line = only_line(code_of("alpha", BEGIN + body + END), stored, execution)
     compared = until_cut(stored).size
     assert_line(line, "pass", f"alpha (alpha, noisy): {compared:,} values up to {CUT} stay the same")
     assert line.figures == {
@@ -139,7 +137,7 @@ def test_tomorrows_return_fails_and_the_users_files_stay(execution: Execution, t
     before = digests(tmp_path)
     ruin = "(close * 0).to_frame('$close').to_hdf('daily_pv.h5', key='data', mode='w')\n"
     stored = values_of(TOMORROW).dropna()
-    line = only_line(Code("alpha", BEGIN + TOMORROW + ruin + END), stored, execution)
+    line = only_line(code_of("alpha", BEGIN + TOMORROW + ruin + END), stored, execution)
     value = stored.loc[(CUT, INSTRUMENTS[0]), "alpha"]
     assert_line(
         line,
@@ -176,7 +174,7 @@ def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution)
     stored, early = values_of(body), values_of(body, until_cut(prices()))
     now = stored["标准分"].iloc[0]
     stored["标准分"] += 0.5
-    line = only_line(Code("scales", BEGIN + body + END), stored, execution)
+    line = only_line(code_of("scales", BEGIN + body + END), stored, execution)
     assert_line(
         line,
         "fail",
@@ -189,13 +187,13 @@ def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution)
 
 
 def test_a_random_factor_is_told_from_look_ahead(
-    execution: Execution, leaving: Callable[..., Code], tmp_path: Path
+    execution: Execution, leaving: Callable[..., FactorCode], tmp_path: Path
 ) -> None:
     """A code that gives other values in each run warns with the values of two runs."""
     mark, again = tmp_path / "mark", leaving(STORED)
     once = leaving(STORED * 3, first=f"open({str(mark)!r}, 'w')\n")
     code = f"import os\nif os.path.exists({str(mark)!r}):\n    {again.code}else:\n    "
-    line = only_line(Code("alpha", code + once.code.replace("\n", "; ").strip("; ")), STORED, execution)
+    line = only_line(code_of("alpha", code + once.code.replace("\n", "; ").strip("; ")), STORED, execution)
     value = STORED.iloc[0, 0]
     assert_line(line, "warn", "alpha: not checked: the code is not deterministic")
     assert f"{value * 3:.9g} and {value:.9g} for alpha of {INSTRUMENTS[0]} on 2020-01-06" in line.text
@@ -210,12 +208,12 @@ def test_data_within_the_day(execution: Execution, daily: bool) -> None:
     if daily:
         body = "days = close.index.get_level_values(0).normalize().rename('datetime')\n"
         body += "factor = close.groupby([days, 'instrument']).mean().to_frame('alpha')\n"
-    line = only_line(Code("alpha", BEGIN + body + END), values_of(body, bars), execution)
+    line = only_line(code_of("alpha", BEGIN + body + END), values_of(body, bars), execution)
     assert_line(line, "pass", "up to 2020-02-27 stay" if daily else "up to 2020-02-28 10:00:00 stay")
 
 
 def test_other_source_data_are_told_from_look_ahead(
-    execution: Execution, leaving: Callable[..., Code]
+    execution: Execution, leaving: Callable[..., FactorCode]
 ) -> None:
     """A factor whose data changed since it was mined can't be checked; the line says how to go on."""
     line = only_line(leaving(STORED), STORED + 0.5, execution)
@@ -229,7 +227,9 @@ def test_other_source_data_are_told_from_look_ahead(
     assert f"the data in {execution.data_folder}, or the file, have changed" in line.fix
 
 
-def test_code_that_reads_data_from_elsewhere(execution: Execution, leaving: Callable[..., Code]) -> None:
+def test_code_that_reads_data_from_elsewhere(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
     """A code that reaches beyond the cut has read the future elsewhere: it does not pass."""
     line = only_line(leaving(STORED), STORED, execution)
     assert_line(line, "warn", "not checked: its result reaches to 2020-03-24", "it reads data from elsewhere")
@@ -237,18 +237,18 @@ def test_code_that_reads_data_from_elsewhere(execution: Execution, leaving: Call
 
 def test_a_code_that_fails(execution: Execution) -> None:
     """A code that fails on the full data as well is not checked, with the end of what it said."""
-    line = only_line(Code("alpha", "raise ValueError('no such column: $vwap')\n"), STORED, execution)
+    line = only_line(code_of("alpha", "raise ValueError('no such column: $vwap')\n"), STORED, execution)
     assert_line(line, "warn", "alpha: not checked: the code fails on the full data as well", "no such column")
     assert f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}" in line.fix
 
 
 def test_a_code_that_fails_without_the_future_alone(
-    execution: Execution, leaving: Callable[..., Code]
+    execution: Execution, leaving: Callable[..., FactorCode]
 ) -> None:
     """A code that works on the full data and dies without the future is suspicious."""
-    rows = "".join(f"{day.date()},1\n" for day in DAYS)
-    (execution.data_folder / "index.csv").write_text(f"date,level\n{rows}")
-    code = leaving(STORED, first="assert '2020-03-20' in open('index.csv').read(), 'too short'\n")
+    first = "import pandas as pd\n"
+    first += "assert '2020-03-20' in pd.read_hdf('daily_pv.h5').index.levels[0], 'too short'\n"
+    code = leaving(STORED, first=first)
     line = only_line(code, STORED, execution)
     assert_line(line, "warn", "not checked: suspicious", f"not on the data up to {CUT}", "too short")
     assert "read the code" in line.fix
@@ -256,7 +256,7 @@ def test_a_code_that_fails_without_the_future_alone(
 
 def test_a_code_that_does_not_end(execution: Execution) -> None:
     """A code that takes too long is not checked; the fix names RD-Agent's variable."""
-    line = only_line(Code("alpha", "import time; time.sleep(60)"), STORED, replace(execution, timeout=0.5))
+    line = only_line(code_of("alpha", "import time; time.sleep(60)"), STORED, replace(execution, timeout=0.5))
     assert_line(line, "warn", "alpha: not checked: it did not end within 0.5 seconds")
     assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in line.fix
 
@@ -273,7 +273,7 @@ def test_a_code_that_does_not_end(execution: Execution) -> None:
 )
 def test_a_result_that_can_not_be_compared(
     execution: Execution,
-    leaving: Callable[..., Code],
+    leaving: Callable[..., FactorCode],
     form: Callable[[pd.DataFrame], pd.DataFrame],
     part: str,
 ) -> None:
@@ -284,7 +284,7 @@ def test_a_result_that_can_not_be_compared(
 # --- sets ---
 
 
-def test_a_set_is_checked_code_by_code(execution: Execution, leaving: Callable[..., Code]) -> None:
+def test_a_set_is_checked_code_by_code(execution: Execution, leaving: Callable[..., FactorCode]) -> None:
     """Each code has a line, the same code twice has one, and columns without a code have one together."""
     alpha = leaving(until_cut(STORED))
     beta = leaving(until_cut(STORED.rename(columns={"alpha": "beta"})), "the second")
@@ -297,7 +297,7 @@ def test_a_set_is_checked_code_by_code(execution: Execution, leaving: Callable[.
 
 
 def test_codes_whose_factors_are_not_in_the_set_give_no_line(
-    execution: Execution, leaving: Callable[..., Code], tmp_path: Path
+    execution: Execution, leaving: Callable[..., FactorCode], tmp_path: Path
 ) -> None:
     """A factor that RD-Agent dropped or the user left out is no line; where all is known it is not run."""
     dropped = leaving(until_cut(STORED.rename(columns={"alpha": "dropped"})), "dropped")
@@ -316,10 +316,10 @@ def test_codes_whose_factors_are_not_in_the_set_give_no_line(
 
 
 def test_a_failing_code_that_may_have_made_an_unknown_column(
-    execution: Execution, leaving: Callable[..., Code]
+    execution: Execution, leaving: Callable[..., FactorCode]
 ) -> None:
     """A code that fails, and whose name is not in the set, counts as long as a column has no code."""
-    failing, alpha = Code("lost", "raise SystemExit('no $vwap')"), leaving(until_cut(STORED))
+    failing, alpha = code_of("lost", "raise SystemExit('no $vwap')"), leaving(until_cut(STORED))
     lines = check_set([failing, alpha], columns_of(STORED.assign(beta=1.0)), execution)
     assert [line.state for line in lines] == ["pass", "warn", "warn"]
     assert_line(lines[1], "warn", "lost: not checked: the code fails")
@@ -329,10 +329,10 @@ def test_a_failing_code_that_may_have_made_an_unknown_column(
 
 @pytest.mark.parametrize("last", [True, False], ids=["first", "last"])
 def test_of_several_codes_of_a_column_the_one_counts_that_made_it(
-    execution: Execution, leaving: Callable[..., Code], last: bool
+    execution: Execution, leaving: Callable[..., FactorCode], last: bool
 ) -> None:
     """Versions of a factor with other values, or that fail, say nothing on a set that holds another one's."""
-    others = [leaving(STORED * 2), Code("alpha", "raise SystemExit('first try')")]
+    others = [leaving(STORED * 2), code_of("alpha", "raise SystemExit('first try')")]
     alpha = [leaving(until_cut(STORED))]
     (line,) = check_set(others + alpha if last else alpha + others, columns_of(STORED), execution)
     assert_line(line, "pass")
@@ -344,7 +344,7 @@ def test_of_several_codes_of_a_column_the_one_counts_that_made_it(
     ids=["end of a week", "end of a month", "two dates"],
 )
 def test_the_cut_lies_inside_a_week_and_a_month(
-    execution: Execution, leaving: Callable[..., Code], first: str, count: int, cut: str
+    execution: Execution, leaving: Callable[..., FactorCode], first: str, count: int, cut: str
 ) -> None:
     """Where 70 % of the dates end a week or a month another is taken, with data after it in any case."""
     stored = prices(pd.bdate_range(first, periods=count))
@@ -356,7 +356,7 @@ def test_the_cut_lies_inside_a_week_and_a_month(
 
 @pytest.mark.parametrize("day", [DAYS[0], DAYS[-1]], ids=["the first", "the last"])
 def test_a_set_of_one_day_within_bars(
-    execution: Execution, leaving: Callable[..., Code], day: pd.Timestamp
+    execution: Execution, leaving: Callable[..., FactorCode], day: pd.Timestamp
 ) -> None:
     """A day has data after it only where a later day has: the last bar of a day is not its future."""
     bars = prices(pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in DAYS for hour in (10, 15)]))
@@ -370,7 +370,7 @@ def test_a_set_of_one_day_within_bars(
 
 
 def test_the_cut_is_where_most_columns_have_values(
-    execution: Execution, leaving: Callable[..., Code]
+    execution: Execution, leaving: Callable[..., FactorCode]
 ) -> None:
     """A column that ends early, in a set joined of two, moves the cut; one without a value there is named."""
     stored = columns_of(STORED.assign(half=1.0))
@@ -386,7 +386,7 @@ def test_the_cut_is_where_most_columns_have_values(
 def test_a_set_without_a_value(execution: Execution) -> None:
     """A set of nothing but NaN has no date to cut at."""
     stored = {"alpha": STORED["alpha"] * np.nan}
-    (line,) = check_set([Code("alpha", "raise SystemExit")], stored, execution)
+    (line,) = check_set([code_of("alpha", "raise SystemExit")], stored, execution)
     assert_line(line, "warn", "alpha: not checked: no stored date (none) has data before and after it")
 
 
@@ -396,7 +396,7 @@ def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Se
     lines = check_set([], stored, execution)
     assert [line.text for line in lines] == ["not checked: no code of the run makes alpha"] * len(stored)
     if not stored:
-        assert check_set([Code("alpha", "raise SystemExit")], stored, execution) == []
+        assert check_set([code_of("alpha", "raise SystemExit")], stored, execution) == []
 
 
 # --- data ---
@@ -406,21 +406,21 @@ def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Se
     ("prepare", "part"),
     [
         (lambda folder: folder.rename(folder.parent / "moved"), "are not there"),
-        (lambda folder: (folder / "daily_pv.h5").unlink(), "no table with rows"),
-        (
-            lambda folder: prices().iloc[:0].reset_index().to_csv(folder / "daily_pv.csv"),
-            "no table with rows",
-        ),
+        (lambda folder: None, "no table with rows"),
+        (lambda folder: prices().iloc[:0].to_hdf(folder / "daily_pv.h5", key="data"), "no table with rows"),
         (lambda folder: prices().loc["2020-01-02"].to_hdf(folder / "b.h5", key="data"), "b.h5 can't be cut"),
         (lambda folder: (folder / "b.h5").write_bytes(b"\x89HDF damaged"), "b.h5 can't be cut"),
         (lambda folder: (folder / "b.bin").write_bytes(b"\x00"), "b.bin can't be cut"),
         (lambda folder: (folder / "b.h5").symlink_to(folder / "nowhere"), "b.h5 can't be cut"),
         (lambda folder: (folder / "more").mkdir(), "more is a folder"),
         (
-            lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_parquet(folder / "b.parquet"),
+            lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_hdf(folder / "b.h5", key="data"),
             "no stored date (2020-01-06 to 2020-03-24) has data before and after it",
         ),
-        (lambda folder: (folder / "b.csv").write_text("date,x\n2010-01-01,1\n"), "ends at 2010-01-01"),
+        (
+            lambda folder: prices(pd.DatetimeIndex(["2010-01-01"])).to_hdf(folder / "b.h5", key="data"),
+            "ends at 2010-01-01",
+        ),
     ],
     ids=[
         "no folder",
@@ -439,11 +439,8 @@ def test_data_that_can_not_be_cut(execution: Execution, prepare: Callable[[Path]
     """Data without a date to cut at leave the whole set unchecked, in one line; no code is run."""
     if part == "no table with rows":
         (execution.data_folder / "daily_pv.h5").unlink()
-        (execution.data_folder / "daily_pv.h5").touch()
     prepare(execution.data_folder)
-    if (execution.data_folder / "daily_pv.csv").exists():
-        (execution.data_folder / "daily_pv.h5").unlink()
-    codes = [Code("alpha", "raise SystemExit('was run')"), Code("beta", "raise SystemExit('was run')")]
+    codes = [code_of("alpha", "raise SystemExit('was run')"), code_of("beta", "raise SystemExit('was run')")]
     (line,) = check_set(codes, columns_of(STORED.assign(beta=1.0)), execution)
     assert_line(line, "warn", "alpha, beta: not checked: ", part)
     assert "was run" not in line.text

@@ -14,7 +14,8 @@ import pytest
 
 from tests import stand_in
 from tests.frames import factor_frame, write
-from tests.stand_in import Project, is_alive, kill, wait_until
+from tests.processes import is_alive
+from tests.stand_in import Project, kill, wait_until
 
 
 @pytest.fixture(scope="module")

@@ -6,40 +6,48 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from rdagent_sota_bridge.run import display
-from rdagent_sota_bridge.run.display import Lines, Screen, Status, to_go
+from rdagent_sota_bridge.run.display import Screen, Status, to_go
 from rdagent_sota_bridge.run.progress import Position
 
 AT = Position(2, "coding", 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("pieces", "lines", "partial"),
+    ("pieces", "lines"),
     [
-        ([b"one\ntw", b"o\nth"], ["one", "two"], "th"),
-        ([b"0%\r50%\r100%\n"], ["100%"], ""),
-        ([b"0%\r", b"50%", b"\r100%"], [], "100%"),
-        ([b"windows\r", b"\nline\r\n"], ["windows", "line"], ""),
-        ([b"\xe5\x8f", b"\xa0\n\xff\n"], ["叠", "\ufffd"], ""),
-        ([b"[red]x[/red]\n\n"], ["[red]x[/red]", ""], ""),
-        ([b"x" * 100_000 + b"\n"], ["x" * 100_000], ""),
+        ([b"one\ntw", b"o\nth"], ["one", "two", "th"]),
+        ([b"0%\r50%\r100%\n"], ["100%"]),
+        ([b"0%\r", b"50%", b"\r100%"], ["100%"]),
+        ([b"windows\r", b"\nline\r\n"], ["windows", "line"]),
+        ([b"\xe5\x8f", b"\xa0\n\xff\n"], ["叠", "\ufffd"]),
+        ([b"[red]x[/red]\n\n"], ["[red]x[/red]", ""]),
+        ([b"x" * 100_000 + b"\n"], ["x" * 100_000]),
+        ([b"[bold]y\n\x1b[31mred\x1b[0m\n"], ["[bold]y", "red"]),
     ],
 )
-def test_lines(pieces: list[bytes], lines: list[str], partial: str) -> None:
-    """Lines come as a terminal shows them: overwritten ones once, letters whole, markup as it is."""
-    cut = Lines()
-    assert [line for piece in pieces for line in cut.feed(piece)] == lines
-    assert cut.partial == partial
+def test_lines(pieces: list[bytes], lines: list[str]) -> None:
+    """Lines stay on a terminal as it shows them: overwritten ones once, letters whole, markup as it is."""
+    printed = list[object]()
+    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None))
+    with screen.shown(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(screen._console, "print", lambda text, **_: printed.append(text))
+        for piece in pieces:
+            screen.write(piece)
+        screen._print(screen._unfinished)
+    texts = [text.plain for text in printed if isinstance(text, Text)]  # the others are the panel's
+    assert texts[: len(lines)] == lines
 
 
 def test_a_bar_of_hours_is_not_kept() -> None:
     """What carriage returns overwrite takes no memory."""
-    cut = Lines()
-    for number in range(1000):
-        cut.feed(b"\r" + str(number).encode() * 100)
-    assert cut.partial == "999" * 100
-    assert len(cut._rest) < 1000
+    screen = Screen(Console(file=io.StringIO(), force_terminal=True))
+    with screen.shown():
+        for number in range(1000):
+            screen.write(b"\r" + str(number).encode() * 100)
+        assert len(screen._unfinished) < 1000
 
 
 @pytest.mark.parametrize(
@@ -69,26 +77,17 @@ def test_to_go(used: float, at_last_finish: float, finished: int, seconds: float
     assert to_go(used, at_last_finish, finished, 4) == seconds
 
 
-@pytest.mark.parametrize(("piece", "lines"), [(b"80%", 4), (b"", 3)])
-def test_the_panel_has_lines_of_its_own(piece: bytes, lines: int) -> None:
+@pytest.mark.parametrize(("piece", "lines"), [("80%", 4), ("", 3)])
+def test_the_panel_has_lines_of_its_own(piece: str, lines: int) -> None:
     """The line that is not finished, such as a progress bar, stands above the panel, not in it."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=60, color_system=None)
     screen = Screen(console)
-    screen._lines.feed(piece)
+    screen._unfinished = piece
     console.print(screen._panel())
     shown = file.getvalue().splitlines()
     assert len(shown) == lines
     assert {len(line) for line in shown[-3:]} == {60}
-
-
-def test_last_words_without_an_end_of_line() -> None:
-    """What a command wrote last stays on the terminal, also where its line was not finished."""
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=60, color_system=None)
-    with Screen(console).shown() as screen:
-        screen.write(b"out of paper")
-    assert file.getvalue().endswith("out of paper\n")
 
 
 def bytes_console() -> tuple[Console, io.BytesIO]:
@@ -124,6 +123,7 @@ def test_on_a_terminal() -> None:
     assert "red" in output
     assert "the stage: loop 3 of 4" in output
     assert output.rindex("[bold]") < output.rindex("the stage")
+    assert output.endswith("unfinished\n")
 
 
 class Gone(io.RawIOBase):

@@ -26,8 +26,8 @@ def test_waits_for_the_stage_of_a_killed_job(tmp_path: Path) -> None:
     """It is said once that the stage of a killed job is awaited, and the locks are had when it is gone."""
     descriptor, told = held_by_a_stage(tmp_path), list[str]()
     threading.Timer(0.7, os.close, (descriptor,)).start()
-    with locks.held(tmp_path, told.append) as descriptors:
-        assert len(descriptors) == 1
+    with locks.held(tmp_path, told.append) as held:
+        assert os.fstat(held).st_ino == (tmp_path / locks.STAGE_LOCK).stat().st_ino
     assert told == ["waiting for the stage of the job that was killed to end ..."]
 
 

@@ -278,7 +278,7 @@ def run_command(
     Runs `rdagent fin_factor` and `rdagent fin_model`. Options that are not listed go on to both of them.
     """
     from rdagent_sota_bridge.cli import run
-    from rdagent_sota_bridge.run.job import Asked
+    from rdagent_sota_bridge.run.job import Options
 
     with _errors_as_messages():
         for name, value in (("--from-log", from_log), ("--all-duration", all_duration)):
@@ -288,7 +288,7 @@ def run_command(
                     f"option {name}; is a variable in it not set?",
                     "fill it, or leave it out",
                 )
-        asked = Asked(
+        asked = Options(
             factor_loops, model_loops, baseline, all_duration or "", from_log or "", tuple(context.args)
         )
         raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_jsonable_python
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.status import Status
@@ -26,12 +25,12 @@ from rdagent_sota_bridge import (
     sessions,
     store,
 )
+from rdagent_sota_bridge.checks import Line, State, worst
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Quality, Source
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
-from rdagent_sota_bridge.verdict import Line, State, worst
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail")
 
@@ -212,38 +211,14 @@ def _while(waiting: Status, blocks: Iterable[list[Line]]) -> Iterator[list[Line]
 
 
 def _print_json(lines: list[Line], factor_set: Mapping[str, Any], console: Console) -> None:
-    document = {
-        "state": worst(lines),
-        "set": factor_set,
-        "checks": [
-            {
-                "name": line.name,
-                "state": line.state,
-                "text": line.text,
-                "fix": line.fix,
-                "figures": line.figures,
-            }
-            for line in lines
-        ],
-    }
+    document = to_jsonable_python(
+        {"state": worst(lines), "set": factor_set, "checks": lines},
+        inf_nan_mode="null",
+        fallback=lambda number: number.item(),  # numpy's
+    )
     # Escapes where the stream can't hold the names: they are the same JSON.
-    text = json.dumps(_plain(document), ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False)
+    text = json.dumps(document, ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False)
     console.file.write(text + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numpy's numbers as Python's, null for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _print_lines(lines: list[Line], console: Console) -> None:

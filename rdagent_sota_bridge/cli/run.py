@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
-from rdagent_sota_bridge.run import locks, sequence, stages, times
+from rdagent_sota_bridge.run import locks, sequence, stages
 from rdagent_sota_bridge.run.display import LastingConsole, open_console, write_nothing_more
-from rdagent_sota_bridge.run.job import Asked, Job
-from rdagent_sota_bridge.run.stopping import Stopped, stops
-from rdagent_sota_bridge.verdict import Line
+from rdagent_sota_bridge.run.job import Job, Options
+from rdagent_sota_bridge.run.locks import Stopped
+
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
 
 
-def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
+def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     """Begin a job or go on with one, and return the exit status.
 
     Args:
@@ -34,12 +37,12 @@ def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
             "--resume goes on with a job, and --new begins one", "options --resume and --new", "leave one out"
         )
     if asked.all_duration:
-        times.seconds_of(asked.all_duration)
+        stages.seconds_of(asked.all_duration)
     stages.find_rdagent()
     _make(log_dir)
     job: Job | None = None
     try:
-        with stops(), locks.held(log_dir, _speaker(console)) as descriptors:
+        with locks.stops(), locks.held(log_dir, _speaker(console)) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
             outside = sequence.Outside(
                 console=console,
@@ -47,7 +50,7 @@ def run(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> int:
                 show=lambda heading, lines: _show(heading, lines, console),
                 report=_report,
                 environ=environ,
-                descriptors=descriptors,
+                descriptors=(descriptor,),
             )
             if job.end:
                 return sequence.tell_end(job, outside)
@@ -69,7 +72,7 @@ def _make(log_dir: Path) -> None:
         ) from None
 
 
-def _job(asked: Asked, log_dir: Path, *, resume: bool, anew: bool) -> Job:
+def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     newest = None if anew else jobs.newest(log_dir)
     if resume:
         if newest is None:

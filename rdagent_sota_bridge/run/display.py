@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from rdagent_sota_bridge.run.progress import Position
-from rdagent_sota_bridge.run.times import shown
+from rdagent_sota_bridge.run.stages import shown
 
 
 @dataclass(frozen=True)
@@ -67,37 +67,6 @@ def to_go(used: float, used_at_last_finish: float, finished: int, loops: int) ->
     return max(used_at_last_finish / finished * loops - used, 0.0)
 
 
-class Lines:
-    """Cuts a stream of bytes into the lines that a terminal would show.
-
-    Attributes:
-        partial: The line that is not finished, as far as it is there: a progress bar, or an LLM's answer.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._rest = ""
-
-    def feed(self, piece: bytes) -> list[str]:
-        """Take bytes, and return the lines that they finish.
-
-        Of what carriage returns overwrite, as tqdm's bars do, only the last is returned.
-        """
-        *whole, self._rest = (self._rest + self._decoder.decode(piece)).split("\n")
-        if "\r" in self._rest.rstrip("\r"):  # what is overwritten need not be kept
-            self._rest = _overwritten(self._rest) + ("\r" if self._rest.endswith("\r") else "")
-        return [_overwritten(line) for line in whole]
-
-    @property
-    def partial(self) -> str:  # noqa: D102 - in the class
-        return _overwritten(self._rest)
-
-
-def _overwritten(line: str) -> str:
-    """Return what is left of a line when each carriage return starts it anew."""
-    return line.rstrip("\r").rpartition("\r")[2]
-
-
 class LastingConsole(Console):
     """A console whose end, such as that of a pipe below it, does not end a job (Rich's own would)."""
 
@@ -132,26 +101,32 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._lines = Lines()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._unfinished = ""  # the line that is not finished: a progress bar, or an LLM's answer
+        self._inside_line = False
         self._status: Status | None = None
         self._gone = False
-        self._inside_line = False
 
     def write(self, piece: bytes) -> None:
         """Show what the stage's command wrote."""
         if not piece or self._gone:
             return
         with self._while_there():
-            if self._live is not None:
-                lines = self._lines.feed(piece)
-                if lines:
-                    # Text, not markup: an LLM's words may look like it.
-                    shown_lines = Text("\n").join(Text.from_ansi(line) for line in lines)
-                    self._console.print(shown_lines, soft_wrap=True, highlight=False)
-                self._live.update(self._panel())
-            else:
+            if self._live is None:
                 self._inside_line = not piece.endswith(b"\n")
                 _write_through(self._console, piece)
+                return
+            text = self._unfinished + self._decoder.decode(piece)
+            *lines, self._unfinished = text.replace("\r\n", "\n").split("\n")
+            if "\r" in self._unfinished[:-1]:  # what a bar overwrites need not be kept
+                self._unfinished = _overwritten(self._unfinished) + "\r" * self._unfinished.endswith("\r")
+            for line in lines:
+                self._print(line)
+            self._live.update(self._panel())
+
+    def _print(self, line: str) -> None:
+        # Text, not markup: an LLM's words may look like it.
+        self._console.print(Text.from_ansi(_overwritten(line)), soft_wrap=True, highlight=False)
 
     def show(self, status: Status) -> None:
         """Show where the stage is."""
@@ -169,10 +144,9 @@ class Screen:
     def _panel(self) -> Group:
         status = Text("" if self._status is None else str(self._status))
         panel = Panel(status, title="rdagent-sota run", title_align="left")
-        if not self._lines.partial:
-            return Group(panel)
-        partial = Text.from_ansi(self._lines.partial[-500:], no_wrap=True, overflow="ellipsis")
-        return Group(partial, panel)
+        last = _overwritten(self._unfinished)[-500:]
+        above = [Text.from_ansi(last, no_wrap=True, overflow="ellipsis")] if last else []
+        return Group(*above, panel)
 
     @contextlib.contextmanager
     def _while_there(self) -> Iterator[None]:
@@ -196,10 +170,14 @@ class Screen:
         finally:
             with self._while_there():
                 self._live.stop()
-                if self._lines.partial:  # last words without an end of line
-                    last = Text.from_ansi(self._lines.partial)
-                    self._console.print(last, soft_wrap=True, highlight=False)
+                if self._unfinished:  # last words without an end of line
+                    self._print(self._unfinished)
             self._live = None
+
+
+def _overwritten(line: str) -> str:
+    """Return what is left of a line when each carriage return starts it anew."""
+    return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _write_through(console: Console, piece: bytes) -> None:

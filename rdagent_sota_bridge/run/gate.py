@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.run.job import FactorSet
+from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.verdict import Line, worst
 
-Show = Callable[[str, list[Line]], None]
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
+
+Show = Callable[[str, "list[Line]"], None]
 """Shows lines of a check under a heading."""
 
 
@@ -22,14 +25,14 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge import environment, store  # late: pandas and pyarrow
+    from rdagent_sota_bridge import checks, environment, store  # late: pandas and pyarrow
 
     settings = read_settings()
     lines = environment.lines(0, store.folder(settings.store_path))
     troubles = [line for line in lines if line.state != "pass"]
     if troubles:
         show("Before the run, what does not pass on this machine:", troubles)
-    if worst(lines) == "fail":
+    if checks.worst(lines) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -51,14 +54,14 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
         raise type(error)(*told) from None
 
 
-def described(located: tuple[Located, ...]) -> FactorSet:
+def described(located: tuple[Located, ...]) -> JobSet:
     """Return the set that some factor files make, without its digest."""
     paths = (at.path.parent if at.path.name == locate.FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
-    return FactorSet("", tuple(map(str, paths)), tuple(logs))
+    return JobSet("", tuple(map(str, paths)), tuple(logs))
 
 
-def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> FactorSet:
+def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
     """Check a set as a run of RD-Agent with the bridge would, and return it with its digest.
 
     Args:
@@ -70,10 +73,10 @@ def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> Fact
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import inspection  # late: pandas and pyarrow
+    from rdagent_sota_bridge import checks, inspection  # late: pandas and pyarrow
 
     found = inspection.inspect(read_settings(), located)
-    notes = [Line("log", "warn", note) for at in located for note in at.notes]
+    notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
@@ -86,10 +89,10 @@ def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> Fact
             f"{', '.join(held.paths)}; SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION",
             "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
         )
-    return FactorSet(digest, held.paths, held.logs)
+    return JobSet(digest, held.paths, held.logs)
 
 
-def files_of(held: FactorSet) -> tuple[Located, ...]:
+def files_of(held: JobSet) -> tuple[Located, ...]:
     """Return the factor files of a set that a job knows.
 
     Raises:

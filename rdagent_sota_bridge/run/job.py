@@ -26,6 +26,16 @@ TITLES = {FACTORS: "factor stage", MODELS: "model stage", BASELINE: "baseline st
 
 DEFAULT_LOOPS = 10
 
+_OWN = {
+    "--loop-n": "use --factor-loops and --model-loops",
+    "--path": "use --resume, or --from-log to skip the factor stage",
+}
+_KEPT = {
+    "baseline": "--baseline",
+    "all_duration": "--all-duration",
+    "from_logs": "--from-log",
+    "passed_on": "An option for RD-Agent",
+}
 _SUFFIX = "_run.json"
 _NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_run\.json")
 
@@ -35,28 +45,16 @@ End = Literal["", "done", "nothing accepted", "out of time"]
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked.
+    """What a command line asks for; None, or empty, for what it leaves out.
 
     Attributes:
-        factor_loops: The loops of the factor stage; 0 where `from_logs` replaces it.
+        factor_loops: The loops of the factor stage; in a job 0 where `from_logs` replaces it.
         model_loops: The loops of the model stage, and of the baseline.
         baseline: True for models without the factors after those with them.
         all_duration: The time for all stages, in RD-Agent's form; empty for no limit.
         from_logs: What `--from-log` named; empty where there is a factor stage.
         passed_on: Further options for both of RD-Agent's commands.
     """
-
-    factor_loops: int
-    model_loops: int
-    baseline: bool = False
-    all_duration: str = ""
-    from_logs: str = ""
-    passed_on: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a command line says; None, or empty, for what it leaves out. The names are those of `Options`."""
 
     factor_loops: int | None = None
     model_loops: int | None = None
@@ -86,7 +84,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class FactorSet:
+class JobSet:
     """The set that the models of a job are trained on.
 
     Attributes:
@@ -117,17 +115,21 @@ class Job:
     project: str
     options: Options
     stages: tuple[Stage, ...]
-    factor_set: FactorSet | None = None
+    factor_set: JobSet | None = None
     end: End = ""
 
-    def stage(self, name: str) -> Stage | None:
-        """Return a stage by its name; None where the job has none of it."""
-        return next((stage for stage in self.stages if stage.name == name), None)
+    def stage(self, name: str) -> Stage:
+        """Return the stage of a name, which the job has."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def is_open(self, name: str) -> bool:
+        """Return True for a stage that the job has and has not ended."""
+        return any(stage.name == name and stage.state != "ended" for stage in self.stages)
 
     def log(self, name: str) -> Path | None:
         """Return the log folder of a stage that has begun, absolute; else None."""
-        stage = self.stage(name)
-        return None if stage is None or not stage.log else self.file.absolute().parent / stage.log
+        logs = [stage.log for stage in self.stages if stage.name == name and stage.log]
+        return self.file.absolute().parent / logs[0] if logs else None
 
     def with_stage(self, changed: Stage) -> Job:
         """Return the job with the stage of that name replaced."""
@@ -190,7 +192,7 @@ def read(file: Path) -> Job:
             project=str(content["project"]),
             options=Options(**_with_tuples(content["options"])),
             stages=tuple(Stage(**stage) for stage in content["stages"]),
-            factor_set=None if held is None else FactorSet(**_with_tuples(held)),
+            factor_set=None if held is None else JobSet(**_with_tuples(held)),
             end=content["end"],
         )
     except OSError as error:
@@ -228,7 +230,7 @@ def _unknown_form(file: Path) -> JobError:
 # --- beginning and going on ---
 
 
-def new(asked: Asked, log_dir: Path) -> Job:
+def new(asked: Options, log_dir: Path) -> Job:
     """Return a job for what was asked, not yet written.
 
     Args:
@@ -236,7 +238,7 @@ def new(asked: Asked, log_dir: Path) -> Job:
         log_dir: The folder of the logs.
 
     Raises:
-        JobError: if the options contradict each other.
+        JobError: if the options contradict each other, or what the job itself sets.
     """
     if asked.from_logs and asked.factor_loops is not None:
         raise JobError(
@@ -244,46 +246,21 @@ def new(asked: Asked, log_dir: Path) -> Job:
             "options --from-log and --factor-loops",
             "leave one of them out",
         )
-    check_passed_on(asked.passed_on)
-    options = Options(
-        factor_loops=0 if asked.from_logs else _number(asked.factor_loops),
-        model_loops=_number(asked.model_loops),
-        baseline=asked.baseline,
-        all_duration=asked.all_duration,
-        from_logs=asked.from_logs,
-        passed_on=asked.passed_on,
-    )
-    stages = [Stage(MODELS, options.model_loops)]
-    if not options.from_logs:
-        stages.insert(0, Stage(FACTORS, options.factor_loops))
-    if options.baseline:
-        stages.append(Stage(BASELINE, options.model_loops))
+    for option in asked.passed_on:
+        if fix := _OWN.get(option.partition("=")[0].replace("_", "-")):
+            raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
+    factors = 0 if asked.from_logs else DEFAULT_LOOPS if asked.factor_loops is None else asked.factor_loops
+    models = DEFAULT_LOOPS if asked.model_loops is None else asked.model_loops
+    stages = [
+        *([] if asked.from_logs else [Stage(FACTORS, factors)]),
+        Stage(MODELS, models),
+        *([Stage(BASELINE, models)] if asked.baseline else []),
+    ]
+    options = dataclasses.replace(asked, factor_loops=factors, model_loops=models)
     return Job(log_dir / f"{stamp()}{_SUFFIX}", os.path.relpath(Path.cwd(), log_dir), options, tuple(stages))
 
 
-def _number(loops: int | None) -> int:
-    return DEFAULT_LOOPS if loops is None else loops
-
-
-def check_passed_on(options: tuple[str, ...]) -> None:
-    """Check that no option for RD-Agent is one that the job itself sets.
-
-    Raises:
-        JobError: if one is.
-    """
-    ours = {
-        "--loop-n": "use --factor-loops and --model-loops",
-        "--path": "use --resume, or --from-log to skip the factor stage",
-    }
-    for option in options:
-        name = option.partition("=")[0].replace("_", "-")
-        if name in ours:
-            raise JobError(
-                f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", ours[name]
-            )
-
-
-def resumed(job: Job, asked: Asked) -> Job:
+def resumed(job: Job, asked: Options) -> Job:
     """Return a job as it is to go on: with more loops, where more are asked for.
 
     Raises:
@@ -296,20 +273,16 @@ def resumed(job: Job, asked: Asked) -> Job:
             f"{job.file}, of a job in {project}",
             f"start it again there: cd {shlex.quote(str(project))}",
         )
-    for name in ("baseline", "all_duration", "from_logs", "passed_on"):
+    for name, option in _KEPT.items():
         wish, has = getattr(asked, name), getattr(job.options, name)
         if wish and wish != has:
             raise JobError(
-                f"{_spelt(name)} says {_said(wish)}, and the job that goes on has {_said(has)}",
+                f"{option} says {_said(wish)}, and the job that goes on has {_said(has)}",
                 str(job.file),
                 "leave the option out, or begin a new job with --new",
             )
-    return _with_more(job, asked)
-
-
-def _spelt(name: str) -> str:
-    spelt = {"from_logs": "--from-log", "passed_on": "An option for RD-Agent"}
-    return spelt.get(name, f"--{name.replace('_', '-')}")
+    job = _with_more(job, "--factor-loops", asked.factor_loops, (FACTORS,))
+    return _with_more(job, "--model-loops", asked.model_loops, (MODELS, BASELINE))
 
 
 def _said(value: Any) -> str:
@@ -317,38 +290,33 @@ def _said(value: Any) -> str:
     return text or "none"
 
 
-def _with_more(job: Job, asked: Asked) -> Job:
-    for name, option in ((FACTORS, "--factor-loops"), (MODELS, "--model-loops"), (BASELINE, "--model-loops")):
-        wish = asked.factor_loops if name == FACTORS else asked.model_loops
-        stage = job.stage(name)
-        if wish is None or (stage is None and name == BASELINE) or (stage and stage.loops == wish):
-            continue
-        if stage is None:
-            raise JobError(
-                f"{option} asks for a factor stage, and the job that goes on has none",
-                str(job.file),
-                "leave the option out, or begin a new job with --new",
-            )
-        if wish < stage.loops:
-            raise JobError(
-                f"{option} {wish} is less than the {stage.loops} that the job was to do",
-                str(job.file),
-                f"leave the option out, or ask for more than {stage.loops}: the number is of all loops",
-            )
-        models = job.stage(MODELS)
-        if name == FACTORS and models is not None and models.state != "waiting":
-            raise JobError(
-                "The model stage has begun with the set of this job's factor stage, which is over",
-                str(job.file),
-                "leave --factor-loops out, or begin a new job with --new",
-            )
+def _with_more(job: Job, option: str, wish: int | None, names: tuple[str, ...]) -> Job:
+    """Return a job with so many loops in each stage of these names."""
+    stages = [stage for stage in job.stages if stage.name in names]
+    if wish is None or any(stage.loops == wish for stage in stages):
+        return job
+    if not stages:
+        raise JobError(
+            f"{option} asks for a factor stage, and the job that goes on has none",
+            str(job.file),
+            "leave the option out, or begin a new job with --new",
+        )
+    if wish < stages[0].loops:
+        raise JobError(
+            f"{option} {wish} is less than the {stages[0].loops} that the job was to do",
+            str(job.file),
+            f"leave the option out, or ask for more than {stages[0].loops}: the number is of all loops",
+        )
+    if FACTORS in names and job.stage(MODELS).state != "waiting":
+        raise JobError(
+            "The model stage has begun with the set of this job's factor stage, which is over",
+            str(job.file),
+            "leave --factor-loops out, or begin a new job with --new",
+        )
+    for stage in stages:
         state: State = "waiting" if stage.state == "waiting" else "begun"
         job = job.with_stage(dataclasses.replace(stage, loops=wish, state=state))
-        if name == FACTORS:
-            options = dataclasses.replace(job.options, factor_loops=wish)
-            # A set that was found after fewer factor loops is not the one of these.
-            job = dataclasses.replace(job, options=options, factor_set=None, end="")
-        else:
-            options = dataclasses.replace(job.options, model_loops=wish)
-            job = dataclasses.replace(job, options=options, end="")
-    return job
+    if FACTORS in names:  # a set that was found after fewer factor loops is not the one of these
+        options = dataclasses.replace(job.options, factor_loops=wish)
+        return dataclasses.replace(job, options=options, factor_set=None, end="")
+    return dataclasses.replace(job, options=dataclasses.replace(job.options, model_loops=wish), end="")

@@ -1,15 +1,15 @@
-"""One job at a time in a log folder: two locks, one of `rdagent-sota run` itself and one of its stage."""
+"""One job at a time in a log folder, and its stop by a signal."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import filelock
+from types import FrameType
 
 from rdagent_sota_bridge.errors import JobError
 
@@ -27,8 +27,8 @@ WAIT_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-    """Hold both locks of a log folder for a block, and yield the descriptors that a stage's lifeline keeps.
+def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[int]:
+    """Hold both locks of a log folder for a block, and yield the descriptor that a stage's lifeline keeps.
 
     Args:
         log_dir: The folder, which is there.
@@ -38,67 +38,88 @@ def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[tuple[int, ...]
         JobError: if another job is at work there, the stage of a killed one does not end, or the folder can't
             be written or locked.
     """
-    lock = filelock.FileLock(log_dir / RUN_LOCK)
-    try:
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=0)
-        if not lock.is_locked:
-            # One that was told to stop takes some seconds to end what it started.
-            tell("another `rdagent-sota run` is at work in this log folder; waiting for it to end ...")
-            lock.acquire(timeout=END_SECONDS)
-    except filelock.Timeout:
-        raise JobError(
-            "Another `rdagent-sota run` is at work in this log folder",
-            str(log_dir),
-            "wait for it or end it (Ctrl-C), or give the new one a --log-dir of its own",
-        ) from None
-    except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
-        raise _no_lock(lock.lock_file, error) from None
-    try:
-        with _stage_lock(log_dir / STAGE_LOCK, tell) as descriptors:
-            yield descriptors
-    finally:
-        lock.release()
+    another = JobError(
+        "Another `rdagent-sota run` is at work in this log folder",
+        str(log_dir),
+        "wait for it or end it (Ctrl-C), or give the new one a --log-dir of its own",
+    )
+    stage = JobError(
+        "The stage of a job that was killed is still running",
+        f"{log_dir / STAGE_LOCK}, which its processes hold (fuser or lsof tells which)",
+        "end them, then go on",
+    )
+    # One that was told to stop takes some seconds to end what it started.
+    waiting = "another `rdagent-sota run` is at work in this log folder; waiting for it to end ..."
+    with _locked(log_dir / RUN_LOCK, END_SECONDS, lambda: tell(waiting), another):
+        waiting = "waiting for the stage of the job that was killed to end ..."
+        with _locked(log_dir / STAGE_LOCK, WAIT_SECONDS, lambda: tell(waiting), stage) as descriptor:
+            yield descriptor
 
 
 @contextlib.contextmanager
-def _stage_lock(file: Path, tell: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-    if sys.platform == "win32":  # a lock is not handed on there; the lifeline ends its command at once
-        yield ()
-        return
-    import fcntl
-
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _no_lock(str(file), error) from None
-    try:
-        end, told = time.monotonic() + WAIT_SECONDS, False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+def _locked(file: Path, seconds: float, tell: Callable[[], None], trouble: JobError) -> Iterator[int]:
+    """Hold the lock of a file for a block; a child that keeps the descriptor holds it too."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            stack.callback(os.close, descriptor)
+            end = None
+            while not _take(descriptor):
+                if end is None:
+                    end = time.monotonic() + seconds
+                    tell()
                 if time.monotonic() > end:
-                    raise JobError(
-                        "The stage of a job that was killed is still running",
-                        f"{file}, which its processes hold (fuser or lsof tells which)",
-                        "end them, then go on",
-                    ) from None
-            except OSError as error:
-                raise _no_lock(str(file), error) from None
-            if not told:
-                tell("waiting for the stage of the job that was killed to end ...")
-                told = True
-            time.sleep(0.2)
-        yield (descriptor,)
+                    raise trouble
+                time.sleep(0.2)
+        except OSError as error:
+            raise JobError(
+                f"The log folder can't be locked: {error}",
+                str(file),
+                "name a folder with --log-dir that you may write into, on a file system that has locks",
+            ) from None
+        yield descriptor
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class Stopped(BaseException):
+    """The process was told to stop.
+
+    No `Exception`: nothing that goes on after an error may go on after this.
+
+    Attributes:
+        number: The number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def stops() -> Iterator[None]:
+    """Raise `Stopped` in the block at the first signal, and ignore further ones: a clean end takes seconds.
+
+    A signal that the process was started to ignore, as `nohup` does with SIGHUP, stays ignored.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for other in taken:
+            signal.signal(other, lambda number, frame: None)
+        raise Stopped(number)
+
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
     finally:
-        os.close(descriptor)
-
-
-def _no_lock(file: str, error: Exception) -> JobError:
-    return JobError(
-        f"The log folder can't be locked: {error}",
-        file,
-        "name a folder with --log-dir that you may write into, on a file system that has locks",
-    )
+        for number in taken:
+            signal.signal(number, before[number])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,9 @@ def steps_done(log: Path) -> list[Done]:
         match = re.fullmatch(r"(\d+)_(.+)", file.name)
         if match is None or not file.parent.name.isdecimal():
             continue
-        try:
+        with contextlib.suppress(FileNotFoundError):  # RD-Agent removes some that are later than a resume
             when = file.stat().st_mtime
-        except FileNotFoundError:  # RD-Agent removes some when it goes on from an earlier one
-            continue
-        found.append(Done(file, int(file.parent.name), int(match[1]), match[2], when))
+            found.append(Done(file, int(file.parent.name), int(match[1]), match[2], when))
     return sorted(found, key=lambda done: (done.when, done.loop, done.number))
 
 
@@ -83,14 +82,10 @@ def position(done: list[Done]) -> Position:
     """Return where a stage is that has done these steps."""
     finished = _finished(done)
     back_tests = len({one.loop for one in done if one.step == BACK_TEST})
-    if not done:
-        return Position(0, STEPS[0], 0, 0)
-    last = done[-1]
-    if last.loop in finished:
-        others = [one for one in done if one.loop not in finished]
-        if not others:
-            return Position(max(finished) + 1, STEPS[0], len(finished), back_tests)
-        last = others[-1]
+    open_steps = [one for one in done if one.loop not in finished]
+    if not open_steps:
+        return Position(max(finished, default=-1) + 1, STEPS[0], len(finished), back_tests)
+    last = open_steps[-1]
     step = STEPS[STEPS.index(last.step) + 1] if last.step in STEPS else ""
     return Position(last.loop, step, len(finished), back_tests)
 
@@ -134,12 +129,13 @@ def where_to_resume(log: Path) -> Resume:
             newest_of_loop[one.loop] = _written(one.file), one.file, finished
         except SessionError as error:
             trouble = trouble or error
+    cut_off = "" if trouble is None else f"the newest session was cut off ({trouble.place}): "
     if newest_of_loop:
         _, file, finished = max(newest_of_loop.values(), key=lambda found: found[0])
-        return Resume(file, finished, _note(trouble, f"{_short(file)} is taken"))
+        return Resume(file, finished, cut_off and f"{cut_off}{file.parent.name}/{file.name} is taken")
     if trouble is not None and len(done) > 1:
         raise trouble
-    return Resume(None, note=_note(trouble, "the stage begins anew"))
+    return Resume(None, note=cut_off and f"{cut_off}the stage begins anew")
 
 
 def _written(file: Path) -> tuple[float, int]:
@@ -150,11 +146,3 @@ def _written(file: Path) -> tuple[float, int]:
         return max(ends, default=0.0), sum(map(int, loop.step_idx.values()))
     except pickled.DAMAGE as error:
         raise sessions.unknown_form(file, error) from None
-
-
-def _short(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}"
-
-
-def _note(trouble: SessionError | None, instead: str) -> str:
-    return "" if trouble is None else f"the newest session was cut off ({trouble.place}): {instead}"

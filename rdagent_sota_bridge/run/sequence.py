@@ -22,11 +22,11 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.run import gate, progress, stages, times
+from rdagent_sota_bridge.run import gate, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, FactorSet, Job
-from rdagent_sota_bridge.run.stopping import Stopped
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job, JobSet
+from rdagent_sota_bridge.run.locks import Stopped
 from rdagent_sota_bridge.settings import path_entries
 
 Say = Callable[[str], None]
@@ -79,15 +79,15 @@ def go(job: Job, outside: Outside) -> int:
         job = dataclasses.replace(job, factor_set=gate.described(located))
     outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
     gate.check_machine(outside.show)
-    if _is_open(job, FACTORS) and (job := _run_stage(job, FACTORS, rdagent, outside)).end:
+    if job.is_open(FACTORS) and (job := _run_stage(job, FACTORS, rdagent, outside)).end:
         return _out_of_time(job, outside)
-    if _is_open(job, MODELS):
+    if job.is_open(MODELS):
         try:
             job = _with_checked_set(job, outside)
         except NothingAcceptedError as error:
             return _nothing_accepted(job, error, outside)
     for name in (MODELS, BASELINE):
-        if _is_open(job, name) and (job := _run_stage(job, name, rdagent, outside)).end:
+        if job.is_open(name) and (job := _run_stage(job, name, rdagent, outside)).end:
             return _out_of_time(job, outside)
     job = dataclasses.replace(job, end="done")
     jobs.write(job)
@@ -108,22 +108,13 @@ def tell_end(job: Job, outside: Outside) -> int:
             f"The job is finished: {job.file}\n"
             f"  to add models: {job.resume_command} --model-loops N, N being all of them"
         )
-    if _has_report(job):
-        outside.say(f"  report: {jobs.report_file(job)}")
+    report = jobs.report_file(job)
+    # One that was written before the job's last change is of fewer loops.
+    if report.exists() and report.stat().st_mtime_ns >= job.file.stat().st_mtime_ns:
+        outside.say(f"  report: {report}")
     else:  # it was stopped there
         _report(job, outside)
     return 0 if job.end == "done" else 1
-
-
-def _has_report(job: Job) -> bool:
-    """Return True if the job's report was written after its last change: not that of fewer loops."""
-    file = jobs.report_file(job)
-    return file.exists() and file.stat().st_mtime_ns >= job.file.stat().st_mtime_ns
-
-
-def _is_open(job: Job, name: str) -> bool:
-    stage = job.stage(name)
-    return stage is not None and stage.state != "ended"
 
 
 # --- the set ---
@@ -167,9 +158,9 @@ def _nothing_accepted(job: Job, error: NothingAcceptedError, outside: Outside) -
 
 
 def _more_factors(job: Job) -> str:
-    stage, log = job.stage(FACTORS), job.log(FACTORS)
-    if job.options.all_duration and stage is not None and log is not None:
-        finished = progress.finished_loops(progress.steps_done(log))
+    log = job.log(FACTORS)
+    if job.options.all_duration and log is not None:
+        stage, finished = job.stage(FACTORS), progress.finished_loops(progress.steps_done(log))
         if finished < stage.loops:  # RD-Agent keeps the timer in the session, and would end after a step
             return (
                 f"  fix:   its time was used up after {finished} of {stage.loops} loops: begin a new job "
@@ -190,135 +181,107 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
         JobError: if RD-Agent ends with a status other than 0.
         SessionError: if the sessions that it should go on from can't be read.
     """
-    stage = job.stage(name)
-    assert stage is not None  # noqa: S101 - the callers have looked
-    log = job.log(name)
+    stage, log = job.stage(name), job.log(name)
     resume = progress.Resume(None) if log is None else progress.where_to_resume(log)
     if resume.note:
         outside.say(f"{TITLES[name]}: {resume.note}")
     if resume.finished >= stage.loops:  # it was killed after its last step
-        job = job.with_stage(dataclasses.replace(stage, state="ended"))
-        jobs.write(job)
-        return job
-    seconds = times.share(job, name)
+        return _written(job.with_stage(dataclasses.replace(stage, state="ended")))
+    seconds = stages.share(job, name)
     if seconds is not None and seconds < 1:
-        job = dataclasses.replace(job, end="out of time")
-        jobs.write(job)
-        return job
-    if resume.file is None:
+        return _written(dataclasses.replace(job, end="out of time"))
+    if log is None or resume.file is None:
         stage = dataclasses.replace(stage, log=jobs.stamp())
+        log = job.file.absolute().parent / stage.log
     # Before the child starts: after a kill the folder has to be known.
     stage = dataclasses.replace(stage, state="begun")
-    job = job.with_stage(stage)
-    jobs.write(job)
-    log = job.log(name)
-    assert log is not None  # noqa: S101 - it was named above
+    job = _written(job.with_stage(stage))
     set_paths = () if job.factor_set is None else job.factor_set.paths
     command = stages.command(rdagent, stage, resume.file, seconds, job.options.passed_on)
     environment = stages.environment(outside.environ, stage, log, set_paths)
     outside.say(f"{TITLES[name]}: {' '.join(command[1:])}, log {os.path.relpath(log)}")
-    clock = _Clock(job, name)
+    screen = Screen(outside.console)
+    watch = _Watch(job, name, log, screen)
     try:
         with (
             child.started(command, environment, Path.cwd(), keep=outside.descriptors) as process,
-            Screen(outside.console).shown() as screen,
+            screen.shown(),
         ):
-            watch = _Watch(job, name, log, screen)
-            watch.look(clock.seconds)
+            watch.look()
             try:
                 for piece in child.output(process):
                     screen.write(piece)
-                    watch.look(clock.seconds)
-                    clock.save_now_and_then()
+                    watch.look()
             except Stopped:
                 # RD-Agent may need ten seconds for its containers, and as long again to leave.
                 outside.say("Ending the stage, with all that it started; this can take half a minute ...")
                 raise
         status = process.returncode
     finally:
-        job = clock.save()
+        job = watch.save()
     if status != 0:
         fix = f"fix what they tell, and go on: {job.resume_command}"
         if status == _USAGE and job.options.passed_on:  # which a job that goes on keeps
-            fix = f"begin a new job without what RD-Agent does not take: --new (was {_passed_on(job)})"
+            options = shlex.join(job.options.passed_on)
+            fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
         raise JobError(
             f"The {TITLES[name]} ended with status {status}",
             f"{log}; its last lines stand above, and in {log.with_name('latest.log')}",
             fix,
         )
-    stage = job.stage(name)
-    assert stage is not None  # noqa: S101 - it is the one that ran
     finished = progress.finished_loops(progress.steps_done(log))
     if finished < stage.loops:
         why = "" if seconds is None else ": its time is used up"
         outside.say(f"The {TITLES[name]} ended after {finished} of {stage.loops} loops{why}")
     if finished == 0 and seconds is not None and name != FACTORS:  # no model: nothing is done
-        job = dataclasses.replace(job, end="out of time")
-        jobs.write(job)
-        return job
-    job = job.with_stage(dataclasses.replace(stage, state="ended"))
+        return _written(dataclasses.replace(job, end="out of time"))
+    return _written(job.with_stage(dataclasses.replace(job.stage(name), state="ended")))
+
+
+def _written(job: Job) -> Job:
     jobs.write(job)
     return job
 
 
-def _passed_on(job: Job) -> str:
-    return shlex.join(job.options.passed_on)
-
-
-class _Clock:
-    """Counts the time that a stage runs, on top of that of its earlier starts, and keeps it in the state."""
-
-    def __init__(self, job: Job, name: str) -> None:
-        stage = job.stage(name)
-        assert stage is not None  # noqa: S101 - it is about to run
-        self._job, self._stage = job, stage
-        self._began = self._saved = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self._stage.seconds + time.monotonic() - self._began
-
-    def save_now_and_then(self) -> None:
-        if time.monotonic() - self._saved >= _SAVE_SECONDS:
-            self.save()
-
-    def save(self) -> Job:
-        self._saved = time.monotonic()
-        job = self._job.with_stage(dataclasses.replace(self._stage, seconds=round(self.seconds, 1)))
-        jobs.write(job)
-        return job
-
-
 class _Watch:
-    """Looks at a stage's session files now and then, and shows on a screen where the stage is."""
+    """Counts the time of a stage, that of its earlier starts included, and shows where the stage is."""
 
     def __init__(self, job: Job, name: str, log: Path, screen: Screen) -> None:
-        stage = job.stage(name)
-        assert stage is not None  # noqa: S101 - it is about to run
-        self._title, self._loops = TITLES[name], stage.loops
+        self._job, self._stage = job, job.stage(name)
         self._log, self._screen = log, screen
+        self._began = self._saved = time.monotonic()
         self._looked = -math.inf
-        self._at: progress.Position | None = None
-        self._used_at_last_finish = stage.seconds
+        self._finished = 0
+        self._used_at_last_finish = self._stage.seconds
         self._best_ic: float | None = None
         self._best_of = (0, 0)
 
-    def look(self, used: float) -> None:
-        """Show where the stage is after so many seconds, at most once a second."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+    def save(self) -> Job:
+        """Write the time that the stage has run into the state, and return the job."""
+        self._saved = time.monotonic()
+        used = round(self._stage.seconds + self._saved - self._began, 1)
+        return _written(self._job.with_stage(dataclasses.replace(self._stage, seconds=used)))
+
+    def look(self) -> None:
+        """Show by its session files where the stage is, at most once a second; save the time now and then."""
+        now = time.monotonic()
+        if now - self._saved >= _SAVE_SECONDS:
+            self.save()
+        if now - self._looked < _LOOK_SECONDS:
             return
-        self._looked = time.monotonic()
-        at, before = progress.position(progress.steps_done(self._log)), self._at
-        if before is not None and at.finished != before.finished:
+        used = self._stage.seconds + now - self._began
+        at = progress.position(progress.steps_done(self._log))
+        if self._looked > 0 and at.finished != self._finished:
             self._used_at_last_finish = used
         if at.back_tests and (at.back_tests, at.finished) != self._best_of:
             # RD-Agent may be writing the session at this moment: what is known stays until the next look.
             with contextlib.suppress(SessionError):
                 self._best_ic = best_ic(self._log)
                 self._best_of = (at.back_tests, at.finished)
-        self._at = at
-        expected = to_go(used, self._used_at_last_finish, at.finished, self._loops)
-        self._screen.show(Status(self._title, at, self._loops, used, expected, self._best_ic))
+        self._looked, self._finished = now, at.finished
+        loops = self._stage.loops
+        expected = to_go(used, self._used_at_last_finish, at.finished, loops)
+        self._screen.show(Status(TITLES[self._stage.name], at, loops, used, expected, self._best_ic))
 
 
 def best_ic(log: Path) -> float | None:
@@ -347,7 +310,7 @@ def _no_time(job: Job) -> str:
     missed = [TITLES[stage.name] for stage in job.stages if stage.state != "ended"]
     factors = job.log(FACTORS)
     fix = "begin a new job with more time"
-    if factors is not None and _is_open(job, MODELS):
+    if factors is not None and job.is_open(MODELS):
         fix += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(factors)}"
     return (
         f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is left "
@@ -370,7 +333,7 @@ def _report(job: Job, outside: Outside) -> None:
 
 def report_logs(job: Job) -> list[Path]:
     """Return the logs that the report of a job is about: where the factors came from, models, baseline."""
-    held = job.factor_set if job.factor_set is not None else FactorSet("", (), ())
+    held = job.factor_set if job.factor_set is not None else JobSet("", (), ())
     own = [job.log(name) for name in (FACTORS, MODELS, BASELINE)]
     given = [Path(log) for log in held.logs]
     return [log for log in dict.fromkeys([*given, *own]) if log is not None and progress.steps_done(log)]
