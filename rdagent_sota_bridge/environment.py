@@ -463,9 +463,7 @@ def store_line(size: int, place: Path, stored: bool) -> Line:
         return Line("store", "fail", f"{place} is no folder: no run can store the set there", fix, figures)
     effective = os.access in os.supports_effective_ids
     if not os.access(near, os.W_OK | os.X_OK, effective_ids=effective):
-        return Line(
-            "store", "fail", f"{near} can't be written: no run can store the set there", fix, figures
-        )
+        return Line("store", "fail", f"{near} can't be written: no run can store the set there", fix, figures)
     return Line("store", "fail" if free < size else "pass", text, fix if free < size else "", figures)
 
 
