@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge import alpha, prepared, qlib_config
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 
 DAYS = pd.bdate_range("2008-01-01", "2020-08-01")
 FIELDS = ("open", "high", "low", "close", "volume", "vwap", "factor", "change")

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import child, locate, verdict_forms
+from rdagent_sota_bridge import child, verdict_forms
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
+from rdagent_sota_bridge.names import workspace_root
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.recognition import Found
@@ -149,7 +150,7 @@ def lines(set_size: int, place: Path) -> list[Line]:
             with _told(folder / "seams", "tell_seams") as telling:
                 qlib = look_at_qlib(folder)
                 seams = _seams(_answer(telling, folder / "seams", _CHILD_SECONDS))
-    root = locate.workspace_root()
+    root = workspace_root()
     copies = gets_copies(place, root) or (isinstance(qlib, Unseen) and qlib.in_docker)
     return [
         rdagent_line(version),

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from rdagent_sota_bridge import memory
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.locate import RESULT_FILE
+from rdagent_sota_bridge.names import RESULT_FILE
 
 DATETIME = "datetime"
 INSTRUMENT = "instrument"

@@ -33,7 +33,8 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
     StoreError,
 )
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located, Origin
+from rdagent_sota_bridge.locate import Located, Origin
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.published import Published
 from rdagent_sota_bridge.remote import NoRangesError, Remote, RemoteChangedError, Seen
 from rdagent_sota_bridge.writing import write_whole

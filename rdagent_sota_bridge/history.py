@@ -14,16 +14,9 @@ from typing import Any
 from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import Record
 from rdagent_sota_bridge.verdict_forms import Asked
-
-COMMANDS = {
-    "FactorRDLoop": "fin_factor",
-    "ModelRDLoop": "fin_model",
-    "QuantRDLoop": "fin_quant",
-    "FactorReportLoop": "fin_factor_report",
-}
-"""The commands by the class of their loop (`app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
 
 MODEL_EXPERIMENT = "QlibModelExperiment"
 """The class of an experiment on a model (`scenarios/qlib/experiment/model_experiment.py`)."""
@@ -199,8 +192,7 @@ def _finished(
         if not _has_number(metrics):
             metrics = {}
             failure = (
-                f"its result is gone: no {locate.RESULT_FILE} with a number is in its workspace, "
-                "none in the session"
+                f"its result is gone: no {RESULT_FILE} with a number is in its workspace, none in the session"
             )
     return Loop(
         **begun,
@@ -339,7 +331,7 @@ def _record(workspace: Path, notes: list[str]) -> Record | None:
 
 def _metrics_beside(workspace: Path, notes: list[str]) -> dict[str, float]:
     try:
-        return factors.metrics_beside(workspace / locate.FACTOR_FILE)
+        return factors.metrics_beside(workspace / FACTOR_FILE)
     except (OSError, ValueError) as error:
         notes.append(f"the metrics of a loop can't be read: {error}")
         return {}
@@ -374,7 +366,7 @@ def _is_cached(manifest: dict[str, Any] | None, record: Record | None, workspace
     if isinstance(told, bool):
         return told
     # RD-Agent's cache copies a result and no file (`CachedRunner.assign_cached_result`).
-    return None if workspace is None else record is None and not (workspace / locate.RESULT_FILE).is_file()
+    return None if workspace is None else record is None and not (workspace / RESULT_FILE).is_file()
 
 
 # --- what was asked ---

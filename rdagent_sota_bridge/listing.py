@@ -15,7 +15,7 @@ from typing import Any
 
 from rdagent_sota_bridge import locate, memory, sessions
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sessions import Experiment
 
 _REMEMBERED = "listing-1"

@@ -19,25 +19,19 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
+from rdagent_sota_bridge.names import (
+    FACTOR_FILE,
+    LATEST,
+    LATEST_LOG,
+    LOGS,
+    SESSION_FOLDER,
+    WORKSPACES,
+    logs,
+    workspace_root,
+)
 from rdagent_sota_bridge.sessions import Experiment, Session
 
-FACTOR_FILE = "combined_factors_df.parquet"
-"""The name that RD-Agent gives the factors of an experiment (`scenarios/qlib/developer/factor_runner.py`)."""
-
-RESULT_FILE = "qlib_res.csv"
-"""Where RD-Agent's `read_exp_res.py` leaves the metrics of a back-test, beside the factor file."""
-
-LATEST = "latest"
-"""The word for the newest log that accepted anything; a folder of that name is `./latest`."""
-
-LOGS = Path("log")
-"""Where RD-Agent puts its log folders, below the folder it is started in (`log/conf.py`, 0.8.0 and 1.0.0)."""
-
-LATEST_LOG = "latest.log"
-"""The text log that this package writes beside the log folders."""
-
 _LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
-_WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 _TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
 
 
@@ -143,7 +137,7 @@ def named(text: str, fetch: Fetch = _no_fetch) -> Located:
     try:
         path = Path.cwd() / Path(text).expanduser()
         there, is_folder = path.exists(), path.is_dir()
-        is_log = sessions.SESSION_FOLDER in path.parts or (path / sessions.SESSION_FOLDER).is_dir()
+        is_log = SESSION_FOLDER in path.parts or (path / SESSION_FOLDER).is_dir()
         is_log = is_log or path.name == LATEST_LOG
         is_set = not is_folder or (path / FACTOR_FILE).exists()
         what = "" if is_log or is_set else _what_it_is(path)
@@ -166,7 +160,7 @@ def _nothing_named(text: str, where: str) -> LocateError:
         where,
         _near(text)
         or f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds "
-        f"{sessions.SESSION_FOLDER}; `rdagent-sota list` shows both",
+        f"{SESSION_FOLDER}; `rdagent-sota list` shows both",
     )
 
 
@@ -199,16 +193,6 @@ def told_by_log(found: Located) -> Located:
     return found
 
 
-def workspace_root() -> Path:
-    """Return the folder of all workspaces, as RD-Agent's settings have it, without importing them.
-
-    `RD_AGENT_SETTINGS.workspace_path` (`core/conf.py`, 0.8.0 and 1.0.0): the variable WORKSPACE_PATH, in any
-    case as pydantic reads it, or a folder below the current one.
-    """
-    named = next((value for name, value in os.environ.items() if name.upper() == "WORKSPACE_PATH"), None)
-    return Path.cwd() / (_WORKSPACES if named is None else named)
-
-
 def existing_log(named: str) -> Path:
     """Return the path that a text names, of a log folder or something in it; relative to the current folder.
 
@@ -228,12 +212,6 @@ def existing_log(named: str) -> Path:
         f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; a relative path is "
         "relative to the folder that the command is started in",
     )
-
-
-def logs(project: Path | None = None) -> list[Path]:
-    """Return the log folders of a project that hold sessions, by name; None is the current folder."""
-    folder = (project or Path.cwd()) / LOGS
-    return sorted(found.parent for found in folder.glob(f"*/{sessions.SESSION_FOLDER}"))
 
 
 def _each_once(found: list[Located]) -> tuple[Located, ...]:
@@ -297,7 +275,7 @@ def _what_it_is(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "(an empty folder)"
-    if sessions.SESSION_FOLDER in names:
+    if SESSION_FOLDER in names:
         return "(a log folder: name it in SOTA_LOG_PATH instead)"
     if "factor.py" in names:
         return "(a coder's folder: it holds factor.py, the code of one factor)"
@@ -423,7 +401,7 @@ def _may_be_newer(unread: Path, log: Path, ended: float) -> bool:
     """Tell whether a log may be newer than one that ended then: by RD-Agent's names, or by its files."""
     if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
         return unread.name > log.name
-    return any(file.stat().st_mtime > ended for file in unread.glob(f"{sessions.SESSION_FOLDER}/*/*"))
+    return any(file.stat().st_mtime > ended for file in unread.glob(f"{SESSION_FOLDER}/*/*"))
 
 
 def _ended(session: Session) -> float:
@@ -490,7 +468,7 @@ def workspaces_of(experiment: Experiment, log: Path | None) -> list[Path]:
     """Return where the workspace of an experiment may be, most likely first; the log is that of its run."""
     if not experiment.workspace_id:
         return []
-    roots = [] if log is None else [log.parent.parent / _WORKSPACES]
+    roots = [] if log is None else [log.parent.parent / WORKSPACES]
     roots.append(workspace_root())
     by_id = [root / experiment.workspace_id for root in roots]
     return list(dict.fromkeys([*by_id, Path(experiment.recorded_path)]))
@@ -508,7 +486,7 @@ def _sibling_notes(file: Path, accepted: Experiment, session: Session, log: Path
     siblings = [one for one in session.accepted_factors if one is not accepted]
     if not siblings:
         return ()
-    from rdagent_sota_bridge import factors  # late: pandas and pyarrow; and it names RESULT_FILE from here
+    from rdagent_sota_bridge import factors  # late: pandas and pyarrow
 
     try:
         columns = set(factors.read_footer(file).columns)

@@ -20,14 +20,10 @@ from typing import Any, BinaryIO
 
 from rdagent_sota_bridge import memory, pickled
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
-
-SESSION_FOLDER = "__session__"
+from rdagent_sota_bridge.names import FACTOR_LOOPS, SESSION_FOLDER
 
 FACTOR_EXPERIMENT = "QlibFactorExperiment"
 """The class of an experiment on factors (`scenarios/qlib/experiment/factor_experiment.py`)."""
-
-FACTOR_LOOPS = ("FactorRDLoop", "FactorReportLoop", "QuantRDLoop")
-"""The loops that mine factors: `fin_factor`, `fin_factor_report`, `fin_quant` (`app/qlib_rd_loop`)."""
 
 _SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
 _PICKLE = b"\x80"  # every pickle of protocol 2 and above begins so

@@ -21,9 +21,10 @@ from typing import BinaryIO
 
 import filelock
 
-from rdagent_sota_bridge import factors, filesystem, locate, locking, normal, placing
+from rdagent_sota_bridge import factors, filesystem, locking, normal, placing
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
+from rdagent_sota_bridge.names import FACTOR_FILE, workspace_root
 from rdagent_sota_bridge.writing import write_whole
 
 FOLDER = "sota_store"
@@ -112,7 +113,7 @@ def folder(named: str | None) -> Path:
     Args:
         named: `SOTA_STORE_PATH`; None for the folder beside RD-Agent's workspaces.
     """
-    return locate.workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
+    return workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
 
 
 def keep(wanted: Wanted, place: Path, tell: Callable[[str], object] = _silent) -> Stored:
@@ -166,7 +167,7 @@ def file_of(digest: str, place: Path) -> Path:
 
 def fetched_file(digest: str, place: Path) -> Path:
     """Return where a file that was fetched lies in the store, by the digest of its bytes."""
-    return place / FETCHED / digest.removeprefix("sha256:") / locate.FACTOR_FILE
+    return place / FETCHED / digest.removeprefix("sha256:") / FACTOR_FILE
 
 
 def find(digest: str, place: Path) -> Stored | None:

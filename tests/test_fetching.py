@@ -16,7 +16,7 @@ import typer
 from rdagent_sota_bridge import fetched, locate, plan
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams, servers, storage
 
 SECRETS = ("alice", "pa55word", "0123456789abcdef")

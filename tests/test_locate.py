@@ -16,14 +16,8 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.locate import (
-    FACTOR_FILE,
-    Located,
-    factor_sets,
-    named,
-    told_by_log,
-    workspace_root,
-)
+from rdagent_sota_bridge.locate import Located, factor_sets, named, told_by_log
+from rdagent_sota_bridge.names import FACTOR_FILE, workspace_root
 from tests import logs
 from tests.frames import (
     assert_survives_pickling,

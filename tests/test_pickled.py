@@ -58,8 +58,8 @@ def test_frames(unit: str, protocol: int) -> None:
         pd.testing.assert_frame_equal(found, one.astype(float), check_like=True)
 
 
-# A series and a frame as each of these pickled them (protocol 5; 1.5.3: 4), in zlib and base85. These are the
-# oldest and the newest that the environment of Qlib may have; what pandas 3 wrote, pandas 2 itself can't read.
+# A series and a frame as each of these pickled them (protocol 5; 1.5.3: 4), zlib and base85: the oldest and
+# the newest that the environment of Qlib may have. What pandas 3 wrote, pandas 2 itself can't read.
 WRITTEN_BY = {
     "pandas 1.5.3, numpy 1.24.4": (
         "c-oay-A)rh6z(qF3J6gUL=q%;p{X|;P-DC>K`1eSm1;nZ7m~^BcG}r=yRAFBLKBI4K>;&&9DM^{!Fb0j_z2$k40@+$W?N|axp0"

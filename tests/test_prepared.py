@@ -32,7 +32,7 @@ from rdagent_sota_bridge.demo.llm import SMALL_GRU, SMALL_MLP, Model
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.demo.sandbox import Sandbox
 from rdagent_sota_bridge.errors import SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_side import sota_prepared
 from rdagent_sota_bridge.qlib_side.sota_prepared import NotPreparedError
 from tests import runs, seams

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_bridge import page, sessions
+from rdagent_sota_bridge import page
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.names import SESSION_FOLDER
 from tests import logs
 
 
@@ -90,7 +91,7 @@ def test_json_has_the_figures_and_writes_no_file(project: Path) -> None:
 def test_latest_is_the_newest_log(project: Path) -> None:
     """`latest` names the log whose session was written last, whatever its kind."""
     second = logs.write_run(project / "log" / "earlier name", project / "w", ("b" * 32, ("gap",), False))
-    for file in (project / "log" / "first" / sessions.SESSION_FOLDER).glob("*/*"):
+    for file in (project / "log" / "first" / SESSION_FOLDER).glob("*/*"):
         os.utime(file, (1, 1))
     told = json.loads(run("latest", "--json").stdout)
     assert [one["log"] for one in told["runs"]] == [str(second)]

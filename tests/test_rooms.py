@@ -25,6 +25,7 @@ ROOMS = (
     "sessions",
     "listing",
     "memory",
+    "names",
     "verdict",
     "verdict_forms",
     "writing",

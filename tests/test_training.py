@@ -21,8 +21,8 @@ from rdagent_sota_bridge import prepared
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.demo import sandbox
 from rdagent_sota_bridge.demo.market import Market
-from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import record_of
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import seams

@@ -10,8 +10,9 @@ from pathlib import Path
 import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge import locate, page, report, sessions
+from rdagent_sota_bridge import locate, names, page, report
 from rdagent_sota_bridge.errors import ReportError, SessionError
+from rdagent_sota_bridge.names import LATEST, LOGS, SESSION_FOLDER
 from rdagent_sota_bridge.writing import write_whole
 
 DEFAULT_OUTPUT = Path("report.html")
@@ -55,13 +56,13 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
 
 def _log(named: str) -> Path:
     """Return the log folder that a text names."""
-    if named != locate.LATEST:
+    if named != LATEST:
         return locate.existing_log(named)
-    there = locate.logs()
+    there = names.logs()
     if not there:
         raise SessionError(
             "There is no log: latest names the newest below ./log",
-            str(Path.cwd() / locate.LOGS),
+            str(Path.cwd() / LOGS),
             "start in the project folder of a run, or name its log folder",
         )
     return max(there, key=_newest)
@@ -69,7 +70,7 @@ def _log(named: str) -> Path:
 
 def _newest(log: Path) -> tuple[float, str]:
     """Return when the last session of a log was written; of two at once the name counts."""
-    sessions_of_log = (log / sessions.SESSION_FOLDER).glob("*/*")
+    sessions_of_log = (log / SESSION_FOLDER).glob("*/*")
     return max((file.stat().st_mtime for file in sessions_of_log), default=0.0), log.name
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from rdagent_sota_bridge import history, locate, sessions, verification
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Run
+from rdagent_sota_bridge.names import LATEST, LOGS, MODEL_LOOPS, logs
 from rdagent_sota_bridge.verification import Verdict
 
 _STYLES = {
@@ -40,7 +41,7 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
     Raises:
         SessionError: if the log can't be read, or is of a run without models.
     """
-    found = history.read_run(_latest() if log == locate.LATEST else locate.existing_log(log))
+    found = history.read_run(_latest() if log == LATEST else locate.existing_log(log))
     verdicts = verification.verify(found)
     show(found, verdicts, as_json, console or Console())
     return 0 if all(one.holds for one in verdicts) else 1
@@ -119,16 +120,16 @@ def _document(found: Run, verdicts: list[Verdict]) -> dict[str, Any]:
 def _latest() -> Path:
     """Return the newest log with model loops, by the times in the sessions: a copy has others."""
     found, unread = [], []
-    for log in locate.logs():
+    for log in logs():
         try:
             session = sessions.read_session(log)
         except SessionError as error:
             unread.append((log, error))
             continue
-        if session.loop_class in ("ModelRDLoop", "QuantRDLoop"):
+        if session.loop_class in MODEL_LOOPS:
             ended = [one.ended.timestamp() for one in session.experiments if one.ended is not None]
             found.append((max(ended, default=0.0), log.name, log))
-    place = str(Path.cwd() / locate.LOGS)
+    place = str(Path.cwd() / LOGS)
     if not found:
         raise SessionError(
             "No log of a run with models" + (", of those that can be read" if unread else ""),

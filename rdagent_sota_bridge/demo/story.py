@@ -18,7 +18,7 @@ from rdagent_sota_bridge.demo.market import write_market, write_source_data
 from rdagent_sota_bridge.demo.sandbox import Sandbox, create
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.history import Loop, read_run
-from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.names import LOGS
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.run.job import FactorSet
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.verdict import Line, worst
@@ -53,7 +54,7 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
 
 def described(located: tuple[Located, ...]) -> FactorSet:
     """Return the set that some factor files make, without its digest."""
-    paths = (at.path.parent if at.path.name == locate.FACTOR_FILE else at.path for at in located)
+    paths = (at.path.parent if at.path.name == FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
     return FactorSet("", tuple(map(str, paths)), tuple(logs))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import JobError
-from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.names import LOGS
 from rdagent_sota_bridge.writing import write_whole
 
 FORM = 1

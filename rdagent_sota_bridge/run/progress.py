@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rdagent_sota_bridge import pickled, sessions
 from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.names import SESSION_FOLDER
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
 """The steps of a loop (`components/workflow/rd_loop.py`, 1.0.0); 0.8.0 has all but the last."""
@@ -56,7 +57,7 @@ class Position:
 def steps_done(log: Path) -> list[Done]:
     """Return the steps that a log folder tells of, in the order that they were done."""
     found = []
-    for file in (log / sessions.SESSION_FOLDER).glob("*/*_*"):
+    for file in (log / SESSION_FOLDER).glob("*/*_*"):
         match = re.fullmatch(r"(\d+)_(.+)", file.name)
         if match is None or not file.parent.name.isdecimal():
             continue

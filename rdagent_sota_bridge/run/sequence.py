@@ -22,6 +22,7 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
+from rdagent_sota_bridge.names import LATEST_LOG
 from rdagent_sota_bridge.run import gate, progress, stages, times
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
@@ -243,7 +244,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
             fix = f"begin a new job without what RD-Agent does not take: --new (was {_passed_on(job)})"
         raise JobError(
             f"The {TITLES[name]} ended with status {status}",
-            f"{log}; its last lines stand above, and in {log.with_name('latest.log')}",
+            f"{log}; its last lines stand above, and in {log.with_name(LATEST_LOG)}",
             fix,
         )
     stage = job.stage(name)
