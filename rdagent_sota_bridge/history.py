@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
+from rdagent_sota_bridge import factors, locate, pickled, qlib_record, session_files, sessions, verdict_forms
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.names import COMMANDS, FACTOR_FILE, RESULT_FILE
@@ -130,12 +130,12 @@ def read_run(log: Path) -> Run:
     """
     session = sessions.read_session(log)
     folder = sessions.log_folder(log.absolute())
-    loop = sessions.load(session.file)
+    loop = session_files.load(session.file)
     notes: list[str] = []
     try:
         loops = _loops(loop, session, folder, notes)
     except pickled.DAMAGE as error:
-        raise sessions.unknown_form(session.file, error) from None
+        raise session_files.unknown_form(session.file, error) from None
     asked = {} if folder is None else _asked(folder, notes)
     return Run(
         log=session.file if folder is None else folder,
@@ -385,7 +385,7 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
     if last is None:
         return None
     try:
-        request = sessions.load(last)
+        request = session_files.load(last)
         return verdict_forms.asked(str(request["system"]), str(request["resp"]))
     except SessionError as error:
         notes.append(f"how the verdict was asked for can't be read: {error.fact} ({error.place})")
@@ -404,7 +404,7 @@ def _asked(log: Path, notes: list[str]) -> dict[str, str]:
         if not files:
             continue
         try:
-            asked |= _settings(sessions.load(files[-1]))
+            asked |= _settings(session_files.load(files[-1]))
         except SessionError as error:
             notes.append(f"what was asked can't be read: {error.fact} ({error.place})")
         except pickled.DAMAGE as error:

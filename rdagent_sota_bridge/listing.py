@@ -1,6 +1,6 @@
 """Every factor set under the workspace root and logs, with its verdict. Reads footers, not values.
 
-What a file told is remembered under the file's identity: a second listing opens no parquet file and imports
+What a file told is cached under the file's identity: a second listing opens no parquet file and imports
 neither pandas nor pyarrow.
 """
 
@@ -17,8 +17,6 @@ from rdagent_sota_bridge import locate, memory, sessions
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sessions import Experiment
-
-_REMEMBERED = "listing-1"
 
 _METRICS = {
     "ic": "IC",
@@ -203,18 +201,10 @@ def _facts(file: Path, status: os.stat_result) -> dict[str, Any]:
     """Return what a set's files tell, as JSON can hold it; files are opened only when they are new."""
     try:
         metrics = memory.identity((file.parent / RESULT_FILE).stat())
-        settled = metrics is not None
     except OSError:  # there is none
-        metrics, settled = None, True
-    identity = memory.identity(status)
-    key = [str(file.absolute()), identity, metrics]
-    settled = settled and identity is not None
-    known = memory.recall(_REMEMBERED, key) if settled else None
-    if isinstance(known, dict):
-        return known
-    facts = _look(file)
-    if settled:
-        memory.remember(_REMEMBERED, key, facts)
+        metrics = []
+    key = [str(file.absolute()), memory.identity(status), metrics]
+    facts: dict[str, Any] = memory.find_once("listing-1", key, lambda: _look(file))
     return facts
 
 

@@ -22,6 +22,7 @@ ROOMS = (
     "errors",
     "patch",
     "cli",
+    "session_files",
     "sessions",
     "listing",
     "memory",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge import memory, sessions
+from rdagent_sota_bridge import memory, session_files, sessions
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 from tests import logs
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -408,8 +408,8 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """What a session says is remembered, all of it, until its file changes."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE[:2])
     loaded: list[Path] = []
-    load = sessions.load
-    monkeypatch.setattr(sessions, "load", lambda file: loaded.append(file) or load(file))
+    load = session_files.load
+    monkeypatch.setattr(session_files, "load", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1

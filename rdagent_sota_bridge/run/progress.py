@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import pickled, sessions
+from rdagent_sota_bridge import sessions
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.names import SESSION_FOLDER
 
@@ -131,26 +131,18 @@ def where_to_resume(log: Path) -> Resume:
         if one.loop in newest_of_loop:
             continue
         try:
-            finished = len(sessions.read_session(one.file).experiments)
-            newest_of_loop[one.loop] = _written(one.file), one.file, finished
+            session = sessions.read_session(one.file)
         except SessionError as error:
             trouble = trouble or error
+            continue
+        age = session.written, sum(session.next_steps.values())
+        newest_of_loop[one.loop] = age, one.file, len(session.experiments)
     if newest_of_loop:
         _, file, finished = max(newest_of_loop.values(), key=lambda found: found[0])
         return Resume(file, finished, _note(trouble, f"{_short(file)} is taken"))
     if trouble is not None and len(done) > 1:
         raise trouble
     return Resume(None, note=_note(trouble, "the stage begins anew"))
-
-
-def _written(file: Path) -> tuple[float, int]:
-    """Return when the last step of a session ended, and how many steps it has taken."""
-    loop = sessions.load(file)
-    try:
-        ends = [one.end.timestamp() for steps in loop.loop_trace.values() for one in steps]
-        return max(ends, default=0.0), sum(map(int, loop.step_idx.values()))
-    except pickled.DAMAGE as error:
-        raise sessions.unknown_form(file, error) from None
 
 
 def _short(file: Path) -> str:
