@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import factors, locate, pickled, qlib_record, session_files, sessions, verdict_forms
+from rdagent_sota_bridge import factors, pickled, qlib_record, session_files, sessions, verdict_forms
+from rdagent_sota_bridge.accepted import workspaces_of
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.names import COMMANDS, FACTOR_FILE, RESULT_FILE
@@ -300,7 +301,7 @@ def _text(of: Any, name: str) -> str:
 
 def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None:
     """Return where a workspace is today; the recorded path is stale once the project has moved."""
-    return next((place for place in locate.workspaces_of(experiment, log) if place.is_dir()), None)
+    return next((place for place in workspaces_of(experiment, log) if place.is_dir()), None)
 
 
 def _manifest(workspace: Path, notes: list[str]) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ def inspect(
     if located is None:
         fetch = fetching.into_store(settings.store_path, tell)
         located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
-    located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
+    located = tuple(at if at.log is not None or at.url else locate.with_its_log(at) for at in located)
     if settings.prepared_data:  # so that a form that is not known is told now
         prepared.with_prepared_handler(qlib_config.adapt(packaged_config(), base, ""))
     task = packaged_task(base)

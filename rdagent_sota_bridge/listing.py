@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import locate, memory, sessions
+from rdagent_sota_bridge import memory, sessions
+from rdagent_sota_bridge.accepted import workspaces_of
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sessions import Experiment
@@ -121,7 +122,7 @@ def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
     for name, (log, told_of) in told.items():  # a run can have had its workspaces elsewhere
         if name in folders:
             continue
-        for folder in locate.workspaces_of(told_of, log):
+        for folder in workspaces_of(told_of, log):
             try:
                 if folder.is_dir():
                     folders.setdefault(name, folder)

@@ -76,7 +76,7 @@ def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
         return pickled.load(content)
     settings = serialization.RD_AGENT_SETTINGS
     key_file = Path(settings.artifact_signing_key_path).expanduser()
-    if signed and not settings.artifact_signing_key and not key_file.exists():
+    if signed and not settings.artifact_signing_key and _is_missing(key_file):
         # RD-Agent's loader would make one first, which can't be the right one.
         raise UntrustedSessionError(
             "The session is signed, and there is no signing key to verify it with",
@@ -96,6 +96,16 @@ def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
                 "RD-Agent's own ALLOW_UNSAFE_LEGACY_PICKLE=true"
             )
         raise UntrustedSessionError(fact, str(file), fix) from None
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # in a closed folder: RD-Agent's loader says so
+        return False
+    return False
 
 
 def _serialization() -> ModuleType | None:

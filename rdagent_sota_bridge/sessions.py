@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter
 
 from rdagent_sota_bridge import memory, pickled, session_files
 from rdagent_sota_bridge.errors import SessionError
-from rdagent_sota_bridge.names import FACTOR_LOOPS, SESSION_FOLDER
+from rdagent_sota_bridge.names import FACTOR_LOOPS, LATEST, LOGS, SESSION_FOLDER, logs
 
 FACTOR_EXPERIMENT = "QlibFactorExperiment"
 """The class of an experiment on factors (`scenarios/qlib/experiment/factor_experiment.py`)."""
@@ -101,6 +102,7 @@ class FactorCode:
     recorded_path: str
 
 
+_LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
 _SESSION = TypeAdapter(Session)
 
 
@@ -165,6 +167,59 @@ def read_session(path: Path) -> Session:
         if last != file and step >= first.next_steps.get(loop, 0):
             sessions.append(_read(last))
     return max(sessions, key=lambda session: len(session.experiments))
+
+
+def newest_log(
+    fits: Callable[[Session], bool], missing: str, fix: str, error_class: type[SessionError] = SessionError
+) -> tuple[Path, Session, tuple[str, ...]]:
+    """Return the newest log below the current folder that fits, its session, and notes on those left out.
+
+    By the times in the sessions: the files of a copy have others.
+
+    Args:
+        fits: Whether a log's newest session is of the kind that is looked for.
+        missing: The fact where none fits.
+        fix: What to do then.
+        error_class: The class of that error.
+
+    Raises:
+        SessionError: if none fits, or one that can't be read may be newer than the newest.
+    """
+    found: list[tuple[float, str, Path, Session]] = []
+    unread: list[tuple[Path, SessionError]] = []
+    folders = logs()
+    for log in folders:
+        try:
+            session = read_session(log)
+        except SessionError as error:
+            unread.append((log, error))
+            continue
+        if fits(session):
+            found.append((session.written, log.name, log, session))
+    if not found:
+        reasons = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
+        raise error_class(
+            missing + (", of those that can be read" if unread else ""),
+            f"{Path.cwd() / LOGS}: {len(folders)} log(s), of which {len(unread)} can't be read{reasons}",
+            unread[0][1].fix if unread else fix,
+        )
+    written, _, newest, session = max(found, key=lambda entry: entry[:2])
+    for log, trouble in unread:
+        if _may_be_newer(log, newest, written):
+            raise SessionError(
+                f"A log that can't be read may be newer than the latest: {trouble.fact}",
+                f"{trouble.place}; the latest that can be read is {newest}",
+                f"{trouble.fix}; or name the log to take in place of `{LATEST}`",
+            )
+    notes = tuple(f"a log was left out of the search: {one.fact} ({one.place})" for _, one in unread)
+    return newest, session, notes
+
+
+def _may_be_newer(unread: Path, log: Path, written: float) -> bool:
+    """Return whether a log may be newer than another: by RD-Agent's names, or by the times of its files."""
+    if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
+        return unread.name > log.name
+    return any(file.stat().st_mtime > written for file in unread.glob(f"{SESSION_FOLDER}/*/*"))
 
 
 def factor_codes(path: Path) -> tuple[FactorCode, ...]:

@@ -16,7 +16,7 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.locate import Located, factor_sets, named, told_by_log
+from rdagent_sota_bridge.locate import Located, factor_sets, named, with_its_log
 from rdagent_sota_bridge.names import FACTOR_FILE, workspace_root
 from tests import logs
 from tests.frames import (
@@ -121,7 +121,7 @@ def test_workspace_root_names_the_newest_sets(tmp_path: Path) -> None:
         factor_file(str(root))
     assert caught.value.fix == (
         f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
-        f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` tells which "
+        f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` shows which "
         "loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
     )
 
@@ -484,26 +484,26 @@ def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
     folder = project.folder / "log"
     damaged = logs.dump_object(None, folder / "2025-12-31_08-00-00-000000" / "__session__" / "0" / "0_step")
     (note,) = from_log("latest").notes
-    assert "left out of the search for the latest" in note
+    assert "left out of the search" in note
     assert str(damaged) in note
     for name in ("2026-02-01_08-00-00-000000", "a name of the user's"):
         newer = logs.dump_object(None, folder / name / "__session__" / "0" / "0_step")
         error = log_error("latest", SessionError)
-        assert error.fact.startswith("A log that can't be read may be newer than the latest accepted one: ")
+        assert error.fact.startswith("A log that can't be read may be newer than the latest: ")
         assert error.place == f"{newer}; the latest that can be read is {log}"
-        assert error.fix.endswith("or name the log to take in SOTA_LOG_PATH")
+        assert error.fix.endswith("or name the log to take in place of `latest`")
         shutil.rmtree(folder / name)
 
 
 def test_latest_without_an_accepted_loop(project: Project) -> None:
     """Without any set the error says how many logs there were, and which could not be read."""
     error = log_error("latest", NothingAcceptedError)
-    assert error.place == f"{project.folder / 'log'}: 0 log(s) that accepted none, 0 unreadable"
+    assert error.place == f"{project.folder / 'log'}: 0 log(s), of which 0 can't be read"
     assert "fin_factor" in error.fix
     project.run("a", ("x", ("x",), False))
     logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
     error = log_error("latest", NothingAcceptedError)
-    assert error.place.startswith(f"{project.folder / 'log'}: 1 log(s) that accepted none, 1 unreadable; ")
+    assert error.place.startswith(f"{project.folder / 'log'}: 2 log(s), of which 1 can't be read; ")
     assert "the one that holds __session__" in error.fix, "the fix of the log that can't be read"
 
 
@@ -596,9 +596,9 @@ def test_the_log_that_tells_of_a_workspace(
     log = project.run("run", ("w", ("a",), True), ("x", ("b",), False))
     logs.dump_object(None, project.folder / "log" / "damaged" / "__session__" / "0" / "0_step")
     monkeypatch.chdir(tmp_path)
-    assert told_by_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
-    assert told_by_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
-    assert told_by_log(Located(files["y"])) == Located(files["y"])
+    assert with_its_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
+    assert with_its_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
+    assert with_its_log(Located(files["y"])) == Located(files["y"])
 
 
 @pytest.mark.parametrize("text", ["lastest", "LATEST", "log/rum"])

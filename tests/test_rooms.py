@@ -10,6 +10,7 @@ import pytest
 
 ROOMS = (
     "settings",
+    "accepted",
     "locate",
     "factors",
     "alpha",
