@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import weakref
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError
 from rdagent_sota_bridge.plan import Record, logger
 from rdagent_sota_bridge.underway import HandOff
+from rdagent_sota_bridge.writing import as_json
 
 
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -205,8 +205,8 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
                 "columns": record["columns"],
-                "metrics": _finite(record["metrics"]),
-                "sources": [{**at, "metrics": _finite(at["metrics"])} for at in record["sources"]],
+                "metrics": as_json(record["metrics"]),
+                "sources": [{**at, "metrics": as_json(at["metrics"])} for at in record["sources"]],
                 "choice": record["choice"],
                 "stored": hand_off.stored,
                 "replaced_by_own": list(hand_off.replaced),
@@ -226,8 +226,3 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
             },
         },
     )
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON can hold them: JSON knows no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -18,6 +18,7 @@ from rdagent_sota_bridge.accepted import workspaces_of
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sessions import Experiment
+from rdagent_sota_bridge.writing import as_json
 
 _METRICS = {
     "ic": "IC",
@@ -76,21 +77,8 @@ class Row:
     trouble: str
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the row as JSON can hold it: NaN as None, times and paths as text."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in plain.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                plain[name] = None
-        return {
-            **plain,
-            "when": self.when.isoformat(),
-            "factors": list(self.factors),
-            "start": self.start or None,
-            "end": self.end or None,
-            "run": self.run or None,
-            "path": str(self.path),
-            "trouble": self.trouble or None,
-        }
+        """Return the row as JSON can hold it; what is not known is None."""
+        return {name: None if value == "" else value for name, value in as_json(self).items()}
 
 
 @dataclass(frozen=True)

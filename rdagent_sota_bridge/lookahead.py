@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rdagent_sota_bridge.cutting import NotCheckedError, cut_data, data_files, t
 from rdagent_sota_bridge.factors import DATETIME
 from rdagent_sota_bridge.rerun import Execution, RunError, flat, run
 from rdagent_sota_bridge.verdict import Line, State
+from rdagent_sota_bridge.writing import as_json
 
 NAME = "look-ahead by re-execution"
 """The name of every line of this check."""
@@ -239,7 +239,7 @@ class _Values:
         date, instrument = self.index[row]
         place = {"factor": self.names[column], "date": _day(date), "instrument": str(instrument)}
         numbers = {name: float(values[row, column]) for name, values in arrays.items()}
-        return place | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return {**place, **as_json(numbers)}
 
 
 def _place(cell: dict[str, Any]) -> str:

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-
 from rdagent_sota_bridge import alpha, appraisal, factors, history, locate, performance
 from rdagent_sota_bridge.appraisal import Appraisal
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
@@ -22,6 +19,7 @@ from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
 from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE
+from rdagent_sota_bridge.writing import as_json
 
 Place = tuple[int, int]
 """Position of a run in the report, and of a loop in that run."""
@@ -441,7 +439,7 @@ def judged_alike(report: Report) -> bool:
 
 
 def as_plain(report: Report) -> dict[str, Any]:
-    """Return a report as JSON can hold it: NaN as None, days and paths as text, arrays as lists."""
+    """Return a report as JSON can hold it."""
     whole = {name.name: getattr(report, name.name) for name in dataclasses.fields(report)}
     whole["runs"] = [{"role": role(run), "judged": judged(run), **_fields(run)} for run in report.runs]
     whole["returns"] = [
@@ -454,35 +452,9 @@ def as_plain(report: Report) -> dict[str, Any]:
     whole["comparison"] = comparison(report)
     whole["tested_alike"] = tested_alike(report)
     whole["judged_alike"] = judged_alike(report)
-    plain: dict[str, Any] = _plain(whole)
+    plain: dict[str, Any] = as_json(whole)
     return plain
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or value is pd.NaT:
-        return None
-    if isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, pd.DatetimeIndex):
-        return [day.date().isoformat() for day in value]
-    if isinstance(value, datetime.datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return _plain(str(value))
-    if isinstance(value, np.ndarray):
-        return [_plain(one) for one in value.tolist()]
-    if isinstance(value, Mapping):
-        return {_plain(str(name)): _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if dataclasses.is_dataclass(value):
-        return _plain(_fields(value))
-    raise TypeError(f"a report holds a {type(value).__name__}")

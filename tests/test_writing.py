@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.writing import write_bytes_whole, write_whole
+from rdagent_sota_bridge.writing import as_json, write_bytes_whole, write_whole
 from tests.frames import public_folder, without_privileges
 
 
@@ -119,3 +124,29 @@ def test_the_mode_of_another_file(tmp_path: Path, mode: int) -> None:
     write_bytes_whole(target, b"\r\n\xff\n", like=target.stat())
     assert target.read_bytes() == b"\r\n\xff\n"
     assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Stands for any dataclass."""
+
+    column: str
+    correlation: float
+
+
+def test_values_as_json() -> None:
+    """Numbers of numpy, times, days, paths and dataclasses become what JSON holds; a set is an error."""
+    days = pd.DatetimeIndex(["2020-01-02"])
+    for value, expected in (
+        ({1: float("nan"), "b": -math.inf}, {"1": None, "b": None}),
+        ((np.float32(0.5), np.int64(3), np.bool_(True)), [0.5, 3, True]),
+        ([days, days[0], pd.NaT, None], [["2020-01-02"], "2020-01-02T00:00:00", None, None]),
+        (np.array([1.0, np.inf]), [1.0, None]),
+        (Path("/a/\udcff"), "/a/?"),
+        (Drop("a", 0.5), {"column": "a", "correlation": 0.5}),
+    ):
+        found = as_json(value)
+        assert found == expected
+        json.dumps(found, allow_nan=False).encode()
+    with pytest.raises(TypeError, match="a set"):
+        as_json({"a": {1}})

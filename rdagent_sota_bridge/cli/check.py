@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,6 +30,7 @@ from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.quality import Quality, Source
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
 from rdagent_sota_bridge.verdict import Line, State, worst
+from rdagent_sota_bridge.writing import as_json
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail")
 
@@ -227,23 +226,8 @@ def _print_json(lines: list[Line], factor_set: Mapping[str, Any], console: Conso
         ],
     }
     # Escapes where the stream can't hold the names: they are the same JSON.
-    text = json.dumps(_plain(document), ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False)
+    text = json.dumps(as_json(document), ensure_ascii=console.options.ascii_only, indent=2, allow_nan=False)
     console.file.write(text + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numpy's numbers as Python's, null for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _print_lines(lines: list[Line], console: Console) -> None:
