@@ -270,8 +270,8 @@ def test_every_problem_is_told_at_once() -> None:
 def test_record_of_what_was_loaded() -> None:
     """The manifest shows lists, and the versions stand elsewhere in it."""
     assert loaded("a", "m", empty=("m",)).as_record() == {
-        "columns": ["a", "m"],
-        "columns_without_training_values": ["m"],
+        "columns": ("a", "m"),
+        "columns_without_training_values": ("m",),
         "num_features": 2,
     }
 
