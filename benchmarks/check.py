@@ -23,7 +23,7 @@ from pathlib import Path
 
 from data import FACTORS, SEGMENTS, Panel, write_factors, write_market
 
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 
 PANEL = Panel()
 

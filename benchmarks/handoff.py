@@ -43,7 +43,7 @@ from typing import Any
 
 from data import FACTORS, SEGMENTS, Panel, panel_of, write_factors, write_market
 
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 
 ROWS = (1_000_000, 5_400_000, 20_000_000)
 WITHOUT, OWN, OURS, RESUMED, UNORDERED = (

@@ -35,8 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
-from rdagent_sota_bridge.factors import RESULT_FILE
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 
 DAYS = pd.bdate_range("2008-01-01", "2020-12-31")
 TEST = (pd.Timestamp("2017-01-01"), pd.Timestamp("2020-08-01"))

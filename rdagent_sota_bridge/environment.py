@@ -21,10 +21,11 @@ from typing import Any
 from rich.filesize import decimal
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import locate, verdict_forms
+from rdagent_sota_bridge import verdict_forms
 from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.files import write_whole
+from rdagent_sota_bridge.names import workspace_root
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
 from rdagent_sota_bridge.qlib_environment import (
@@ -88,7 +89,7 @@ def lines(set_size: int, place: Path) -> list[Line]:
             with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
                 qlib = look_at_qlib(Path(name))
         seams = looking.result()
-    root = locate.workspace_root()
+    root = workspace_root()
     copies = gets_copies(place, root) or (isinstance(qlib, Unseen) and qlib.in_docker)
     switch, runner, file_store = (
         os.environ.get(name, "").strip()

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import PlainSerializer, PlainValidator
 
 from rdagent_sota_bridge import memory
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.locate import RESULT_FILE
+from rdagent_sota_bridge.names import RESULT_FILE
 
 DATETIME = "datetime"
 INSTRUMENT = "instrument"
@@ -30,6 +31,14 @@ _BLOCK = 1 << 22
 _EXAMPLES = 2
 # What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
+
+
+Days = Annotated[
+    pd.DatetimeIndex,
+    PlainValidator(pd.DatetimeIndex),
+    PlainSerializer(lambda days: days.as_unit("ns").asi8.tolist()),
+]
+"""Days that pydantic writes as their nanoseconds, and reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +58,7 @@ class FactorSet:
     digest: str
     rows: int
     columns: tuple[str, ...]
-    dates: pd.DatetimeIndex
+    dates: Days
     instruments: tuple[str, ...]
 
 
@@ -293,12 +302,7 @@ def _signature(file: BinaryIO) -> tuple[int, ...]:
 
 def _digest_of(file: BinaryIO) -> str:
     key = [str(Path(file.name).absolute()), memory.identity(os.fstat(file.fileno()))]
-    known = None if key[1] is None else memory.recall("digests-1", key)
-    if isinstance(known, str):
-        return known
-    name = content_digest(file)
-    if key[1] is not None:
-        memory.remember("digests-1", key, name)
+    name: str = memory.find_once("digests-1", key, lambda: content_digest(file))
     return name
 
 

@@ -34,7 +34,8 @@ from rdagent_sota_bridge.errors import (
     StoreError,
 )
 from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Fetch, Located, Origin
+from rdagent_sota_bridge.locate import Fetch, Located, Origin
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.remote import Progress, Remote, Seen
 
 MANIFEST = "sota_set.json"

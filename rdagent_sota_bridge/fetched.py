@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rdagent_sota_bridge import factors, files, store
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _CONTENT = re.compile(r"[0-9a-f]{64}")

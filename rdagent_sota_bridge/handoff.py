@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import weakref
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -11,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge import factors, fetched, manifest, recognition, result_caches, run_base, underway
 from rdagent_sota_bridge import plan as plans
@@ -203,8 +204,8 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
                 "columns": record["columns"],
-                "metrics": _finite(record["metrics"]),
-                "sources": [{**at, "metrics": _finite(at["metrics"])} for at in record["sources"]],
+                "metrics": to_jsonable_python(record["metrics"], inf_nan_mode="null"),
+                "sources": to_jsonable_python(record["sources"], inf_nan_mode="null"),
                 "choice": record["choice"],
                 "stored": hand_off.stored,
                 "replaced_by_own": list(hand_off.replaced),
@@ -223,8 +224,3 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
             },
         },
     )
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON can hold them: JSON knows no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

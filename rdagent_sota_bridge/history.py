@@ -12,19 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
+from rdagent_sota_bridge import factors, pickled, qlib_record, session_files, sessions, verdict_forms
+from rdagent_sota_bridge.accepted import workspaces_of
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import QlibRecord
 from rdagent_sota_bridge.verdict_forms import Asked
-
-COMMANDS = {
-    "FactorRDLoop": "fin_factor",
-    "ModelRDLoop": "fin_model",
-    "QuantRDLoop": "fin_quant",
-    "FactorReportLoop": "fin_factor_report",
-}
-"""The commands by the class of their loop (`app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
 
 MODEL_EXPERIMENT = "QlibModelExperiment"
 """The class of an experiment on a model (`scenarios/qlib/experiment/model_experiment.py`)."""
@@ -138,12 +132,12 @@ def read_run(log: Path) -> Run:
     """
     session = sessions.read_session(log)
     folder = sessions.log_folder(log.absolute())
-    loop = sessions.load(session.file)
+    loop = session_files.load(session.file)
     notes: list[str] = []
     try:
         loops = _loops(loop, session, folder, notes)
     except pickled.DAMAGE as error:
-        raise sessions.unknown_form(session.file, error) from None
+        raise session_files.unknown_form(session.file, error) from None
     asked = {} if folder is None else _asked(folder, notes)
     return Run(
         log=session.file if folder is None else folder,
@@ -200,8 +194,7 @@ def _finished(
         metrics, failure = {}, reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
     elif not metrics:
         failure = (
-            f"its result is gone: no {locate.RESULT_FILE} with a number is in its workspace, "
-            "none in the session"
+            f"its result is gone: no {RESULT_FILE} with a number is in its workspace, none in the session"
         )
     return Loop(
         **fields,
@@ -287,7 +280,7 @@ def _text(of: Any, name: str) -> str:
 
 def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None:
     """Return where a workspace is today; the recorded path is stale once the project has moved."""
-    return next((place for place in locate.workspaces_of(experiment, log) if place.is_dir()), None)
+    return next((place for place in workspaces_of(experiment, log) if place.is_dir()), None)
 
 
 def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
@@ -317,7 +310,7 @@ def _metrics(
     found: dict[str, float] = {}
     if workspace is not None:
         with _noting(notes, f"the result in {workspace}"):
-            found = factors.metrics_beside(workspace / locate.FACTOR_FILE)
+            found = factors.metrics_beside(workspace / FACTOR_FILE)
     if any(map(math.isfinite, found.values())):
         return found
     # The session holds that of a loop which RD-Agent's cache answered, in `running_info` (0.8.0 and 1.0.0).
@@ -337,7 +330,7 @@ def _is_cached(fields: dict[str, Any]) -> bool | None:
     workspace = fields["workspace"]
     if workspace is None:
         return None
-    return fields["record"] is None and not (workspace / locate.RESULT_FILE).is_file()
+    return fields["record"] is None and not (workspace / RESULT_FILE).is_file()
 
 
 # --- what was asked ---
@@ -355,7 +348,7 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
     last = max(files, key=lambda file: file.name, default=None)  # named by their time
     if last is not None:
         with _noting(notes, f"how the verdict was asked for in {last}"):
-            request = sessions.load(last)
+            request = session_files.load(last)
             return verdict_forms.asked(str(request["system"]), str(request["resp"]))
     return None
 
@@ -370,7 +363,7 @@ def _asked(log: Path, notes: list[str]) -> dict[str, str]:
         if last is None:
             continue
         with _noting(notes, f"what was asked in {last}"):
-            content = sessions.load(last)
+            content = session_files.load(last)
             if not isinstance(content, dict):
                 content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
             asked |= {

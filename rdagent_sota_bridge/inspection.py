@@ -73,7 +73,7 @@ def inspect(
         located = locate.factor_sets(
             settings.workspace_paths, settings.log_paths, fetch.into_store(settings.store_path, tell)
         )
-    located = tuple(at if at.log is not None or at.url else locate.told_by_log(at) for at in located)
+    located = tuple(at if at.log is not None or at.url else locate.with_its_log(at) for at in located)
     task = packaged_task(base)
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)

@@ -13,8 +13,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from rdagent_sota_bridge.errors import SeamError
-
-LOG_FILE = "latest.log"
+from rdagent_sota_bridge.names import LATEST_LOG
 
 # Tells the processes of a run, which go on in its file, from the next run, which starts it anew.
 _VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
@@ -39,7 +38,7 @@ class _Text:
         """Begin to write beside `run_folder`: anew for a run, further on in that run's processes."""
         if self.file is not None or self.broken:
             return
-        file = run_folder.absolute().parent / LOG_FILE
+        file = run_folder.absolute().parent / LATEST_LOG
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.is_symlink():

@@ -1,6 +1,6 @@
 """Every factor set under the workspace root and logs, with its verdict. Reads footers, not values.
 
-What a file told is remembered under the file's identity: a second listing opens no parquet file and imports
+What a file told is cached under the file's identity: a second listing opens no parquet file and imports
 neither pandas nor pyarrow.
 """
 
@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import locate, memory, sessions
-from rdagent_sota_bridge.errors import FactorFileError, SessionError
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.sessions import Experiment
+from pydantic_core import to_jsonable_python
 
-_REMEMBERED = "listing-1"
+from rdagent_sota_bridge import memory, sessions
+from rdagent_sota_bridge.accepted import workspaces_of
+from rdagent_sota_bridge.errors import FactorFileError, SessionError
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.sessions import Experiment
 
 _METRICS = {
     "ic": "IC",
@@ -77,21 +78,9 @@ class Row:
     trouble: str
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the row as JSON can hold it: NaN as None, times and paths as text."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in plain.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                plain[name] = None
-        return {
-            **plain,
-            "when": self.when.isoformat(),
-            "factors": list(self.factors),
-            "start": self.start or None,
-            "end": self.end or None,
-            "run": self.run or None,
-            "path": str(self.path),
-            "trouble": self.trouble or None,
-        }
+        """Return the row as JSON can hold it; what is not known is None."""
+        row = to_jsonable_python(self, inf_nan_mode="null")
+        return {name: None if value == "" else value for name, value in row.items()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +112,7 @@ def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
     for name, (log, told_of) in told.items():  # a run can have had its workspaces elsewhere
         if name in folders:
             continue
-        for folder in locate.workspaces_of(told_of, log):
+        for folder in workspaces_of(told_of, log):
             try:
                 if folder.is_dir():
                     folders.setdefault(name, folder)
@@ -203,18 +192,10 @@ def _facts(file: Path, status: os.stat_result) -> dict[str, Any]:
     """Return what a set's files tell, as JSON can hold it; files are opened only when they are new."""
     try:
         metrics = memory.identity((file.parent / RESULT_FILE).stat())
-        settled = metrics is not None
     except OSError:  # there is none
-        metrics, settled = None, True
-    identity = memory.identity(status)
-    key = [str(file.absolute()), identity, metrics]
-    settled = settled and identity is not None
-    known = memory.recall(_REMEMBERED, key) if settled else None
-    if isinstance(known, dict):
-        return known
-    facts = _look(file)
-    if settled:
-        memory.remember(_REMEMBERED, key, facts)
+        metrics = []
+    key = [str(file.absolute()), memory.identity(status), metrics]
+    facts: dict[str, Any] = memory.find_once("listing-1", key, lambda: _look(file))
     return facts
 
 

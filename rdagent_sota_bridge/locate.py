@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import sessions, urls
+from rdagent_sota_bridge import accepted, sessions, urls
 from rdagent_sota_bridge.errors import (
-    FactorFileError,
     FactorFileNotFoundError,
     LocateError,
     NothingAcceptedError,
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.sessions import Experiment, Session
+from rdagent_sota_bridge.names import (
+    FACTOR_FILE,
+    LATEST,
+    LATEST_LOG,
+    LOGS,
+    SESSION_FOLDER,
+    logs,
+)
+from rdagent_sota_bridge.sessions import Session
 
-FACTOR_FILE = "combined_factors_df.parquet"
-"""The name that RD-Agent gives the factors of an experiment (`scenarios/qlib/developer/factor_runner.py`)."""
-
-RESULT_FILE = "qlib_res.csv"
-"""Where RD-Agent's `read_exp_res.py` leaves the metrics of a back-test, beside the factor file."""
-
-LATEST = "latest"
-"""The word for the newest log that accepted anything; a folder of that name is `./latest`."""
-
-LOGS = Path("log")
-"""Where RD-Agent puts its log folders, below the folder it is started in (`log/conf.py`, 0.8.0 and 1.0.0)."""
-
-LATEST_LOG = "latest.log"
-"""The text log that this package writes beside the log folders."""
-
-_LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
-_WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
-_TELLS = "`rdagent-sota list` tells which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
+_RELATIVE = "a relative path is relative to the folder that the command is started in"
 
 
 @dataclass(frozen=True)
@@ -118,7 +106,7 @@ def factor_sets(
             f"workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}; "
             "`rdagent-sota list` shows both",
         )
-    named = _each_once([_named_set(path, fetch) for path in workspace_paths])
+    named = _each_once([_workspace_set(path, fetch) for path in workspace_paths])
     logged = _each_once([_accepted_set(path) for path in log_paths])
     if named and logged and {found.path for found in named} != {found.path for found in logged}:
         raise LocateError(
@@ -140,19 +128,14 @@ def named(text: str, fetch: Fetch = _no_fetch) -> Located:
         return _accepted_set(text)
     if urls.is_url(text):
         return fetch(text)
+    path = _existing(text, lambda where: _nothing_named(text, where))
     try:
-        path = Path.cwd() / Path(text).expanduser()
-        there, is_folder = path.exists(), path.is_dir()
-        is_log = sessions.SESSION_FOLDER in path.parts or (path / sessions.SESSION_FOLDER).is_dir()
-        is_log = is_log or path.name == LATEST_LOG
+        is_folder = path.is_dir()
+        is_log = SESSION_FOLDER in path.parts or (path / SESSION_FOLDER).is_dir() or path.name == LATEST_LOG
         is_set = not is_folder or (path / FACTOR_FILE).exists()
         what = "" if is_log or is_set else _what_it_is(path)
-    except RuntimeError as error:  # ~name of a user that the system does not know
-        raise _nothing_named(text, str(error)) from None
     except OSError as error:
-        raise _nothing_named(text, str(error.strerror)) from None
-    if not there:
-        raise _nothing_named(text, f"nothing is at {path}")
+        raise _nothing_named(text, str(error)) from None
     if is_log:
         return _accepted_set(text)
     if not is_set:
@@ -166,7 +149,7 @@ def _nothing_named(text: str, where: str) -> LocateError:
         where,
         _near(text)
         or f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds "
-        f"{sessions.SESSION_FOLDER}; `rdagent-sota list` shows both",
+        f"{SESSION_FOLDER}; `rdagent-sota list` shows both",
     )
 
 
@@ -177,11 +160,11 @@ def _near(text: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
-def told_by_log(found: Located) -> Located:
-    """Return a file whose workspace was named with the log that tells of it, if there is one.
+def with_its_log(found: Located) -> Located:
+    """Return a file whose workspace was named together with the log of its run, if there is one.
 
     Looked at are the logs below the current folder, and of the project that holds the workspace; one that
-    can't be read tells nothing.
+    can't be read is left out.
     """
     folder = found.path.parent
     try:
@@ -193,20 +176,10 @@ def told_by_log(found: Located) -> Located:
             session = sessions.read_session(log)
         except SessionError:
             continue
-        for told in session.experiments:
-            if told.is_factor and told.workspace_id == folder.name:
-                return Located(found.path, log, told.loop, folder.name, told.accepted, found.notes)
+        for one in session.experiments:
+            if one.is_factor and one.workspace_id == folder.name:
+                return Located(found.path, log, one.loop, folder.name, one.accepted, found.notes)
     return found
-
-
-def workspace_root() -> Path:
-    """Return the folder of all workspaces, as RD-Agent's settings have it, without importing them.
-
-    `RD_AGENT_SETTINGS.workspace_path` (`core/conf.py`, 0.8.0 and 1.0.0): the variable WORKSPACE_PATH, in any
-    case as pydantic reads it, or a folder below the current one.
-    """
-    named = next((value for name, value in os.environ.items() if name.upper() == "WORKSPACE_PATH"), None)
-    return Path.cwd() / (_WORKSPACES if named is None else named)
 
 
 def existing_log(named: str) -> Path:
@@ -215,25 +188,24 @@ def existing_log(named: str) -> Path:
     Raises:
         SessionError: if nothing is there.
     """
+
+    def not_found(where: str) -> SessionError:
+        fix = f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; {_RELATIVE}"
+        return SessionError(f"Log path not found: {named}", where, fix)
+
+    return _existing(named, not_found)
+
+
+def _existing(text: str, not_found: Callable[[str], LocateError]) -> Path:
+    """Return the absolute path that a text names, or raise the error of nothing being there."""
     try:
-        path = Path.cwd() / Path(named).expanduser()
+        path = Path.cwd() / Path(text).expanduser()
         if path.exists():
             return path
         where = f"looked for at {path}"
     except (OSError, RuntimeError, ValueError) as error:  # a closed folder; ~name of nobody; a null byte
         where = str(error)
-    raise SessionError(
-        f"Log path not found: {named}",
-        where,
-        f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; a relative path is "
-        "relative to the folder that the command is started in",
-    )
-
-
-def logs(project: Path | None = None) -> list[Path]:
-    """Return the log folders of a project that hold sessions, by name; None is the current folder."""
-    folder = (project or Path.cwd()) / LOGS
-    return sorted(found.parent for found in folder.glob(f"*/{sessions.SESSION_FOLDER}"))
+    raise not_found(where)
 
 
 def _each_once(found: list[Located]) -> tuple[Located, ...]:
@@ -250,13 +222,24 @@ def _shown(found: tuple[Located, ...]) -> str:
 # --- a workspace ---
 
 
-def _named_set(workspace_path: str, fetch: Fetch) -> Located:
-    return fetch(workspace_path) if urls.is_url(workspace_path) else Located(_named_file(workspace_path))
+def _workspace_set(workspace_path: str, fetch: Fetch) -> Located:
+    if urls.is_url(workspace_path):
+        return fetch(workspace_path)
 
+    def not_found(where: str) -> WorkspaceNotFoundError:
+        fact = f"SOTA workspace path not found: {workspace_path}"
+        return WorkspaceNotFoundError(fact, f"SOTA_WORKSPACE_PATH, {where}", f"correct the path; {_RELATIVE}")
 
-def _named_file(workspace_path: str) -> Path:
+    path = _existing(workspace_path, not_found)
     try:
-        return _file_of(workspace_path)
+        file = path / FACTOR_FILE if path.is_dir() else path
+        if not file.exists():
+            raise FactorFileNotFoundError(
+                f"SOTA factors file not found: {Path(workspace_path).expanduser() / FACTOR_FILE}",
+                f"SOTA_WORKSPACE_PATH={workspace_path} {_what_it_is(path)}",
+                _better_folder(path),
+            )
+        return Located(file.resolve())
     except OSError as error:
         raise LocateError(
             f"SOTA workspace path can't be read: {error.strerror}",
@@ -265,39 +248,11 @@ def _named_file(workspace_path: str) -> Path:
         ) from None
 
 
-def _file_of(workspace_path: str) -> Path:
-    try:
-        named = Path(workspace_path).expanduser()
-    except RuntimeError as error:  # ~name of a user that the system does not know
-        raise _not_found(workspace_path, str(error)) from None
-    path = Path.cwd() / named
-    if not path.exists():
-        raise _not_found(workspace_path, f"looked for at {path}")
-    if not path.is_dir():
-        return path.resolve()
-    file = path / FACTOR_FILE
-    if not file.exists():
-        raise FactorFileNotFoundError(
-            f"SOTA factors file not found: {named / FACTOR_FILE}",
-            f"SOTA_WORKSPACE_PATH={workspace_path} {_what_it_is(path)}",
-            _better_folder(path),
-        )
-    return file.resolve()
-
-
-def _not_found(workspace_path: str, where: str) -> WorkspaceNotFoundError:
-    return WorkspaceNotFoundError(
-        f"SOTA workspace path not found: {workspace_path}",
-        f"SOTA_WORKSPACE_PATH, {where}",
-        "correct the path; a relative path is relative to the folder that the command is started in",
-    )
-
-
 def _what_it_is(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "(an empty folder)"
-    if sessions.SESSION_FOLDER in names:
+    if SESSION_FOLDER in names:
         return "(a log folder: name it in SOTA_LOG_PATH instead)"
     if "factor.py" in names:
         return "(a coder's folder: it holds factor.py, the code of one factor)"
@@ -315,7 +270,8 @@ def _better_folder(folder: Path) -> str:
             shown = " or ".join(str(file.parent) for file in found[:2])
             return (
                 f"name the workspace of an accepted factor loop; {len(found)} folder(s) there hold a "
-                f"{FACTOR_FILE}, the newest {shown}. A rejected loop leaves one too: {_TELLS}"
+                f"{FACTOR_FILE}, the newest {shown}. A rejected loop leaves one too: `rdagent-sota list` "
+                "shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
             )
     return f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
 
@@ -325,9 +281,26 @@ def _better_folder(folder: Path) -> str:
 
 def _accepted_set(log_path: str) -> Located:
     """Return the set of the last accepted factor loop of a log, or of the newest log."""
-    if log_path == LATEST:
-        with _places_that_may_be_closed(log_path):
-            return _latest()
+    try:
+        if log_path != LATEST:
+            path = _log_of(log_path)
+            return _set_of(path, sessions.read_session(path))
+        log, session, notes = sessions.newest_log(
+            lambda session: bool(session.accepted_factors),
+            "No log accepted a factor loop",
+            "run `rdagent fin_factor` in this folder, or name the log folder of another project",
+            NothingAcceptedError,
+        )
+        return _set_of(log.resolve(), session, notes)
+    except OSError as error:
+        raise LocateError(
+            f"The workspace of an accepted loop can't be looked for: {error.strerror}",
+            f"{error.filename}, for SOTA_LOG_PATH={log_path}",
+            "name the workspace itself in SOTA_WORKSPACE_PATH, or make the folder one that you may enter",
+        ) from None
+
+
+def _log_of(log_path: str) -> Path:
     if urls.is_url(log_path):
         raise SessionError(
             "SOTA_LOG_PATH names a URL, and logs are read from the disk",
@@ -335,15 +308,12 @@ def _accepted_set(log_path: str) -> Located:
             "push the set where its log is (`rdagent-sota push LOG URL`), and name that URL in "
             "SOTA_WORKSPACE_PATH",
         )
-    try:
-        path = Path.cwd() / Path(log_path).expanduser()
-        found = path.exists()
-    except RuntimeError as error:
-        raise _log_not_found(log_path, str(error)) from None
-    except OSError as error:
-        raise _log_not_found(log_path, str(error.strerror)) from None
-    if not found:
-        raise _log_not_found(log_path, f"looked for at {path}")
+
+    def not_found(where: str) -> SessionError:
+        fix = _near(log_path) or f"correct the path; {_RELATIVE}"
+        return SessionError(f"SOTA log path not found: {log_path}", f"SOTA_LOG_PATH, {where}", fix)
+
+    path = _existing(log_path, not_found)
     if path.name == LATEST_LOG:
         raise SessionError(
             "SOTA_LOG_PATH names the text log, which holds no session",
@@ -356,184 +326,12 @@ def _accepted_set(log_path: str) -> Located:
             f"SOTA_LOG_PATH={log_path}, which holds {FACTOR_FILE}",
             "name it in SOTA_WORKSPACE_PATH instead",
         )
-    path = path.resolve()
-    with _places_that_may_be_closed(log_path):
-        return _set_of(path, sessions.read_session(path))
-
-
-@contextmanager
-def _places_that_may_be_closed(log_path: str) -> Iterator[None]:
-    """Explain where a place that the workspace may be in can't be entered."""
-    try:
-        yield
-    except OSError as error:
-        raise LocateError(
-            f"The workspace of an accepted loop can't be looked for: {error.strerror}",
-            f"{error.filename}, for SOTA_LOG_PATH={log_path}",
-            "name the workspace itself in SOTA_WORKSPACE_PATH, or make the folder one that you may enter",
-        ) from None
-
-
-def _log_not_found(log_path: str, where: str) -> SessionError:
-    return SessionError(
-        f"SOTA log path not found: {log_path}",
-        f"SOTA_LOG_PATH, {where}",
-        _near(log_path)
-        or "correct the path; a relative path is relative to the folder that the command is started in",
-    )
-
-
-def _latest() -> Located:
-    """Return the set of the newest log that accepted one, by the times in the sessions: a copy has others."""
-    found, unread, others = [], [], 0
-    for log in logs():
-        try:
-            session = sessions.read_session(log)
-        except SessionError as error:
-            unread.append((log, error))
-            continue
-        if session.accepted_factors:
-            found.append((_ended(session), log, session))
-        else:
-            others += 1
-    if not found:
-        facts = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
-        fix = "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH"
-        raise NothingAcceptedError(
-            "No log accepted a factor loop" + (", of those that can be read" if unread else ""),
-            f"{Path.cwd() / LOGS}: {others} log(s) that accepted none, {len(unread)} unreadable{facts}",
-            unread[0][1].fix if unread else fix,
-        )
-    ended, log, session = max(found, key=lambda entry: entry[:2])
-    for other, trouble in unread:
-        if _may_be_newer(other, log, ended):
-            raise SessionError(
-                f"A log that can't be read may be newer than the latest accepted one: {trouble.fact}",
-                f"{trouble.place}; the latest that can be read is {log}",
-                f"{trouble.fix}; or name the log to take in SOTA_LOG_PATH",
-            )
-    notes = (
-        f"a log was left out of the search for the latest: {error.fact} ({error.place})"
-        for _, error in unread
-    )
-    return _set_of(log.resolve(), session, tuple(notes))
-
-
-def _may_be_newer(unread: Path, log: Path, ended: float) -> bool:
-    """Tell whether a log may be newer than one that ended then: by RD-Agent's names, or by its files."""
-    if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
-        return unread.name > log.name
-    return any(file.stat().st_mtime > ended for file in unread.glob(f"{sessions.SESSION_FOLDER}/*/*"))
-
-
-def _ended(session: Session) -> float:
-    return max((one.ended.timestamp() for one in session.experiments if one.ended is not None), default=0.0)
+    return path.resolve()
 
 
 def _set_of(path: Path, session: Session, notes: tuple[str, ...] = ()) -> Located:
-    accepted = _last_accepted(session)
+    experiment = accepted.last_accepted(session)
     log = sessions.log_folder(path)
-    file = _file_of_experiment(accepted, log)
-    notes += _sibling_notes(file, accepted, session, log)
-    return Located(file, log, accepted.loop, accepted.workspace_id, True, notes)
-
-
-def _last_accepted(session: Session) -> Experiment:
-    place = str(session.file)
-    if not session.mines_factors:
-        what = "fin_model" if session.loop_class == "ModelRDLoop" else "another command"
-        raise SessionError(
-            f"The log is one of {what} ({session.loop_class}), which mines no factors",
-            place,
-            "name a log folder of fin_factor or fin_quant; `rdagent-sota list` shows which runs left sets",
-        )
-    if not session.experiments:
-        raise NothingAcceptedError(
-            "The run has not finished a loop: no factor set has a verdict yet",
-            place,
-            "let it finish a loop, or name another log",
-        )
-    if session.accepted_factors:
-        return session.accepted_factors[-1]
-    count = sum(one.is_factor for one in session.experiments)
-    raise NothingAcceptedError(
-        f"The run accepted no factor loop (finished factor loops: {count})",
-        place,
-        "go on with the run, or name another log; a rejected set is used if SOTA_WORKSPACE_PATH names it",
-    )
-
-
-def _file_of_experiment(experiment: Experiment, log: Path | None) -> Path:
-    """Find the factor file of an accepted loop; the recorded path is stale once the project has moved."""
-    places = workspaces_of(experiment, log)
-    for place in places:
-        if (place / FACTOR_FILE).is_file():
-            return (place / FACTOR_FILE).resolve()
-    which = f"of the accepted loop {_number(experiment)}" + (f" of {log}" if log is not None else "")
-    there = [place for place in places if place.is_dir()]
-    if there:
-        raise FactorFileNotFoundError(
-            f"SOTA factors file not found: {there[0] / FACTOR_FILE}",
-            f"workspace {which}. RD-Agent leaves none where it answers a loop from its result cache",
-            "name the workspace of another accepted loop in SOTA_WORKSPACE_PATH (`rdagent-sota list` shows "
-            "them), or mine it again with RD-Agent's CACHE_WITH_PICKLE=false",
-        )
-    raise WorkspaceNotFoundError(
-        f"SOTA workspace path not found: {experiment.workspace_id or 'no workspace is recorded'}",
-        f"workspace {which}, looked for at {', '.join(map(str, places))}",
-        "start in the project folder of that run or set WORKSPACE_PATH to the folder of its workspaces; if "
-        "the workspace was removed, name another log",
-    )
-
-
-def workspaces_of(experiment: Experiment, log: Path | None) -> list[Path]:
-    """Return where the workspace of an experiment may be, most likely first; the log is that of its run."""
-    if not experiment.workspace_id:
-        return []
-    roots = [] if log is None else [log.parent.parent / _WORKSPACES]
-    roots.append(workspace_root())
-    by_id = [root / experiment.workspace_id for root in roots]
-    return list(dict.fromkeys([*by_id, Path(experiment.recorded_path)]))
-
-
-def _number(experiment: Experiment) -> str:
-    return "of unknown number" if experiment.loop is None else str(experiment.loop)
-
-
-def _sibling_notes(file: Path, accepted: Experiment, session: Session, log: Path | None) -> tuple[str, ...]:
-    """Tell of accepted factors that the last accepted file lacks.
-
-    A loop starts from what was accepted when it was proposed: one that ran beside it is not in its file.
-    """
-    siblings = [one for one in session.accepted_factors if one is not accepted]
-    if not siblings:
-        return ()
-    from rdagent_sota_bridge import factors  # late: pandas and pyarrow; and it names RESULT_FILE from here
-
-    try:
-        columns = set(factors.read_footer(file).columns)
-    except FactorFileError:
-        return ()  # whatever reads the set next refuses it, with every reason
-    notes = []
-    for sibling in siblings:
-        found = next(
-            (place / FACTOR_FILE for place in workspaces_of(sibling, log) if (place / FACTOR_FILE).is_file()),
-            None,
-        )
-        both = f"loop {_number(sibling)} was accepted too, and"
-        try:
-            names = sibling.factor_names if found is None else factors.read_footer(found).columns
-        except FactorFileError as error:
-            notes.append(f"{both} its set could not be compared: {error.failures[0]} ({found})")
-            continue
-        missing = ", ".join(name for name in names if name not in columns)
-        lacks = f"{both} the set of loop {_number(accepted)} lacks its {missing}"
-        if missing and found is None:
-            notes.append(f"{lacks}; its own file is gone")
-        elif missing and found is not None:
-            joined = f"{found.resolve().parent}{os.pathsep}{file.parent}"
-            notes.append(
-                f"{lacks} (loops that run side by side do not see each other's). To join both: "
-                f"SOTA_WORKSPACE_PATH={joined}"
-            )
-    return tuple(notes)
+    file = accepted.file_of(experiment, log)
+    notes += accepted.missing_factors(file, experiment, session, log)
+    return Located(file, log, experiment.loop, experiment.workspace_id, True, notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.cutting import NotCheckedError, cut_data, data_files, times_in
@@ -230,7 +230,7 @@ class _Values:
         date, instrument = self.index[row]
         place = {"factor": self.names[column], "date": _day(date), "instrument": str(instrument)}
         numbers = {name: float(values[row, column]) for name, values in arrays.items()}
-        return place | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return {**place, **to_jsonable_python(numbers, inf_nan_mode="null")}
 
 
 def _place(cell: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import HandOffError
 from rdagent_sota_bridge.files import write_whole
@@ -16,60 +18,8 @@ MANIFEST_FILE = "sota_manifest.json"
 LOADED_FILE = "sota_loaded.json"
 MANIFEST_VERSION = 1
 
-_MARK = "# rdagent-sota-bridge: what Qlib loaded"
-
-# Runs in Qlib's environment, which may be Python 3.8 or a container, at the end of RD-Agent's own
-# `read_exp_res.py`: there `latest_recorder` is the run that was just back-tested. RD-Agent has written its
-# results by then, so a failure here costs it nothing.
-_PROBE = f'''
-
-{_MARK}
-def _sota_loaded(recorder):
-    import importlib, json, os, platform
-
-    import numpy as np
-
-    dataset = recorder.load_object("dataset")
-    chain = list(dataset.handler.infer_processors)
-    norms = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")]
-    if norms:
-        norm = chain[norms[0]]
-        columns = [str(column[-1]) for column in norm.cols]
-        empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]
-        # What chooses columns after the norm has seen them.
-        for p in chain[norms[0] + 1 :] + list(getattr(dataset.handler, "learn_processors", [])):
-            named = set(map(str, getattr(p, "col_list", ())))
-            if type(p).__name__ == "FilterCol" and p.fields_group in ("feature", None):
-                columns = [name for name in columns if name in named]
-            elif type(p).__name__ == "DropCol":
-                columns = [name for name in columns if name not in named]
-        empty = [name for name in empty if name in columns]
-        width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
-    else:  # LightGBM, in a factor loop: its own count of features is all that is kept
-        columns, empty = None, []
-        width = [recorder.load_object("params.pkl").model.num_feature()]
-    versions = {{"python": platform.python_version()}}
-    for name in ("qlib", "pandas", "pyarrow", "numpy", "torch"):
-        try:
-            versions[name] = str(importlib.import_module(name).__version__)
-        except ImportError:
-            pass
-    loaded = {{
-        "recorder": recorder.info["id"],
-        "columns": columns,
-        "columns_without_training_values": empty,
-        "num_features": int(width[0]) if width else None,
-        "versions": versions,
-    }}
-    with open("{LOADED_FILE}.tmp", "w", encoding="utf-8") as file:
-        json.dump(loaded, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace("{LOADED_FILE}.tmp", "{LOADED_FILE}")
-
-
-_sota_loaded(latest_recorder)
-'''
+# It runs in Qlib's environment, which may be Python 3.8 or a container. The first line marks where it begins.
+_PROBE = resources.files("rdagent_sota_bridge.qlib_side") / "loaded.py"
 
 
 def with_probe(script: str, note: str) -> str:
@@ -81,7 +31,9 @@ def with_probe(script: str, note: str) -> str:
             for a cached qrun (`utils/env.py`, `ENABLE_CACHE`) has the text of Python files, in 0.8.0 of those
             and not of the YAML.
     """
-    return f"{script.partition(_MARK)[0].rstrip()}\n{_PROBE}# {note}\n"
+    probe = _PROBE.read_text(encoding="utf-8")
+    before, _, _ = script.partition(probe.partition("\n")[0])
+    return f"{before.rstrip()}\n\n\n{probe}# {note}\n"
 
 
 @dataclass(frozen=True)
@@ -103,25 +55,21 @@ class Loaded:
 
     def as_record(self) -> dict[str, Any]:
         """Return it as the manifest shows it."""
-        return {
-            "columns": None if self.columns is None else list(self.columns),
-            "columns_without_training_values": list(self.columns_without_training_values),
-            "num_features": self.num_features,
-        }
+        record = asdict(self)
+        del record["versions"]
+        return record
 
 
 def read_loaded(workspace: Path) -> Loaded | None:
-    """Return what the probe wrote into a model workspace, or None if it wrote nothing."""
+    """Return what the probe wrote into a model workspace, or None if it wrote nothing.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
     file = workspace / LOADED_FILE
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return Loaded(
-        None if content["columns"] is None else tuple(content["columns"]),
-        tuple(content["columns_without_training_values"]),
-        content["num_features"],
-        content["versions"],
-    )
+    return TypeAdapter(Loaded).validate_json(file.read_bytes())
 
 
 def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], workspace: Path) -> None:

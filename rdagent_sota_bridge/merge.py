@@ -22,7 +22,7 @@ from rdagent_sota_bridge import (
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 from rdagent_sota_bridge.frame import StoredFrame
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import logger
 from rdagent_sota_bridge.underway import HandOff
 

@@ -67,8 +67,8 @@ def _read_parquet(file: Path) -> pd.DataFrame:
 
 
 def _read_pickle(file: Path) -> pd.DataFrame:
-    table = pickled.table(pickled.load(io.BytesIO(file.read_bytes())))
-    return pd.DataFrame(table.columns, index=table.index)
+    frame: pd.DataFrame = pickled.table(pickled.load(io.BytesIO(file.read_bytes())))
+    return frame
 
 
 def _returns(report: pd.DataFrame) -> Returns:

@@ -1,7 +1,8 @@
 """Pickles read without foreign code: plain data, and inert stand-ins for everything else.
 
 Nothing that a pickle names is imported or called. What pandas and numpy wrote is kept as the bytes that it
-is, and becomes numbers through code of ours alone (`metrics`, `table`), where they are asked for.
+is, and becomes numbers through code of ours alone (`metrics`, `table`), where they are asked
+for: numpy itself takes whatever type a file gives to bytes, and so lets 136 of them crash the process.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import datetime
 import pathlib
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 DAMAGE = (
@@ -115,7 +115,7 @@ _PATHS = {
     "WindowsPath": pathlib.PureWindowsPath,
     "PureWindowsPath": pathlib.PureWindowsPath,
 }
-# The names of which series and frames are made (pandas 1.5 to 2.3, numpy 1.24 to 2.4). None of them is
+# The names of which series and frames are made (pandas 1.5 to 3.0, numpy 1.24 to 2.5). None of them is
 # called: what they would be given is kept.
 _KEPT = {
     "_reconstruct",  # numpy: an array, of which the state follows
@@ -148,19 +148,6 @@ class _Unpickler(pickle.Unpickler):
 # --- numbers of series and frames ---
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """What a pickled frame holds.
-
-    Attributes:
-        index: The index: datetime64 for days, else texts or numbers; (rows,).
-        columns: The columns by name; float64, (rows,).
-    """
-
-    index: Any
-    columns: dict[str, Any]
-
-
 def metrics(series: Any) -> dict[str, float]:
     """Return the numbers of a pickled series by their names, as `load` left it.
 
@@ -173,22 +160,24 @@ def metrics(series: Any) -> dict[str, float]:
     return {str(name): float(number) for name, number in zip(names, numbers, strict=True)}
 
 
-def table(frame: Any) -> Table:
-    """Return what a pickled frame holds, as `load` left it.
+def table(frame: Any) -> Any:
+    """Return the DataFrame of numbers that a pickled one is, as `load` left it.
 
     Raises:
         DAMAGE: if it is no frame of numbers.
     """
+    import pandas as pd  # late, as numpy below: a listing of sessions starts fast without them
+
     axes, blocks = _parts(frame._mgr)
     names, index = _index(axes[0]), _index(axes[1])
     columns = {}
     for values, places in blocks:
-        rows = _array(values)
-        for row, position in zip(rows, range(len(names))[_slice(places)], strict=True):
+        positions = range(len(names))[slice(*map(int, places.arguments))]
+        for row, position in zip(_array(values), positions, strict=True):
             columns[str(names[position])] = _numbers(row)
-    if len(columns) != len(names) or any(len(values) != len(index) for values in columns.values()):
+    if len(columns) != len(names):
         raise ValueError("the frame's columns are not whole")
-    return Table(index, columns)
+    return pd.DataFrame(columns, index=index)
 
 
 def _numbers(values: Any) -> Any:
@@ -199,18 +188,11 @@ def _numbers(values: Any) -> Any:
 
 def _parts(manager: Any) -> tuple[list[Any], list[tuple[Any, Any]]]:
     """Return axes and blocks (values, and the columns that they are of) of what manages a frame's data."""
-    state = getattr(manager, "0.14.1", None)  # pandas' own name of a form that series have until today
-    if state is None and manager.arguments:
+    if isinstance(manager, _Kept):  # of a frame
         blocks, axes = manager.arguments
         return list(axes), [tuple(block.arguments[:2]) for block in blocks]
-    if state is None:  # pandas before 1.3
-        state = manager.state[3]["0.14.1"]
+    state = getattr(manager, "0.14.1")  # pandas' own name of the form that series have until today
     return list(state["axes"]), [(block["values"], block["mgr_locs"]) for block in state["blocks"]]
-
-
-def _slice(kept: Any) -> slice:
-    start, stop, step = kept.arguments
-    return slice(*(None if part is None else int(part) for part in (start, stop, step)))
 
 
 def _index(kept: Any) -> Any:

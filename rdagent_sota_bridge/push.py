@@ -11,7 +11,8 @@ from typing import Any
 from rdagent_sota_bridge import factors, manifest, panel, remote, urls
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, RemoteError, SetChangedError
 from rdagent_sota_bridge.fetch import MANIFEST, read_manifest
-from rdagent_sota_bridge.locate import FACTOR_FILE, Located, Origin
+from rdagent_sota_bridge.locate import Located, Origin
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.remote import Progress, Remote
 
 _NAME_A_FOLDER = "name a folder such as s3://bucket/run, which is to hold the set"

@@ -21,7 +21,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from rdagent_sota_bridge import yaml_template
 from rdagent_sota_bridge.alpha import NO_BASE_SET, BaseSet, base_set
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 
 CONFIG_FILE = "conf_sota_factors_model.yaml"
 """The YAML of a model that trains on factors (RD-Agent's `scenarios/qlib/experiment/model_template`)."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rdagent_sota_bridge import pickled
 from rdagent_sota_bridge.errors import ResultError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import Segment, Task
 
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from pydantic import TypeAdapter
 
 from rdagent_sota_bridge import choice, correlation, factors, figures, label, memory, normal
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.correlation import Dropped
-from rdagent_sota_bridge.factors import FactorSet
+from rdagent_sota_bridge.factors import Days, FactorSet
 from rdagent_sota_bridge.figures import FactorFigures
 from rdagent_sota_bridge.market import Market, check_fit
 from rdagent_sota_bridge.qlib_config import Task
 
-_KIND = "quality-2"
+_KIND = "quality-3"
 _PRICE_FILES = 200
 
 
@@ -73,9 +73,12 @@ class Quality:
     dropped: tuple[Dropped, ...]
     figures: dict[str, FactorFigures]
     filled: dict[str, float | None]
-    missing_days: pd.DatetimeIndex
+    missing_days: Days
     in_market: int | None
     is_normal: bool
+
+
+_QUALITY = TypeAdapter(Quality)
 
 
 def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
@@ -100,12 +103,15 @@ def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -
         known_paths.setdefault(factors.current_digest(path), path)
     paths, digests = list(known_paths.values()), list(known_paths)
     key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market, task)]
-    known = memory.recall(_KIND, key)
+    known = memory.get(_KIND, key)
     if known is not None:
-        return _from_record(known, known_paths)
+        kept = _QUALITY.validate_python(known)
+        sources = tuple(dataclasses.replace(one, path=known_paths[one.digest]) for one in kept.sources)
+        described = dataclasses.replace(kept.factors, path=sources[0].path)
+        return dataclasses.replace(kept, factors=described, sources=sources)
     found = _look(paths, wish, market, task)
     if {source.digest for source in found.sources} <= set(digests):  # else a file was replaced meanwhile
-        memory.remember(_KIND, key, _as_record(found))
+        memory.put(_KIND, key, _QUALITY.dump_python(found, mode="json"))
     return found
 
 
@@ -187,44 +193,3 @@ def _identity(market: Market, task: Task) -> list[Any]:
             continue
         prices.append([instrument, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return [str(market.folder), market.name, market.digest, prices]
-
-
-def _as_record(quality: Quality) -> dict[str, Any]:
-    described = quality.factors
-    return {
-        "digest": described.digest,
-        "rows": described.rows,
-        "columns": described.columns,
-        "dates": described.dates.asi8.tolist(),
-        "instruments": described.instruments,
-        "sources": [[source.digest, source.columns] for source in quality.sources],
-        "left_out": quality.left_out,
-        "dropped": [dataclasses.astuple(drop) for drop in quality.dropped],
-        "figures": {name: dataclasses.asdict(found) for name, found in quality.figures.items()},
-        "filled": quality.filled,
-        "missing_days": quality.missing_days.asi8.tolist(),
-        "in_market": quality.in_market,
-        "is_normal": quality.is_normal,
-    }
-
-
-def _from_record(record: dict[str, Any], paths: dict[str, Path]) -> Quality:
-    sources = tuple(Source(paths[digest], digest, tuple(columns)) for digest, columns in record["sources"])
-    return Quality(
-        factors=FactorSet(
-            path=sources[0].path,
-            digest=record["digest"],
-            rows=record["rows"],
-            columns=tuple(record["columns"]),
-            dates=pd.DatetimeIndex(record["dates"]),
-            instruments=tuple(record["instruments"]),
-        ),
-        sources=sources,
-        left_out=tuple(record["left_out"]),
-        dropped=tuple(Dropped(*drop) for drop in record["dropped"]),
-        figures={name: FactorFigures(**found) for name, found in record["figures"].items()},
-        filled=record["filled"],
-        missing_days=pd.DatetimeIndex(record["missing_days"]),
-        in_market=record["in_market"],
-        is_normal=record["is_normal"],
-    )

@@ -15,7 +15,7 @@ from typing import Any
 from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition, run_base
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.underway import HandOff

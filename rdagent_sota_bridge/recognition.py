@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Literal
 
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 
 MERGE = "process_factor_data"

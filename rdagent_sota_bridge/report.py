@@ -18,6 +18,7 @@ from rdagent_sota_bridge.appraisal import Appraisal
 from rdagent_sota_bridge.comparison import Place
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
 from rdagent_sota_bridge.history import Factor, Loop, Run
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
@@ -152,7 +153,7 @@ def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None)
     mined_in = tuple((Path(one["log"]) if one.get("log") else None, one.get("loop")) for one in listed)
     stored = told.get("stored")
     if stored is not None and loop.workspace is not None:
-        kept = loop.workspace / locate.FACTOR_FILE
+        kept = loop.workspace / FACTOR_FILE
         if kept.is_file() and not all(map(_is_there, sources)):
             # What the factor run left is gone or changed; the model's workspace holds the same values.
             sources = (Source(kept, str(stored["digest"]), tuple(map(str, told["columns"]))),)

@@ -19,7 +19,7 @@ from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT
 
 CODE_FILE = "factor.py"
-RESULT_FILE = "result.h5"
+VALUES_FILE = "result.h5"
 """The names that RD-Agent gives to a factor's code and result (`components/coder/factor_coder/factor.py`)."""
 
 _PREFIX = "FACTOR_CoSTEER_"
@@ -107,18 +107,18 @@ def run(code: str, data: Path, execution: Execution) -> pd.DataFrame:
         folder = Path(name)
         for file in data_files(data):
             copy_file(file, folder / file.name)
-        result = folder / RESULT_FILE
+        result = folder / VALUES_FILE
         result.unlink(missing_ok=True)  # one in the data folder is not the code's
         (folder / CODE_FILE).write_text(code, encoding="utf-8")
         status = _execute(execution, folder, output)
         if status != 0:
             raise RunError(f"exit status {status}{_ending(output, folder)}")
         if not result.exists():
-            raise RunError(f"it leaves no {RESULT_FILE}{_ending(output, folder)}")
+            raise RunError(f"it leaves no {VALUES_FILE}{_ending(output, folder)}")
         try:
             table: pd.DataFrame | pd.Series = pd.read_hdf(result)
         except UNREADABLE as error:
-            raise RunError(f"its {RESULT_FILE} can't be read: {str(error)[:_SHOWN]}") from None
+            raise RunError(f"its {VALUES_FILE} can't be read: {str(error)[:_SHOWN]}") from None
     return flat(table.to_frame() if isinstance(table, pd.Series) else table)
 
 

@@ -16,11 +16,9 @@ from typing import Any
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge import quant
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.names import MODEL_LOOPS
 from rdagent_sota_bridge.sessions import log_folder, session_file
 from rdagent_sota_bridge.settings import is_enabled
-
-MODEL_LOOPS = ("ModelRDLoop", "QuantRDLoop")
-"""The loops that train models: `fin_model`, `fin_quant` (RD-Agent's `app/qlib_rd_loop`, 0.8.0 and 1.0.0)."""
 
 _seen: weakref.WeakSet[Any] = weakref.WeakSet()  # loops that were built or loaded with the seam in place
 

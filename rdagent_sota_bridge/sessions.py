@@ -8,34 +8,20 @@ imports RD-Agent, Qlib and torch for it. Here every class of theirs becomes an i
 from __future__ import annotations
 
 import datetime
-import hashlib
-import io
-import os
 import re
-from dataclasses import asdict, dataclass
-from importlib import import_module, metadata
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
-from rdagent_sota_bridge import memory, pickled
-from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
+from pydantic import TypeAdapter
 
-SESSION_FOLDER = "__session__"
+from rdagent_sota_bridge import memory, pickled, session_files
+from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.names import FACTOR_LOOPS, LATEST, LOGS, SESSION_FOLDER, logs
 
 FACTOR_EXPERIMENT = "QlibFactorExperiment"
 """The class of an experiment on factors (`scenarios/qlib/experiment/factor_experiment.py`)."""
-
-FACTOR_LOOPS = ("FactorRDLoop", "FactorReportLoop", "QuantRDLoop")
-"""The loops that mine factors: `fin_factor`, `fin_factor_report`, `fin_quant` (`app/qlib_rd_loop`)."""
-
-_SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
-_PICKLE = b"\x80"  # every pickle of protocol 2 and above begins so
-_REMEMBERED = "sessions-1"
-_NAME_KEY = (
-    "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
-    "the key of that run"
-)
 
 
 @dataclass(frozen=True)
@@ -75,12 +61,16 @@ class Session:
         loop_class: The class of the run's loop, such as `FactorRDLoop`.
         experiments: All that have a verdict, in the order of the verdicts.
         unfinished: The loops that were begun and have no verdict yet.
+        next_steps: By loop, the step that it was to take next.
+        written: When the last step before it ended, as a timestamp; 0 where the session does not say.
     """
 
     file: Path
     loop_class: str
     experiments: tuple[Experiment, ...]
     unfinished: tuple[int, ...]
+    next_steps: dict[int, int]
+    written: float
 
     @property
     def accepted_factors(self) -> tuple[Experiment, ...]:
@@ -112,12 +102,8 @@ class FactorCode:
     recorded_path: str
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A session, and the step that each loop was to take next when it was written."""
-
-    session: Session
-    next_steps: dict[int, int]
+_LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
+_SESSION = TypeAdapter(Session)
 
 
 # --- files ---
@@ -170,17 +156,70 @@ def read_session(path: Path) -> Session:
     file = _named_session(path.absolute())
     first = _read(file)
     if not path.is_dir():
-        return first.session
+        return first
     # With parallel loops a lower loop can have ended last: its file has a step that this one has not seen.
-    sessions = [first.session]
+    sessions = [first]
     last_of_loop = {
         other.parent: other for other in sorted(_session_files(file.parent.parent), key=_loop_and_step)
     }
     for last in last_of_loop.values():
         loop, step = _loop_and_step(last)
         if last != file and step >= first.next_steps.get(loop, 0):
-            sessions.append(_read(last).session)
+            sessions.append(_read(last))
     return max(sessions, key=lambda session: len(session.experiments))
+
+
+def newest_log(
+    fits: Callable[[Session], bool], missing: str, fix: str, error_class: type[SessionError] = SessionError
+) -> tuple[Path, Session, tuple[str, ...]]:
+    """Return the newest log below the current folder that fits, its session, and notes on those left out.
+
+    By the times in the sessions: the files of a copy have others.
+
+    Args:
+        fits: Whether a log's newest session is of the kind that is looked for.
+        missing: The fact where none fits.
+        fix: What to do then.
+        error_class: The class of that error.
+
+    Raises:
+        SessionError: if none fits, or one that can't be read may be newer than the newest.
+    """
+    found: list[tuple[float, str, Path, Session]] = []
+    unread: list[tuple[Path, SessionError]] = []
+    folders = logs()
+    for log in folders:
+        try:
+            session = read_session(log)
+        except SessionError as error:
+            unread.append((log, error))
+            continue
+        if fits(session):
+            found.append((session.written, log.name, log, session))
+    if not found:
+        reasons = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
+        raise error_class(
+            missing + (", of those that can be read" if unread else ""),
+            f"{Path.cwd() / LOGS}: {len(folders)} log(s), of which {len(unread)} can't be read{reasons}",
+            unread[0][1].fix if unread else fix,
+        )
+    written, _, newest, session = max(found, key=lambda entry: entry[:2])
+    for log, trouble in unread:
+        if _may_be_newer(log, newest, written):
+            raise SessionError(
+                f"A log that can't be read may be newer than the latest: {trouble.fact}",
+                f"{trouble.place}; the latest that can be read is {newest}",
+                f"{trouble.fix}; or name the log to take in place of `{LATEST}`",
+            )
+    notes = tuple(f"a log was left out of the search: {one.fact} ({one.place})" for _, one in unread)
+    return newest, session, notes
+
+
+def _may_be_newer(unread: Path, log: Path, written: float) -> bool:
+    """Return whether a log may be newer than another: by RD-Agent's names, or by the times of its files."""
+    if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
+        return unread.name > log.name
+    return any(file.stat().st_mtime > written for file in unread.glob(f"{SESSION_FOLDER}/*/*"))
 
 
 def factor_codes(path: Path) -> tuple[FactorCode, ...]:
@@ -196,11 +235,11 @@ def factor_codes(path: Path) -> tuple[FactorCode, ...]:
         SessionError: if there is no session, or it can't be read.
     """
     file = read_session(path).file
-    loop = load(file)
+    loop = session_files.load(file)
     try:
         return tuple(_codes(loop))
     except pickled.DAMAGE as error:
-        raise unknown_form(file, error) from None
+        raise session_files.unknown_form(file, error) from None
 
 
 def _named_session(path: Path) -> Path:
@@ -216,97 +255,34 @@ def _named_session(path: Path) -> Path:
     raise SessionError(fact, str(path), fix)
 
 
-def _read(file: Path) -> _Read:
+def _read(file: Path) -> Session:
     try:
-        identity = memory.identity(file.stat())
+        key = [str(file), memory.identity(file.stat()), session_files.trust()]
     except OSError as error:
-        raise _unreadable(file, error) from None
-    key = [str(file), identity, _trust()]
-    known = memory.recall(_REMEMBERED, key) if identity is not None else None
-    if known is not None:
-        return _from_plain(file, known)
-    loop = load(file)
+        raise session_files.unreadable(file, error) from None
+    plain = memory.find_once("sessions-2", key, lambda: _SESSION.dump_python(_session(file), mode="json"))
+    return _SESSION.validate_python(plain)
+
+
+def _session(file: Path) -> Session:
+    loop = session_files.load(file)
     try:
-        read = _summary(file, loop)
-    except pickled.DAMAGE as error:
-        raise unknown_form(file, error) from None
-    if identity is not None:
-        memory.remember(_REMEMBERED, key, _to_plain(read))
-    return read
-
-
-def _trust() -> list[Any]:
-    """Return all that RD-Agent's verdict on a signature depends on, without importing it.
-
-    Its release, and the settings of `core/conf.py` and `core/serialization.py` (1.0.0): the key or its file,
-    and whether unsigned sessions are allowed. Names of settings count in any case, as pydantic has it.
-    """
-    settings = {name.upper(): value for name, value in os.environ.items()}
-    key_file = _key_file(settings)
-    try:
-        status = key_file.stat()
-        # Without the time of a change of the file's own record: RD-Agent sets its mode whenever it reads it.
-        identity = [status.st_size, status.st_mtime_ns, status.st_ino]
-    except OSError:  # no key yet, or one that may not be read: RD-Agent's loader tells
-        identity = []
-    return [
-        _release(),
-        hashlib.sha256(settings.get("ARTIFACT_SIGNING_KEY", "").encode()).hexdigest(),
-        str(key_file),
-        identity,
-        settings.get("ALLOW_UNSAFE_LEGACY_PICKLE", ""),
-    ]
-
-
-def _release() -> str:
-    try:
-        return metadata.version("rdagent")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _key_file(settings: dict[str, str]) -> Path:
-    named = settings.get("ARTIFACT_SIGNING_KEY_PATH")
-    return Path(named).expanduser() if named else Path.home() / ".rdagent" / "artifact_signing.key"
-
-
-def _to_plain(read: _Read) -> dict[str, Any]:
-    experiments = [
-        {**asdict(found), "ended": found.ended.isoformat() if found.ended else None}
-        for found in read.session.experiments
-    ]
-    return {
-        "loop_class": read.session.loop_class,
-        "experiments": experiments,
-        "unfinished": list(read.session.unfinished),
-        "next_steps": sorted(read.next_steps.items()),
-    }
-
-
-def _from_plain(file: Path, plain: dict[str, Any]) -> _Read:
-    experiments = tuple(
-        Experiment(
-            **{
-                **found,
-                "factor_names": tuple(found["factor_names"]),
-                "ended": datetime.datetime.fromisoformat(found["ended"]) if found["ended"] else None,
-            }
+        history = enumerate(loop.trace.hist)
+        experiments = tuple(
+            _experiment(loop, index, experiment, feedback) for index, (experiment, feedback) in history
         )
-        for found in plain["experiments"]
-    )
-    session = Session(file, plain["loop_class"], experiments, tuple(plain["unfinished"]))
-    return _Read(session, dict(plain["next_steps"]))
-
-
-def _summary(file: Path, loop: Any) -> _Read:
-    history = list(loop.trace.hist)
-    experiments = tuple(
-        _experiment(loop, index, experiment, feedback) for index, (experiment, feedback) in enumerate(history)
-    )
-    told = {found.loop for found in experiments}
-    unfinished = tuple(sorted(int(number) for number in loop.loop_trace if number not in told))
-    session = Session(file, type(loop).__name__, experiments, unfinished)
-    return _Read(session, {int(number): int(step) for number, step in loop.step_idx.items()})
+        finished = {found.loop for found in experiments}
+        ends = [end.timestamp() for number in loop.loop_trace for end in _ends(loop, number)]
+        return Session(
+            file=file,
+            loop_class=type(loop).__name__,
+            experiments=experiments,
+            unfinished=tuple(sorted(int(number) for number in loop.loop_trace if number not in finished)),
+            next_steps={int(number): int(step) for number, step in loop.step_idx.items()},
+            written=max(ends, default=0.0),
+        )
+    except pickled.DAMAGE as error:
+        raise session_files.unknown_form(file, error) from None
 
 
 def _experiment(loop: Any, index: int, experiment: Any, feedback: Any) -> Experiment:
@@ -321,7 +297,7 @@ def _experiment(loop: Any, index: int, experiment: Any, feedback: Any) -> Experi
         workspace_id=workspace_id,
         recorded_path=recorded_path,
         factor_names=tuple(str(name) for name in names if name) if kind == FACTOR_EXPERIMENT else (),
-        ended=_ended(loop, number),
+        ended=max(_ends(loop, number), default=None),
     )
 
 
@@ -351,10 +327,10 @@ def loop_of(loop: Any, index: int, experiment: Any) -> int | None:
     return None
 
 
-def _ended(loop: Any, number: int | None) -> datetime.datetime | None:
-    steps = loop.loop_trace.get(number)
-    end = steps[-1].end if steps else None
-    return end if isinstance(end, datetime.datetime) else None
+def _ends(loop: Any, number: int | None) -> list[datetime.datetime]:
+    """Return when the steps of a loop ended, in order."""
+    ends = [step.end for step in loop.loop_trace.get(number) or ()]
+    return [end for end in ends if isinstance(end, datetime.datetime)]
 
 
 def _codes(loop: Any) -> list[FactorCode]:
@@ -395,136 +371,3 @@ def implementations(experiment: Any) -> list[tuple[Any, Any, str]]:
 
 def _passed(feedback: Any) -> bool:
     return bool(getattr(feedback, "final_decision", False))
-
-
-# --- files of RD-Agent's ---
-
-
-class _Serializer:
-    """The form of `pickle` that `rdagent.core.serialization.load` takes (1.0.0)."""
-
-    def dumps(self, obj: object, protocol: int | None = None) -> bytes:
-        """Refuse: sessions are read here, never written."""
-        raise NotImplementedError
-
-    def loads(self, data: bytes) -> Any:
-        """Unpickle with stand-ins."""
-        return pickled.load(io.BytesIO(data))
-
-
-def load(file: Path) -> Any:
-    """Return what a file in a log holds, with stand-ins, through RD-Agent's own loader where it has one.
-
-    Args:
-        file: A session (then it is the run's loop), or another pickle that RD-Agent wrote into its log.
-
-    Raises:
-        UntrustedSessionError: if RD-Agent's loader refuses the signature.
-        SessionError: if it can't be read.
-    """
-    serialization = _serialization()
-    try:
-        with file.open("rb") as content:
-            head = content.read(len(_SIGNED))
-            if not head.startswith(_PICKLE) and not _SIGNED.startswith(head):
-                # Before the look at the signature: of such a file it would advise to trust what is unsigned.
-                fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
-                raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), fix)
-            content.seek(0)
-            return _load_content(file, content, head == _SIGNED, serialization)
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    except pickled.DAMAGE as error:
-        raise SessionError(
-            f"The session can't be read: {type(error).__name__}: {_text(error)}",
-            str(file),
-            "if the file is cut off, name an earlier session file of that log, or the workspace itself in "
-            "SOTA_WORKSPACE_PATH",
-        ) from None
-
-
-def _load_content(file: Path, content: BinaryIO, signed: bool, serialization: ModuleType | None) -> Any:
-    if serialization is None:
-        if signed:
-            raise UntrustedSessionError(
-                "The session is signed, and the installed RD-Agent can't verify signatures",
-                str(file),
-                "use the RD-Agent of that run (1.0.0 or later), or name the workspace itself in "
-                "SOTA_WORKSPACE_PATH",
-            )
-        return pickled.load(content)
-    settings = serialization.RD_AGENT_SETTINGS
-    key_file = Path(settings.artifact_signing_key_path).expanduser()
-    if signed and not settings.artifact_signing_key and _is_missing(key_file):
-        # RD-Agent's loader would make one first, which can't be the right one.
-        raise UntrustedSessionError(
-            "The session is signed, and there is no signing key to verify it with",
-            f"{file}, with the key looked for at {key_file}",
-            f"{_NAME_KEY}; or name the workspace itself in SOTA_WORKSPACE_PATH",
-        )
-    try:
-        return serialization.load(content, serializer=_Serializer())
-    except serialization.UntrustedArtifactError as error:
-        raise _untrusted(file, signed, error) from None
-
-
-def _is_missing(file: Path) -> bool:
-    try:
-        file.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:  # in a closed folder: RD-Agent's loader tells
-        return False
-    return False
-
-
-def _serialization() -> ModuleType | None:
-    """Return RD-Agent's loader of signed pickles, or None for an RD-Agent that signs nothing (0.8.0)."""
-    try:
-        return import_module("rdagent.core.serialization")
-    except ModuleNotFoundError as error:
-        if error.name == "rdagent.core.serialization":
-            return None
-        if error.name == "rdagent":
-            raise SessionError(
-                "RD-Agent is not installed here, and a log's sessions are read with its loader",
-                "the Python environment of this command",
-                "install rdagent, or name the workspace itself in SOTA_WORKSPACE_PATH",
-            ) from None
-        raise
-
-
-def _untrusted(file: Path, signed: bool, error: Exception) -> UntrustedSessionError:
-    if signed:
-        return UntrustedSessionError(
-            f"RD-Agent refuses the session: {error}. It was signed with another key, or changed since",
-            str(file),
-            f"{_NAME_KEY}; or name the workspace itself in SOTA_WORKSPACE_PATH",
-        )
-    return UntrustedSessionError(
-        "RD-Agent refuses the session: it is not signed, as those of RD-Agent 0.8.0 are not",
-        str(file),
-        "name the workspace itself in SOTA_WORKSPACE_PATH; or, if you trust where the file comes from, set "
-        "RD-Agent's own ALLOW_UNSAFE_LEGACY_PICKLE=true",
-    )
-
-
-def _unreadable(file: Path, error: OSError) -> SessionError:
-    return SessionError(
-        f"The session can't be read: {error.strerror or error}",
-        str(file),
-        "make it, and RD-Agent's signing key, files that you may read (ls -l tells)",
-    )
-
-
-def unknown_form(file: Path, error: Exception) -> SessionError:
-    """Return the error of a file that could be unpickled, and is no session."""
-    return SessionError(
-        f"The file is no session of RD-Agent's, or of a form that is not known: {_text(error)}",
-        str(file),
-        f"name the log folder of a run, the one that holds {SESSION_FOLDER}",
-    )
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

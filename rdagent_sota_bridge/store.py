@@ -19,9 +19,10 @@ from pathlib import Path
 import filelock
 from pydantic import TypeAdapter, ValidationError
 
-from rdagent_sota_bridge import factors, files, locate, normal
+from rdagent_sota_bridge import factors, files, normal
 from rdagent_sota_bridge import panel as panels
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
+from rdagent_sota_bridge.names import FACTOR_FILE, workspace_root
 
 FOLDER = "sota_store"
 """The folder of the store, beside RD-Agent's folder of workspaces."""
@@ -124,7 +125,7 @@ def folder(named: str | None) -> Path:
     Args:
         named: `SOTA_STORE_PATH`; None for the folder beside RD-Agent's workspaces.
     """
-    return locate.workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
+    return workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
 
 
 def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: None) -> Stored:
@@ -178,7 +179,7 @@ def file_of(digest: str, place: Path) -> Path:
 
 def fetched_file(digest: str, place: Path) -> Path:
     """Return where a file that was fetched lies in the store, by the digest of its bytes."""
-    return place / FETCHED / digest.removeprefix("sha256:") / locate.FACTOR_FILE
+    return place / FETCHED / digest.removeprefix("sha256:") / FACTOR_FILE
 
 
 def find(digest: str, place: Path) -> Stored | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rdagent_sota_bridge import factors, manifest, normal, qlib_config, underway
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import logger
 from rdagent_sota_bridge.underway import HandOff
 

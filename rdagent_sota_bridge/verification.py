@@ -12,8 +12,8 @@ from typing import Any, Literal
 from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.history import Loop, Run
-from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_record import QlibRecord
 
 State = Literal["factors", "none", "not trained", "not verified", "broken"]

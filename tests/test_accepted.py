@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge import locate, sessions
+from rdagent_sota_bridge import sessions
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from tests import mined, runs
 from tests.mined import REJECTED, Mined
 
@@ -110,7 +110,7 @@ def test_the_list(run: Mined) -> None:
     assert {entry["run"] for entry in listed} == {run.log.name}
     second = listed[1]
     folder = accepted_folder(run)
-    metrics = pd.read_csv(folder / locate.RESULT_FILE, index_col=0).iloc[:, 0]
+    metrics = pd.read_csv(folder / RESULT_FILE, index_col=0).iloc[:, 0]
     assert second["ic"] == pytest.approx(metrics["IC"])
     assert second["ic"] > 0.6
     assert second["rank_ic"] == pytest.approx(metrics["Rank IC"])

@@ -27,7 +27,8 @@ from rdagent_sota_bridge.errors import (
     RemoteUnavailableError,
     StoreError,
 )
-from rdagent_sota_bridge.locate import FACTOR_FILE, Located, Origin
+from rdagent_sota_bridge.locate import Located, Origin
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import servers, storage
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
 from tests.storage import Bucket

@@ -15,7 +15,7 @@ import typer
 from examples.demo.market import Market
 from rdagent_sota_bridge import locate, plan, remote
 from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams, servers, storage
 
 SECRET = "0123456789abcdef"

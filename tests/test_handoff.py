@@ -26,7 +26,7 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import environment, handoff, merge, patch, plan
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import logs, seams
 
 

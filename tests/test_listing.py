@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_bridge import listing, memory
+from rdagent_sota_bridge import listing, memory, names
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.listing import Row
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from tests import logs
 from tests.frames import INSTRUMENTS, factor_frame, nested, write
 
@@ -51,9 +51,8 @@ def rows() -> list[Row]:
 
 def listed() -> listing.Listing:
     """Return the listing of the current folder."""
-    from rdagent_sota_bridge import locate
 
-    return listing.factor_set_rows(locate.workspace_root(), locate.logs())
+    return listing.factor_set_rows(names.workspace_root(), names.logs())
 
 
 def command(*arguments: str, columns: int = 80) -> Result:

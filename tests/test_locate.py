@@ -16,14 +16,8 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.locate import (
-    FACTOR_FILE,
-    Located,
-    factor_sets,
-    named,
-    told_by_log,
-    workspace_root,
-)
+from rdagent_sota_bridge.locate import Located, factor_sets, named, with_its_log
+from rdagent_sota_bridge.names import FACTOR_FILE, workspace_root
 from tests import logs
 from tests.frames import (
     assert_survives_pickling,
@@ -45,11 +39,6 @@ def workspace(root: Path, name: str, age: int = 0) -> Path:
     return folder
 
 
-def test_name_of_the_factor_file() -> None:
-    """The name is the one that RD-Agent's factor runner writes."""
-    assert FACTOR_FILE == "combined_factors_df.parquet"
-
-
 def test_no_path_set() -> None:
     """The switch on and no path set, the error names both variables and the command that shows sets."""
     with pytest.raises(LocateError) as caught:
@@ -60,34 +49,38 @@ def test_no_path_set() -> None:
     assert error.place == (
         "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
     )
-    assert FACTOR_FILE in error.fix
+    assert "combined_factors_df.parquet" in error.fix
     assert "rdagent-sota list" in error.fix
     assert_survives_pickling(error)
 
 
-def test_path_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that is not there is named as written, and as looked for."""
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("git_ignore_folder/absent", "looked for at {here}/git_ignore_folder/absent"),
+        ("set.parquet", "looked for at {here}/set.parquet"),
+        ("link", "looked for at {here}/link"),
+        ("~/absent", "looked for at {here}/home/absent"),
+        ("~no-such-user-here/w", "Could not determine home directory"),
+        ("w" * 300, "File name too long"),
+    ],
+    ids=["folder", "file", "link to nowhere", "below home", "home of nobody", "too long"],
+)
+def test_a_path_that_is_not_there(
+    text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is not there, or can't be, is named as written, with the place where it was looked for."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(WorkspaceNotFoundError) as caught:
-        factor_file("git_ignore_folder/absent")
+        factor_file(text)
     error = caught.value
-    assert error.fact == "SOTA workspace path not found: git_ignore_folder/absent"
-    assert error.place == f"SOTA_WORKSPACE_PATH, looked for at {tmp_path / 'git_ignore_folder/absent'}"
+    assert error.fact == f"SOTA workspace path not found: {text}"
+    assert error.place.startswith("SOTA_WORKSPACE_PATH, ")
+    assert where.format(here=tmp_path) in error.place
     assert "a relative path is relative to the folder that the command is started in" in error.fix
     assert_survives_pickling(error)
-
-
-def test_missing_file_in_an_existing_folder(tmp_path: Path) -> None:
-    """A parquet file that is not there is a path that is not there."""
-    with pytest.raises(WorkspaceNotFoundError, match=r"^SOTA workspace path not found: .*/set\.parquet\n"):
-        factor_file(str(tmp_path / "set.parquet"))
-
-
-def test_link_to_nowhere(tmp_path: Path) -> None:
-    """A link whose target is gone is a path that is not there."""
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(WorkspaceNotFoundError):
-        factor_file(str(tmp_path / "link"))
 
 
 @pytest.mark.parametrize(
@@ -115,49 +108,23 @@ def test_folder_without_the_file(tmp_path: Path, files: tuple[str, ...], what: s
     assert_survives_pickling(error)
 
 
-def test_workspace_root_names_the_newest_sets(tmp_path: Path) -> None:
-    """The root of all workspaces is answered with the two newest sets, and a warning of rejected loops."""
+def test_a_wrong_folder_is_answered_with_sets(tmp_path: Path) -> None:
+    """The newest two below it, else those beside it, with a warning of rejected loops."""
     root = tmp_path / "RD-Agent_workspace"
     root.mkdir()
     middle = workspace(root, "a-middle", age=50)
     workspace(root, "b-old", age=100)
     newest = workspace(root, "c-newest")
     (root / "d-empty").mkdir()
-    with pytest.raises(FactorFileNotFoundError) as caught:
-        factor_file(str(root))
-    assert caught.value.fix == (
-        f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
-        f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` tells which "
-        "loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
-    )
-
-
-def test_wrong_workspace_names_its_neighbours(tmp_path: Path) -> None:
-    """A coder's folder beside a real workspace is answered with that workspace."""
-    neighbour = workspace(tmp_path, "good")
-    (tmp_path / "coder").mkdir()
-    (tmp_path / "coder" / "factor.py").touch()
-    with pytest.raises(FactorFileNotFoundError) as caught:
-        factor_file(str(tmp_path / "coder"))
-    assert f"1 folder(s) there hold a {FACTOR_FILE}, the newest {neighbour}. A rejected" in caught.value.fix
-    assert "a coder's folder" in caught.value.place
-
-
-def test_sets_below_win_over_neighbours(tmp_path: Path) -> None:
-    """A folder with sets below it is answered with those, not with newer ones beside it."""
-    root = tmp_path / "root"
-    root.mkdir()
-    below = workspace(root, "below", age=100)
     workspace(tmp_path, "beside")
-    with pytest.raises(FactorFileNotFoundError) as caught:
-        factor_file(str(root))
-    assert f"the newest {below}. " in caught.value.fix
-
-
-def test_folder(tmp_path: Path) -> None:
-    """A workspace folder gives the factor file in it."""
-    folder = workspace(tmp_path, "w")
-    assert factor_file(str(folder)) == (folder / FACTOR_FILE).resolve()
+    for named_folder in (root, root / "d-empty"):
+        with pytest.raises(FactorFileNotFoundError) as caught:
+            factor_file(str(named_folder))
+        assert caught.value.fix == (
+            f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
+            f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` "
+            "shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
+        )
 
 
 @pytest.mark.parametrize("name", [FACTOR_FILE, "my set.parquet", "因子", "backup.bin"])
@@ -167,70 +134,22 @@ def test_file_of_any_name(tmp_path: Path, name: str) -> None:
     assert factor_file(str(file)) == file.resolve()
 
 
-@pytest.mark.parametrize("named", ["w", "./w", f"w/{FACTOR_FILE}", "../here/w", "w/"])
-def test_relative_path_is_relative_to_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
-) -> None:
-    """A relative path is relative to the current folder, and comes back absolute."""
-    (tmp_path / "here").mkdir()
-    folder = workspace(tmp_path / "here", "w")
-    monkeypatch.chdir(tmp_path / "here")
-    found = factor_file(named)
-    assert found == (folder / FACTOR_FILE).resolve()
-    assert found.is_absolute()
-
-
-def test_relative_path_from_another_folder_is_not_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same relative path from another folder finds nothing."""
-    workspace(tmp_path, "w")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(WorkspaceNotFoundError):
-        factor_file("w")
-
-
-@pytest.mark.parametrize("named", ["~/w", f"~/w/{FACTOR_FILE}"])
-def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
-    """`~` is the home folder, for a .env file has no shell to expand it."""
-    folder = workspace(tmp_path, "w")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert factor_file(named) == (folder / FACTOR_FILE).resolve()
-
-
-def test_missing_path_below_home_is_shown_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message has the path as written, and the place where it was looked for."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(WorkspaceNotFoundError) as caught:
-        factor_file("~/absent")
-    assert caught.value.fact == "SOTA workspace path not found: ~/absent"
-    assert caught.value.place.endswith(f"looked for at {tmp_path / 'absent'}")
-
-
-def test_links_are_followed(tmp_path: Path) -> None:
-    """A linked workspace and a linked file both give the real file, so that one set has one path."""
-    folder = workspace(tmp_path, "w")
-    (tmp_path / "latest").symlink_to(folder)
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / FACTOR_FILE).symlink_to(folder / FACTOR_FILE)
-    assert factor_file(str(tmp_path / "latest")) == (folder / FACTOR_FILE).resolve()
-    assert factor_file(str(linked)) == (folder / FACTOR_FILE).resolve()
-
-
-def test_home_of_an_unknown_user() -> None:
-    """`~nobody-here/` is a path that is not there."""
-    with pytest.raises(
-        WorkspaceNotFoundError, match=r"^SOTA workspace path not found: ~no-such-user-here/w\n"
-    ):
-        factor_file("~no-such-user-here/w")
-
-
-def test_path_that_is_too_long() -> None:
-    """A path that no file system can hold is an error of the package's, with the system's reason."""
-    with pytest.raises(LocateError, match="File name too long"):
-        factor_file("w" * 300)
+@pytest.mark.parametrize("text", ["w", "./w", f"w/{FACTOR_FILE}", "../here/w", "w/", "~/w", "linked", "link"])
+def test_a_workspace_and_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A workspace or its file, relative to the current folder or to home, or linked, is one absolute path."""
+    here = tmp_path / "here"
+    here.mkdir()
+    expected = workspace(here, "w") / FACTOR_FILE
+    (here / "link").symlink_to(here / "w")
+    (here / "linked").mkdir()
+    (here / "linked" / FACTOR_FILE).symlink_to(expected)
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.chdir(here)
+    assert factor_file(text) == named(text).path == expected.resolve()
+    if text == "w":
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(WorkspaceNotFoundError):
+            factor_file(text)
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o100, 0o400])
@@ -303,24 +222,20 @@ def log_error(path: Path | str, error_class: type[LocateError] = SessionError) -
 ACCEPTED_TWICE = (("first", ("a",), True), ("second", ("b",), True), ("third", ("c",), False))
 
 
-@pytest.mark.parametrize("form", ["log/run", "./log/run/", "log/run/__session__", "file", "absolute"])
-def test_the_last_accepted_loop_of_a_log(project: Project, form: str) -> None:
-    """The set is that of the last accepted loop, not the newest folder, which a rejected loop left."""
-    project.set("first", "a")
-    file = project.set("second", "a", "b")
-    project.set("third", "a", "b", "c")
+@pytest.mark.parametrize(
+    "form", ["log/run", "./log/run/", "log/run/__session__", "~/log/run", "file", "an early file"]
+)
+def test_the_last_accepted_loop_of_a_log(
+    project: Project, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set is that of the last accepted loop by then, not of the newest folder, which was rejected."""
+    monkeypatch.setenv("HOME", str(project.folder))
+    files = [project.set("first", "a"), project.set("second", "a", "b"), project.set("third", "a", "b", "c")]
     log = project.run("run", *ACCEPTED_TWICE)
-    (newest,) = (log / "__session__" / "2").iterdir()
-    named = {"file": str(newest), "absolute": str(log)}.get(form, form)
-    assert from_log(named) == Located(file, log, 1, "second", True)
-
-
-def test_an_earlier_session_file(project: Project) -> None:
-    """A session file is taken as it is named: what was accepted by then."""
-    file = project.set("first", "a")
-    log = project.run("run", *ACCEPTED_TWICE)
-    (early,) = (log / "__session__" / "0").iterdir()
-    assert from_log(early).path == file
+    (newest,), (early,) = ((log / "__session__" / number).iterdir() for number in ("2", "0"))
+    text = {"file": str(newest), "an early file": str(early)}.get(form, form)
+    loop = 0 if form == "an early file" else 1
+    assert from_log(text) == Located(files[loop], log, loop, files[loop].parent.name, True)
 
 
 def test_accepted_factors_of_fin_quant(project: Project) -> None:
@@ -391,20 +306,16 @@ def test_a_loop_that_was_answered_from_the_cache(project: Project) -> None:
 
 
 def test_a_run_that_accepted_nothing(project: Project) -> None:
-    """A rejected set is never taken for want of an accepted one."""
+    """A rejected set is never taken for want of an accepted one; nor is that of an unfinished loop."""
     project.set("w", "a")
     log = project.run("run", ("w", ("a",), False), ("m", (), True), kind="QuantRDLoop")
     error = log_error(log, NothingAcceptedError)
     assert error.fact == "The run accepted no factor loop (finished factor loops: 1)"
     assert str(log) in error.place
-
-
-def test_an_unfinished_first_loop(project: Project) -> None:
-    """A run without a verdict has no set yet."""
     loop = logs.new_loop()
     logs.begin(loop, 0, logs.factor_experiment(project.root / "w", "a"))
-    logs.dump(loop, project.folder / "log" / "run", 0)
-    error = log_error("log/run", NothingAcceptedError)
+    logs.dump(loop, project.folder / "log" / "begun", 0)
+    error = log_error("log/begun", NothingAcceptedError)
     assert error.fact == "The run has not finished a loop: no factor set has a verdict yet"
 
 
@@ -416,25 +327,14 @@ def test_a_log_that_mines_no_factors(project: Project, kind: str, what: str) -> 
     assert what in log_error(project.run("run", ("m", (), True), kind=kind)).fact
 
 
-def test_log_path_does_not_exist(project: Project) -> None:
-    """A log path that is not there is named as written, and as looked for."""
-    error = log_error("log/absent")
-    assert error.fact == "SOTA log path not found: log/absent"
-    assert error.place == f"SOTA_LOG_PATH, looked for at {project.folder / 'log/absent'}"
-
-
-@pytest.mark.parametrize("path", ["~no-such-user-here/log", "w" * 300])
-def test_log_path_that_can_not_be(path: str) -> None:
-    """A home of nobody's and a path that no file system can hold are not there, with the reason."""
-    assert log_error(path).fact == f"SOTA log path not found: {path}"
-
-
-def test_log_below_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` is the home folder in a log path too."""
-    file = project.set("w", "a")
-    project.run("run", ("w", ("a",), True))
-    monkeypatch.setenv("HOME", str(project.folder))
-    assert from_log("~/log/run").path == file
+@pytest.mark.parametrize("path", ["log/absent", "~no-such-user-here/log", "w" * 300])
+def test_a_log_path_that_is_not_there(project: Project, path: str) -> None:
+    """A log path that is not there, or can't be, is named as written, with the place or the reason."""
+    error = log_error(path)
+    assert error.fact == f"SOTA log path not found: {path}"
+    assert error.place.startswith("SOTA_LOG_PATH, ")
+    if path == "log/absent":
+        assert error.place == f"SOTA_LOG_PATH, looked for at {project.folder / path}"
 
 
 def test_the_variables_exchanged(project: Project) -> None:
@@ -490,26 +390,26 @@ def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
     folder = project.folder / "log"
     damaged = logs.dump_object(None, folder / "2025-12-31_08-00-00-000000" / "__session__" / "0" / "0_step")
     (note,) = from_log("latest").notes
-    assert "left out of the search for the latest" in note
+    assert "left out of the search" in note
     assert str(damaged) in note
     for name in ("2026-02-01_08-00-00-000000", "a name of the user's"):
         newer = logs.dump_object(None, folder / name / "__session__" / "0" / "0_step")
         error = log_error("latest", SessionError)
-        assert error.fact.startswith("A log that can't be read may be newer than the latest accepted one: ")
+        assert error.fact.startswith("A log that can't be read may be newer than the latest: ")
         assert error.place == f"{newer}; the latest that can be read is {log}"
-        assert error.fix.endswith("or name the log to take in SOTA_LOG_PATH")
+        assert error.fix.endswith("or name the log to take in place of `latest`")
         shutil.rmtree(folder / name)
 
 
 def test_latest_without_an_accepted_loop(project: Project) -> None:
     """Without any set the error says how many logs there were, and which could not be read."""
     error = log_error("latest", NothingAcceptedError)
-    assert error.place == f"{project.folder / 'log'}: 0 log(s) that accepted none, 0 unreadable"
+    assert error.place == f"{project.folder / 'log'}: 0 log(s), of which 0 can't be read"
     assert "fin_factor" in error.fix
     project.run("a", ("x", ("x",), False))
     logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
     error = log_error("latest", NothingAcceptedError)
-    assert error.place.startswith(f"{project.folder / 'log'}: 1 log(s) that accepted none, 1 unreadable; ")
+    assert error.place.startswith(f"{project.folder / 'log'}: 2 log(s), of which 1 can't be read; ")
     assert "the one that holds __session__" in error.fix, "the fix of the log that can't be read"
 
 
@@ -542,18 +442,11 @@ def test_a_sibling_that_can_not_be_compared(project: Project) -> None:
 # --- both variables ---
 
 
-def test_both_variables_that_agree(project: Project) -> None:
-    """Naming one set twice is no contradiction; what the log tells is kept."""
-    file = project.set("w", "a")
-    log = project.run("run", ("w", ("a",), True))
-    (found,) = factor_sets((str(file.parent),), (str(log),))
-    assert found == Located(file, log, 0, "w", True)
-
-
-def test_both_variables_that_contradict_each_other(project: Project) -> None:
-    """Two different sets are an error that names both files."""
+def test_both_variables(project: Project) -> None:
+    """Naming one set twice is no contradiction; two different sets are an error that names both files."""
     file, other = project.set("w", "a"), project.set("other", "b")
     log = project.run("run", ("w", ("a",), True))
+    assert factor_sets((str(file.parent),), (str(log),)) == (Located(file, log, 0, "w", True),)
     with pytest.raises(LocateError) as caught:
         factor_sets((str(other),), (str(log),))
     assert caught.value.fact == "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets"
@@ -602,9 +495,9 @@ def test_the_log_that_tells_of_a_workspace(
     log = project.run("run", ("w", ("a",), True), ("x", ("b",), False))
     logs.dump_object(None, project.folder / "log" / "damaged" / "__session__" / "0" / "0_step")
     monkeypatch.chdir(tmp_path)
-    assert told_by_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
-    assert told_by_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
-    assert told_by_log(Located(files["y"])) == Located(files["y"])
+    assert with_its_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
+    assert with_its_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
+    assert with_its_log(Located(files["y"])) == Located(files["y"])
 
 
 @pytest.mark.parametrize("text", ["lastest", "LATEST", "log/rum"])
@@ -618,12 +511,6 @@ def test_a_near_name_is_offered(project: Project, text: str) -> None:
     assert caught.value.fix == f"did you mean {expected}?"
 
 
-def test_a_workspace_that_is_named(project: Project) -> None:
-    """A workspace's folder is named for its file, as the file itself is."""
-    file = project.set("w", "a")
-    assert named(str(file.parent)) == named(str(file)) == Located(file)
-
-
 def test_the_text_log_is_no_log_folder(project: Project) -> None:
     """log/latest.log is easily taken for `latest`: the message says what it is."""
     (project.folder / "log").mkdir(exist_ok=True)
@@ -632,13 +519,3 @@ def test_the_text_log_is_no_log_folder(project: Project) -> None:
     assert error.fact == "SOTA_LOG_PATH names the text log, which holds no session"
     with pytest.raises(SessionError, match="names the text log"):
         named("log/latest.log")
-
-
-@pytest.mark.parametrize("text", ["w", "./w/", "w/combined_factors_df.parquet"])
-def test_a_workspace_and_its_file_name_the_same_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    """`rdagent-sota check` takes a workspace, as it takes the file in it."""
-    expected = (workspace(tmp_path, "w") / FACTOR_FILE).resolve()
-    monkeypatch.chdir(tmp_path)
-    assert named(text).path == expected

@@ -75,34 +75,18 @@ PARAMETERS = {
 # --- the probe ---
 
 
-def test_probe_comes_after_the_whole_script() -> None:
-    """RD-Agent's script stays as it is, the lines of the probe follow."""
-    script = "import qlib\nprint(1)\n"
+@pytest.mark.parametrize("script", ["", "x = 1", "x = 1\n", "x = 1\n\n\n", "if 1:\n    x = 1", "real"])
+def test_probe_comes_after_the_script_once(script: str) -> None:
+    """RD-Agent's script stays as it is, the lines of the probe follow, once, and are Python 3.8."""
+    if script == "real":
+        package = resources.files("rdagent.scenarios.qlib.experiment")
+        script = (package / "model_template" / "read_exp_res.py").read_text(encoding="utf-8")
+        assert "latest_recorder" in script
     probed = with_probe(script, "note")
-    assert probed.startswith(script)
-    assert len(probed) > len(script)
-    ast.parse(probed)
-
-
-@pytest.mark.parametrize("script", ["", "x = 1", "x = 1\n", "x = 1\n\n\n", "if 1:\n    x = 1"])
-def test_probe_is_added_once(script: str) -> None:
-    """A script that has the probe is left as it is, however it ended before."""
-    probed = with_probe(script, "note")
+    assert probed.startswith(script.rstrip())
+    assert probed.endswith("\n# note\n")
     assert with_probe(probed, "note") == probed
-    ast.parse(probed)
-
-
-def test_probe_fits_rdagents_real_script() -> None:
-    """The installed RD-Agent's script, with the probe, is Python, and has the name that the probe uses."""
-    package = resources.files("rdagent.scenarios.qlib.experiment")
-    script = (package / "model_template" / "read_exp_res.py").read_text(encoding="utf-8")
-    assert "latest_recorder" in script
-    ast.parse(with_probe(script, "note"))
-
-
-def test_probe_is_python_3_8() -> None:
-    """Qlib's environment may be Python 3.8: the probe has no newer syntax."""
-    ast.parse(with_probe("", "note"), feature_version=(3, 8))
+    ast.parse(probed, feature_version=(3, 8))
 
 
 def test_probe_writes_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,22 +105,15 @@ def test_probe_writes_what_was_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [entry.name for entry in tmp_path.iterdir()] == [LOADED_FILE]
 
 
-def test_probe_with_flat_means_and_without_a_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means of another shape are read alike, and a width that Qlib did not record is None."""
+def test_probe_replaces_an_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older result is replaced; means of another shape are read, and a width may be missing."""
     monkeypatch.chdir(tmp_path)
     norm = Norm(COLUMNS, [0.1, 0.2, 0.3])
     norm.mean_train = norm.mean_train.reshape(1, 3)
     run_probe(Recorder(norm, {"model.class": "GeneralPTNN"}))
     loaded = read_loaded(tmp_path)
     assert loaded is not None
-    assert loaded.num_features is None
-    assert loaded.columns_without_training_values == ()
-
-
-def test_probe_replaces_an_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier back-test left in the workspace is replaced."""
-    monkeypatch.chdir(tmp_path)
-    run_probe(Recorder(Norm(COLUMNS, [0.1, 0.2, 0.3]), PARAMETERS))
+    assert (loaded.num_features, loaded.columns_without_training_values) == (None, ())
     run_probe(Recorder(Norm(COLUMNS[:1], [0.1]), {**PARAMETERS, "a.pt_model_kwargs.num_features": "1"}))
     loaded = read_loaded(tmp_path)
     assert loaded is not None
@@ -191,87 +168,65 @@ def problem(found: Loaded, base: tuple[str, ...], mined: tuple[str, ...]) -> str
     return caught.value.fact.removeprefix(start)
 
 
-def test_exactly_what_was_asked_for_passes() -> None:
-    """Base and mined columns, each once, in whatever order Qlib has them, pass."""
-    check_loaded(loaded("a", "b", "m"), ("a", "b"), ("m",), Path())
-    check_loaded(loaded("m", "b", "a"), ("a", "b"), ("m",), Path())
-    check_loaded(loaded("m"), (), ("m",), Path())
+@pytest.mark.parametrize(
+    ("found", "base", "mined"),
+    [
+        (loaded("a", "b", "m"), ("a", "b"), ("m",)),
+        (loaded("m", "b", "a"), ("a", "b"), ("m",)),
+        (loaded("m"), (), ("m",)),
+        (loaded("a", "b"), ("a", "b"), ("b",)),
+        (loaded("a", "m", width=None), ("a",), ("m",)),
+        (loaded("a", "m", "n", empty=("m",)), ("a",), ("m", "n")),
+        (loaded("a", "m", empty=("a",)), ("a",), ("m",)),
+    ],
+    ids=[
+        *("as asked for", "another order", "no base", "a name in both", "width not recorded"),
+        *("some mined columns empty", "a base column empty"),
+    ],
+)
+def test_what_passes(found: Loaded, base: tuple[str, ...], mined: tuple[str, ...]) -> None:
+    """Base and mined columns, each once, in whatever order; an empty column may be so in the data."""
+    check_loaded(found, base, mined, Path())
 
 
-def test_name_in_both_is_loaded_once() -> None:
-    """A mined column with a base feature's name is one column."""
-    check_loaded(loaded("a", "b"), ("a", "b"), ("b",), Path())
+ALL = (
+    "Qlib loaded 1 columns; missing: ['a'], not asked for: []; the network is 20 wide for 1 columns; "
+    "no value of the 1 mined columns reached the training segment"
+)
 
 
-def test_missing_column() -> None:
-    """A mined column that Qlib did not load is named."""
-    assert problem(loaded("a", "m"), ("a",), ("m", "n")) == (
-        "Qlib loaded 2 columns; missing: ['n'], not asked for: []"
-    )
-
-
-def test_extra_column() -> None:
-    """A column that nobody asked for is named."""
-    assert problem(loaded("a", "m", "x"), ("a",), ("m",)) == (
-        "Qlib loaded 3 columns; missing: [], not asked for: ['x']"
-    )
-
-
-def test_other_columns() -> None:
-    """RD-Agent's baseline in place of the set is told by all that is missing and not asked for."""
-    assert problem(loaded("a", "b"), ("c",), ("m",)) == (
-        "Qlib loaded 2 columns; missing: ['c', 'm'], not asked for: ['a', 'b']"
-    )
-
-
-def test_column_loaded_twice() -> None:
-    """One column twice is not what was asked for, though no name is missing."""
-    assert problem(loaded("a", "m", "m"), ("a",), ("m",)).startswith("Qlib loaded 3 columns; ")
-
-
-@pytest.mark.parametrize("width", [0, 1, 3, 20])
-def test_wrong_width(width: int) -> None:
-    """A network of another width than the columns is refused."""
-    expected = f"the network is {width} wide for 2 columns"
-    assert problem(loaded("a", "m", width=width), ("a",), ("m",)) == expected
-
-
-def test_width_that_was_not_recorded_passes() -> None:
-    """Where Qlib recorded no width there is nothing to compare."""
-    check_loaded(loaded("a", "m", width=None), ("a",), ("m",), Path())
-
-
-def test_all_mined_columns_empty() -> None:
-    """Mined columns without a single training value got lost on the way."""
-    assert problem(loaded("a", "m", "n", empty=("n", "m")), ("a",), ("m", "n")) == (
-        "no value of the 2 mined columns reached the training segment"
-    )
-
-
-def test_some_mined_columns_empty_passes() -> None:
-    """One mined column of two without training values may be so in the file."""
-    check_loaded(loaded("a", "m", "n", empty=("m",)), ("a",), ("m", "n"), Path())
-
-
-def test_empty_base_columns_pass() -> None:
-    """Base features without values, such as VWAP in data without it, are Qlib's business."""
-    check_loaded(loaded("a", "m", empty=("a",)), ("a",), ("m",), Path())
-
-
-def test_every_problem_is_told_at_once() -> None:
-    """Columns, width and values stand in one error."""
-    assert problem(loaded("m", empty=("m",), width=20), ("a",), ("m",)) == (
-        "Qlib loaded 1 columns; missing: ['a'], not asked for: []; "
-        "the network is 20 wide for 1 columns; "
-        "no value of the 1 mined columns reached the training segment"
-    )
+@pytest.mark.parametrize(
+    ("found", "base", "mined", "expected"),
+    [
+        (loaded("a", "m"), "a", "mn", "Qlib loaded 2 columns; missing: ['n'], not asked for: []"),
+        (loaded("a", "m", "x"), "a", "m", "Qlib loaded 3 columns; missing: [], not asked for: ['x']"),
+        (loaded("a", "b"), "c", "m", "Qlib loaded 2 columns; missing: ['c', 'm'], not asked for: ['a', 'b']"),
+        (loaded("a", "m", "m"), "a", "m", "Qlib loaded 3 columns; missing: [], not asked for: []"),
+        (loaded("a", "m", width=0), "a", "m", "the network is 0 wide for 2 columns"),
+        (loaded("a", "m", width=20), "a", "m", "the network is 20 wide for 2 columns"),
+        (
+            loaded("a", "m", "n", empty=("n", "m")),
+            "a",
+            "mn",
+            "no value of the 2 mined columns reached the training segment",
+        ),
+        (loaded("m", empty=("m",), width=20), "a", "m", ALL),
+    ],
+    ids=[
+        *("missing", "extra", "RD-Agent's baseline", "one twice", "no width", "wrong width"),
+        *("all mined columns empty", "all at once"),
+    ],
+)
+def test_what_is_refused(found: Loaded, base: str, mined: str, expected: str) -> None:
+    """Every way in which the model was not trained on the factors is one error that names it."""
+    assert problem(found, tuple(base), tuple(mined)) == expected
 
 
 def test_record_of_what_was_loaded() -> None:
     """The manifest shows lists, and the versions stand elsewhere in it."""
     assert loaded("a", "m", empty=("m",)).as_record() == {
-        "columns": ["a", "m"],
-        "columns_without_training_values": ["m"],
+        "columns": ("a", "m"),
+        "columns_without_training_values": ("m",),
         "num_features": 2,
     }
 
@@ -303,49 +258,29 @@ def test_manifest_can_be_read_by_others(tmp_path: Path, mask: int) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_manifest_is_replaced_whole(tmp_path: Path) -> None:
-    """A second manifest takes the place of the first, a longer one."""
-    write_manifest(tmp_path, {"columns": ["a"] * 100})
-    path = write_manifest(tmp_path, {"columns": []})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"manifest_version": 1, "columns": []}
-    assert [entry.name for entry in tmp_path.iterdir()] == [MANIFEST_FILE]
-
-
 @pytest.mark.parametrize(
     ("record", "error"),
     [
         ({"path": Path("/sets")}, TypeError),
         ({"digest": {"a", "b"}}, TypeError),
         ({"path": "bad \ud800 letter"}, UnicodeEncodeError),
+        ({"metrics": {"IC": float("nan")}}, ValueError),
+        ({"metrics": {"IC": float("inf")}}, ValueError),
     ],
+    ids=["path", "set", "half a letter", "NaN", "infinity"],
 )
 def test_record_that_can_not_be_written(
     tmp_path: Path, record: dict[str, Any], error: type[Exception]
 ) -> None:
-    """A record that can't be written leaves the old manifest, and no temporary file."""
-    path = write_manifest(tmp_path, {"rows": 1})
+    """A record that is no strict JSON leaves the old manifest alone; a good one replaces it whole."""
+    path = write_manifest(tmp_path, {"columns": ["a"] * 100})
     before = path.read_bytes()
     with pytest.raises(error):
         write_manifest(tmp_path, record)
     assert path.read_bytes() == before
+    write_manifest(tmp_path, {"columns": []})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"manifest_version": 1, "columns": []}
     assert [entry.name for entry in tmp_path.iterdir()] == [MANIFEST_FILE]
-
-
-def test_manifest_that_can_not_be_replaced(tmp_path: Path) -> None:
-    """Where something else has the manifest's name, the error comes through and no temporary file stays."""
-    (tmp_path / MANIFEST_FILE).mkdir()
-    (tmp_path / MANIFEST_FILE / "kept").touch()
-    with pytest.raises(OSError, match="directory"):
-        write_manifest(tmp_path, {})
-    assert [entry.name for entry in tmp_path.iterdir()] == [MANIFEST_FILE]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_manifest_is_strict_json(value: float, tmp_path: Path) -> None:
-    """NaN and Infinity, which are no JSON, are refused before anything is written."""
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_manifest(tmp_path, {"metrics": {"IC": value}})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_versions_of_what_is_installed() -> None:

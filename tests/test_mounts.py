@@ -21,9 +21,9 @@ from examples.demo.market import Market, write_market
 from rdagent_sota_bridge import inspection, mounts, patch
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.errors import SeamError, SettingsError
-from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.market import read_market
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.settings import read_settings
 from tests import seams
 from tests.engine import Engine

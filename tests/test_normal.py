@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from examples.demo.market import Market
 from rdagent_sota_bridge import factors, normal, panel, store
 from rdagent_sota_bridge.frame import StoredFrame
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams
 from tests.frames import factor_frame, nested, with_level, write, write_table
 

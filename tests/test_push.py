@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_bridge import factors, fetch, push
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import FactorFileError, RemoteError, RemoteUnavailableError, SetChangedError
-from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE, Located, Origin
+from rdagent_sota_bridge.locate import Located, Origin
+from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.remote import Remote
 from tests import storage
 from tests.frames import factor_frame, nested, write

@@ -14,7 +14,7 @@ import yaml
 
 from rdagent_sota_bridge.alpha import ALPHA20, NO_BASE_SET, BaseSet, base_set
 from rdagent_sota_bridge.errors import SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE, adapt, feature_variables, read_task, written_features
 from tests import forks
 from tests.frames import assert_survives_pickling

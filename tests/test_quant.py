@@ -24,7 +24,7 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import alpha, experiment, manifest, merge, patch, plan, qlib_config, quant, training
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.errors import HandOffError, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams
 
 LIGHTGBM, BEST_MODEL = quant.CONFIG_FILES

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from rdagent_sota_bridge import page, sessions
+from rdagent_sota_bridge import page
 from rdagent_sota_bridge.cli import app
 from tests import logs
 
@@ -88,9 +89,11 @@ def test_json_has_the_figures_and_writes_no_file(project: Path) -> None:
 
 
 def test_latest_is_the_newest_log(project: Path) -> None:
-    """`latest` names the log whose session was written last, whatever its kind."""
-    second = logs.write_run(project / "log" / "earlier name", project / "w", ("b" * 32, ("gap",), False))
-    for file in (project / "log" / "first" / sessions.SESSION_FOLDER).glob("*/*"):
+    """`latest` names the log whose last step ended last, whatever its name, its kind and its files' times."""
+    later = logs.BEGIN + timedelta(days=1)
+    loop = ("b" * 32, ("gap",), False)
+    second = logs.write_run(project / "log" / "earlier name", project / "w", loop, ended=later)
+    for file in second.rglob("*"):
         os.utime(file, (1, 1))
     told = json.loads(run("latest", "--json").stdout)
     assert [one["log"] for one in told["runs"]] == [str(second)]

@@ -10,6 +10,7 @@ import pytest
 
 ROOMS = (
     "settings",
+    "accepted",
     "locate",
     "factors",
     "alpha",
@@ -22,9 +23,11 @@ ROOMS = (
     "errors",
     "patch",
     "cli",
+    "session_files",
     "sessions",
     "listing",
     "memory",
+    "names",
     "verdict_forms",
     "files",
     "panel",

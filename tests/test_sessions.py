@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge import memory, sessions
+from rdagent_sota_bridge import memory, session_files, sessions
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 from tests import logs
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -78,13 +78,9 @@ def test_forms_of_the_path(form: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(session.experiments) == (1 if form == "file" else 3)
     assert session.file.is_absolute()
     assert sessions.log_folder(path.absolute()) == log
-
-
-def test_a_path_outside_of_a_log_has_no_log_folder(tmp_path: Path) -> None:
-    """A session file that was copied out of its log belongs to none."""
-    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    copy = Path(shutil.copy(sessions.read_session(log).file, tmp_path / "copy"))
-    assert len(sessions.read_session(copy).experiments) == 3
+    # A session file that was copied out of its log belongs to none.
+    copy = Path(shutil.copy(session.file, tmp_path / "copy"))
+    assert sessions.read_session(copy).experiments == session.experiments
     assert sessions.log_folder(copy) is None
 
 
@@ -103,54 +99,46 @@ def test_of_parallel_loops_the_last_verdict_counts(tmp_path: Path) -> None:
     assert [(one.loop, one.workspace_id) for one in session.experiments] == [(1, "early"), (0, "late")]
 
 
-def test_times_of_files_do_not_matter(tmp_path: Path) -> None:
-    """A copied project has other times, and the same newest session."""
+@pytest.mark.parametrize("what", ["other times", "damage to an older one", "other files"])
+def test_only_sessions_that_may_be_newer_are_read(what: str, tmp_path: Path) -> None:
+    """Neither a copy's times, nor damage to an older session, nor what an editor leaves stops the reading."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    for age, file in enumerate(sorted(log.rglob("*_*"), reverse=True)):
-        os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
+    if what == "other times":
+        for age, file in enumerate(sorted(log.rglob("*_*"), reverse=True)):
+            os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
+    elif what == "damage to an older one":
+        next((log / "__session__" / "0").iterdir()).write_bytes(b"damaged")
+    else:
+        for name in ("2/.DS_Store", "9/._x", "9/x_y", "x/9_record"):
+            (log / "__session__" / name).parent.mkdir(exist_ok=True)
+            (log / "__session__" / name).touch()
+        (log / "__session__" / "9" / "0_folder").mkdir()
     assert len(sessions.read_session(log).experiments) == 3
-
-
-def test_only_sessions_that_may_be_newer_are_read(tmp_path: Path) -> None:
-    """An older session of loops that ran one after the other is not opened: damage to it stops nobody."""
-    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    next((log / "__session__" / "0").iterdir()).write_bytes(b"damaged")
-    assert len(sessions.read_session(log).experiments) == 3
-
-
-def test_unfinished_loops(tmp_path: Path) -> None:
-    """A loop that was begun and has no verdict is told as unfinished."""
-    loop = logs.new_loop()
-    logs.finish(loop, 0, logs.factor_experiment(tmp_path / "w", "a"), True)
-    logs.begin(loop, 1, logs.factor_experiment(tmp_path / "v", "b"))
-    logs.dump(loop, tmp_path, 1)
-    session = sessions.read_session(tmp_path)
-    assert session.unfinished == (1,)
-    assert [one.loop for one in session.experiments] == [0]
-
-
-def test_models_and_factors_of_one_run(tmp_path: Path) -> None:
-    """In a run of fin_quant the experiments on factors are told from those on models."""
-    loops = (("f", ("a",), True), ("m", (), True))
-    session = sessions.read_session(logs.write_run(tmp_path / "log", tmp_path, *loops, kind="QuantRDLoop"))
-    assert [one.is_factor for one in session.experiments] == [True, False]
-    assert session.experiments[1].kind == "QlibModelExperiment"
-    assert session.experiments[1].factor_names == ()
-    assert [one.workspace_id for one in session.accepted_factors] == ["f"]
 
 
 @pytest.mark.parametrize(
     ("kind", "mines"), [("FactorRDLoop", True), ("QuantRDLoop", True), ("ModelRDLoop", False)]
 )
 def test_kinds_of_runs(kind: str, mines: bool, tmp_path: Path) -> None:
-    """Which command a log is of shows before its first verdict."""
+    """The command of a log shows before its first verdict, then which experiments are on factors."""
     loop = logs.new_loop(kind)
-    logs.begin(loop, 0, None)
+    logs.begin(loop, 0, None, logs.BEGIN - timedelta(hours=2))
     logs.dump(loop, tmp_path, 0)
     session = sessions.read_session(tmp_path)
-    assert session.mines_factors is mines
-    assert session.loop_class == kind
-    assert session.experiments == ()
+    assert (session.loop_class, session.mines_factors, session.experiments) == (kind, mines, ())
+    assert (session.unfinished, session.next_steps) == ((0,), {0: 1})
+    assert session.written == (logs.BEGIN - timedelta(hours=2)).timestamp()
+    logs.finish(loop, 1, logs.factor_experiment(tmp_path / "f", "a"), True)
+    logs.finish(loop, 2, logs.model_experiment(tmp_path / "m"), True)
+    logs.dump(loop, tmp_path, 2)
+    session = sessions.read_session(tmp_path)
+    assert [(one.is_factor, one.kind, one.factor_names) for one in session.experiments] == [
+        (True, "QlibFactorExperiment", ("a",)),
+        (False, "QlibModelExperiment", ()),
+    ]
+    assert [one.workspace_id for one in session.accepted_factors] == ["f"]
+    assert session.unfinished == (0,)
+    assert session.written == (logs.BEGIN + timedelta(hours=2)).timestamp()
 
 
 def test_a_workspace_recorded_by_another_system(tmp_path: Path) -> None:
@@ -352,16 +340,6 @@ def test_a_path_that_is_no_log(tmp_path: Path) -> None:
     assert refused(tmp_path / "a.txt").fact == "The file is no session of RD-Agent, nor any pickle"
 
 
-def test_files_that_are_no_sessions_are_left_alone(tmp_path: Path) -> None:
-    """What a file manager or an editor leaves among the sessions is none of them."""
-    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    for name in ("2/.DS_Store", "9/._x", "9/x_y", "x/9_record"):
-        (log / "__session__" / name).parent.mkdir(exist_ok=True)
-        (log / "__session__" / name).touch()
-    (log / "__session__" / "9" / "0_folder").mkdir()
-    assert len(sessions.read_session(log).experiments) == 3
-
-
 def test_a_session_that_may_not_be_read() -> None:
     """A file of another user's is an error of the package's, with the system's reason."""
     with public_folder() as folder:
@@ -375,7 +353,7 @@ def test_a_session_that_may_not_be_read() -> None:
 
 
 def test_factor_codes(tmp_path: Path) -> None:
-    """The code of every factor that the coder got to work is given, with loop and verdict."""
+    """The code of every factor that the coder got to work is given; of one without feedback, all code."""
     loop = logs.new_loop("QuantRDLoop")
     logs.finish(loop, 0, logs.factor_experiment(tmp_path / "w", "a", "b", gave_up=("b",)), True)
     logs.finish(loop, 1, logs.model_experiment(tmp_path / "m"), True)
@@ -387,29 +365,30 @@ def test_factor_codes(tmp_path: Path) -> None:
         ("c", 2, False, "# the code of c\n"),
     ]
     assert all(Path(one.recorded_path).is_absolute() for one in found)
-
-
-def test_factor_codes_without_the_coders_verdicts(tmp_path: Path) -> None:
-    """Where an experiment does not carry them, every factor with code is given."""
-    loop = logs.new_loop()
-    experiment = logs.factor_experiment(tmp_path / "w", "a", "b", "c", gave_up=("b",))
+    experiment = logs.factor_experiment(tmp_path / "x", "d", "e", "f", gave_up=("e",))
     experiment.prop_dev_feedback = None
     experiment.sub_workspace_list[2] = None
-    logs.finish(loop, 0, experiment, True)
-    logs.dump(loop, tmp_path, 0)
-    assert [one.name for one in sessions.factor_codes(tmp_path)] == ["a", "b"]
+    logs.finish(loop, 3, experiment, True)
+    logs.dump(loop, tmp_path, 3)
+    assert [one.name for one in sessions.factor_codes(tmp_path)] == ["a", "c", "d", "e"]
 
 
 # --- memory ---
 
 
-@pytest.mark.usefixtures("old_files")
 def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a session says is remembered, all of it, until its file changes."""
+    """What a session says is kept until its file changes: no error, and not of one written just now."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE[:2])
+    sessions.read_session(log)
+    monkeypatch.setattr(memory, "_COARSE_CLOCK", -(10**12))
+    damaged = logs.dump_object("no session", tmp_path / "__session__" / "0" / "0_step")
+    refused(tmp_path)
+    assert not (tmp_path / "cache").exists()
+    damaged.unlink()
     loaded: list[Path] = []
-    load = sessions.load
-    monkeypatch.setattr(sessions, "load", lambda file: loaded.append(file) or load(file))
+    load = session_files.load
+    monkeypatch.setattr(session_files, "load", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1
@@ -417,23 +396,3 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     logs.write_run(log, tmp_path, *THREE)
     assert len(sessions.read_session(log).experiments) == 3
     assert len(loaded) == 2
-
-
-@pytest.mark.usefixtures("old_files")
-def test_an_error_is_not_remembered(tmp_path: Path) -> None:
-    """A log that could not be read is read as soon as it can be."""
-    file = logs.dump_object("no session", tmp_path / "__session__" / "0" / "0_step")
-    refused(tmp_path)
-    assert not list((tmp_path / "cache").rglob("*.json"))
-    file.unlink()
-    logs.write_run(tmp_path, tmp_path, *THREE)
-    assert len(sessions.read_session(tmp_path).experiments) == 3
-
-
-def test_a_file_that_was_written_just_now_is_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It can change again without a new time."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    sessions.read_session(logs.write_run(tmp_path / "log", tmp_path, *THREE))
-    assert not (tmp_path / "cache").exists()

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rdagent_sota_bridge import files, locate, normal, store
+from rdagent_sota_bridge import files, normal, store
 from rdagent_sota_bridge.errors import FactorFileError, SetChangedError, StoreError, UnequalFactorError
 from rdagent_sota_bridge.factors import FactorFile
+from rdagent_sota_bridge.names import workspace_root
 from tests.faults import (
     elsewhere,
 )
@@ -118,7 +119,7 @@ def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The store is beside RD-Agent's folder of workspaces, or where SOTA_STORE_PATH says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert store.folder(None) == locate.workspace_root().parent / "sota_store"
+    assert store.folder(None) == workspace_root().parent / "sota_store"
     assert store.folder("~/s") == tmp_path / "home" / "s"
     assert store.folder("a/b") == tmp_path / "a" / "b"
 

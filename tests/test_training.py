@@ -20,8 +20,8 @@ import typer
 from examples.demo import sandbox
 from examples.demo.market import Market
 from rdagent_sota_bridge.alpha import ALPHA22
-from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import record_of
 from tests import seams
 

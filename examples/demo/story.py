@@ -16,7 +16,7 @@ from examples.demo.sandbox import Sandbox, create
 from rdagent_sota_bridge import child
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.history import Loop, read_run
-from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.names import LOGS
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
 

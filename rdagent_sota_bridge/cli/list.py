@@ -14,8 +14,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge import listing, locate
+from rdagent_sota_bridge import listing, names
 from rdagent_sota_bridge.listing import Row
+from rdagent_sota_bridge.names import FACTOR_FILE, LOGS
 
 _VERDICTS = {True: ("* accepted", "bold green"), False: ("rejected", ""), None: ("no log", "dim")}
 
@@ -30,7 +31,7 @@ def run(accepted: bool, sort: str, as_json: bool) -> None:
     """
     if sort not in listing.SORT_FIELDS:
         raise typer.BadParameter(f"{sort!r} is none of {', '.join(listing.SORT_FIELDS)}", param_hint="--sort")
-    root, logs = locate.workspace_root(), locate.logs()
+    root, logs = names.workspace_root(), names.logs()
     found = listing.factor_set_rows(root, logs)
     rows = [row for row in listing.sort_rows(found.rows, sort) if row.accepted or not accepted]
     for note in found.notes:
@@ -41,7 +42,7 @@ def run(accepted: bool, sort: str, as_json: bool) -> None:
     elif rows:
         Console().print(_table(rows))
     if not rows:
-        where = f"{root}/*/{locate.FACTOR_FILE}, and {len(logs)} log folder(s) below {locate.LOGS.absolute()}"
+        where = f"{root}/*/{FACTOR_FILE}, and {len(logs)} log folder(s) below {LOGS.absolute()}"
         what = f"none of the {len(found.rows)} factor sets is known to be accepted"
         typer.echo(f"No factor set: {what if found.rows else 'none was found'}. Looked at {where}", err=True)
 

@@ -9,6 +9,7 @@ import typer
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.settings import path_entries, read_settings
 
 
@@ -31,6 +32,4 @@ def run(log: str | None) -> None:
         for note in one.notes:
             typer.echo(f"note: {note}", err=True)
     files = [one.path for one in found]
-    typer.echo(
-        os.pathsep.join(str(file.parent if file.name == locate.FACTOR_FILE else file) for file in files)
-    )
+    typer.echo(os.pathsep.join(str(file.parent if file.name == FACTOR_FILE else file) for file in files))

@@ -32,7 +32,7 @@ def run(named: str, url: str, replace: bool) -> None:
     with fetching.into_store(read_settings().store_path) as fetch:
         found = locate.named(entries[0], fetch)
     if found.log is None and not found.url:
-        found = locate.told_by_log(found)
+        found = locate.with_its_log(found)
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     if found.accepted is False:

@@ -11,8 +11,9 @@ import typer
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import locate, page, report, sessions
-from rdagent_sota_bridge.errors import ReportError, SessionError
+from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.files import write_whole
+from rdagent_sota_bridge.names import LATEST
 
 DEFAULT_OUTPUT = Path("report.html")
 """In the current folder."""
@@ -51,22 +52,16 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
 
 def _log(named: str) -> Path:
     """Return the log folder that a text names."""
-    if named != locate.LATEST:
+    if named != LATEST:
         return locate.existing_log(named)
-    there = locate.logs()
-    if not there:
-        raise SessionError(
-            "There is no log: latest names the newest below ./log",
-            str(Path.cwd() / locate.LOGS),
-            "start in the project folder of a run, or name its log folder",
-        )
-    return max(there, key=_newest)
-
-
-def _newest(log: Path) -> tuple[float, str]:
-    """Return when the last session of a log was written; of two at once the name counts."""
-    sessions_of_log = (log / sessions.SESSION_FOLDER).glob("*/*")
-    return max((file.stat().st_mtime for file in sessions_of_log), default=0.0), log.name
+    log, _, notes = sessions.newest_log(
+        lambda session: True,
+        "There is no log: latest names the newest below ./log",
+        "start in the project folder of a run, or name its log folder",
+    )
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return log
 
 
 def check_target(target: Path) -> None:

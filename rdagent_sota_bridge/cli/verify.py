@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from rdagent_sota_bridge import history, locate, sessions, verification
-from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Run
+from rdagent_sota_bridge.names import LATEST, MODEL_LOOPS
 from rdagent_sota_bridge.verification import Verification
 
 _STYLES = {
@@ -41,7 +41,7 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
     Raises:
         SessionError: if the log can't be read, or is of a run without models.
     """
-    found = history.read_run(_latest() if log == locate.LATEST else locate.existing_log(log))
+    found = history.read_run(_latest() if log == LATEST else locate.existing_log(log))
     verdicts = verification.verify(found)
     show(found, verdicts, as_json, console or Console())
     return 0 if all(one.holds for one in verdicts) else 1
@@ -105,31 +105,12 @@ def _document(found: Run, verdicts: list[Verification]) -> dict[str, Any]:
 
 
 def _latest() -> Path:
-    """Return the newest log with model loops, by the times in the sessions: a copy has others."""
-    found, unread = [], []
-    for log in locate.logs():
-        try:
-            session = sessions.read_session(log)
-        except SessionError as error:
-            unread.append((log, error))
-            continue
-        if session.loop_class in ("ModelRDLoop", "QuantRDLoop"):
-            ended = [one.ended.timestamp() for one in session.experiments if one.ended is not None]
-            found.append((max(ended, default=0.0), log.name, log))
-    place = str(Path.cwd() / locate.LOGS)
-    if not found:
-        raise SessionError(
-            "No log of a run with models" + (", of those that can be read" if unread else ""),
-            "; ".join([place, *(f"{error.fact} ({error.place})" for _, error in unread)]),
-            unread[0][1].fix if unread else "run `rdagent fin_model` in this folder, or name a log folder",
-        )
-    newest = max(found)[2]
-    for log, trouble in unread:
-        if log.name > newest.name:  # RD-Agent names them by their time
-            raise SessionError(
-                f"A log that can't be read may be newer than the latest one with models: {trouble.fact}",
-                f"{trouble.place}; the latest that can be read is {newest}",
-                f"{trouble.fix}; or name the log",
-            )
-        typer.echo(f"note: a log was left out of the search: {trouble.fact} ({trouble.place})", err=True)
-    return newest
+    """Return the newest log with model loops."""
+    log, _, notes = sessions.newest_log(
+        lambda session: session.loop_class in MODEL_LOOPS,
+        "No log of a run with models",
+        "run `rdagent fin_model` in this folder, or name a log folder",
+    )
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return log

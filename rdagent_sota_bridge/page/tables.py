@@ -11,8 +11,8 @@ from rdagent_sota_bridge import comparison
 from rdagent_sota_bridge.appraisal import Appraisal
 from rdagent_sota_bridge.comparison import METRICS, Place
 from rdagent_sota_bridge.history import Loop, Run
-from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.page import wording
 from rdagent_sota_bridge.page.plots import run_colours
 from rdagent_sota_bridge.page.wording import MISSING, figure, loop_number

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.locate import Located
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
 
@@ -56,7 +57,7 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
 
 def described(located: tuple[Located, ...]) -> JobSet:
     """Return the set that some factor files make, without its digest."""
-    paths = (at.path.parent if at.path.name == locate.FACTOR_FILE else at.path for at in located)
+    paths = (at.path.parent if at.path.name == FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
     return JobSet("", tuple(map(str, paths)), tuple(logs))
 

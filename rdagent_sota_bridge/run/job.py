@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.locate import LOGS
+from rdagent_sota_bridge.names import LOGS
 
 FORM = 1
 """The form of the file; one of another form is refused."""

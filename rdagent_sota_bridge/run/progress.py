@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import pickled, sessions
+from rdagent_sota_bridge import sessions
 from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.names import SESSION_FOLDER
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
 """The steps of a loop (`components/workflow/rd_loop.py`, 1.0.0); 0.8.0 has all but the last."""
@@ -57,13 +57,15 @@ class Position:
 def steps_done(log: Path) -> list[Done]:
     """Return the steps that a log folder tells of, in the order that they were done."""
     found = []
-    for file in (log / sessions.SESSION_FOLDER).glob("*/*_*"):
+    for file in (log / SESSION_FOLDER).glob("*/*_*"):
         match = re.fullmatch(r"(\d+)_(.+)", file.name)
         if match is None or not file.parent.name.isdecimal():
             continue
-        with contextlib.suppress(FileNotFoundError):  # RD-Agent removes some that are later than a resume
+        try:
             when = file.stat().st_mtime
-            found.append(Done(file, int(file.parent.name), int(match[1]), match[2], when))
+        except FileNotFoundError:  # RD-Agent removes some when it goes on from an earlier one
+            continue
+        found.append(Done(file, int(file.parent.name), int(match[1]), match[2], when))
     return sorted(found, key=lambda done: (done.when, done.loop, done.number))
 
 
@@ -82,10 +84,14 @@ def position(done: list[Done]) -> Position:
     """Return where a stage is that has done these steps."""
     finished = _finished(done)
     back_tests = len({one.loop for one in done if one.step == BACK_TEST})
-    open_steps = [one for one in done if one.loop not in finished]
-    if not open_steps:
-        return Position(max(finished, default=-1) + 1, STEPS[0], len(finished), back_tests)
-    last = open_steps[-1]
+    if not done:
+        return Position(0, STEPS[0], 0, 0)
+    last = done[-1]
+    if last.loop in finished:
+        others = [one for one in done if one.loop not in finished]
+        if not others:
+            return Position(max(finished) + 1, STEPS[0], len(finished), back_tests)
+        last = others[-1]
     step = STEPS[STEPS.index(last.step) + 1] if last.step in STEPS else ""
     return Position(last.loop, step, len(finished), back_tests)
 
@@ -125,24 +131,23 @@ def where_to_resume(log: Path) -> Resume:
         if one.loop in newest_of_loop:
             continue
         try:
-            finished = len(sessions.read_session(one.file).experiments)
-            newest_of_loop[one.loop] = _written(one.file), one.file, finished
+            session = sessions.read_session(one.file)
         except SessionError as error:
             trouble = trouble or error
-    cut_off = "" if trouble is None else f"the newest session was cut off ({trouble.place}): "
+            continue
+        age = session.written, sum(session.next_steps.values())
+        newest_of_loop[one.loop] = age, one.file, len(session.experiments)
     if newest_of_loop:
         _, file, finished = max(newest_of_loop.values(), key=lambda found: found[0])
-        return Resume(file, finished, cut_off and f"{cut_off}{file.parent.name}/{file.name} is taken")
+        return Resume(file, finished, _note(trouble, f"{_short(file)} is taken"))
     if trouble is not None and len(done) > 1:
         raise trouble
-    return Resume(None, note=cut_off and f"{cut_off}the stage begins anew")
+    return Resume(None, note=_note(trouble, "the stage begins anew"))
 
 
-def _written(file: Path) -> tuple[float, int]:
-    """Return when the last step of a session ended, and how many steps it has taken."""
-    loop = sessions.load(file)
-    try:
-        ends = [one.end.timestamp() for steps in loop.loop_trace.values() for one in steps]
-        return max(ends, default=0.0), sum(map(int, loop.step_idx.values()))
-    except pickled.DAMAGE as error:
-        raise sessions.unknown_form(file, error) from None
+def _short(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
+
+
+def _note(trouble: SessionError | None, instead: str) -> str:
+    return "" if trouble is None else f"the newest session was cut off ({trouble.place}): {instead}"

@@ -22,6 +22,7 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
+from rdagent_sota_bridge.names import LATEST_LOG
 from rdagent_sota_bridge.run import gate, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
@@ -226,7 +227,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
             fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
         raise JobError(
             f"The {TITLES[name]} ended with status {status}",
-            f"{log}; its last lines stand above, and in {log.with_name('latest.log')}",
+            f"{log}; its last lines stand above, and in {log.with_name(LATEST_LOG)}",
             fix,
         )
     finished = progress.finished_loops(progress.steps_done(log))
