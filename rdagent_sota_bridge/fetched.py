@@ -18,6 +18,9 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 _RECORD = re.compile(r"[0-9a-f]{64}\.json")
 _PART = re.compile(r"\.[0-9a-f]{64}\.part(?:\.json)?")  # release 0.1.0 left two files a part
+# What fails where the folder can't be read or written, and the fix.
+_READ = ("The fetched sets can't be read", "make the folder readable (ls -l tells)")
+_PRUNE = ("The fetched sets can't be pruned", "make the folder one that you may write")
 
 
 class Record(BaseModel):
@@ -86,13 +89,9 @@ def entries(place: Path) -> list[Copy]:
         StoreError: if the store can't be read.
     """
     folder = place / store.FETCHED
-    with store.failing_at(
-        folder, ("The fetched sets can't be read", "make the folder readable (ls -l tells)")
-    ):
-        found = (
-            [held for held in folder.iterdir() if _CONTENT.fullmatch(held.name)] if folder.is_dir() else []
-        )
-        copies = [_copy(held, place) for held in found if (held / FACTOR_FILE).exists()]
+    with store.failing_at(folder, _READ):
+        held = [at for at in folder.iterdir() if _CONTENT.fullmatch(at.name)] if folder.is_dir() else []
+        copies = [_copy(at, place) for at in held if (at / FACTOR_FILE).exists()]
     return sorted(copies, key=lambda copy: copy.used)
 
 
@@ -143,9 +142,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], 
     """
     folder = place / store.FETCHED
     old = [copy for copy in entries(place) if copy.used < before]
-    with store.failing_at(
-        folder, ("The fetched sets can't be pruned", "make the folder one that you may write")
-    ):
+    with store.failing_at(folder, _PRUNE):
         there = sorted(folder.iterdir()) if folder.is_dir() else []
         others = [file for file in there if _is_left(file) and file.stat().st_mtime < before.timestamp()]
         if dry_run:

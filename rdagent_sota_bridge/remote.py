@@ -193,12 +193,8 @@ class Remote:
             self.fs.invalidate_cache()
 
 
-def _callback(shown: str, progress: Progress) -> Any:
-    class Told(Callback):  # type: ignore[misc] # fsspec ships no types
-        def call(self, *_: Any, **__: Any) -> None:
-            progress(shown, self.value, self.size)
-
-    return Told()
+def _callback(shown: str, progress: Progress) -> Callback:
+    return Callback(hooks={"bytes": lambda size, value, **_: progress(shown, value, size)})
 
 
 def tried(act: Callable[[], Seen], thing: Remote, tell: Callable[[str], object]) -> Seen:

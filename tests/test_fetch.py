@@ -95,11 +95,11 @@ def pushed(file: Path, url: str) -> str:
     return url
 
 
-def child(url: str, place: Path) -> subprocess.Popen[str]:
+def child(url: str, place: Path, progress: str = "None") -> subprocess.Popen[str]:
     """Fetch a URL in a process of its own, and print the path."""
     code = (
-        "from pathlib import Path; from rdagent_sota_bridge import fetch\n"
-        f"print(fetch.fetch({url!r}, Path({str(place)!r}), lambda _: None).path)"
+        "import os; from pathlib import Path; from rdagent_sota_bridge import fetch\n"
+        f"print(fetch.fetch({url!r}, Path({str(place)!r}), lambda _: None, {progress}).path)"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ)
 
@@ -240,21 +240,14 @@ def test_a_kill_in_the_middle(bucket: Bucket, place: Path, tmp_path: Path) -> No
     """After a kill -9 there is no copy, and the next process fetches anew and holds no lock of the dead."""
     source = storage.factor_file(tmp_path / "mined")
     url = bucket.put(source, "run")
-    process: list[subprocess.Popen[str]] = []
-
-    def kill(received: int) -> None:
-        if received > source.stat().st_size // 2 and process[0].poll() is None:
-            process[0].send_signal(signal.SIGKILL)
-            time.sleep(0.2)  # until it is dead, for the next bytes
-
-    bucket.proxy.count()
-    bucket.proxy.on_bytes = kill
-    process.append(child(url, place))
-    process[0].communicate(timeout=60)
-    assert process[0].returncode == -signal.SIGKILL
+    half = source.stat().st_size // 2
+    process = child(
+        url, place, f"lambda _, done, __: done > {half} and os.kill(os.getpid(), {signal.SIGKILL:d})"
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     assert parts(place) != []
     assert not list(place.rglob(FACTOR_FILE))
-    bucket.proxy.on_bytes = None
     assert get(url, place).path.read_bytes() == source.read_bytes()
     assert parts(place) == []
 
