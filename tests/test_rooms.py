@@ -61,7 +61,6 @@ ROOMS = (
     "run.display",
     "run.locks",
     "cli.run",
-    "diff",
     "source",
     "source_file",
     "cli.patch",
