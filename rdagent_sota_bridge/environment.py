@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import child, locate, verdict_forms
+from rdagent_sota_bridge import child, locate, model_verdict
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
 from rdagent_sota_bridge.patch import status as seam_states
@@ -732,7 +732,7 @@ def _verdicts(misfit: str) -> dict[str, str]:
     except Exception as error:  # whatever an import of foreign code raises is the answer here
         trouble = f"whether fin_model can accept a model is not known: {type(error).__name__}: {error}"
         return dict.fromkeys(VERDICT_WAYS, trouble)
-    return {way: verdict_forms.trouble(judge, way, misfit) for way in VERDICT_WAYS}
+    return {way: model_verdict.trouble(judge, way, misfit) for way in VERDICT_WAYS}
 
 
 _ANSWER = "answer.json"

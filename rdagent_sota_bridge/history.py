@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge import factors, locate, pickled, qlib_record, sessions, verdict_forms
+from rdagent_sota_bridge import factors, locate, model_verdict, pickled, qlib_record, sessions
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.model_verdict import Asked
 from rdagent_sota_bridge.qlib_record import Record
-from rdagent_sota_bridge.verdict_forms import Asked
 
 COMMANDS = {
     "FactorRDLoop": "fin_factor",
@@ -394,7 +394,7 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
         return None
     try:
         request = sessions.load(last)
-        return verdict_forms.asked(str(request["system"]), str(request["resp"]))
+        return model_verdict.asked(str(request["system"]), str(request["resp"]))
     except SessionError as error:
         notes.append(f"how the verdict was asked for can't be read: {error.fact} ({error.place})")
     except pickled.DAMAGE as error:

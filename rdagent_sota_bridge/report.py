@@ -17,10 +17,10 @@ from rdagent_sota_bridge import alpha, appraisal, factors, history, locate, perf
 from rdagent_sota_bridge.appraisal import Appraisal
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
 from rdagent_sota_bridge.history import Factor, Loop, Run
+from rdagent_sota_bridge.model_verdict import DECISION, REPLACE
 from rdagent_sota_bridge.performance import Returns
 from rdagent_sota_bridge.qlib_config import Task
 from rdagent_sota_bridge.quality import Source
-from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE
 
 Place = tuple[int, int]
 """Position of a run in the report, and of a loop in that run."""

@@ -14,9 +14,9 @@ from rdagent_sota_bridge import factors, manifest, report
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.model_verdict import DECISION, REPLACE, Asked
 from rdagent_sota_bridge.qlib_record import Record
 from rdagent_sota_bridge.report import Judged, Report
-from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
 

@@ -26,7 +26,6 @@ ROOMS = (
     "listing",
     "memory",
     "verdict",
-    "verdict_forms",
     "writing",
     "filesystem",
     "panel",
