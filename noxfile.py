@@ -34,9 +34,9 @@ PYTHONS = ("3.10", "3.12")
 
 # What looks at RD-Agent, and so runs on the oldest one too; the other rooms do not know it.
 HOST_TESTS = (
-    "alpha best_model environment fetching forks handoff history latest_log listing locate "
+    "alpha environment fetching forks handoff history latest_log listing locate "
     "model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant "
-    "recognition resume run_progress sessions source source_file startup training verdict_forms "
+    "recognition resume run_progress sessions source source_file startup training verdict_shapes "
     "verification"
 )
 # What knows RD-Agent or the platform; the hand-off runs there to the end, too (tests/test_pythons.py).

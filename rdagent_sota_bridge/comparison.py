@@ -10,8 +10,8 @@ from typing import Literal
 import pandas as pd
 
 from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.model_verdict import DECISION, REPLACE
 from rdagent_sota_bridge.qlib_config import Task
-from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE
 
 Place = tuple[int, int]
 """Position of a run among the runs, and of a loop in that run."""

@@ -21,7 +21,7 @@ from typing import Any
 from rich.filesize import decimal
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import verdict_forms
+from rdagent_sota_bridge import model_verdict
 from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.files import write_whole
@@ -417,4 +417,4 @@ def _verdicts(misfit: str) -> dict[str, str]:
     except Exception as error:  # whatever an import of foreign code raises is the answer here
         trouble = f"whether fin_model can accept a model is not known: {type(error).__name__}: {error}"
         return dict.fromkeys(VERDICT_WAYS, trouble)
-    return {way: verdict_forms.trouble(judge, way, misfit) for way in VERDICT_WAYS}
+    return {way: model_verdict.trouble(judge, way, misfit) for way in VERDICT_WAYS}

@@ -69,14 +69,10 @@ def reference_experiment(record: dict[str, Any], base_digest: str, like: Any) ->
         base_digest: The digest of the base set.
         like: The loop's experiment, whose base features (1.0.0: names, expressions, code) it gets.
     """
-    task = synthetic_experiment(record, base_digest).sub_tasks[0]
-    codes = getattr(like, "base_feature_codes", None) or {}
-    if codes:  # into RD-Agent's cache key
-        task.factor_formulation += f", code of base features sha256:{_digest(sorted(codes.items()))}"
-    reference = QlibFactorExperiment([task], hypothesis=None)
+    reference = QlibFactorExperiment(synthetic_experiment(record, base_digest).sub_tasks, hypothesis=None)
     reference.based_experiments = [base_experiment()]
     reference.base_features = getattr(like, "base_features", None) or {}
-    reference.base_feature_codes = codes
+    reference.base_feature_codes = getattr(like, "base_feature_codes", None) or {}
     setattr(reference, ATTRIBUTE, {name: record[name] for name in ("path", "digest", "columns")})
     return reference
 
@@ -123,6 +119,12 @@ def with_code(experiments: list[Any]) -> list[Any]:
 def is_factor_experiment(experiment: Any) -> bool:
     """Return True for a factor experiment. (RD-Agent's `FactorExperiment` is an alias for models too.)"""
     return isinstance(experiment, QlibFactorExperiment)
+
+
+def base_code_digest(experiment: Any) -> str:
+    """Return the SHA-256 of the code of an experiment's base features (1.0.0); empty without any."""
+    codes = getattr(experiment, "base_feature_codes", None)
+    return _digest(sorted(codes.items())) if codes else ""
 
 
 def codes_digest(experiments: list[Any]) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from rdagent_sota_bridge import factors, pickled, qlib_record, session_files, sessions, verdict_forms
+from rdagent_sota_bridge import factors, model_verdict, pickled, qlib_record, session_files, sessions
 from rdagent_sota_bridge.accepted import workspaces_of
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.model_verdict import Asked
 from rdagent_sota_bridge.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import QlibRecord
-from rdagent_sota_bridge.verdict_forms import Asked
 
 MODEL_EXPERIMENT = "QlibModelExperiment"
 """The class of an experiment on a model (`scenarios/qlib/experiment/model_experiment.py`)."""
@@ -349,7 +349,7 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
     if last is not None:
         with _noting(notes, f"how the verdict was asked for in {last}"):
             request = session_files.load(last)
-            return verdict_forms.asked(str(request["system"]), str(request["resp"]))
+            return model_verdict.asked(str(request["system"]), str(request["resp"]))
     return None
 
 

@@ -20,10 +20,11 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
     group: there the command's own name, `fin_model`, would be changed as well. 0.5.0 to 0.7.0 are made with
     fire, which takes both spellings: there is nothing to replace.
     """
-    if hasattr(cli, "fire") and not hasattr(getattr(cli, "app", None), "registered_commands"):
+    registered = getattr(getattr(cli, "app", None), "registered_commands", None)
+    if registered is None and hasattr(cli, "fire"):
         return []
     commands = [
-        info for info in getattr(getattr(cli, "app", None), "registered_commands", []) if _is_fin(info)
+        info for info in registered or () if str(info.name or info.callback.__name__).startswith("fin_")
     ]
     if not commands:
         raise SeamError(
@@ -35,7 +36,3 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
         (info, "context_settings", {"token_normalize_func": with_dashes, **(info.context_settings or {})})
         for info in commands
     ]
-
-
-def _is_fin(info: Any) -> bool:
-    return str(info.name or info.callback.__name__).startswith("fin_")

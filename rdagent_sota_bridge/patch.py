@@ -112,7 +112,7 @@ SEAMS = (
     Seam(
         "best model",
         "rdagent.scenarios.qlib.proposal.model_proposal",
-        "rdagent_sota_bridge.best_model:patches",
+        "rdagent_sota_bridge.model_verdict:proposal_patches",
         "the best model so far stands in fin_model's proposals, under the name that RD-Agent looks up",
     ),
 )

@@ -20,10 +20,10 @@ from rdagent_sota_bridge import (
     inspection,
     latest_log,
     locate,
+    model_verdict,
     patch,
     recognition,
     store,
-    verdict_forms,
 )
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
@@ -218,7 +218,7 @@ def _warn_of_verdict(settings: Settings) -> None:
         for status in patch.status()
         if status.seam.name == "verdict"
     )
-    trouble = verdict_forms.trouble(
+    trouble = model_verdict.trouble(
         getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None),
         settings.verdict_on_models,
         "" if patch.is_applied("verdict") else misfit,

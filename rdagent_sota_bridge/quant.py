@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import math
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition, run_base
+import pandas as pd
+
+from rdagent_sota_bridge import (
+    alpha,
+    files,
+    handoff,
+    inspection,
+    normal,
+    qlib_config,
+    recognition,
+    run_base,
+)
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
+from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
 from rdagent_sota_bridge.settings import read_settings
@@ -23,6 +39,9 @@ from rdagent_sota_bridge.underway import HandOff
 CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
+
+REFERENCE_FILE = "sota_reference.json"
+"""The metrics of the loaded set alone, in the run's log folder."""
 
 _FEW = 0.9
 """The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
@@ -138,16 +157,73 @@ def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record
     accepted = [based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks]
     loaded = experiment.synthetic_experiment(record, base.digest)
     if not accepted:
-        logger().info(
-            "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
-        )
-        reference = experiment.reference_experiment(record, base.digest, exp)
-        hand_off = HandOff(record, base, reference, columns, CONFIG_FILES)
-        loaded.result = handoff.develop_with(develop_before, runner, hand_off).result
+        loaded.result = _reference_result(develop_before, runner, exp, record, base)
     exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
     logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
     hand_off = HandOff(record, base, exp, columns, CONFIG_FILES, new_codes=experiment.codes_digest([exp]))
     return handoff.develop_with(develop_before, runner, hand_off)
+
+
+def _reference_result(
+    develop_before: Any, runner: Any, exp: Any, record: Record, base: alpha.BaseSet
+) -> pd.Series[float]:
+    """Return the metrics of the loaded set alone, which is back-tested once a run.
+
+    They are kept in the run's log folder: with STEP_SEMAPHORE > 1 a step works in a process of its own, on a
+    copy of the runner (`utils/workflow/loop.py`, 0.8.0 and 1.0.0), and a resume may follow a kill.
+    """
+    from rdagent_sota_bridge import experiment
+
+    key = _reference_key(exp, record, base)
+    file = Path(logger().storage.path).absolute() / REFERENCE_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with files.held(file.with_suffix(".lock"), logger().info, "back-tests the loaded set alone"):
+        metrics = _kept_metrics(file, key)
+        if metrics is not None:
+            logger().info(
+                f"SOTA factors: the factor loop is compared with the loaded set alone, as in {file}"
+            )
+            return pd.Series(metrics, name="0")
+        logger().info(
+            "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
+        )
+        reference = experiment.reference_experiment(record, base.digest, exp)
+        hand_off = HandOff(record, base, reference, tuple(record["columns"]), CONFIG_FILES)
+        result: pd.Series[float] = handoff.develop_with(develop_before, runner, hand_off).result
+        # JSON knows no NaN.
+        finite = {str(name): float(value) if math.isfinite(value) else None for name, value in result.items()}
+        write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
+        return result
+
+
+def _reference_key(exp: Any, record: Record, base: alpha.BaseSet) -> dict[str, Any]:
+    """Return what the metrics of a reference depend on: the sets, and what Qlib is told of the market."""
+    from rdagent_sota_bridge import experiment
+
+    # The dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there.
+    settings = import_module("rdagent.app.qlib_rd_loop.conf").FactorBasePropSetting().model_dump()
+    variables = {name: str(value) for name, value in settings.items() if value is not None}
+    task = qlib_config.read_task(exp.experiment_workspace.file_dict.get(CONFIG_FILES[0], ""), variables)
+    return {
+        "set": record["digest"],
+        "base_set": base.digest,
+        "base_code": experiment.base_code_digest(exp),
+        "segments": {name: [str(day) for day in days] for name, days in task.segments.items()},
+        "data": task.provider_uri,
+        "market": task.market,
+        "label": task.label,
+    }
+
+
+def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
+    """Return the metrics that were written for a key; None where there are none."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(kept, dict) or kept.get("key") != key:
+        return None
+    return {name: math.nan if value is None else value for name, value in kept["metrics"].items()}
 
 
 def _shown(accepted: list[Any]) -> str:

@@ -1,7 +1,7 @@
 """What a patched source of RD-Agent calls, for runs without the import hook.
 
-The diffs in `patches/` put two lines into `rdagent/scenarios/qlib/developer/model_runner.py`: the import of
-this module, and at the file's end the call of `apply`.
+`patches/block.txt`, at the end of `rdagent/scenarios/qlib/developer/model_runner.py`, imports this module and
+calls `apply`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def apply(name: str) -> None:
         raise SeamError(
             "The module that calls sota_bridge.apply has no seam",
             name,
-            "call it in rdagent/scenarios/qlib/developer/model_runner.py alone, as the diffs in patches/ do",
+            "call it in rdagent/scenarios/qlib/developer/model_runner.py alone, as patches/block.txt does",
         )
     startup.called_by_source.add(name)
     patch.apply_module(sys.modules[name])

@@ -15,7 +15,7 @@ import pytz
 from rdagent_sota_bridge import history
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 from rdagent_sota_bridge.history import Factor
-from rdagent_sota_bridge.verdict_forms import Asked
+from rdagent_sota_bridge.model_verdict import Asked
 from tests import logs, trained
 from tests.test_sessions import signed
 

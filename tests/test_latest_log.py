@@ -72,67 +72,60 @@ LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
 
 
 def test_lines_reach_the_text_log(tmp_path: Path) -> None:
-    """Lines before and after the run's first object stand there in order, with level and real caller."""
+    """In order, before and after the run's first object, with level and real caller, as plain text.
+
+    Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own.
+    """
     body = (
         'caller("before")\nstore()\ncaller("因子 after")\n'
-        'logger.warning("careful")\nlogger.error("bad\\nsecond line")'
+        'logger.warning("careful")\nlogger.error("bad\\nsecond line")\n'
+        'caller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")\n'
+        'for piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
+        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
     )
-    run(tmp_path, body)
+    done = run(tmp_path, body)
     below = len(_START.splitlines()) + 1
     assert text_log(tmp_path) == (
         f"{LINE}before\n{LINE}因子 after\n"
         f"<time> | WARNING  | __main__:<module>:{below + 4} - careful\n"
         f"<time> | ERROR    | __main__:<module>:{below + 5} - bad\nsecond line\n"
+        f"{LINE}red blue\none two\nthree\n{LINE}whole\nx\n{LINE}next\n"
     )
-
-
-def test_no_colour_codes(tmp_path: Path) -> None:
-    """Colours that RD-Agent puts into messages don't reach the text log, the console keeps them."""
-    body = 'store()\ncaller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")'
-    done = run(tmp_path, body)
-    assert text_log(tmp_path) == f"{LINE}red blue\n"
     assert "\x1b[91m" in done.stdout + done.stderr
 
 
-def test_streamed_messages(tmp_path: Path) -> None:
-    """Pieces of a stream join to one text, and the next whole line begins on a line of its own."""
-    body = (
-        'store()\nfor piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
-        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
-    )
-    run(tmp_path, body)
-    assert text_log(tmp_path) == f"one two\nthree\n{LINE}whole\nx\n{LINE}next\n"
+def test_secrets_are_masked(tmp_path: Path) -> None:
+    """What RD-Agent logs of its settings has no key in the text log; limits of tokens stay."""
+    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
+    run(tmp_path, f'store()\ncaller("{settings}")')
+    masked = "openai_api_key='***' HF_TOKEN='***' password: '***' chat_token_limit=100 key='' text"
+    assert text_log(tmp_path) == f"{LINE}{masked}\n"
 
 
 def test_console_is_as_without_the_package(tmp_path: Path) -> None:
-    """Both console streams show the same lines with the same callers as RD-Agent alone."""
+    """Both streams show the same lines and callers as RD-Agent alone, which writes no text log."""
     body = (
         'caller("one")\nlogger.warning("two")\nstore()\nlogger.error("three")\n'
         'caller("streamed ", raw=True)\ncaller("four")'
     )
+    plain = run(tmp_path, body, run_name="run2", RDAGENT_SOTA_BRIDGE="0")
+    assert not (tmp_path / "log" / "latest.log").exists()
     ours = run(tmp_path, body)
     assert (tmp_path / "log" / "latest.log").is_file()
-    plain = run(tmp_path, body, run_name="run2", RDAGENT_SOTA_BRIDGE="0")
     for mine, theirs in ((ours.stdout, plain.stdout), (ours.stderr, plain.stderr)):
         assert _STAMP.sub("<time>", mine) == _STAMP.sub("<time>", theirs)
     assert f"caller:{CALLER_LINE}" in ours.stdout + ours.stderr
 
 
-def test_turned_off_there_is_no_text_log(tmp_path: Path) -> None:
-    """With the package off no text log is written."""
-    run(tmp_path, 'caller("x")\nstore()', RDAGENT_SOTA_BRIDGE="0")
-    assert not (tmp_path / "log" / "latest.log").exists()
-
-
-def test_nothing_is_written_before_the_first_object(tmp_path: Path) -> None:
-    """A process that only imports and logs, such as a listing, leaves the last run's log as it is."""
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "latest.log").write_text("the last run\n")
-    run(tmp_path, 'caller("only looking")')
-    assert text_log(tmp_path) == "the last run\n"
-    (tmp_path / "log" / "latest.log").unlink()
-    run(tmp_path, 'caller("only looking")')
-    assert list((tmp_path / "log").iterdir()) == []
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_is_no_run_leaves_it_alone(is_there: bool, tmp_path: Path) -> None:
+    """A process that imports, logs, and stores its LLM settings (`rdagent ui`, `--help`) begins no run."""
+    log = tmp_path / "log" / "latest.log"
+    log.parent.mkdir()
+    if is_there:
+        log.write_text("precious\n")
+    run(tmp_path, 'logger.log_object({}, tag="LITELLM_SETTINGS")\ncaller("x")\nlogger.log_object({})')
+    assert (log.read_text() == "precious\n") if is_there else not log.exists()
 
 
 def test_each_run_starts_it_anew(tmp_path: Path) -> None:
@@ -221,26 +214,7 @@ def test_disk_that_fills_up(tmp_path: Path) -> None:
     assert "at the end" in done.stdout
 
 
-def test_commands_that_are_no_run_leave_the_log_alone(tmp_path: Path) -> None:
-    """RD-Agent stores its LLM settings when they are imported (`rdagent ui`, `--help`): it stays as it is."""
-    (tmp_path / "log").mkdir()
-    log = tmp_path / "log" / "latest.log"
-    log.write_text("precious\n")
-    run(tmp_path, 'logger.log_object({}, tag="LITELLM_SETTINGS")\ncaller("x")\nlogger.log_object({})')
-    assert log.read_text() == "precious\n"
-
-
 def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path) -> None:
     """A resumed run stores no scenario: what it stores inside a step begins it, with the lines before."""
     run(tmp_path, 'caller("early")\nwith logger.tag("Loop_1.coding"):\n    logger.log_object({}, tag="x")')
     assert "early" in (tmp_path / "log" / "latest.log").read_text()
-
-
-def test_secrets_are_masked(tmp_path: Path) -> None:
-    """What RD-Agent logs of its settings has no key in the text log; limits of tokens stay."""
-    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
-    run(tmp_path, f'store()\ncaller("{settings}")')
-    text = (tmp_path / "log" / "latest.log").read_text()
-    assert "sk-" not in text
-    assert "openai_api_key='***'" in text
-    assert "chat_token_limit=100" in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from examples.demo.llm import Request, ScriptedLLM
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge import model_verdict, patch, plan
 from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.model_verdict import DECISION, REPLACE
 from rdagent_sota_bridge.settings import read_settings
 from tests import seams
-from tests.test_verdict_forms import Asks
 
 SCRIPT = Script(models=(SMALL_MLP, replace(SMALL_GRU, accepted=False)))
 """The LLM says yes to the first model, no to the second, and yes to the third."""
@@ -170,7 +169,7 @@ def feedback(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     patch.apply_seam("verdict")
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
     yield module
-    assert model_verdict._asked.get() is None
+    assert model_verdict._request.get() is None
 
 
 Says = Callable[[str], str]
@@ -198,24 +197,23 @@ def judge(feedback: ModuleType, scen: Any = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("content", "accepted", "level", "expected"),
+    ("content", "accepted", "expected"),
     [
-        ({"Decision": True}, True, "INFO", 'accepted, for it says "Decision": true'),
-        ({"Decision": "no"}, False, "INFO", 'not accepted, for it says "Decision": "no"'),
-        ({"Replace Best Result": "yes"}, True, "INFO", 'accepted, for it says "Replace Best Result": "yes"'),
-        ({"Decision": True, "Replace Best Result": "Yes"}, True, "INFO", ": accepted, for it says"),
-        ({"Decision": True, "Replace Best Result": "no"}, False, "WARNING", "for it contradicts itself ("),
-        ({"Decision": "partly"}, False, "WARNING", 'it says neither yes nor no ("Decision": "partly")'),
-        ({"Decision": 1}, False, "WARNING", 'it says neither yes nor no ("Decision": 1)'),
-        ({"Verdict": True}, False, "WARNING", 'for it has neither "Decision" nor "Replace Best Result"'),
+        ({REPLACE: "yes"}, True, 'INFO: {}: accepted, for it says "Replace Best Result": "yes"'),
+        ({DECISION: "no"}, False, 'INFO: {}: not accepted, for it says "Decision": "no"'),
+        (
+            {DECISION: "partly"},
+            False,
+            'WARNING: {}: not accepted, for it says neither yes nor no ("Decision": "partly")',
+        ),
+        ({}, False, 'WARNING: {}: not accepted, for it has neither "Decision" nor "Replace Best Result"'),
     ],
 )
-def test_each_answer(
+def test_an_answer_counts(
     monkeypatch: pytest.MonkeyPatch,
     feedback: ModuleType,
     content: dict[str, Any],
     accepted: bool,
-    level: str,
     expected: str,
 ) -> None:
     """What an LLM may answer becomes a verdict without an error, and one line that says why."""
@@ -230,9 +228,11 @@ def test_each_answer(
         found = judge(feedback)
     assert (found.decision, found.observations) == (accepted, "seen")
     assert all('"Decision": <true or false>' in system for system in shown)
-    (line,) = [line for line in lines if "SOTA model verdict" in line]
-    assert line.startswith(f"{level}: SOTA model verdict: the LLM was shown the model prompt")
-    assert expected in line
+    start = (
+        "SOTA model verdict: the LLM was shown the model prompt, and its answer counts in either form "
+        "(SOTA_MODEL_VERDICT=mended)"
+    )
+    assert [line for line in lines if "SOTA model verdict" in line] == [f"{expected.format(start)}\n"]
 
 
 def test_the_answer_that_counts_is_the_last(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
@@ -273,95 +273,12 @@ def test_an_error_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, feedbac
     assert judge(feedback).decision is True
 
 
-def test_threads_do_not_meet(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
-    """While a model is judged in one thread, a factor prompt and an answer in another are RD-Agent's own."""
-    begun, looked = threading.Event(), threading.Event()
-
-    def says(_: str) -> str:
-        begun.set()
-        assert looked.wait(30)
-        return '{"Decision": true}'
-
-    let_the_llm_say(monkeypatch, feedback, says)
-    verdicts: list[bool] = []
-    thread = threading.Thread(target=lambda: verdicts.append(judge(feedback).decision))
-    thread.start()
-    try:
-        assert begun.wait(30)
-        prompt = feedback.T("scenarios.qlib.prompts:factor_feedback_generation.system").r(scenario="s")
-        assert '"Replace Best Result"' in prompt
-        assert feedback.json.loads('{"Replace Best Result": "yes"}') == {"Replace Best Result": "yes"}
-    finally:
-        looked.set()
-        thread.join()
-    assert verdicts == [True]
-
-
 def test_templates_are_found_as_before(feedback: ModuleType) -> None:
     """A relative address is still taken from the file that names it, and json is Python's in all else."""
     with pytest.raises(FileNotFoundError, match=str(Path(__file__).parent)):
         feedback.T(".nowhere:prompt")
     assert feedback.json.dumps is json.dumps
     assert feedback.json.JSONDecodeError is json.JSONDecodeError
-
-
-# --- other shapes ---
-
-
-class Templates:
-    """Templates with an address."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def r(self, **context: Any) -> str:
-        """Render."""
-        return self.uri
-
-
-class Nameless:
-    """Templates without an address."""
-
-    def r(self, **context: Any) -> str:
-        """Render."""
-        return ""
-
-
-def module_of(judge: Any, **names: Any) -> ModuleType:
-    """Return a module whose verdict on models is written that way."""
-    module = ModuleType("rdagent.scenarios.qlib.developer.feedback")
-    given = {"T": Templates, "json": json, "convert2bool": bool, **names}
-    vars(module).update({name: value for name, value in given.items() if value is not None})
-    vars(module)["QlibModelExperiment2Feedback"] = type("Feedback", (), {"generate_feedback": judge})
-    return module
-
-
-@pytest.mark.parametrize(
-    "mended", [Asks.with_the_model_prompt, Asks.with_prompts_by_name, Asks.that_reads_both]
-)
-def test_a_fork_that_mended_it_is_left_alone(mended: Any) -> None:
-    """Nothing of it is replaced, whatever else its module has."""
-    assert model_verdict.patches(module_of(mended, T=None, json=None)) == []
-
-
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        (ModuleType("empty"), "there is no QlibModelExperiment2Feedback"),
-        (module_of(Asks.without_prompt), "names no prompt"),
-        (module_of(Asks.without_verdict), "reads no verdict"),
-        (module_of(Asks.as_released, T=None, convert2bool=None), "has no T and no convert2bool"),
-        (module_of(Asks.as_released, T=print), "its T is no class of templates"),
-        (module_of(Asks.as_released, T=Nameless), "its T is no class of templates"),
-        (module_of(Asks.as_released, json=pd), "its json is not Python's"),
-    ],
-)
-def test_another_shape_is_refused(module: ModuleType, expected: str) -> None:
-    """A verdict that can't be steered is named with the reason, and nothing is replaced."""
-    before = dict(vars(module))
-    with pytest.raises(SeamError, match=expected):
-        model_verdict.patches(module)
-    assert vars(module) == before
 
 
 def test_a_run_that_cannot_accept_says_so(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from rdagent_sota_bridge import page
 from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.model_verdict import Asked
 from rdagent_sota_bridge.page import drawing, plots, tables, views, wording
 from rdagent_sota_bridge.report import Report
-from rdagent_sota_bridge.verdict_forms import Asked
 from tests import reports
 from tests.hostile import hostile_report
 from tests.reports import HOSTILE

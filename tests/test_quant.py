@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import multiprocessing
+import os
 import pickle
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +21,14 @@ import pytest
 import typer
 import yaml
 from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.core.exception import FactorEmptyError
+from rdagent.log import rdagent_logger
 from rdagent.scenarios.qlib.developer import factor_runner, model_runner
 from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
 from rdagent.scenarios.qlib.experiment import workspace as workspaces
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 from rdagent.utils.workflow import LoopBase, LoopMeta
+from rdagent.utils.workflow.loop import LoopTrace
 
 from examples.demo.market import Market
 from rdagent_sota_bridge import alpha, experiment, manifest, merge, patch, plan, qlib_config, quant, training
@@ -78,9 +88,19 @@ class BackTest:
 
 @dataclass
 class Qlib:
-    """Stands in for Qlib's environment: it keeps what a back-test gets, and answers with its number as IC."""
+    """Stands in for Qlib's environment: it keeps what a back-test gets, and answers with its number as IC.
 
+    The names of all back-tests, those of other processes too, are lines of a file. At `kill_at` of them its
+    process is killed.
+    """
+
+    names: Path
     tests: list[BackTest] = field(default_factory=list)
+    kill_at: int = 0
+
+    def count(self) -> int:
+        """Return how many back-tests there were, in all processes."""
+        return len(self.names.read_text().splitlines())
 
     def prepare(self) -> None:
         """Be there."""
@@ -94,8 +114,12 @@ class Qlib:
             factors = pd.read_parquet(folder / FACTOR_FILE)
             note = text.splitlines()[0]
             self.tests.append(BackTest(name, qlib_config.rendered(text, env), dict(env), factors, note))
+            with self.names.open("a") as names:
+                names.write(f"{name}\n")
+            if self.count() == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
         else:
-            number = float(len(self.tests))
+            number = float(self.count())
             metrics = pd.Series(dict.fromkeys(experiment.METRICS, number), name="0")
             metrics.to_csv(folder / "qlib_res.csv")
             metrics.to_frame().to_pickle(folder / "ret.pkl")
@@ -118,7 +142,9 @@ def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.
     folder, market = market_home
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(tmp_path)
-    qlib = Qlib()
+    (tmp_path / "back-tests").touch()
+    qlib = Qlib(tmp_path / "back-tests")
+    monkeypatch.setattr(rdagent_logger.storage, "path", tmp_path / "log" / "run")
     monkeypatch.setattr(workspaces, "QlibCondaConf", lambda: None)
     monkeypatch.setattr(workspaces, "QlibCondaEnv", lambda conf: qlib)
     monkeypatch.setattr(import_module("rdagent.core.conf").RD_AGENT_SETTINGS, "cache_with_pickle", False)
@@ -223,7 +249,7 @@ def test_a_model_loop_has_the_set_from_the_first_accepted_factor_on(
 def test_base_features_that_are_code_join_both_back_tests(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--base_features_path` of 1.0.0 may name factor code: it is beside the set, and in the cache's key."""
+    """`--base_features_path` of 1.0.0 may name factor code: it is beside the set."""
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
     exp = factor_experiment("mine")
@@ -232,13 +258,113 @@ def test_base_features_that_are_code_join_both_back_tests(
     reference, own = place.qlib.tests
     assert reference.columns == ["overnight_gap", "coded"]
     assert own.columns == ["overnight_gap", "mine", "coded"]
-    record = plan.record_of(loop.factor_runner)
-    assert record is not None
-    keys = []
-    for codes in ({}, {"coded.py": "…"}, {"coded.py": "other"}):
-        exp.base_feature_codes = codes
-        keys.append(seams.cache_key(experiment.reference_experiment(record, "0", exp)))
-    assert len(set(keys)) == 3
+
+
+# --- the reference: one a run ---
+
+
+def dumped(loop: Any) -> Path:
+    """Write a session of a loop into the run's log folder, and return that."""
+    now = datetime.now(timezone.utc)
+    loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
+    folder = Path(rdagent_logger.storage.path)
+    loop.dump(folder / "__session__" / "0" / "0_running")
+    return folder
+
+
+@pytest.mark.parametrize("is_first_skipped", [False, True])
+def test_rejected_factor_loops_have_one_reference(
+    is_first_skipped: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is compared with the same result, also where the first is skipped after its reference."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    if is_first_skipped:
+        with monkeypatch.context() as skipping:
+            skipping.setattr(QlibFactorRunner, "deduplicate_new_factors", lambda self, old, new: new.iloc[:0])
+            with pytest.raises(FactorEmptyError):
+                loop.factor_runner.develop(factor_experiment("alike"))
+    with seams.logged() as lines:
+        developed = [loop.factor_runner.develop(factor_experiment(name)) for name in ("a", "b", "c")]
+    assert place.qlib.count() == 4
+    first, *later = (exp.based_experiments[-1].result for exp in developed)
+    assert set(first) == {1.0}
+    assert all(result.equals(first) for result in later)
+    assert sum("the loaded set alone is back-tested first" in line for line in lines) == (
+        not is_first_skipped
+    )
+
+
+def test_processes_of_parallel_loops_have_one_reference(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STEP_SEMAPHORE > 1: each step has a copy of the runner in a process; two begin at once."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    developed = []
+    for names in (("a", "b"), ("c",)):
+        experiments = [factor_experiment(name) for name in names]
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            developed += pool.map(copy.deepcopy(loop.factor_runner.develop), experiments)
+    assert place.qlib.count() == 4
+    assert [exp.based_experiments[-1].result["IC"] for exp in developed] == [1.0, 1.0, 1.0]
+
+
+def test_a_run_that_was_killed_after_its_reference_keeps_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 between reference and back-test, and a resume: the factor loop alone is back-tested again."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    folder = dumped(loop)
+    monkeypatch.setattr(place.qlib, "kill_at", 2)
+    killed = multiprocessing.get_context("fork").Process(
+        target=loop.factor_runner.develop, args=(factor_experiment("mine"),)
+    )
+    killed.start()
+    killed.join()
+    assert (killed.exitcode, place.qlib.count()) == (-signal.SIGKILL, 2)
+    exp = QuantRDLoop.load(folder).factor_runner.develop(factor_experiment("mine"))
+    assert place.qlib.count() == 3
+    assert exp.based_experiments[-1].result["IC"] == 1.0
+
+
+OTHER_YAML = {
+    "segments": ("2014-12-31", "2013-12-31"),
+    "data": ("qlib_data/cn_data", "qlib_data/other"),
+    "market": ("&market csi300", "&market all"),
+    "label": ("Ref($close, -2)", "Ref($close, -3)"),
+}
+
+
+@pytest.mark.parametrize("what", [*OTHER_YAML, "set", "base_set", "base_code", "a broken file"])
+def test_a_reference_of_something_else_is_not_taken(
+    what: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of other sets, segments, data, market or label are no reference; a broken file is none."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop.factor_runner.develop(factor_experiment("a"))
+    file = Path(rdagent_logger.storage.path) / quant.REFERENCE_FILE
+    kept = json.loads(file.read_text())
+    exp = factor_experiment("b")
+    if what in OTHER_YAML:
+        text = exp.experiment_workspace.file_dict[LIGHTGBM]
+        exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
+        monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+    elif what == "base_code":
+        exp.base_feature_codes = {"coded.py": "…"}
+    elif what == "a broken file":
+        file.write_text("{")
+    else:
+        file.write_text(json.dumps({**kept, "key": {**kept["key"], what: "another"}}))
+    loop.factor_runner.develop(exp)
+    assert place.qlib.count() == 4
+    assert exp.based_experiments[-1].result["IC"] == 3.0
+    now = json.loads(file.read_text())
+    assert now["metrics"]["IC"] == 3.0
+    changed = {name for name in now["key"] if now["key"][name] != kept["key"][name]}
+    assert changed == {what} & {*OTHER_YAML, "base_code"}
 
 
 def test_switched_off_a_factor_loop_is_rdagents_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,8 +476,6 @@ def test_new_factors_without_training_values_skip_the_loop(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One factor of the LLM's that empties the training segment costs its loop, and neither run nor claim."""
-    from rdagent.core.exception import FactorEmptyError
-
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
     whole = factor_runner.process_factor_data
@@ -463,16 +587,9 @@ def test_a_resume_tells_the_factor_runner_too(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed with the set at another place, the factor runner has that one; switched off, none."""
-    from datetime import datetime, timezone
-
-    from rdagent.utils.workflow.loop import LoopTrace
-
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
-    now = datetime.now(timezone.utc)
-    loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
-    folder = tmp_path / "log" / "run"
-    loop.dump(folder / "__session__" / "0" / "0_running")
+    folder = dumped(loop)
     moved = place.set_folder.rename(tmp_path / "moved")
     seams.switch_on(monkeypatch, moved)
     loaded = QuantRDLoop.load(folder)

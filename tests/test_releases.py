@@ -75,9 +75,8 @@ def test_the_yaml_is_adapted(release: str) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_diff_of_0_8_0_fits(release: str) -> None:
-    """`rdagent-sota patch` finds the diff that fits by content: these releases have 0.8.0's lines there."""
+def test_the_model_runner_can_be_patched(release: str) -> None:
+    """`rdagent-sota patch` finds the file; the block goes to its end."""
     found = source_file.find(source(release))
-    assert (found.state, found.diff.name) == ("none", "rdagent-0.8.0.patch")
-    assert b"sota_bridge.apply(__name__)" in found.changed
-    assert quant.FACTOR_FILE.encode() in found.changed
+    assert found.state == "none"
+    assert quant.FACTOR_FILE.encode() in found.bare

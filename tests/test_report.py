@@ -14,10 +14,10 @@ from rdagent_sota_bridge import comparison, factors, manifest, report
 from rdagent_sota_bridge.comparison import VerdictCount
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.history import Loop, Run
+from rdagent_sota_bridge.model_verdict import DECISION, REPLACE, Asked
 from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_record import QlibRecord
 from rdagent_sota_bridge.report import Report
-from rdagent_sota_bridge.verdict_forms import DECISION, REPLACE, Asked
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
 

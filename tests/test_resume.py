@@ -41,6 +41,9 @@ class FactorRDLoop(_Loop):
 class OtherRunner:
     """A runner of a user's own, named in QLIB_MODEL_RUNNER."""
 
+    def __init__(self, scen: Any) -> None:
+        pass
+
 
 class OwnDevelop(QlibModelRunner):
     """A derived runner that does not build on its parent's develop."""
@@ -93,12 +96,16 @@ def tree(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
 def test_a_resumed_run_goes_on_with_its_set(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_moved: bool, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same set the session loads, and RD-Agent cuts off the later loop as ever."""
+    """The same content, at another path too: the session loads, and RD-Agent cuts the later loop as ever."""
     seams.switch_on(monkeypatch, workspace)
     folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
+    if is_moved:
+        workspace = workspace.rename(tmp_path / "moved")
+        seams.switch_on(monkeypatch, workspace)
     with seams.logged() as lines:
         loaded = ModelRDLoop.load(folder / "__session__" / "0" / "0_running", checkout=True)
     assert plan.record_of(loaded.runner)["path"] == str(workspace / "combined_factors_df.parquet")
@@ -107,20 +114,9 @@ def test_a_resumed_run_goes_on_with_its_set(
     assert not [line for line in lines if line.startswith("WARNING") and "SOTA factors check" not in line]
 
 
-def test_a_moved_set_is_the_same_set(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A set is named by its content: at another path it goes on, and the new path is used."""
-    seams.switch_on(monkeypatch, workspace)
-    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
-    moved = workspace.rename(tmp_path / "moved")
-    seams.switch_on(monkeypatch, moved)
-    loaded = ModelRDLoop.load(folder)
-    assert plan.record_of(loaded.runner)["path"] == str(moved / "combined_factors_df.parquet")
-
-
 @pytest.mark.parametrize(
-    "what", ["content", "another set", "another choice", "base set", "set is gone", "factor log"]
+    "what",
+    ["content", "another set", "another choice", "base set", "base set named", "set is gone", "factor log"],
 )
 def test_another_set_stops_before_anything_is_touched(
     what: str,
@@ -149,8 +145,9 @@ def test_another_set_stops_before_anything_is_touched(
             "The factors taken are not those that this run began with: it began with overnight_gap, noise, "
             "now taken are overnight_gap\n"
         )
-    elif what == "base set":
-        monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
+    elif what.startswith("base set"):
+        # alpha22 by default keeps features that were chosen in RD-Agent; by name it does not.
+        monkeypatch.setenv("ALPHA_FACTORS", "alpha20" if what == "base set" else "alpha22")
         expected = "The base set is not the one that this run began with"
     elif what == "set is gone":
         shutil.rmtree(workspace)
@@ -198,12 +195,14 @@ def test_a_plain_session_resumed_with_the_switch_on_warns_once(
 
 
 def test_switched_off_a_plain_session_loads_as_ever(tmp_path: Path) -> None:
-    """Without the switch and without a set there is no word and no attribute of ours."""
-    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
-    with seams.logged() as lines:
-        loaded = ModelRDLoop.load(folder)
-    assert vars(loaded.runner).keys() == vars(seams.build_runner()).keys()
-    assert "SOTA" not in "".join(lines)
+    """There is no word and no attribute of ours, whatever the session holds."""
+    for number, runner in enumerate((seams.build_runner(), None)):
+        folder = session(ModelRDLoop(runner), tmp_path / f"log{number}" / "run")
+        with seams.logged() as lines:
+            loaded = ModelRDLoop.load(folder).runner
+        assert (loaded is None) == (runner is None)
+        assert runner is None or vars(loaded).keys() == vars(runner).keys()
+        assert "SOTA" not in "".join(lines)
 
 
 def test_fin_factor_is_never_checked_or_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,23 +214,24 @@ def test_fin_factor_is_never_checked_or_stopped(tmp_path: Path, monkeypatch: pyt
         FactorRDLoop(None)
 
 
+@pytest.mark.parametrize("kind", [OtherRunner, OwnDevelop])
 def test_a_runner_that_can_not_be_bridged_stops_the_run(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A runner that is no QlibModelRunner would drop the factors in silence: it is refused."""
-    seams.switch_on(monkeypatch, workspace)
-    with pytest.raises(SystemExit, match=r"can't be given the factors\n.*test_resume\.OtherRunner"):
-        ModelRDLoop(OtherRunner())
+    """No QlibModelRunner, or one without the hand-off: refused, in a session before that is touched.
 
-
-def test_a_derived_runner_that_leaves_its_parent_out_stops_the_run(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It inherits the check and loses the hand-off: refused, or, with SOTA_ON_ERROR=baseline, warned."""
+    With SOTA_ON_ERROR=baseline a new run is warned.
+    """
+    folder = session(ModelRDLoop(kind(None)), tmp_path / "log" / "run")
+    before = tree(folder)
     seams.switch_on(monkeypatch, workspace)
-    runner = OwnDevelop(None)
-    with pytest.raises(SystemExit, match=r"can't be given the factors\n.*test_resume\.OwnDevelop"):
+    runner = kind(None)
+    expected = rf"can't be given the factors\n.*test_resume\.{kind.__name__}"
+    with pytest.raises(SystemExit, match=expected):
         ModelRDLoop(runner)
+    with pytest.raises(SystemExit, match=expected):
+        ModelRDLoop.load(folder)
+    assert tree(folder) == before
     monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
     with seams.logged() as lines:
         ModelRDLoop(runner)
@@ -245,35 +245,6 @@ def test_a_derived_runner_that_calls_its_parent_is_bridged(
     seams.switch_on(monkeypatch, workspace)
     loop = ModelRDLoop(Derived(None))
     assert len(seams.develop_up_to_qlib(loop.runner, seams.model_experiment()).based_experiments) == 2
-
-
-def test_a_resumed_runner_that_can_not_be_bridged_stops_the_run(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A session with such a runner is refused before it is touched, not resumed with a claim."""
-    folder = session(ModelRDLoop(OtherRunner()), tmp_path / "log" / "run")
-    before = tree(folder)
-    seams.switch_on(monkeypatch, workspace)
-    with pytest.raises(SystemExit, match="can't be given the factors"):
-        ModelRDLoop.load(folder)
-    assert tree(folder) == before
-
-
-def test_a_session_without_a_runner_loads_as_ever(tmp_path: Path) -> None:
-    """Switched off nothing of ours is in the way, whatever the session holds."""
-    folder = session(ModelRDLoop(None), tmp_path / "log" / "run")
-    assert ModelRDLoop.load(folder).runner is None
-
-
-def test_a_base_set_asked_for_by_name_is_not_the_default(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """alpha22 by default keeps features chosen in RD-Agent, alpha22 by name does not: the resume stops."""
-    seams.switch_on(monkeypatch, workspace)
-    folder = session(ModelRDLoop(seams.build_runner()), tmp_path / "log" / "run")
-    monkeypatch.setenv("ALPHA_FACTORS", "alpha22")
-    with pytest.raises(SystemExit, match="The base set is not the one that this run began with"):
-        ModelRDLoop.load(folder)
 
 
 @pytest.mark.parametrize("form", ["folder", "__session__", "file"])

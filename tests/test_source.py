@@ -36,8 +36,8 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert spec.submodule_search_locations is not None
     folder = tmp_path_factory.mktemp("patched source")
     shutil.copytree(spec.submodule_search_locations[0], folder / "rdagent")
-    source_file.write(source_file.find(folder))
-    assert source_file.find(folder).state == "applied"
+    found = source_file.find(folder)
+    source_file.write(found.file, source_file.with_block(found.bare))
     return folder
 
 

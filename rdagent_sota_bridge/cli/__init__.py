@@ -180,7 +180,7 @@ def store_prune_command(
 
 
 patch_app = typer.Typer(
-    help="RD-Agent's source with a few lines that call this package, in place of the import hook.",
+    help="RD-Agent's source with four lines that call this package, in place of the import hook.",
     no_args_is_help=True,
 )
 app.add_typer(patch_app, name="patch")
@@ -197,16 +197,16 @@ Source = Annotated[
 
 @patch_app.command(name="status")
 def patch_status_command(source: Source = None) -> None:
-    """Say whether the source is patched: none, applied, or does not fit (status 1)."""
+    """Say whether the source is patched: none, applied, or old (a diff of release 0.1.0)."""
     from rdagent_sota_bridge.cli import patch
 
     with _errors_as_messages():
-        raise typer.Exit(patch.status(source))
+        patch.status(source)
 
 
 @patch_app.command(name="apply")
 def patch_apply_command(source: Source = None) -> None:
-    """Apply the diff that fits the source; twice is once."""
+    """Put the four lines at the end of the source; twice is once."""
     from rdagent_sota_bridge.cli import patch
 
     with _errors_as_messages():
