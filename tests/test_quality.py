@@ -164,17 +164,40 @@ def test_the_later_of_two_factors_that_say_the_same_is_dropped(
     assert look([path], ALL, market, TASK).factors.digest == factors.current_digest(path)
 
 
-def test_a_file_that_only_repeats_is_no_part_of_the_set(
-    demo: DemoMarket, market: Market, tmp_path: Path
+AGAIN = {"overnight_gap": "again"}
+
+
+@pytest.mark.parametrize(
+    ("files", "wish", "left_out", "dropped"),
+    [
+        (lambda gap, ab: [gap, gap], Wish(), (), []),
+        (lambda gap, ab: [gap, gap.rename(columns=AGAIN), gap], Wish(), (), ["again"]),
+        (lambda gap, ab: [gap.loc["2009-01-01":], gap.rename(columns=AGAIN) * 2], Wish(), (), ["again"]),
+        (lambda gap, ab: [ab[["a"]], ab[["b"]]], Wish(wanted=("a",)), ("b",), []),
+    ],
+    ids=["two copies", "a copy named last", "only repeats", "not chosen"],
+)
+def test_files_that_are_no_part_of_the_set(
+    demo: DemoMarket,
+    market: Market,
+    tmp_path: Path,
+    files: Callable[[pd.DataFrame, pd.DataFrame], list[pd.DataFrame]],
+    wish: Wish,
+    left_out: tuple[str, ...],
+    dropped: list[str],
 ) -> None:
-    """A file all of whose factors are dropped brings no rows either; what was dropped is told."""
-    frame = seams.factor_frame(demo)
-    one = write(frame.loc["2009-01-01":], tmp_path, "one.parquet")
-    two = write(frame.rename(columns={"overnight_gap": "again"}) * 2, tmp_path, "two.parquet")
-    found = look([one, two], Wish(), market, TASK)
-    assert [source.path for source in found.sources] == [one]
-    assert found.factors.rows == len(frame.loc["2009-01-01":])
-    assert [drop.column for drop in found.dropped] == ["again"]
+    """A file that has nothing of its own, or nothing chosen, is no source and brings no rows."""
+    frame = seams.factor_frame(demo, a=1.0, b=1.0)
+    frames = files(frame[["overnight_gap"]], frame[["a", "b"]])
+    paths = [write(one, tmp_path, f"{number}.parquet") for number, one in enumerate(frames)]
+    for _ in range(2):
+        found = look(paths, wish, market, TASK)
+        assert [source.path for source in found.sources] == [paths[0]]
+        assert found.factors.columns == tuple(frames[0].columns)
+        assert found.factors.rows == len(frames[0])
+        assert found.factors.digest == factors.current_digest(paths[0])
+        assert found.left_out == left_out
+        assert [drop.column for drop in found.dropped] == dropped
 
 
 @pytest.mark.parametrize("change", ["nothing", "set", "wish", "segment", "market", "prices"])
@@ -232,37 +255,6 @@ def test_a_file_replaced_during_the_look_is_not_remembered_as_another(
         assert look([path], Wish(), market, TASK).factors.digest != digest
     path.write_bytes(old)
     assert look([path], Wish(), market, TASK).factors.digest == digest
-
-
-def test_two_copies_of_one_file_are_one(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """The same content named twice is the set of the first path, with its digest."""
-    frame = seams.factor_frame(demo)
-    paths = [write(frame, tmp_path, f"{name}.parquet") for name in ("one", "two")]
-    for _ in range(2):
-        found = look(paths, Wish(), market, TASK)
-        assert [source.path for source in found.sources] == [paths[0]]
-        assert found.factors.digest == factors.current_digest(paths[0])
-
-
-def test_a_copy_that_is_named_last_changes_no_order(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """Of two factors that say the same the one named first stays, also where its file is named twice."""
-    frame = seams.factor_frame(demo)
-    one = write(frame, tmp_path, "one.parquet")
-    two = write(frame.rename(columns={"overnight_gap": "again"}), tmp_path, "two.parquet")
-    found = look([one, two, write(frame, tmp_path, "copy.parquet")], Wish(), market, TASK)
-    assert found.factors.columns == ("overnight_gap",)
-    assert [drop.column for drop in found.dropped] == ["again"]
-
-
-def test_left_out_names_the_factors_of_unused_files_too(
-    demo: DemoMarket, market: Market, tmp_path: Path
-) -> None:
-    """A file without a chosen factor is no source, and its factors were left out."""
-    frame = seams.factor_frame(demo, a=1.0, b=1.0)
-    paths = [write(frame[["a"]], tmp_path, "one.parquet"), write(frame[["b"]], tmp_path, "two.parquet")]
-    found = look(paths, Wish(wanted=("a",)), market, TASK)
-    assert [source.path for source in found.sources] == [paths[0]]
-    assert found.left_out == ("b",)
 
 
 @pytest.mark.parametrize(
