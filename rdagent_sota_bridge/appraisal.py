@@ -57,7 +57,7 @@ class _Ground:
         days: The days, ascending.
         instruments: The instruments, sorted.
         members: bool, (days, instruments): the market's cells; without a market, all.
-        returns: float64, (days, instruments): the label; None where it can't be told.
+        returns: float64, (days, instruments): the label; None where it is not known.
         notes: What is missing, and why.
     """
 
@@ -69,23 +69,23 @@ class _Ground:
 
 
 def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appraisal:
-    """Return the figures of a set's factors; what can't be told is said in the notes.
+    """Return the figures of a set's factors; what is missing is said in the notes.
 
     One factor's values are in memory at a time, and those that the matrix needs (`CELLS`).
 
     Args:
         digest: The set's digest.
         sources: Its files, each with the digest that it had and the factors taken from it.
-        task: The market, test segment and label; None where nothing tells them.
+        task: The market, test segment and label; None where nothing says them.
     """
     columns = panels.union([source.columns for source in sources])
     missing = [
-        f"The file {one.path} is not there any more, so nothing can be told of its factors."
+        f"The file {one.path} is not there any more, so its factors can't be shown."
         for one in sources
         if not one.path.is_file()
     ]
     if not columns:
-        missing.append("Nothing tells which factors the set has, and in which file.")
+        missing.append("Nothing says which factors the set has, and in which file.")
     if missing:
         return _without_figures(digest, task, columns, missing)
     try:
@@ -136,7 +136,7 @@ def _appraised(digest: str, panel: Panel, task: Task | None) -> Appraisal:
 
 def _ground(panel: Panel, task: Task | None) -> _Ground:
     if task is None:
-        return _own_rows(panel, None, "Nothing tells the market and the test segment: no IC, no returns.")
+        return _own_rows(panel, None, "Neither market nor test segment is known: no IC, no returns.")
     market = read_market(task.provider_uri, task.market)
     if market is None:
         place = mounts.shown(task.provider_uri)
@@ -220,7 +220,7 @@ def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
     digests = {file.path: file.digest for file in panel.files}
     there = panels.union([file.columns for file in panel.files])
     return [
-        f"The file {one.path} was changed since, so nothing can be told of the factors as they were: it "
+        f"The file {one.path} was changed since, so the factors can't be shown as they were: it "
         f"had the digest {one.digest}, and has {digests[one.path]}."
         for one in sources
         if digests[one.path] != one.digest

@@ -73,9 +73,9 @@ class VerdictCount:
 
 
 def has_factors(loop: Loop) -> bool | None:
-    """Tell whether a model was given mined factors; None where neither a manifest nor Qlib's record tells.
+    """Tell whether a model was given mined factors; None where neither a manifest nor Qlib's record says.
 
-    Nothing tells of a model that was never trained, or whose workspace is gone.
+    Nothing is known of a model that was never trained, or whose workspace is gone.
     """
     if loop.manifest is not None:
         return True
@@ -162,31 +162,31 @@ def _results(runs: Sequence[Run], which: Role) -> pd.DataFrame:
 def tested_alike(runs: Sequence[Run]) -> bool:
     """Tell whether all models of these runs have one data, market, test segment and label.
 
-    A run whose records tell none of it is not known to differ.
+    A run whose records say none of it is not known to differ.
     """
     tasks = set()
     for run in runs:
         for loop in run.loops:
             task = task_of(run, loop)
             if loop.kind == "model" and loop.metrics and task is not None:
-                # The folder's name tells data apart; where it is can differ between machines.
+                # Data is known by its folder's name; where it is can differ between machines.
                 data = task.provider_uri.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
                 tasks.add((data, task.market, str(task.test), "".join(task.label.split())))
     return len(tasks) <= 1
 
 
 def judged(run: Run) -> VerdictCount:
-    """Return how the verdicts on the models of a run came about, as far as its log tells.
+    """Return how the verdicts on the models of a run came about, as far as its log says.
 
     RD-Agent reads "Decision" (0.5 to 1.0). A fork that reads the other form shows it by an accepted model.
     """
-    told = [(loop, loop.asked) for loop in run.loops if loop.kind == "model" and loop.asked is not None]
+    requests = [(loop, loop.asked) for loop in run.loops if loop.kind == "model" and loop.asked is not None]
     known = {DECISION}
-    for loop, asked in told:
+    for loop, asked in requests:
         if loop.accepted and DECISION not in asked.answered:
             known |= set(asked.answered)
-    read = [asked for _, asked in told if known & {*asked.shown, *asked.answered}]
-    unread = [asked for _, asked in told if asked not in read and REPLACE in asked.shown]
+    read = [asked for _, asked in requests if known & {*asked.shown, *asked.answered}]
+    unread = [asked for _, asked in requests if asked not in read and REPLACE in asked.shown]
     return VerdictCount(len(read), len(unread), sum(asked.says_yes for asked in unread))
 
 
@@ -203,6 +203,6 @@ def judged_alike(runs: Sequence[Run]) -> bool:
 
 
 def task_of(run: Run, loop: Loop | None) -> Task | None:
-    """Return what a loop was trained and tested on; where it does not tell, what another of its run was."""
+    """Return what a loop was trained and tested on; else what another loop of its run was."""
     records = [one.record for one in (loop, *run.loops) if one is not None and one.record is not None]
     return next((record.task for record in records if record.task is not None), None)

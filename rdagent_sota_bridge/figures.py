@@ -37,7 +37,7 @@ class FactorFigures:
             sample of evenly spread days; None where half of the values are the same.
         low: The least value.
         high: The greatest value.
-        rank_ic: Mean daily rank IC against Qlib's label in the test segment; None where it can't be told.
+        rank_ic: Mean daily rank IC against Qlib's label in the test segment; None where it is not known.
         rank_ic_days: The days that mean is of.
     """
 
@@ -65,7 +65,7 @@ class FigureGround:
         missing_days: Days of the calendar inside the set's range that have no row.
         ic_rows: Rows of the panel on the days of the IC.
         ic_places: Where each stands in `ic_label`, flat.
-        ic_label: float32, (days, instruments of the panel): the label; None where it can't be told.
+        ic_label: float32, (days, instruments of the panel): the label; None where it is not known.
     """
 
     cells: dict[str, int]

@@ -1,4 +1,4 @@
-"""What a run did, loop by loop: from its log folder, and the workspaces that the log tells of."""
+"""What a run did, loop by loop: from its log folder, and the workspaces that the log names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Loop:
     """One loop of a run. All texts come from an LLM or its code: they are data, never markup.
 
     Attributes:
-        number: The number of the loop; None where the session does not tell.
+        number: The number of the loop; None where the session does not say.
         kind: `factor`, `model`, or `unknown` where it has no experiment yet.
         name: The model's name; of a factor loop the factors' names with commas between.
         model_type: `Tabular`, `TimeSeries` or another type that the LLM named; empty for factors.
@@ -59,7 +59,7 @@ class Loop:
         hypothesis: What the LLM set out to show.
         observations: What the LLM saw in the result; may be empty.
         reason: The reason for the verdict; may be empty.
-        started: When its first step began (UTC); None where the session does not tell.
+        started: When its first step began (UTC); None where the session does not say.
         ended: When its last step ended (UTC).
         seconds: The time that its steps took together, without pauses between them; None if not known.
         metrics: Qlib's metrics by Qlib's names (`IC`, `1day.excess_return_with_cost.annualized_return` …);
@@ -71,7 +71,7 @@ class Loop:
         record: What Qlib recorded; None where nothing is recorded there.
         factors: Of a factor loop.
         code: Of a model loop the text of `model.py`; may be empty.
-        asked: Of a model loop how its verdict was asked for; None where the log does not tell.
+        asked: Of a model loop how its verdict was asked for; None where the log does not say.
     """
 
     number: int | None
@@ -107,7 +107,7 @@ class Run:
             another one.
         loops: In the order of their numbers; loops without a verdict are among them.
         asked: RD-Agent's settings of that run (`RDLOOP_SETTINGS` and `RD_AGENT_SETTINGS` in the log) that say
-            what was asked, as text; empty where the log does not tell.
+            what was asked, as text; empty where the log does not say.
         notes: What could not be read, and why.
     """
 
@@ -119,9 +119,9 @@ class Run:
 
 
 def read_run(log: Path) -> Run:
-    """Return what a run did, by the newest session of its log and the workspaces that it tells of.
+    """Return what a run did, by the newest session of its log and the workspaces that it names.
 
-    What of a loop can't be read is left empty, and told in `notes`.
+    What of a loop can't be read is left empty, and `notes` say so.
 
     Args:
         log: A log folder, its `__session__`, or one session file.
@@ -284,7 +284,7 @@ def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None
 
 
 def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
-    """Return the fields of a loop that its workspace tells."""
+    """Return the fields of a loop that are read from its workspace."""
     manifest = record = None
     if workspace is not None and (file := workspace / MANIFEST_FILE).is_file():
         with _noting(notes, str(file)):
@@ -323,9 +323,9 @@ def _metrics(
 
 
 def _is_cached(fields: dict[str, Any]) -> bool | None:
-    told = (fields["manifest"] or {}).get("from_cache")  # release 0.1.0 wrote it
-    if isinstance(told, bool):
-        return told
+    from_cache = (fields["manifest"] or {}).get("from_cache")  # release 0.1.0 wrote it
+    if isinstance(from_cache, bool):
+        return from_cache
     # RD-Agent's cache copies a result and no file (`CachedRunner.assign_cached_result`).
     workspace = fields["workspace"]
     if workspace is None:

@@ -26,12 +26,12 @@ class QlibRecord:
     Attributes:
         num_features: The input width of the network (`model.kwargs.pt_model_kwargs.num_features`); None for a
             model that has none, such as the LightGBM that judges factors.
-        task: The data folder, market, segments and label; None where the record does not tell them all.
+        task: The data folder, market, segments and label; None where the record does not say them all.
         has_factor_file: True where a loader read `combined_factors_df.parquet`; None where the configuration
             can't be read.
         base_names: The names of the base features of the first loader, in order; None where the record does
-            not tell.
-        config_file: Name of the YAML that qrun was started with; empty where the record does not tell.
+            not say.
+        config_file: Name of the YAML that qrun was started with; empty where the record does not say.
         recorder: mlflow's id of the run.
         doubts: What of the record can't be read, or contradicts itself; each is one sentence.
     """
@@ -65,7 +65,7 @@ def read(workspace: Path) -> QlibRecord | None:
         raise ResultError(
             f"What Qlib recorded can't be read: {error}",
             str(workspace / "mlruns"),
-            "make the files ones that you may read (ls -l tells), or leave the run out",
+            "make the files readable for you (see `ls -l`), or leave the run out",
         ) from None
 
 

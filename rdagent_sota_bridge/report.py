@@ -30,7 +30,7 @@ class FactorOrigin:
 
     Attributes:
         log: The log folder of its run.
-        loop: The number of the loop; None where the session does not tell.
+        loop: The number of the loop; None where the session does not say.
         hypothesis: What that loop set out to show.
         factor: The factor, with its code.
     """
@@ -52,7 +52,7 @@ class Report:
             without are left out.
         appraisals: One for each factor set that a run was given or accepted, each once.
         notes: What is missing, and why.
-        origins: By (digest of the set, factor), the loop that brought it; factors that no log tells of are
+        origins: By (digest of the set, factor), the loop that brought it; factors that no log names are
             left out.
     """
 
@@ -114,7 +114,7 @@ class _GivenSet:
 
 
 def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _GivenSet]:
-    """Return the sets that models were given, by digest, then those that only a factor run tells of."""
+    """Return the sets that models were given, by digest, then those that only a factor run accepted."""
     found: dict[str, _GivenSet] = {}
     for run in runs:
         for loop in run.loops:
@@ -144,27 +144,27 @@ def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _GivenSet]
 
 
 def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None) -> _GivenSet:
-    told = manifest["factor_set"]
+    factor_set = manifest["factor_set"]
     # The first manifests of this package knew one file a set, and named it in `factor_set` itself.
-    listed = told.get("sources") or [told]
+    listed = factor_set.get("sources") or [factor_set]
     sources = tuple(
         Source(Path(one["path"]), str(one["digest"]), tuple(map(str, one["columns"]))) for one in listed
     )
     mined_in = tuple((Path(one["log"]) if one.get("log") else None, one.get("loop")) for one in listed)
-    stored = told.get("stored")
+    stored = factor_set.get("stored")
     if stored is not None and loop.workspace is not None:
         kept = loop.workspace / FACTOR_FILE
         if kept.is_file() and not all(map(_is_there, sources)):
             # What the factor run left is gone or changed; the model's workspace holds the same values.
-            sources = (Source(kept, str(stored["digest"]), tuple(map(str, told["columns"]))),)
-    return _GivenSet(str(told["digest"]), sources, task, mined_in)
+            sources = (Source(kept, str(stored["digest"]), tuple(map(str, factor_set["columns"]))),)
+    return _GivenSet(str(factor_set["digest"]), sources, task, mined_in)
 
 
 def _is_there(source: Source) -> bool:
     """Tell whether a file is there as it was."""
     try:
         return source.path.is_file() and factors.current_digest(source.path) == source.digest
-    except FactorFileError:  # the appraisal of what it gave tells, where nothing else has the values
+    except FactorFileError:  # the appraisal of the file says why, where nothing else has the values
         return False
 
 

@@ -31,7 +31,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """One factor's figures. A figure that can't be told is NaN, or an empty array.
+    """One factor's figures. A figure that is not known is NaN, or an empty array.
 
     Attributes:
         name: The factor.

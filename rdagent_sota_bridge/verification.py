@@ -31,7 +31,7 @@ class Verification:
     """What can be shown of one model loop.
 
     Attributes:
-        loop: The number of the loop; None where the session does not tell.
+        loop: The number of the loop; None where the session does not say.
         name: The model's name.
         state: `factors`: claims them and has them. `none`: claims none. `not trained`: failed or not
             finished. `not verified`: release 0.1.0 let RD-Agent's cache answer. `broken`: claims what the
@@ -64,7 +64,7 @@ class _Claim:
 
     Attributes:
         digest: The factor set.
-        stored: The digest of the file in the workspace; None where it tells of none.
+        stored: The digest of the file in the workspace; None where it names none.
         mined: The mined columns.
         base: The base features beside them.
         loaded: The columns that Qlib is said to have loaded; None where that was not read back.
@@ -111,7 +111,7 @@ def verify(run: Run) -> list[Verification]:
     claiming = sum(bool(one.digest) for one in found)
     without = (
         f"; {claiming} other loop(s) of this run claim factors, and this one has none: "
-        "SOTA_ON_ERROR=baseline goes on without them"
+        "SOTA_ON_ERROR=baseline trains without them"
     )
     return [
         replace(one, text=one.text + without) if claiming and one.state == "none" else one for one in found
@@ -128,7 +128,7 @@ def _verify(loop: Loop) -> Verification:
         claim = _claim(loop.manifest)
     except _UNKNOWN_FORM as error:
         trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
-        return replace(unknown, text=f"what it claims can't be told: {trouble}", contradictions=(trouble,))
+        return replace(unknown, text=f"what it claims is not known: {trouble}", contradictions=(trouble,))
     unknown = replace(unknown, digest=claim.digest)
     if claim.from_cache:
         text = "answered from RD-Agent's cache by release 0.1.0: not verified"
@@ -179,16 +179,16 @@ def _claim(content: Any) -> _Claim:
     from_cache = content.get("from_cache", False)  # release 0.1.0 wrote it
     if not isinstance(from_cache, bool):
         raise TypeError("from_cache is neither true nor false")
-    told, base, loaded = content["factor_set"], content["base_set"], content["qlib_loaded"]
+    factor_set, base, loaded = content["factor_set"], content["base_set"], content["qlib_loaded"]
     whole = alpha.BaseSet(
         str(base["name"]), tuple((str(name), str(text)) for name, text in base["features"].items())
     )
     if base["digest"] != f"sha256:{whole.digest}":
         raise ValueError("its base set's features are not those of its digest")
-    # Manifests of 0.1.0 tell of no stored file: of them the columns of the file are compared alone.
-    stored, mined = told.get("stored"), _names(content["mined_columns"])
+    # Manifests of 0.1.0 name no stored file: of them the columns of the file are compared alone.
+    stored, mined = factor_set.get("stored"), _names(content["mined_columns"])
     claim = _Claim(
-        digest=str(told["digest"]),
+        digest=str(factor_set["digest"]),
         stored=None if stored is None else str(stored["digest"]),
         mined=mined,
         base=whole.without(mined),
@@ -197,7 +197,7 @@ def _claim(content: Any) -> _Claim:
     )
     if not re.fullmatch("sha256:[0-9a-f]{64}", claim.digest) or not mined:
         raise ValueError("it names no factor set")
-    if not set(_names(told["columns"])) <= set(mined):
+    if not set(_names(factor_set["columns"])) <= set(mined):
         raise ValueError("the set has columns that are not among the mined ones")
     if loaded is not None and loaded["num_features"] not in (None, len(claim.columns)):
         raise ValueError(f"num_features is {loaded['num_features']} for {len(claim.columns)} columns")
@@ -287,14 +287,14 @@ def _loaded(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterat
         return
     if loaded is None:
         if claim.loaded is not None:
-            yield False, f"{LOADED_FILE}, which tells what Qlib loaded, is gone"
+            yield False, f"{LOADED_FILE}, which says what Qlib loaded, is gone"
         return
-    told = claim.columns if claim.loaded is None else sorted(claim.loaded)
+    claimed = claim.columns if claim.loaded is None else sorted(claim.loaded)
     columns = sorted(loaded.columns or ())
-    if columns == told == claim.columns:
+    if columns == claimed == claim.columns:
         yield True, f"the data that Qlib trained on has the {len(columns)} claimed columns"
     else:
-        others = sorted((set(columns) ^ set(claim.columns)) | (set(told) ^ set(claim.columns)))
+        others = sorted((set(columns) ^ set(claim.columns)) | (set(claimed) ^ set(claim.columns)))
         yield False, f"the data that Qlib trained on has other columns: {_few(others)}"
     empty = [name for name in claim.mined if name in loaded.columns_without_training_values]
     if empty:

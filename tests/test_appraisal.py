@@ -179,7 +179,7 @@ def test_the_market_of_a_container(
 @pytest.mark.parametrize(
     ("label", "note"),
     [
-        (None, "Nothing tells the market and the test segment: no IC, no returns."),
+        (None, "Neither market nor test segment is known: no IC, no returns."),
         (
             "Rank($close, 5)",
             "The label Rank($close, 5) is no plain return between two days: no IC, no returns.",
@@ -263,7 +263,7 @@ def test_no_figures(task: Task, frame: pd.DataFrame, tmp_path: Path, case: str) 
         "changed": f"The file {path} was changed since",
         "damaged": "the file is damaged or cut off",
         "no column": "have no factor gone",
-        "no source": "Nothing tells which factors the set has",
+        "no source": "Nothing says which factors the set has",
         "duplicate rows": "rows stand there more than once",
     }
     assert told[case] in found.notes[0]

@@ -129,7 +129,7 @@ def sides(ours: list[float], base: list[float]) -> Report:
         ([0.01], [0.02], "IC fell from 0.020 to 0.010.", "went from 0.020 to 0.010"),
         ([0.02], [0.02], "made no difference", ""),
         ([0.05, -0.05], [0.03, 0.03], "IC rose from 0.030 to 0.050.", "went the other way"),
-        ([0.05], [], "The best model with the factors has an IC of 0.050.", "can't tell what they added"),
+        ([0.05], [], "The best model with the factors has an IC of 0.050.", "can't say what they added"),
         ([], [0.03], "The best model without factors has an IC of 0.030.", "No run with the factors"),
         ([], [], "No loop of these runs has a result yet.", ""),
         ([math.nan], [], "No loop of these runs has a result yet.", ""),

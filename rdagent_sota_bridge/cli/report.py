@@ -18,7 +18,7 @@ from rdagent_sota_bridge.names import LATEST
 DEFAULT_OUTPUT = Path("report.html")
 """In the current folder."""
 
-_HEAD = 4096  # the line that tells what made a page stands within so many bytes
+_HEAD = 4096  # the line that says what made a page stands within so many bytes
 
 
 def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:

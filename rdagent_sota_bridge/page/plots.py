@@ -23,7 +23,7 @@ from rdagent_sota_bridge.tearsheet import ROLLING_DAYS, Sheet
 COLOURS = 8
 """How many colours of lines the style sheet has."""
 
-_FEW_LOOPS = 4  # so many of a run can be told apart by the dashes of their lines
+_FEW_LOOPS = 4  # so many of a run can be known by the dashes of their lines
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _FIRST_OF_ROLE: dict[Role, int] = {"with factors": 1, "without factors": 2, "factor mining": 3}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

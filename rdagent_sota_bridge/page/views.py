@@ -105,7 +105,7 @@ def facts(report: Report, names: Sequence[str]) -> Facts:
 
 
 def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return how the models of each run were judged, with the run; nothing where its log does not tell."""
+    """Return how the models of each run were judged, with the run; nothing where its log does not say."""
     found = []
     for run, name in zip(runs, names, strict=True):
         judged = comparison.judged(run)
@@ -159,10 +159,10 @@ def headline(report: Report) -> Headline:
         else:
             sentence = f"The best model{' ' * bool(words)}{words} has an IC of {_ic(runs, place)}."
             rest = {
-                "with factors": "No run without the factors is among these logs, so this page can't tell "
+                "with factors": "No run without the factors is among these logs, so this page can't say "
                 "what they added.",
                 "without factors": "No run with the factors is among these logs.",
-                "factors unknown": "Its workspaces are gone: nothing tells whether it was given factors.",
+                "factors unknown": "Its workspaces are gone: nothing says whether it was given factors.",
             }[which]
         return Headline(sentence, rest, _tiles(runs, place, base), named)
     return _mined(report)
@@ -219,7 +219,7 @@ def _mined(report: Report) -> Headline:
     return Headline(
         f"{what} accepted; the best accepted loop has an IC of {_ic(report.runs, best)}.",
         "RD-Agent judges factors with a LightGBM of its own. No model run is among these logs, so this page "
-        "can’t tell what the factors add to a model.",
+        "can’t say what the factors add to a model.",
         _tiles(report.runs, best, None),
     )
 
@@ -332,7 +332,7 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
                 " · ".join([beside, *filter(None, [brought_by.get(column)])]),
                 texts,
                 codes,
-                "No log here tells which loop brought this factor.",
+                "No log here says which loop brought this factor.",
                 () if sheet is None else of_factor(sheet, anchor),
                 "" if sheet is not None else ": ".join(["There are no figures", *appraisal.notes[:1]]),
             )
