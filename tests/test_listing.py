@@ -62,7 +62,7 @@ def command(*arguments: str, columns: int = 80) -> Result:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start in an empty folder, with an empty memory."""
+    """Start in an empty folder, with an empty cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
@@ -82,7 +82,8 @@ def run(project: Path) -> Path:
 
 def test_a_row_has_all_that_file_and_log_tell(run: Path) -> None:
     """Rows, dates, instruments and names come from the file, metrics from beside, the rest from the log."""
-    second = rows()[1]
+    first, second, third = rows()
+    assert [(row.loop, row.accepted) for row in (first, third)] == [(0, True), (2, False)]
     assert second == Row(
         when=logs.BEGIN + timedelta(hours=1),
         run="the run",
@@ -102,11 +103,6 @@ def test_a_row_has_all_that_file_and_log_tell(run: Path) -> None:
         path=Path.cwd() / ROOT / IDS["second"],
         trouble="",
     )
-
-
-def test_verdicts(run: Path) -> None:
-    """Accepted and rejected sets are told apart, newest last."""
-    assert [(row.loop, row.accepted) for row in rows()] == [(0, True), (1, True), (2, False)]
 
 
 def test_a_set_without_a_log(project: Path) -> None:
@@ -190,19 +186,21 @@ def test_a_link_to_nowhere(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ic"), [("IC,nonsense\n", math.nan), ("IC,inf\n", math.nan), ("IC,0.1\n", 0.1)]
+    ("content", "ic", "trouble"),
+    [
+        (b"IC,nonsense\n", math.nan, ""),
+        (b"IC,inf\n", math.nan, ""),
+        (b"IC,0.1\n", 0.1, ""),
+        (b"\xff\xfe\x00", math.nan, RESULT_FILE),
+    ],
+    ids=["no number", "infinite", "a number", "no text"],
 )
-def test_metrics_that_are_none(project: Path, text: str, ic: float) -> None:
-    """A metric that is no finite number is not known."""
-    put("first", "a", metrics=text)
-    assert rows()[0].ic == pytest.approx(ic, nan_ok=True)
-
-
-def test_metrics_that_can_not_be_read(project: Path) -> None:
-    """Metrics that are no text are told as trouble; the file's own facts stay."""
-    (put("first", "a") / RESULT_FILE).write_bytes(b"\xff\xfe\x00")
+def test_metrics(project: Path, content: bytes, ic: float, trouble: str) -> None:
+    """A metric that is no finite number is not known; metrics that are no text are trouble of their own."""
+    (put("first", "a") / RESULT_FILE).write_bytes(content)
     (row,) = rows()
-    assert RESULT_FILE in row.trouble
+    assert row.ic == pytest.approx(ic, nan_ok=True)
+    assert trouble in row.trouble
     assert row.rows == 12
 
 
@@ -216,19 +214,19 @@ def test_a_log_that_can_not_be_read_is_told(run: Path) -> None:
     assert f"note: {note}" in result.stderr
 
 
-# --- sorting and choosing ---
+# --- sorting ---
 
 
-@pytest.mark.parametrize("name", listing.SORT_FIELDS)
-def test_every_field_sorts(run: Path, name: str) -> None:
+def test_every_field_sorts(run: Path) -> None:
     """Each field that is offered sorts ascending, the unknown first."""
     put("alone", "z", metrics="")
-    by_field = listing.sort_rows(rows(), name)
-    values = [len(row.factors) if name == "factors" else getattr(row, name) for row in by_field]
-    known = [value for value in values if value is not None and value == value]
-    assert known == sorted(known)
-    assert values[len(values) - len(known) :] == known
-    assert len(by_field) == 4
+    for name in listing.SORT_FIELDS:
+        by_field = listing.sort_rows(rows(), name)
+        values = [len(row.factors) if name == "factors" else getattr(row, name) for row in by_field]
+        known = [value for value in values if value is not None and value == value]
+        assert known == sorted(known), name
+        assert values[len(values) - len(known) :] == known, name
+        assert len(by_field) == 4
 
 
 def test_sorting_by_a_field_that_is_none(run: Path) -> None:
@@ -236,13 +234,6 @@ def test_sorting_by_a_field_that_is_none(run: Path) -> None:
     result = command("list", "--sort", "nonsense")
     assert result.exit_code == 2
     assert "rank_ic" in result.stderr
-
-
-def test_accepted_ones_alone(run: Path) -> None:
-    """--accepted leaves out rejected sets and those without a log."""
-    put("alone", "z")
-    found = json.loads(command("list", "--json", "--accepted").stdout)
-    assert [entry["loop"] for entry in found] == [0, 1]
 
 
 # --- what is printed ---
@@ -297,13 +288,16 @@ def test_nothing_found(project: Path) -> None:
     assert result.exit_code == 0
 
 
-def test_nothing_accepted(project: Path) -> None:
-    """With --accepted the sentence tells that there are others."""
+def test_accepted_ones_alone(run: Path) -> None:
+    """--accepted leaves out rejected sets and those without a log; of none left, a sentence says so."""
     put("alone", "z")
-    assert "none of the 1 factor sets is known to be accepted" in command("list", "--accepted").stderr
+    found = json.loads(command("list", "--json", "--accepted").stdout)
+    assert [entry["loop"] for entry in found] == [0, 1]
+    shutil.rmtree("log")
+    assert "none of the 4 factor sets is known to be accepted" in command("list", "--accepted").stderr
 
 
-# --- memory ---
+# --- what is kept ---
 
 
 def test_a_second_listing_opens_no_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,28 +375,27 @@ def test_path_tells_notes_on_stderr(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("argument", "expected"),
     [
-        ((), "No factor set is named"),
-        (("latest",), "No log accepted a factor loop"),
-        (("log/absent",), "Neither a factor workspace nor a run's log: log/absent"),
-        (("log",), "Neither a factor workspace nor a run's log: log"),
-        (("~nobody-here/x",), "Neither a factor workspace nor a run's log: ~nobody-here/x"),
-        (("x" * 300,), "File name too long"),
+        ("", "No factor set is named"),
+        ("latest", "No log accepted a factor loop"),
+        ("log/absent", "Neither a factor workspace nor a run's log: log/absent"),
+        ("log", "Neither a factor workspace nor a run's log: log"),
+        ("~nobody-here/x", "Neither a factor workspace nor a run's log: ~nobody-here/x"),
+        ("x" * 300, "File name too long"),
+        ("variable", "SOTA_WORKSPACE_PATH has an unknown value"),
     ],
+    ids=lambda text: text[:20] or "none",
 )
-def test_path_without_a_set(project: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_path_without_a_set(
+    project: Path, argument: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No set: the message of a run on stderr, nothing on stdout, status 1, no traceback."""
-    result = command("path", *arguments)
+    if argument == "variable":
+        monkeypatch.setenv("SOTA_WORKSPACE_PATH", f"a{os.pathsep}{os.pathsep}b")
+        argument = ""
+    result = command("path", *([argument] if argument else []))
     assert result.exit_code == 1
     assert result.stdout == ""
     assert expected in result.stderr
     assert isinstance(result.exception, SystemExit)
-
-
-def test_path_with_a_variable_that_means_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad value of a variable is the error that a run gives."""
-    monkeypatch.setenv("SOTA_WORKSPACE_PATH", f"a{os.pathsep}{os.pathsep}b")
-    result = command("path")
-    assert result.exit_code == 1
-    assert "SOTA_WORKSPACE_PATH has an unknown value" in result.stderr
