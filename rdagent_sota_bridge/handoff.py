@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, recognition, result_caches, run_base, underway
+from rdagent_sota_bridge import factors, manifest, merge, recognition, result_caches, run_base, underway
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError
 from rdagent_sota_bridge.plan import Record, logger
@@ -148,11 +148,19 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
             run_base.give_base_features(hand_off)
             developed = develop_before(exp)
     except Exception:
-        if hand_off.failed is None:
+        if hand_off.failed is None and not merge.changed_sample(hand_off):
             raise
     finally:
         if given is not None:
             exp.base_features = given
+        merge.put_back(hand_off)
+    if merge.changed_sample(hand_off):
+        logger().info(
+            "RD-Agent's develop changes the factors that it is given: it gets the whole set, and the model "
+            "is trained on the file that it writes"
+        )
+        hand_off.whole, hand_off.to_place, hand_off.failed = True, None, None
+        return develop_with(develop_before, runner, hand_off)
     if hand_off.failed is not None:
         raise hand_off.failed
     if not hand_off.trained:

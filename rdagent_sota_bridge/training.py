@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, normal, prepared, qlib_config, store, underway
-from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, SeamError
+from rdagent_sota_bridge import factors, manifest, merge, normal, prepared, qlib_config, store, underway
+from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.plan import logger
 from rdagent_sota_bridge.settings import read_settings
@@ -60,11 +60,12 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             OTHER_RELEASE,
         )
     config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
-    if not hand_off.is_of_model:
+    if hand_off.to_place is None:
         file = Path(workspace.workspace_path) / FACTOR_FILE
-        # With the loop's new factors, less those that RD-Agent found too like old ones.
+        # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
         hand_off.mined = _merged_columns(file)
-        _look_at_rows(hand_off, file, config, run_env)
+        if not hand_off.is_of_model:
+            _look_at_rows(hand_off, file, config, run_env)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
@@ -84,7 +85,14 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         for left in (manifest.LOADED_FILE, prepared.OUTCOME_FILE):
             (workspace.workspace_path / left).unlink(missing_ok=True)
         environment = {**run_env, prepared.TRAINING: hand_off.training}
-        return run(qlib_config_name=config_name, run_env=environment)
+        merge.place_set(hand_off)
+        result = None
+        try:
+            result, output = run(qlib_config_name=config_name, run_env=environment)
+        finally:
+            if result is None:
+                merge.take_away(hand_off)
+        return result, output
 
     result, output = attempt(hand_off.note)
     if result is None and (race := _LOGGING_RACE.search(str(output))):
@@ -100,17 +108,17 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
 
 
 def _merged_columns(file: Path) -> tuple[str, ...]:
-    """Return the factors that a factor loop is back-tested with.
+    """Return the factors in the file that RD-Agent wrote.
 
     Raises:
-        FactorEmptyError: RD-Agent's, if no row has a value of every factor.
+        FactorEmptyError: RD-Agent's, if it has no rows: factor loops keep those with a value of every factor.
     """
     try:
         return factors.read_footer(file).columns
     except FactorFileError as error:
-        raise underway.loop_is_empty(
-            f"no row has a value of every factor, old and new ({error.failures[0]})"
-        ) from None
+        if error.failures[0].reason is not Reason.NO_ROWS:
+            raise
+        raise underway.loop_is_empty("no row has a value of every factor, old and new") from None
 
 
 def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, Any]) -> None:

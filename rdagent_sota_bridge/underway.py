@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from rdagent_sota_bridge import alpha, manifest, qlib_config
+from rdagent_sota_bridge import alpha, manifest, qlib_config, store
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.plan import Record
 
@@ -31,6 +31,8 @@ class HandOff:
         merged: True once the merge path has asked for the factors.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
+        whole: True where `develop` has to get the whole set, for it changes what it gets.
+        to_place: The set that is to be placed over the sample that `develop` got, if it got that.
         stored: The stored file in the model's workspace, once it is placed there.
         prepared: What came of prepared data, where they are asked for.
         training: What tells this training's files from those that RD-Agent's ENABLE_CACHE puts there.
@@ -49,6 +51,8 @@ class HandOff:
     merged: bool = False
     trained: bool = False
     loaded: manifest.Loaded | None = None
+    whole: bool = False
+    to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
     prepared: str | None = None
     training: str = field(default_factory=lambda: uuid.uuid4().hex)

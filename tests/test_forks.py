@@ -18,9 +18,10 @@ import pytest
 import typer
 
 from rdagent_sota_bridge import handoff, inspection, manifest, plan, prepared, qlib_config
-from rdagent_sota_bridge.alpha import BaseSet, base_set
+from rdagent_sota_bridge.alpha import ALPHA22, BaseSet, base_set
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import SeamError, StoreError
+from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import forks, seams, test_training
 from tests.forks import Edit
@@ -65,6 +66,60 @@ def test_what_fits_is_trained_on_the_factors(
     found = manifest_of(experiment)
     assert found is not None
     assert found["qlib_loaded"]["columns"] == qlib.columns
+
+
+@pytest.mark.parametrize("fork", forks.CHANGING)
+def test_what_changes_the_factors_is_trained_on_its_own_file(
+    fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork that filters, drops or clips gets the whole set: Qlib reads its own file, and no other rows."""
+    edits, statement = forks.CHANGING[fork]
+    frame = seams.factor_frame(qlib.market, noise=1.0)
+    frame.iloc[::7, 0] = float("nan")
+    seams.write_set(qlib.set, frame)
+    run_as(edits, tmp_path, monkeypatch)
+    namespace = {"combined_factors": frame.sort_index()}
+    exec(statement, namespace)
+    expected = namespace["combined_factors"]
+    columns = sorted({*ALPHA22, *expected.columns})
+    qlib.will(columns=columns, num_features=len(columns))
+    experiment = model(qlib)
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
+    pd.testing.assert_frame_equal(written, expected)
+    assert qlib.runs == 1
+    assert qlib.environment["num_features"] == str(len(columns))
+    found = manifest_of(experiment)
+    assert found is not None
+    assert found["mined_columns"] == list(expected.columns)
+    assert found["factor_set"]["stored"] is None
+    assert sum("develop changes the factors that it is given" in line for line in lines) == 1
+
+
+WRITTEN_TWICE = """\
+                for attempt in range(2):
+                    combined_factors.to_parquet(target_path, engine="pyarrow")
+                    result, stdout = exp.experiment_workspace.execute(
+                        qlib_config_name="conf_sota_factors_model.yaml", run_env=env_to_use
+                    )
+"""
+
+
+def test_what_writes_the_factors_again_writes_through_no_link(
+    qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork that writes its file anew for a second try leaves the stored set as it is, and trains on it."""
+    run_as(((forks.TRAINED, WRITTEN_TWICE),), tmp_path, monkeypatch)
+    monkeypatch.setenv("SOTA_STORE_PATH", str(tmp_path / "store"))
+    qlib.will(races=2)
+    runner, experiment = seams.build_runner(), model(qlib)
+    (stored,) = (tmp_path / "store").glob("*.parquet")
+    content = stored.read_bytes()
+    runner.develop(experiment)
+    file = experiment.experiment_workspace.workspace_path / FACTOR_FILE
+    assert qlib.runs == 3
+    assert stored.read_bytes() == file.read_bytes() == content
 
 
 @pytest.mark.parametrize("fork", forks.MISFITS)

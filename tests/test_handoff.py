@@ -673,7 +673,8 @@ def test_the_synthetic_experiment_is_light_and_plain(place: Place, monkeypatch: 
     root = Path(RD_AGENT_SETTINGS.workspace_path)
     before = set(root.iterdir())
     seams.develop_up_to_qlib(runner, experiment)
-    assert set(root.iterdir()) - before <= {experiment.experiment_workspace.workspace_path}
+    own = (experiment.experiment_workspace, experiment.sub_workspace_list[0])
+    assert set(root.iterdir()) - before <= {workspace.workspace_path for workspace in own}
 
     base, synthetic = experiment.based_experiments
     assert type(base) is type(synthetic) is QlibFactorExperiment
@@ -787,8 +788,13 @@ def test_all_models_link_one_file_of_the_store(place: Place, monkeypatch: pytest
     runner = seams.build_runner()
     (stored,) = stored_files()
     assert stored.stat().st_mode & 0o777 == 0o444
-    monkeypatch.setattr(pd, "read_parquet", None)
-    monkeypatch.setattr(pq, "ParquetFile", None)
+    read = pd.read_parquet
+
+    def read_sample(path: Path) -> pd.DataFrame:
+        assert pq.read_metadata(path).num_rows == 9, "the set itself is read"
+        return read(path)
+
+    monkeypatch.setattr(pd, "read_parquet", read_sample)
     with seams.logged() as lines:
         files = [in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment())) for _ in range(2)]
     how = "link" if files[0].samefile(stored) else "clone"
@@ -964,7 +970,6 @@ def test_a_baseline_yaml_in_a_hand_off_stops_the_run(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If RD-Agent's merge were skipped, the model would train without the factors: the run stops."""
-    import typer
     from rdagent.scenarios.qlib.developer import model_runner
 
     seams.switch_on(monkeypatch, place.workspace)

@@ -22,7 +22,6 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from rdagent_sota_bridge import factors, normal, panel, store
 from rdagent_sota_bridge.demo.market import Market
-from rdagent_sota_bridge.frame import StoredFrame
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from tests import seams
 from tests.frames import factor_frame, nested, with_level, write, write_table
@@ -164,12 +163,9 @@ def kept(paths: Sequence[Path], folder: Path, columns: Sequence[str] | None = No
 
 
 def handed_over(stored: store.Stored, folder: Path) -> pd.DataFrame:
-    """Return what pandas reads in a workspace after the merge path, which has read no values itself."""
-    target = folder / FACTOR_FILE
-    placed: list[str] = []
-    merge_path(StoredFrame(stored, True, placed.append), target)
-    assert len(placed) == 1
-    return pd.read_parquet(target)
+    """Return what pandas reads in a workspace in which the set was placed."""
+    store.hand_out(stored, folder / FACTOR_FILE, link=True)
+    return pd.read_parquet(folder / FACTOR_FILE)
 
 
 def by_pandas(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:

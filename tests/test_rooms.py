@@ -34,7 +34,6 @@ ROOMS = (
     "prepared",
     "placing",
     "store",
-    "frame",
     "choice",
     "correlation",
     "label",
