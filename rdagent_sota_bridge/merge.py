@@ -16,8 +16,6 @@ from rdagent_sota_bridge import (
     normal,
     placing,
     recognition,
-    result_caches,
-    run_base,
     store,
     underway,
 )
@@ -53,7 +51,7 @@ def _merge_in_place_of(process_before: Any) -> Any:
         def process_own(experiments: Any) -> Any:
             # Outside of the hand-off: where a fork looks the merge up in its module, others have the
             # replacement from there too, and one may lie in another.
-            with underway.activate(None), result_caches.switched(hand_off.result_caches):
+            with underway.activate(None), underway.cache_switched(hand_off.uses_cache):
                 return process_before(experiments)
 
         return underway.fail_once(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
@@ -92,10 +90,9 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
         _warn_of_names(hand_off, mined.columns)
         hand_off.own_codes = experiment.codes_digest(own)
     hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
-    hand_off.merged = True
-    run_base.give_base_features(hand_off)
+    underway.give_base_features(hand_off)
     if own and hand_off.is_of_model:
-        run_base.log_base_set(hand_off)
+        underway.log_base_set(hand_off)
     return frame
 
 

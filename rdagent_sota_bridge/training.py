@@ -94,14 +94,15 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
                 merge.take_away(hand_off)
         return result, output
 
-    result, output = attempt(hand_off.note)
+    # With its own id: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0) knows these
+    # texts and no segments, and would answer with another training.
+    note = f"{hand_off.note}, training {hand_off.training}"
+    result, output = attempt(note)
     if result is None and (race := _LOGGING_RACE.search(str(output))):
         logger().warning(f"qrun died of Qlib's logging race ({race.group()}); it is repeated once")
-        # With another note, for RD-Agent's ENABLE_CACHE would answer the same YAML with the failure.
-        result, output = attempt(f"{hand_off.note}, second attempt")
+        result, output = attempt(f"{note}, second attempt")
     hand_off.trained = True
     if result is not None:
-        _look_at_placed(hand_off, workspace.workspace_path)
         _look_at_loaded(hand_off, workspace.workspace_path)
         _look_at_prepared(hand_off, workspace.workspace_path)
     return result, output
@@ -146,15 +147,6 @@ def _text_in(workspace: Any, name: str) -> str:
     if text is None:
         raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
     return str(text)
-
-
-def _look_at_placed(hand_off: HandOff, workspace: Path) -> None:
-    """Claim no link that is none any more: RD-Agent's ENABLE_CACHE puts an old workspace in its place."""
-    told = hand_off.stored
-    if told is not None and told["placed_as"] == "link":
-        file = workspace / FACTOR_FILE
-        if not (file.exists() and file.samefile(told["path"])):
-            hand_off.stored = None
 
 
 def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:

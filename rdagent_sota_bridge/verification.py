@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rdagent_sota_bridge import alpha, factors, manifest, qlib_config, qlib_record
-from rdagent_sota_bridge.errors import FactorFileError, ResultError, SessionError
+from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
+from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.history import Loop, Run
 from rdagent_sota_bridge.locate import FACTOR_FILE
 from rdagent_sota_bridge.manifest import LOADED_FILE, MANIFEST_FILE
@@ -30,8 +29,8 @@ class Verdict:
     Attributes:
         loop: The number of the loop; None where the session does not tell.
         name: The model's name.
-        state: `factors`: claims them and has them. `cached`: claims them, answered from RD-Agent's cache, and
-            the training that gave the result has them. `none`: claims none. `not trained`: failed or not
+        state: `factors`: claims them and has them. `cached`: claims them, and was
+            answered from RD-Agent's cache by release 0.1.0. `none`: claims none. `not trained`: failed or not
             finished. `broken`: claims what the rest contradicts, or what nothing is left to show.
         text: One sentence with the figures.
         digest: The factor set that it claims; empty for none.
@@ -52,7 +51,7 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """False where the loop claims what can't be shown."""
-        return self.state != "broken"
+        return self.state not in ("broken", "cached")
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ def verify(run: Run) -> list[Verdict]:
             str(run.log),
             "name the log folder of a run that trained models, or `latest`",
         )
-    spaces = [loop.workspace for loop in models if loop.workspace is not None]
-    verdicts = [_verdict(loop, spaces) for loop in models]
+    verdicts = [_verdict(loop) for loop in models]
     claiming = sum(bool(one.digest) for one in verdicts)
     without = (
         f"; {claiming} other loop(s) of this run claim factors, and this one has none: "
@@ -126,7 +124,7 @@ def verify(run: Run) -> list[Verdict]:
     ]
 
 
-def _verdict(loop: Loop, spaces: Sequence[Path]) -> Verdict:
+def _verdict(loop: Loop) -> Verdict:
     verdict = Verdict(loop.number, loop.name, "broken", "", workspace=loop.workspace)
     has_manifest = loop.workspace is not None and (loop.workspace / MANIFEST_FILE).is_file()
     if loop.workspace is None or not has_manifest:
@@ -138,7 +136,8 @@ def _verdict(loop: Loop, spaces: Sequence[Path]) -> Verdict:
         return replace(verdict, text=f"what it claims can't be told: {trouble}", contradictions=(trouble,))
     verdict = replace(verdict, digest=claim.digest)
     if claim.from_cache:
-        return _of_cached(verdict, loop, loop.workspace, claim, spaces)
+        text = f"claims {claim.shown}, answered from RD-Agent's cache by release 0.1.0: not verified"
+        return replace(verdict, state="cached", text=text, contradictions=("nothing was trained for it",))
     return _of_findings(verdict, claim, tuple(_findings(loop.workspace, claim, loop.record)))
 
 
@@ -187,7 +186,8 @@ def _claim(content: Any) -> _Claim:
     """
     if content["manifest_version"] != manifest.MANIFEST_VERSION:
         raise ValueError(f"manifest_version is {content['manifest_version']}")
-    if not isinstance(content["from_cache"], bool):
+    from_cache = content.get("from_cache", False)  # in manifests of release 0.1.0 alone
+    if not isinstance(from_cache, bool):
         raise TypeError("from_cache is neither true nor false")
     told, base = content["factor_set"], content["base_set"]
     whole = alpha.BaseSet(
@@ -204,7 +204,7 @@ def _claim(content: Any) -> _Claim:
         base=whole.without(mined),
         base_digest=whole.digest,
         loaded=None if loaded is None else _names(loaded["columns"]),
-        from_cache=content["from_cache"],
+        from_cache=from_cache,
     )
     if not claim.digest.startswith("sha256:") or not mined:
         raise ValueError("it names no factor set")
@@ -335,76 +335,9 @@ def _loaded(workspace: Path, claim: _Claim, record: Record | None) -> Iterator[_
         yield _Finding(False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})")
 
 
-# --- the cache ---
-
-
-def _of_cached(verdict: Verdict, loop: Loop, own: Path, claim: _Claim, spaces: Sequence[Path]) -> Verdict:
-    """Return the verdict on a loop that RD-Agent answered from its cache, by its training.
-
-    RD-Agent's key knows tasks and no code (`components/runner/__init__.py`, 0.8.0 and 1.0.0), so a training
-    of the same code with the same result is looked for, in the run and below the root of its workspaces.
-    """
-    near = [file.parent for file in sorted(own.parent.glob(f"*/{MANIFEST_FILE}"))]
-    reasons = []
-    for place in dict.fromkeys([*spaces, *near]):
-        if place == own:
-            continue
-        found = _training_at(place, claim)
-        if found is None:
-            continue
-        try:
-            code = (place / "model.py").read_text(encoding="utf-8")
-            metrics = factors.metrics_beside(place / FACTOR_FILE)
-        except (OSError, ValueError) as error:
-            reasons.append(f"{place.name} can't be read: {_one_line(error)}")
-            continue
-        findings = tuple(_findings(place, *found))
-        if code != loop.code:
-            reasons.append(f"{place.name} trained a model with other code")
-        elif not _same(metrics, loop.metrics):
-            reasons.append(f"{place.name} has another result")
-        elif against := [one.text for one in findings if not one.agrees]:
-            reasons.append(f"{place.name}: {'; '.join(against)}")
-        else:
-            text = f"answered from RD-Agent's cache with the result of {place.name}, trained on {claim.shown}"
-            evidence = tuple(f"{place.name}: {one.text}" for one in findings)
-            return replace(verdict, state="cached", text=text, evidence=evidence)
-    reasons = reasons or [f"no such training is below {own.parent}"]
-    text = f"claims {claim.shown}, answered from RD-Agent's cache; not shown: {'; '.join(reasons)}"
-    return replace(verdict, text=text, contradictions=tuple(reasons))
-
-
-def _training_at(place: Path, claim: _Claim) -> tuple[_Claim, Record | None] | None:
-    """Return claim and record of a workspace that claims a training on the same sets; None for any other."""
-    try:
-        other = _claim(_json(place / MANIFEST_FILE))
-    except (OSError, *_UNKNOWN_FORM):  # another loop's: if it is one of this run, its own verdict tells
-        return None
-    same = (other.digest, other.base_digest, sorted(other.mined))
-    if other.from_cache or same != (claim.digest, claim.base_digest, sorted(claim.mined)):
-        return None
-    try:
-        return other, qlib_record.read(place)
-    except ResultError:
-        return other, None
-
-
 def _same_text(one: str, other: str) -> bool:
     """Tell whether two expressions are the same, but for their spaces."""
     return "".join(one.split()) == "".join(other.split())
-
-
-def _same(metrics: dict[str, float], others: dict[str, float]) -> bool:
-    """Tell whether two results are the same, but for how their numbers were read."""
-    return (
-        bool(metrics)
-        and metrics.keys() == others.keys()
-        and all(_equal(metrics[n], others[n]) for n in metrics)
-    )
-
-
-def _equal(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-9) or (math.isnan(one) and math.isnan(other))
 
 
 # --- texts ---

@@ -203,9 +203,6 @@ FORCED_KEY = _with_key(
 )
 """A key that ignores the experiments before, in a cache that no setting turns off."""
 
-FAILING_KEY = _with_key(_KEY.format(experiments="exp.based_experiments.values()"))
-"""A key that takes `based_experiments` for something else than the list that it is."""
-
 
 def text_with(*edits: Edit) -> str:
     """Return the text of the installed module with edits; each must apply."""

@@ -70,21 +70,22 @@ def test_every_state(mixed: Path) -> None:
     status, text = printed(mixed)
     lines = text.splitlines()
     assert status == 1
-    assert [line.partition("  loop")[0].rstrip() for line in lines[1:4]] == [
+    assert [line.partition("  loop")[0].rstrip() for line in lines[1:5]] == [
         "✓ factors",
-        "✓ cached",
+        "- cached",
+        f"  where: {root_of(mixed.parents[1]) / 'cached'}",
         "- none",
     ]
-    assert lines[4].startswith("✗ broken       loop 3 SmallMLP: claims factor set")
-    assert lines[5] == f"  where: {root_of(mixed.parents[1]) / 'broken'}"
-    assert lines[6] == "- not trained  loop 4 SmallMLP: model.py is empty"
-    assert lines[-1] == "5 model loops: 3 claim factors, 2 shown to have them"
+    assert lines[5].startswith("✗ broken       loop 3 SmallMLP: claims factor set")
+    assert lines[6] == f"  where: {root_of(mixed.parents[1]) / 'broken'}"
+    assert lines[7] == "- not trained  loop 4 SmallMLP: model.py is empty"
+    assert lines[-1] == "5 model loops: 3 claim factors, 1 shown to have them"
 
 
 def test_marks_of_a_stream_without_them(mixed: Path) -> None:
     """A stream that holds ASCII alone gets other marks, and no error."""
     _, text = printed(mixed, encoding="ascii")
-    assert [line[0] for line in text.splitlines() if "  loop " in line] == ["+", "+", "-", "x", "-"]
+    assert [line[0] for line in text.splitlines() if "  loop " in line] == ["+", "-", "-", "x", "-"]
 
 
 def test_names_that_a_stream_does_not_hold(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_json_in_whole(mixed: Path) -> None:
     assert document["log"] == str(mixed)
     states = ["factors", "cached", "none", "broken", "not trained"]
     assert [one["state"] for one in document["loops"]] == states
-    assert [one["holds"] for one in document["loops"]] == [True, True, True, False, True]
+    assert [one["holds"] for one in document["loops"]] == [True, False, True, False, True]
     assert document["loops"][0]["digest"] == trained.DIGEST
     assert document["loops"][0]["contradictions"] == []
     assert document["loops"][2]["digest"] is None

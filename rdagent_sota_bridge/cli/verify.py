@@ -17,13 +17,13 @@ from rdagent_sota_bridge.verification import Verdict
 
 _STYLES = {
     "factors": "green",
-    "cached": "green",
+    "cached": "yellow",
     "none": "yellow",
     "not trained": "dim",
     "broken": "bold red",
 }
-_MARKS = {"factors": "✓", "cached": "✓", "none": "-", "not trained": "-", "broken": "✗"}
-_ASCII_MARKS = {**_MARKS, "factors": "+", "cached": "+", "broken": "x"}
+_MARKS = {"factors": "✓", "cached": "-", "none": "-", "not trained": "-", "broken": "✗"}
+_ASCII_MARKS = {**_MARKS, "factors": "+", "broken": "x"}
 
 
 def run(log: str, as_json: bool = False, console: Console | None = None) -> int:

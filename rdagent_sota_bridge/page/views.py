@@ -539,7 +539,7 @@ def _proof(run: Run, name: str) -> Proof:
                 str(len(loaded)) if loaded else MISSING,
                 _text(_at(told, "qlib_loaded", "num_features")),
                 ", ".join(empty) or ("none" if loaded else MISSING),
-                {True: "RD-Agent’s cache", False: "training"}.get(_at(told, "from_cache"), MISSING),
+                "RD-Agent’s cache" if _at(told, "from_cache") is True else "training",
                 _text(_at(factor_set, "stored", "placed_as")),
                 MISSING if loop.workspace is None else str(loop.workspace / MANIFEST_FILE),
             )
