@@ -113,9 +113,8 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
         exp.based_experiments = [*others, experiment.synthetic_experiment(record, base.digest)]
         logger().info("SOTA factor experiment added to based_experiments")
         if not experiment.with_code([one for one in others if experiment.is_factor_experiment(one)]):
-            underway.log_base_set(
-                hand_off
-            )  # else once the run's own factors are merged: names may be the same
+            # Else once the run's own factors are merged: names may be the same.
+            underway.log_base_set(hand_off)
         developed = develop_with(develop_before, runner, hand_off)
         _write_manifest(hand_off, developed)
         return developed
@@ -126,7 +125,7 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
 def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
     """Run RD-Agent's `develop` on the experiment of a hand-off, whose based experiments are set already.
 
-    RD-Agent's cache of results is off: its key knows neither segments, market and label nor a fork's ways.
+    RD-Agent's cache of results is off: its key knows no segments, market or label.
 
     Raises:
         HandOffError: if what RD-Agent did is not what was handed over.

@@ -88,7 +88,6 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
         mined = process_before(own)
         frame = _joined(frame, mined)
         _warn_of_names(hand_off, mined.columns)
-        hand_off.own_codes = experiment.codes_digest(own)
     hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
     underway.give_base_features(hand_off)
     if own and hand_off.is_of_model:

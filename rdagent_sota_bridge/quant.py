@@ -152,7 +152,7 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
             loaded.result = handoff.develop_with(develop_before, runner, hand_off).result
         exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
         logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-        hand_off = HandOff(record, base, exp, columns, CONFIG_FILES, new_codes=experiment.codes_digest([exp]))
+        hand_off = HandOff(record, base, exp, columns, CONFIG_FILES)
         return handoff.develop_with(develop_before, runner, hand_off)
     except BridgeError as error:
         plans.stop_in_step(error)

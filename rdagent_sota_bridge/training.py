@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,10 +72,14 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
 
     settings = read_settings()
-    # A factor loop's data are never asked for again.
-    prepares = settings.prepared_data and hand_off.is_of_model
+    # The data of other files than the set's are never asked for again.
+    prepares = settings.prepared_data and hand_off.to_place is not None
 
-    def attempt(note: str) -> Any:
+    def attempt() -> Any:
+        # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
+        # knows these texts and no segments, and would answer with another training.
+        hand_off.training = uuid.uuid4().hex
+        note = f"{hand_off.note}, training {hand_off.training}"
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
         files = {RESULT_SCRIPT: manifest.with_probe(script, note)}
         if prepares:
@@ -94,13 +99,10 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
                 merge.take_away(hand_off)
         return result, output
 
-    # With its own id: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0) knows these
-    # texts and no segments, and would answer with another training.
-    note = f"{hand_off.note}, training {hand_off.training}"
-    result, output = attempt(note)
+    result, output = attempt()
     if result is None and (race := _LOGGING_RACE.search(str(output))):
         logger().warning(f"qrun died of Qlib's logging race ({race.group()}); it is repeated once")
-        result, output = attempt(f"{note}, second attempt")
+        result, output = attempt()
     hand_off.trained = True
     if result is not None:
         _look_at_loaded(hand_off, workspace.workspace_path)

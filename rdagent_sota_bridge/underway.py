@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -26,8 +25,6 @@ class HandOff:
         experiment: RD-Agent's experiment: a model's, or that of a factor loop of fin_quant.
         mined: The mined columns; with fin_quant's own factors, once RD-Agent has merged.
         configs: The YAML files that train on factors; RD-Agent has to take one of them.
-        own_codes: Digest of the code of fin_quant's own factors; empty without any.
-        new_codes: Digest of the code of a factor loop's new factors; empty for a model, and without any.
         replaced: Loaded factors that give way to fin_quant's own of the same name.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
@@ -35,7 +32,7 @@ class HandOff:
         to_place: The set that is to be placed over the sample that `develop` got, if it got that.
         stored: The stored file in the model's workspace, once it is placed there.
         prepared: What came of prepared data, where they are asked for.
-        training: The id of this training, which no other has.
+        training: The id of the last qrun, which no other has.
         failed: What ended the merge or the training. A `develop` that catches it must not go on.
         uses_cache: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
     """
@@ -45,8 +42,6 @@ class HandOff:
     experiment: Any
     mined: tuple[str, ...]
     configs: tuple[str, ...] = (qlib_config.CONFIG_FILE,)
-    own_codes: str = ""
-    new_codes: str = ""
     replaced: tuple[str, ...] = ()
     trained: bool = False
     loaded: manifest.Loaded | None = None
@@ -54,7 +49,7 @@ class HandOff:
     to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
     prepared: str | None = None
-    training: str = field(default_factory=lambda: uuid.uuid4().hex)
+    training: str = ""
     failed: BridgeError | None = None
     uses_cache: bool = True
 
@@ -70,11 +65,9 @@ class HandOff:
 
     @property
     def note(self) -> str:
-        """What tells this hand-off from others, in one line."""
-        own = f", own factors sha256:{self.own_codes}" if self.own_codes else ""
-        own += f", new factors sha256:{self.new_codes}" if self.new_codes else ""
+        """The sets that are handed over, in one line."""
         base = self.base_beside_mined
-        return f"factor set {self.record['digest']}{own}, base set {base.name} sha256:{base.digest}"
+        return f"factor set {self.record['digest']}, base set {base.name} sha256:{base.digest}"
 
 
 _active: ContextVar[HandOff | None] = ContextVar("rdagent_sota_bridge_hand_off", default=None)
