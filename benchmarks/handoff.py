@@ -349,23 +349,31 @@ def flat(file: Path) -> Any:
     return frame
 
 
-def seconds_of_develop(runner: Any, model: Any) -> float:
-    """Run `develop`, which ends before it would start Qlib, for the model has no code."""
-    from rdagent.core.exception import ModelEmptyError
+class QlibReachedError(Exception):
+    """In place of Qlib's start."""
 
+
+def seconds_of_develop(runner: Any, model: Any) -> float:
+    """Run `develop` up to where it would start Qlib."""
+    from rdagent.scenarios.qlib.experiment import workspace
+
+    reached = []
+
+    def reach() -> None:
+        reached.append(time.perf_counter())
+        raise QlibReachedError
+
+    workspace.QlibCondaConf = reach
     start = time.perf_counter()
     try:
         runner.develop(model)
-    except ModelEmptyError as error:
-        seconds = time.perf_counter() - start
-        if str(error) != "model.py is empty":
-            raise
-        return seconds
-    sys.exit("RD-Agent developed a model that has no code")
+    except QlibReachedError:
+        return reached[0] - start
+    sys.exit("RD-Agent developed a model without Qlib")
 
 
 def model_experiment() -> Any:
-    """Return a model experiment whose coder has left no code."""
+    """Return a model experiment with some code."""
     from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
@@ -382,6 +390,7 @@ def model_experiment() -> Any:
     experiment = QlibModelExperiment([task])
     experiment.based_experiments = []
     experiment.sub_workspace_list[0] = ModelFBWorkspace(target_task=task)
+    experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
     if hasattr(experiment, "base_features"):  # not in 0.8.0
         from rdagent.utils.qlib import ALPHA20
 

@@ -330,7 +330,6 @@ def write_model(root: Path, loop: int, random: np.random.Generator) -> None:
         {
             "created": created,
             "model": {"name": f"Net{loop}", "type": "Tabular"},
-            "from_cache": False,
             "factor_set": {
                 **described,
                 "rows": len(DAYS) * INSTRUMENTS,

@@ -127,21 +127,6 @@ def base_code_digest(experiment: Any) -> str:
     return _digest(sorted(codes.items())) if codes else ""
 
 
-def codes_digest(experiments: list[Any]) -> str:
-    """Return the SHA-256 of the factor code of RD-Agent's own experiments, in order."""
-    codes = [
-        [task.get_task_information(), workspace.all_codes if workspace is not None else ""]
-        for experiment in experiments
-        for task, workspace in zip(experiment.sub_tasks, experiment.sub_workspace_list, strict=True)
-    ]
-    codes += [
-        [name, code]
-        for experiment in experiments
-        for name, code in (getattr(experiment, "base_feature_codes", None) or {}).items()
-    ]
-    return _digest(codes)
-
-
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

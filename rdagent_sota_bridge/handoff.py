@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from rdagent_sota_bridge import factors, fetched, manifest, recognition, result_caches, run_base, underway
+from rdagent_sota_bridge import factors, fetched, manifest, merge, underway
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError
+from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, HandOffError
 from rdagent_sota_bridge.plan import Record, logger
 from rdagent_sota_bridge.underway import HandOff
 
@@ -95,72 +94,71 @@ def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
 
 
 def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run RD-Agent's `develop` of a model with the runner's factor set in `exp.based_experiments`."""
-    return with_set(_hand_over, develop_before, runner, exp)
-
-
-def with_set(work: Callable[[Any, Any, Any, Record], Any], develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Do `work` in place of RD-Agent's `develop`, with the record of the runner's set.
+    """Run RD-Agent's `develop` of a model with the runner's factor set in `exp.based_experiments`.
 
     Without a set, or inside another hand-off (develop calls itself; a patched class may have a patched
     parent), the original is called and nothing else happens.
     """
+    from rdagent_sota_bridge import experiment
+
     record = plans.record_of(runner)
     if record is None or underway.current() is not None:
         return develop_before(exp)
     try:
-        return work(develop_before, runner, exp, record)
+        check_unchanged(record)
+        base = underway.base_of_run(record, exp)
+        hand_off = HandOff(record, base, exp, tuple(record["columns"]))
+        others = [based for based in exp.based_experiments or [] if not experiment.is_ours(based)]
+        if not any(experiment.is_factor_experiment(based) for based in others):
+            others.insert(0, experiment.base_experiment())
+        exp.based_experiments = [*others, experiment.synthetic_experiment(record, base.digest)]
+        logger().info("SOTA factor experiment added to based_experiments")
+        if not experiment.with_code([one for one in others if experiment.is_factor_experiment(one)]):
+            # Else once the run's own factors are merged: names may be the same.
+            underway.log_base_set(hand_off)
+        developed = develop_with(develop_before, runner, hand_off)
+        _write_manifest(hand_off, developed)
+        return developed
     except BridgeError as error:
         plans.stop_in_step(error)
-
-
-def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
-    from rdagent_sota_bridge import experiment
-
-    check_unchanged(record)
-    base = run_base.base_of_run(record, exp)
-    hand_off = HandOff(record, base, exp, tuple(record["columns"]))
-    others = [based for based in exp.based_experiments or [] if not experiment.is_ours(based)]
-    if not any(experiment.is_factor_experiment(based) for based in others):
-        others.insert(0, experiment.base_experiment())
-    exp.based_experiments = [*others, experiment.synthetic_experiment(record, base.digest)]
-    logger().info("SOTA factor experiment added to based_experiments")
-    if not experiment.with_code([one for one in others if experiment.is_factor_experiment(one)]):
-        run_base.log_base_set(hand_off)  # else once the run's own factors are merged: names may be the same
-
-    developed = develop_with(develop_before, runner, hand_off)
-    _write_manifest(hand_off, developed, from_cache=not hand_off.trained)
-    return developed
 
 
 def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
     """Run RD-Agent's `develop` on the experiment of a hand-off, whose based experiments are set already.
 
+    RD-Agent's cache of results is off: its key knows no segments, market or label.
+
     Raises:
         HandOffError: if what RD-Agent did is not what was handed over.
     """
     exp = hand_off.experiment
-    hand_off.result_caches = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
-    cache = recognition.result_cache(develop_before)
-    usable = cache is None or result_caches.tells_sets_apart(cache, hand_off, runner)
+    hand_off.uses_cache = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
     given = getattr(exp, "base_features", None)
     try:
-        with underway.activate(hand_off), result_caches.switched(hand_off.result_caches and usable):
-            run_base.give_base_features(hand_off)
+        with underway.activate(hand_off), underway.cache_switched(False):
+            underway.give_base_features(hand_off)
             developed = develop_before(exp)
     except Exception:
-        if hand_off.failed is None:
+        if hand_off.failed is None and not merge.changed_sample(hand_off):
             raise
     finally:
         if given is not None:
             exp.base_features = given
+        merge.put_back(hand_off)
+    if merge.changed_sample(hand_off):
+        logger().info(
+            "RD-Agent's develop changes the factors that it is given: it gets the whole set, and the model "
+            "is trained on the file that it writes"
+        )
+        hand_off.whole, hand_off.to_place, hand_off.failed = True, None, None
+        return develop_with(develop_before, runner, hand_off)
     if hand_off.failed is not None:
         raise hand_off.failed
     if not hand_off.trained:
-        result_caches.check_cached(hand_off, cache if usable else None, runner, exp)
-        logger().info(
-            "The result comes from RD-Agent's cache: same experiment, same base set, same factor set "
-            f"({hand_off.record['digest']})"
+        raise HandOffError(
+            "RD-Agent gave a result without training a model",
+            f"{type(runner).__module__}.{type(runner).__qualname__}.develop",
+            "let develop train every model: take away the cache around it, or what else answers for it",
         )
     return developed
 
@@ -190,7 +188,7 @@ def _digest_now(path: Path, source: Record) -> str:
     return fetched.current_digest(path)
 
 
-def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
+def _write_manifest(hand_off: HandOff, exp: Any) -> None:
     record, base = hand_off.record, hand_off.base
     workspace = Path(exp.experiment_workspace.workspace_path)
     workspace.mkdir(parents=True, exist_ok=True)
@@ -200,7 +198,6 @@ def _write_manifest(hand_off: HandOff, exp: Any, from_cache: bool) -> None:
         {
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "model": {"name": task.name, "type": str(getattr(task, "model_type", ""))},
-            "from_cache": from_cache,
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
                 "columns": record["columns"],

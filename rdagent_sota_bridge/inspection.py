@@ -78,7 +78,7 @@ def inspect(
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
-    lines = [*_settings_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
+    lines = [*_settings_lines(), *_cache_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
     return Inspection(located, base, task, home, found, lines)
 
 
@@ -112,6 +112,19 @@ def _settings_lines() -> list[Line]:
         )
         for name, near in misspelt_names()
     ]
+
+
+def _cache_lines() -> list[Line]:
+    """Return the line of RD-Agent's cache of qruns (`utils/env.py`, 0.8.0, 1.0.0), where it is on."""
+    names = [*(["QLIB_DOCKER_ENABLE_CACHE"] if is_qlib_in_docker() else []), "ENABLE_CACHE"]
+    name = next((name for name in names if os.environ.get(name)), "")
+    if os.environ.get(name, "").lower() not in ("1", "on", "t", "true", "y", "yes"):
+        return []
+    text = (
+        f"{name} is on: RD-Agent keeps a zip of each training's workspace, the factor file included, in its "
+        "cache folder, and no later training with loaded factors uses it"
+    )
+    return [Line("cache", "warn", text, f"set {name}=false, and delete the folder's zips")]
 
 
 def _verdict_lines(located: tuple[Located, ...]) -> list[Line]:

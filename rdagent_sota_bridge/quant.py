@@ -18,18 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import (
-    alpha,
-    files,
-    handoff,
-    inspection,
-    normal,
-    qlib_config,
-    recognition,
-    run_base,
-)
+from rdagent_sota_bridge import alpha, files, handoff, inspection, normal, qlib_config, recognition, underway
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
 from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import Record, logger
@@ -143,25 +134,32 @@ def _check_complete_rows(record: Record) -> None:
 
 
 def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run RD-Agent's `develop` of a factor loop with the runner's set among the accepted experiments."""
-    return handoff.with_set(_join_factor_loop, develop_before, runner, exp)
+    """Run RD-Agent's `develop` of a factor loop with the runner's set among the accepted experiments.
 
-
-def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
+    Without a set, or inside another hand-off, the original is called and nothing else happens.
+    """
     from rdagent_sota_bridge import experiment
 
-    handoff.check_unchanged(record)
-    base = run_base.base_of_run(record, exp)
-    columns = tuple(record["columns"])
-    # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
-    accepted = [based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks]
-    loaded = experiment.synthetic_experiment(record, base.digest)
-    if not accepted:
-        loaded.result = _reference_result(develop_before, runner, exp, record, base)
-    exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
-    logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-    hand_off = HandOff(record, base, exp, columns, CONFIG_FILES, new_codes=experiment.codes_digest([exp]))
-    return handoff.develop_with(develop_before, runner, hand_off)
+    record = plans.record_of(runner)
+    if record is None or underway.current() is not None:
+        return develop_before(exp)
+    try:
+        handoff.check_unchanged(record)
+        base = underway.base_of_run(record, exp)
+        columns = tuple(record["columns"])
+        # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
+        accepted = [
+            based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks
+        ]
+        loaded = experiment.synthetic_experiment(record, base.digest)
+        if not accepted:
+            loaded.result = _reference_result(develop_before, runner, exp, record, base)
+        exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
+        logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
+        hand_off = HandOff(record, base, exp, columns, CONFIG_FILES)
+        return handoff.develop_with(develop_before, runner, hand_off)
+    except BridgeError as error:
+        plans.stop_in_step(error)
 
 
 def _reference_result(

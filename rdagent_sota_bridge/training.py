@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, normal, qlib_config, underway
-from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, SeamError
+from rdagent_sota_bridge import factors, manifest, merge, normal, qlib_config, underway
+from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
 from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.plan import logger
 from rdagent_sota_bridge.underway import HandOff
@@ -59,45 +60,55 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             OTHER_RELEASE,
         )
     config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
-    if not hand_off.is_of_model:
+    if hand_off.to_place is None:
         file = Path(workspace.workspace_path) / FACTOR_FILE
-        # With the loop's new factors, less those that RD-Agent found too like old ones.
+        # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
         hand_off.mined = _merged_columns(file)
-        _look_at_rows(hand_off, file, config, run_env)
+        if not hand_off.is_of_model:
+            _look_at_rows(hand_off, file, config, run_env)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **qlib_config.feature_variables(base, hand_off.mined), "num_features": str(width)}
 
-    def attempt(note: str) -> Any:
+    def attempt() -> Any:
+        # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
+        # knows these texts and no segments, and would answer with another training.
+        hand_off.training = uuid.uuid4().hex
+        note = f"{hand_off.note}, training {hand_off.training}"
         adapted = qlib_config.adapt(config, base, note, hand_off.mined)
         workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
         (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
-        return run(qlib_config_name=config_name, run_env=run_env)
+        merge.place_set(hand_off)
+        result = None
+        try:
+            result, output = run(qlib_config_name=config_name, run_env=run_env)
+        finally:
+            if result is None:
+                merge.take_away(hand_off)
+        return result, output
 
-    result, output = attempt(hand_off.note)
+    result, output = attempt()
     if result is None and (race := _LOGGING_RACE.search(str(output))):
         logger().warning(f"qrun died of Qlib's logging race ({race.group()}); it is repeated once")
-        # With another note, for RD-Agent's ENABLE_CACHE would answer the same YAML with the failure.
-        result, output = attempt(f"{hand_off.note}, second attempt")
+        result, output = attempt()
     hand_off.trained = True
     if result is not None:
-        _look_at_placed(hand_off, workspace.workspace_path)
         _look_at_loaded(hand_off, workspace.workspace_path)
     return result, output
 
 
 def _merged_columns(file: Path) -> tuple[str, ...]:
-    """Return the factors that a factor loop is back-tested with.
+    """Return the factors in the file that RD-Agent wrote.
 
     Raises:
-        FactorEmptyError: RD-Agent's, if no row has a value of every factor.
+        FactorEmptyError: RD-Agent's, if it has no rows: factor loops keep those with a value of every factor.
     """
     try:
         return factors.read_footer(file).columns
     except FactorFileError as error:
-        raise underway.loop_is_empty(
-            f"no row has a value of every factor, old and new ({error.failures[0]})"
-        ) from None
+        if error.failures[0].reason is not Reason.NO_ROWS:
+            raise
+        raise underway.loop_is_empty("no row has a value of every factor, old and new") from None
 
 
 def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, Any]) -> None:
@@ -125,15 +136,6 @@ def _text_in(workspace: Any, name: str) -> str:
     if text is None:
         raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
     return str(text)
-
-
-def _look_at_placed(hand_off: HandOff, workspace: Path) -> None:
-    """Claim no link that is none any more: RD-Agent's ENABLE_CACHE puts an old workspace in its place."""
-    told = hand_off.stored
-    if told is not None and told["placed_as"] == "link":
-        file = workspace / FACTOR_FILE
-        if not (file.exists() and file.samefile(told["path"])):
-            hand_off.stored = None
 
 
 def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:

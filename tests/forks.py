@@ -58,7 +58,7 @@ _INLINE = """\
             raise last
 
 """
-_TRAINED = """\
+TRAINED = """\
                 result, stdout = exp.experiment_workspace.execute(
                     qlib_config_name="conf_sota_factors_model.yaml", run_env=env_to_use
                 )
@@ -121,7 +121,7 @@ FITTING: dict[str, tuple[Edit, ...]] = {
     "key that counts": _with_key(_COUNTING_KEY),
     "no cache": ((_CACHED, ""),),
     "retry in a method": ((_EXECUTE, "self._run_with_retry(exp, "), (_CACHED, _RETRY + _CACHED)),
-    "retry in a loop": ((_TRAINED, _LOOPED),),
+    "retry in a loop": ((TRAINED, _LOOPED),),
     "retry in a function": ((_EXECUTE, "run("), (_DEVELOP, _DEVELOP + _INLINE)),
     "baseline after a failure": ((_EXECUTE, "self._run(exp, "), (_CACHED, _FALLBACK + _CACHED)),
     "merge in methods": (
@@ -154,6 +154,32 @@ FITTING: dict[str, tuple[Edit, ...]] = {
 }
 """From what a fork does to how its text differs; each of them can be bridged."""
 
+_SORT = "                combined_factors = combined_factors.sort_index()\n"
+
+
+def _then(statement: str) -> tuple[tuple[Edit, ...], str]:
+    return ((_SORT, f"{_SORT}                {statement}\n"),), statement
+
+
+CHANGING: dict[str, tuple[tuple[Edit, ...], str]] = {
+    "filter of dates": _then('combined_factors = combined_factors.loc["2010-01-01":]'),
+    "filter that takes all of the sample": _then('combined_factors = combined_factors.loc["2010":"2019"]'),
+    "filter of an exchange": _then(
+        "combined_factors = combined_factors[combined_factors.index.get_level_values(1).str[:2] == 'SH']"
+    ),
+    "dropna": _then("combined_factors = combined_factors.dropna()"),
+    "dropna of columns": _then("combined_factors = combined_factors.dropna(axis=1, thresh=9)"),
+    "dropped column": _then('combined_factors = combined_factors.drop(columns="noise")'),
+    "another type": _then('combined_factors = combined_factors.astype("float32")'),
+    "clipped by quantiles": _then(
+        "combined_factors = combined_factors.clip("
+        "combined_factors.quantile(0.01), combined_factors.quantile(0.99), axis=1)"
+    ),
+    "baseline for few rows": ((("not SOTA_factor.empty:", "len(SOTA_factor) > 1000:"),), "pass"),
+    "error for few rows": _then('assert len(combined_factors.loc["2010":]) > 1000, "no rows"'),
+}
+"""From what a fork does with the merged factors to how its text differs, and the statement that it adds."""
+
 MISFITS: dict[str, tuple[tuple[Edit, ...], str]] = {
     "merge removed": (
         ((_MERGE, "                SOTA_factor = sota_factor_experiments_list[-1].frame\n"),),
@@ -176,9 +202,6 @@ FORCED_KEY = _with_key(
     _OWN_CACHED.replace("assign_cached_result)", "assign_cached_result, force=True)"),
 )
 """A key that ignores the experiments before, in a cache that no setting turns off."""
-
-FAILING_KEY = _with_key(_KEY.format(experiments="exp.based_experiments.values()"))
-"""A key that takes `based_experiments` for something else than the list that it is."""
 
 
 def text_with(*edits: Edit) -> str:

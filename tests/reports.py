@@ -52,7 +52,6 @@ def manifest(columns: tuple[str, ...], log: str = "/project/log/factors", loop: 
     source = {"path": "/project/w/combined_factors_df.parquet", "digest": DIGEST, "columns": list(columns)}
     return {
         "model": {"name": "Net", "type": "Tabular"},
-        "from_cache": False,
         "factor_set": {
             **source,
             "rows": 261000,

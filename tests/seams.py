@@ -56,11 +56,7 @@ def build_runner() -> Any:
 
 
 def model_experiment(name: str = "SmallMLP", base_features: dict[str, str] | None = None) -> Any:
-    """Return a model experiment whose coder has left no code.
-
-    RD-Agent's `develop` merges and writes the factors for it, then raises ModelEmptyError before it starts
-    Qlib: the hand-off can be looked at in a moment.
-    """
+    """Return a model experiment whose coder has left no code."""
     from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
@@ -84,11 +80,21 @@ def model_experiment(name: str = "SmallMLP", base_features: dict[str, str] | Non
     return experiment
 
 
+class QlibReachedError(Exception):
+    """In place of Qlib's start."""
+
+
 def develop_up_to_qlib(runner: Any, experiment: Any) -> Any:
     """Run `develop` up to the point where Qlib would be started, and return the experiment."""
-    from rdagent.core.exception import ModelEmptyError
+    from rdagent.scenarios.qlib.experiment import workspace
 
-    with pytest.raises(ModelEmptyError, match=r"model\.py is empty"):
+    def reach(*args: Any, **kwargs: Any) -> None:
+        raise QlibReachedError
+
+    experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(QlibReachedError):
+        patch.setattr(workspace, "QlibCondaConf", reach)
+        patch.setattr(workspace, "QTDockerEnv", reach)
         runner.develop(experiment)
     return experiment
 

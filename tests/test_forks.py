@@ -19,8 +19,9 @@ import typer
 
 from examples.demo.market import Market
 from rdagent_sota_bridge import handoff, inspection, manifest, plan, qlib_config
-from rdagent_sota_bridge.alpha import BaseSet, base_set
+from rdagent_sota_bridge.alpha import ALPHA22, BaseSet, base_set
 from rdagent_sota_bridge.errors import SeamError, StoreError
+from rdagent_sota_bridge.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_config import CONFIG_FILE
 from tests import forks, seams, test_training
 from tests.forks import Edit
@@ -29,7 +30,6 @@ from tests.test_training import Qlib, manifest_of, model
 qlib = test_training.qlib
 
 UNKNOWN = "WARNING: QlibModelRunner.develop is that of no RD-Agent release"
-NO_CACHE = "WARNING: RD-Agent's result cache is not used"
 LEAVING_OUT = ("key of the model alone", "key that counts")
 SWALLOWING = ("retry in a loop", "retry in a method", "baseline after a failure")
 
@@ -60,11 +60,64 @@ def test_what_fits_is_trained_on_the_factors(
     with seams.logged() as lines:
         seams.build_runner().develop(experiment)
     assert sum(line.startswith(UNKNOWN) for line in lines) == 1
-    assert sum(line.startswith(NO_CACHE) for line in lines) == (fork in LEAVING_OUT)
     assert qlib.environment["num_features"] == "23"
     found = manifest_of(experiment)
     assert found is not None
     assert found["qlib_loaded"]["columns"] == qlib.columns
+
+
+@pytest.mark.parametrize("fork", forks.CHANGING)
+def test_what_changes_the_factors_is_trained_on_its_own_file(
+    fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork that filters, drops or clips gets the whole set: Qlib reads its own file, and no other rows."""
+    edits, statement = forks.CHANGING[fork]
+    frame = seams.factor_frame(qlib.market, noise=1.0)
+    frame.iloc[::7, 0] = float("nan")
+    seams.write_set(qlib.set, frame)
+    run_as(edits, tmp_path, monkeypatch)
+    namespace = {"combined_factors": frame.sort_index()}
+    exec(statement, namespace)
+    expected = namespace["combined_factors"]
+    columns = sorted({*ALPHA22, *expected.columns})
+    qlib.will(columns=columns, num_features=len(columns))
+    experiment = model(qlib)
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    written = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
+    pd.testing.assert_frame_equal(written, expected)
+    assert qlib.runs == 1
+    assert qlib.environment["num_features"] == str(len(columns))
+    found = manifest_of(experiment)
+    assert found is not None
+    assert found["mined_columns"] == list(expected.columns)
+    assert found["factor_set"]["stored"] is None
+    assert sum("develop changes the factors that it is given" in line for line in lines) == 1
+
+
+WRITTEN_TWICE = """\
+                for attempt in range(2):
+                    combined_factors.to_parquet(target_path, engine="pyarrow")
+                    result, stdout = exp.experiment_workspace.execute(
+                        qlib_config_name="conf_sota_factors_model.yaml", run_env=env_to_use
+                    )
+"""
+
+
+def test_what_writes_the_factors_again_writes_through_no_link(
+    qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork that writes its file anew for a second try leaves the stored set as it is, and trains on it."""
+    run_as(((forks.TRAINED, WRITTEN_TWICE),), tmp_path, monkeypatch)
+    monkeypatch.setenv("SOTA_STORE_PATH", str(tmp_path / "store"))
+    qlib.will(races=2)
+    runner, experiment = seams.build_runner(), model(qlib)
+    (stored,) = (tmp_path / "store").glob("*.parquet")
+    content = stored.read_bytes()
+    runner.develop(experiment)
+    file = experiment.experiment_workspace.workspace_path / FACTOR_FILE
+    assert qlib.runs == 3
+    assert stored.read_bytes() == file.read_bytes() == content
 
 
 @pytest.mark.parametrize("fork", forks.MISFITS)
@@ -146,75 +199,38 @@ def test_a_merge_that_fails_stops_the_run(
 
 
 @pytest.mark.parametrize("fork", ["key of all experiments", *LEAVING_OUT, "no cache"])
-def test_another_set_is_another_result(
+def test_a_result_of_the_cache_is_not_taken(
     fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a fork makes its key of, the result of one set never answers for another."""
-    run_as(forks.FITTING[fork], tmp_path, monkeypatch)
-    seams.build_runner().develop(model(qlib))
-    seams.write_set(qlib.set, seams.factor_frame(qlib.market) * 2)
-    seams.build_runner().develop(model(qlib))
-    assert qlib.runs == 2
-    assert settings().cache_with_pickle is True
-
-
-def test_a_key_of_its_own_that_tells_sets_apart(
-    qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same set and model come from the fork's cache, which is found by the fork's own key."""
-    run_as(forks.FITTING["key of all experiments"], tmp_path, monkeypatch)
-    seams.build_runner().develop(model(qlib))
-    again = model(qlib)
-    seams.build_runner().develop(again)
-    assert qlib.runs == 1
-    found = manifest_of(again)
-    assert found is not None
-    assert found["from_cache"] is True
-
-
-@pytest.mark.parametrize("fork", LEAVING_OUT)
-def test_a_result_without_the_factors_is_not_taken(
-    fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fork's baseline result, cached under a key that leaves the set out, answers no model with it."""
+    """Whatever a fork makes its key of, a result without the set, or of another one, answers no model."""
     run_as(forks.FITTING[fork], tmp_path, monkeypatch)
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "no")
     for _ in range(2):
-        plain = model(qlib)
-        plain.based_experiments = []
-        seams.build_runner().develop(plain)
-    assert qlib.runs == 1
+        seams.build_runner().develop(model(qlib))
+    baseline = 2 if fork == "no cache" else 1
+    assert qlib.runs == baseline
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "yes")
-    experiment = model(qlib)
-    seams.build_runner().develop(experiment)
-    assert qlib.runs == 2
-    assert manifest_of(experiment) is not None
+    for number, factor in enumerate((1, 1, 2), 1):
+        seams.write_set(qlib.set, seams.factor_frame(qlib.market) * factor)
+        experiment = model(qlib)
+        seams.build_runner().develop(experiment)
+        assert qlib.runs == baseline + number
+        assert manifest_of(experiment) is not None
+    assert settings().cache_with_pickle is True
 
 
-@pytest.mark.parametrize(
-    ("fork", "expected"),
-    [
-        (forks.FORCED_KEY, "would answer with the result of another factor set, and can't be turned off"),
-        (forks.FAILING_KEY, "makes no key for a model with factors: AttributeError"),
-    ],
-)
-def test_a_cache_that_can_not_be_used_stops_the_run(
-    fork: tuple[Edit, ...],
-    expected: str,
-    qlib: Qlib,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_cache_that_can_not_be_turned_off_stops_the_run(
+    qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the cache can't be asked or turned off, the run ends before a training, and names the key."""
-    run_as(fork, tmp_path, monkeypatch)
+    """A forced cache whose key leaves the set out answers with the result of another: the run ends."""
+    run_as(forks.FORCED_KEY, tmp_path, monkeypatch)
+    seams.build_runner().develop(model(qlib))
     experiment = model(qlib)
     with pytest.raises(typer.Exit):
         seams.build_runner().develop(experiment)
-    said = capsys.readouterr().err
-    assert expected in said
-    assert f"{forks.MODULE}.own_key" in said
-    assert qlib.runs == 0
+    assert "RD-Agent gave a result without training a model" in capsys.readouterr().err
+    assert qlib.runs == 1
+    assert manifest_of(experiment) is None
 
 
 def test_other_caches_stay_on_for_the_runs_own_factors(

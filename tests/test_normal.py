@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +21,6 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from examples.demo.market import Market
 from rdagent_sota_bridge import factors, normal, panel, store
-from rdagent_sota_bridge.frame import StoredFrame
 from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams
 from tests.frames import factor_frame, nested, with_level, write, write_table
@@ -73,37 +71,12 @@ NAMES = (
 TYPES = ("float64", "float32", "float16", "int64", "int32", "int8", "uint64")
 
 
-# --- what pandas and RD-Agent make of a file ---
+# --- what pandas makes of a file ---
 
 
-def merge_path(SOTA_factor: pd.DataFrame, target_path: Path) -> None:  # noqa: N803 - RD-Agent's name
-    """Do what `QlibModelRunner.develop` does with a frame, by its own statements."""
-    # begin
-    combined_factors = SOTA_factor
-    combined_factors = combined_factors.sort_index()
-    combined_factors = combined_factors.loc[:, ~combined_factors.columns.duplicated(keep="last")]
-    new_columns = pd.MultiIndex.from_product([["feature"], combined_factors.columns])
-    combined_factors.columns = new_columns
-    combined_factors.to_parquet(target_path, engine="pyarrow")
-    # end
-
-
-def test_the_statements_are_those_of_the_installed_release() -> None:
-    """The copy has every statement of `develop` about the frame, word for word and in order, and no other."""
-    from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
-
-    source = inspect.getsource(inspect.unwrap(QlibModelRunner.develop))
-    lines = [" ".join(line.split()) for line in source.splitlines()]
-    about = [line for line in lines if "combined_factors" in line or "new_columns" in line]
-    copied = inspect.getsource(merge_path).partition("# begin")[2].partition("# end")[0]
-    statements = [" ".join(line.split()) for line in copied.strip().splitlines()]
-    others = [line for line in about if line not in statements]
-    assert [line for line in about if line in statements] == statements
-    # The two others count the columns, in either release's way, and name the file.
-    assert len(others) == 2
-    assert others[0].startswith("num_features = str(")
-    assert others[0].endswith(" + len(combined_factors.columns))")
-    assert others[1] == f'target_path = exp.experiment_workspace.workspace_path / "{FACTOR_FILE}"'
+def merge_path(frame: pd.DataFrame, target: Path) -> None:
+    """Write a frame as `QlibModelRunner.develop` does, which is asked itself below."""
+    nested(frame.sort_index()).to_parquet(target, engine="pyarrow")
 
 
 def normalised(frame: pd.DataFrame) -> pd.DataFrame:
@@ -164,12 +137,9 @@ def kept(paths: Sequence[Path], folder: Path, columns: Sequence[str] | None = No
 
 
 def handed_over(stored: store.Stored, folder: Path) -> pd.DataFrame:
-    """Return what pandas reads in a workspace after the merge path, which has read no values itself."""
-    target = folder / FACTOR_FILE
-    placed: list[str] = []
-    merge_path(StoredFrame(stored, True, placed.append), target)
-    assert len(placed) == 1
-    return pd.read_parquet(target)
+    """Return what pandas reads in a workspace in which the set was placed."""
+    store.hand_out(stored, folder / FACTOR_FILE, link=True)
+    return pd.read_parquet(folder / FACTOR_FILE)
 
 
 def by_pandas(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -411,7 +381,7 @@ def test_develop_writes_the_same_with_and_without_us(
     if hasattr(experiment, "base_features"):
         assert "RESI5" in experiment.base_features, "RD-Agent's own object is given back as it was"
     assert_equal(found, unmodified(normalised(pd.read_parquet(path)), monkeypatch))
-    # And the local copy of its statements is as good as it.
+    # And `merge_path` is as good as it.
     assert_equal(found, check_files([path], tmp_path))
 
 
@@ -490,16 +460,6 @@ def test_types_in_a_join(tmp_path: Path, first: str, second: str | None, gap: bo
     assert found["feature"]["a"].dtype == expected
 
 
-def test_two_types_of_integers_on_the_same_rows(tmp_path: Path) -> None:
-    """An integer in two files without a gap stays an integer, in the type that holds both."""
-    frame = base().round()[["a"]]
-    for number, types in enumerate((("int32", "int64"), ("int64", "int32"), ("int64", "int64"))):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = check_files(written(folder, *(frame.astype(kind) for kind in types)), folder)
-        assert found["feature"]["a"].dtype == "int64"
-
-
 def test_the_first_file_has_the_word(tmp_path: Path) -> None:
     """Where two files have nearly the same value the first one's is taken, to the last bit and sign."""
     frame = base()[["a"]]
@@ -513,14 +473,19 @@ def test_the_first_file_has_the_word(tmp_path: Path) -> None:
 
 
 def test_integers_that_no_float_holds(tmp_path: Path) -> None:
-    """Large integers arrive to the last digit, from an unsorted file and from a join without gaps."""
+    """Large integers arrive to the last digit: unsorted, and in a join; two types make one."""
     frame = base()[["a"]].assign(a=2**62 + 1 + np.arange(40))
-    shuffled = frame.sample(frac=1, random_state=1)
-    paths = written(tmp_path, shuffled, base()[["b"]])
-    for number, files in enumerate((paths[:1], paths)):
+    paths = written(tmp_path, frame.sample(frac=1, random_state=1), base()[["b"]])
+    for number, files in enumerate((paths[:1], paths[:2])):
         (tmp_path / f"turn {number}").mkdir()
         found = check_files(files, tmp_path / f"turn {number}")
         assert list(found["feature"]["a"]) == list(frame["a"])
+    small = base().round()[["a"]]
+    for kinds in (("int32", "int64"), ("int64", "int32"), ("int64", "int64")):
+        folder = tmp_path / "-".join(kinds)
+        folder.mkdir()
+        found = check_files(written(folder, *(small.astype(kind) for kind in kinds)), folder)
+        assert found["feature"]["a"].dtype == "int64"
 
 
 # --- is_normal ---
@@ -643,19 +608,12 @@ def test_what_is_not_normal(tmp_path: Path, what: str) -> None:
     assert decide(again)
 
 
-def test_chosen_columns_are_not_normal(tmp_path: Path) -> None:
-    """A part of a normal file, or its columns in another order, is written anew."""
-    (path,) = written(tmp_path, nested(base()))
-    assert decide(path)
-    assert decide(path, ("a", "b", "c"))
-    assert not decide(path, ("a", "b"))
-    assert not decide(path, ("a", "c", "b"))
-
-
-def test_two_files_are_not_normal(tmp_path: Path) -> None:
-    """Nor are two files that are normal each, though one has all the factors and rows."""
+def test_a_part_of_a_set_or_two_files_are_not_normal(tmp_path: Path) -> None:
+    """Some columns of a normal file, another order, or a second normal file: the set is written anew."""
     paths = written(tmp_path, nested(base()), nested(base()[["a"]].iloc[3:]))
-    assert all(decide(path) for path in paths)
+    columns = (None, ("a", "b", "c"), ("a", "b"), ("a", "c", "b"))
+    assert [decide(paths[0], some) for some in columns] == [True, True, False, False]
+    assert decide(paths[1])
     with panel.opened(paths) as found:
         assert not normal.is_normal(found)
     check_files(paths, tmp_path)

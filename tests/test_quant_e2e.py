@@ -58,7 +58,6 @@ def test_factor_and_model_loops_have_the_loaded_set_and_the_runs_own(tmp_path: P
     for model, expected in zip(models, mined, strict=True):
         assert model.metrics["IC"] > USED
         assert model.manifest is not None
-        assert model.manifest["from_cache"] is False
         loaded = model.manifest["qlib_loaded"]
         assert loaded["columns"] == sorted({*ALPHA22, *expected}), "each once"
         assert loaded["columns_without_training_values"] == []

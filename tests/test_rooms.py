@@ -33,7 +33,6 @@ ROOMS = (
     "panel",
     "normal",
     "store",
-    "frame",
     "choice",
     "correlation",
     "label",

@@ -7,7 +7,7 @@ leave the files which a test asks for, so that every way a training can end is l
 from __future__ import annotations
 
 import json
-import shutil
+import pickle
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_a_model_without_the_factors_stops_the_run(
     assert manifest_of(experiment) is None
     qlib.will()
     seams.build_runner().develop(model(qlib))
-    assert qlib.runs == 1, "the result of the stopped run was not cached"
+    assert qlib.runs == 1, "the result of the stopped run is not used"
 
 
 def test_an_older_record_is_no_proof(qlib: Qlib) -> None:
@@ -205,58 +205,49 @@ def test_a_qrun_lost_to_the_race_is_repeated_once(
     assert qlib.runs == 2
 
 
-def test_the_cache_of_qruns_tells_sets_apart(qlib: Qlib, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RD-Agent's ENABLE_CACHE knows texts but no data: the YAML's note makes another set another qrun."""
-    monkeypatch.setenv("ENABLE_CACHE", "true")
-    runs = []
-    for name, factor in (("A", 1), ("B", 1), ("C", 2)):
-        seams.write_set(qlib.set, seams.factor_frame(qlib.market) * factor)
-        experiment = model(qlib, name, code="one code")
-        seams.build_runner().develop(experiment)
-        runs.append(qlib.runs)
+@pytest.mark.parametrize("cached", ["false", "true"], ids=["plain", "ENABLE_CACHE"])
+def test_a_model_is_trained_each_time(cached: str, qlib: Qlib, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of RD-Agent's caches answers: not with the same set and model, and not in other segments."""
+    from rdagent.core.conf import RD_AGENT_SETTINGS
+
+    monkeypatch.setenv("ENABLE_CACHE", cached)
+    with seams.logged() as lines:
+        runner = seams.build_runner()
+    said = [line for line in lines if "ENABLE_CACHE is on: RD-Agent keeps a zip" in line]
+    assert [line.startswith("WARNING: SOTA factors check: ") for line in said] == [True] * (cached == "true")
+    for number, end in enumerate((None, None, "2018-12-31"), 1):
+        if end is not None:
+            monkeypatch.setenv("QLIB_MODEL_TEST_END", end)
+        experiment = model(qlib, code="one code")
+        runner.develop(experiment)
+        assert qlib.runs == number
         manifest = manifest_of(experiment)
         assert manifest is not None
+        assert manifest["qlib_loaded"]["columns"] == qlib.columns
         stored = manifest["factor_set"]["stored"]
         file = experiment.experiment_workspace.workspace_path / FACTOR_FILE
-        # A cached qrun's workspace is unpacked: what was linked there is a file of its own.
-        assert (stored and stored["placed_as"]) != "link" or file.samefile(stored["path"])
-    assert runs == [1, 1, 2]
-
-
-def test_a_result_from_the_cache_says_so_and_knows_its_set(
-    qlib: Qlib, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The second run of the same model comes from RD-Agent's cache; with a changed file it stops."""
-    seams.build_runner().develop(model(qlib))
-    again = model(qlib)
-    runner = seams.build_runner()
-    runner.develop(again)
-    assert qlib.runs == 1
-    manifest = manifest_of(again)
-    assert manifest is not None
-    assert manifest["from_cache"] is True
-    assert manifest["qlib_loaded"] is None
+        assert stored["placed_as"] == ("link" if file.samefile(stored["path"]) else "clone")
+        assert "from_cache" not in manifest
+    assert RD_AGENT_SETTINGS.cache_with_pickle is True
     seams.write_set(qlib.set, seams.factor_frame(qlib.market) * 2)
     with pytest.raises(typer.Exit):
         runner.develop(model(qlib))
-    assert "The factor set is not the one that this run began with" in capsys.readouterr().err
+    assert qlib.runs == 3, "a changed file stops the run"
 
 
-def test_a_result_without_a_training_is_no_cached_one(qlib: Qlib, capsys: pytest.CaptureFixture[str]) -> None:
-    """A develop that neither trains nor answers from the cache stops the run; nothing is claimed."""
+def test_a_result_without_a_training_stops_the_run(qlib: Qlib, capsys: pytest.CaptureFixture[str]) -> None:
+    """A develop that gives a result and has not trained stops the run, and nothing is claimed."""
     from rdagent_sota_bridge import handoff
 
     runner, experiment = seams.build_runner(), model(qlib)
     with pytest.raises(typer.Exit):
         handoff.hand_over(lambda exp: exp, runner, experiment)
-    assert "gave a result without training a model, and not from its cache" in capsys.readouterr().err
+    assert "RD-Agent gave a result without training a model" in capsys.readouterr().err
     assert manifest_of(experiment) is None
 
 
 def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the hook's check of a resume, SotaModelRunner checks in its first develop, loudly."""
-    import pickle
-
     from rdagent_sota_bridge import patch
     from rdagent_sota_bridge.runner import SotaModelRunner
 
@@ -279,7 +270,3 @@ def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pyte
         resumed = pickle.loads(bridged)
         seams.develop_up_to_qlib(resumed, seams.model_experiment())
     assert sum("goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in line for line in lines) == 1
-    from rdagent_sota_bridge.training import RESULT_SCRIPT
-
-    assert RESULT_SCRIPT == "read_exp_res.py"
-    shutil.rmtree(qlib.box / "box")

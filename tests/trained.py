@@ -151,7 +151,7 @@ def write_manifest(
     loaded = {"columns": columns, "columns_without_training_values": [], "num_features": len(columns)}
     content = {
         "model": {"name": "SmallMLP", "type": "Tabular"},
-        "from_cache": from_cache,
+        **({"from_cache": True} if from_cache else {}),
         "factor_set": {"path": "/a", "digest": digest, "columns": list(mined), "stored": stored},
         "mined_columns": list(mined),
         "base_set": {
