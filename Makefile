@@ -21,8 +21,8 @@ endif
 OLD_VENV := $(VENV)/rdagent-0.8.0
 
 # What looks at RD-Agent, and so runs on both; the other rooms do not know it.
-HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model environment fetching forks handoff history latest_log \
-	listing locate model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant recognition \
+HOST_TESTS := $(patsubst %,tests/test_%.py,alpha best_model dry_run environment fetching forks handoff history latest_log \
+	listing locate model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant \
 	resume run_progress sessions source source_file startup training verdict_forms verification)
 
 # Releases whose source is looked at, and which are not run: their files alone, beside each other.

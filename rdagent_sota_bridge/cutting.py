@@ -130,9 +130,7 @@ def _told(file: Path) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        fix = (
-            f"name its times {DATETIME}, as a level or column, or take it away if no factor is made from it"
-        )
+        fix = f"name its times {DATETIME}, as a level or column, or take it away if no factor is made from it"
         if isinstance(error, OSError) and error.strerror:  # the system's own, not a format's
             reason = error.strerror
             fix = "make it readable, or point TMPDIR at a place with room for the data"

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import factors, manifest, recognition, result_caches, run_base, underway
+from rdagent_sota_bridge import dry_run, factors, manifest, result_caches, run_base, stop, underway
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError
-from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, FactorFileNotFoundError, SeamError
+from rdagent_sota_bridge.plan import Record
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
 
 
@@ -24,8 +25,9 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     Our `develop` lies outside RD-Agent's cache, which is part of the original and stays.
     """
-    plans.check_develop(module)
-    runner_class = module.QlibModelRunner
+    runner_class: Any = getattr(module, "QlibModelRunner", None)
+    if getattr(runner_class, "develop", None) is None:
+        raise SeamError("RD-Agent has no QlibModelRunner.develop", module.__name__, OTHER_RELEASE)
     init_before, develop_before = runner_class.__init__, runner_class.develop
 
     @functools.wraps(init_before)
@@ -52,7 +54,7 @@ def check_when_built(runner: Any) -> None:
     try:
         plan = plans.checked_plan()
     except BridgeError as error:
-        plans.stop_before_loop(error)
+        stop.stop_before_loop(error)
     if plan is not None:
         plans.remember(runner, plan)
         _warn_without_loop_seam(runner)
@@ -68,7 +70,7 @@ def check_if_unseen(runner: Any) -> None:
     try:
         plans.resume_with(runner, plans.checked_plan())
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
     _warn_without_loop_seam(runner)
 
 
@@ -110,7 +112,7 @@ def with_set(work: Callable[[Any, Any, Any, Record], Any], develop_before: Any, 
     try:
         return work(develop_before, runner, exp, record)
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
 
 
 def _hand_over(develop_before: Any, runner: Any, exp: Any, record: Record) -> Any:
@@ -140,7 +142,7 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
     """
     exp = hand_off.experiment
     hand_off.result_caches = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
-    cache = recognition.result_cache(develop_before)
+    cache = dry_run.result_cache(develop_before)
     usable = cache is None or result_caches.tells_sets_apart(cache, hand_off, runner)
     given = getattr(exp, "base_features", None)
     try:

@@ -398,9 +398,7 @@ def _latest() -> Located:
             others += 1
     if not found:
         facts = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
-        fix = (
-            "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH"
-        )
+        fix = "run `rdagent fin_factor` in this folder, or name another project's log folder in SOTA_LOG_PATH"
         raise NothingAcceptedError(
             "No log accepted a factor loop" + (", of those that can be read" if unread else ""),
             f"{Path.cwd() / LOGS}: {others} log(s) that accepted none, {len(unread)} unreadable{facts}",

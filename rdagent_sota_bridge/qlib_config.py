@@ -26,6 +26,10 @@ from rdagent_sota_bridge.locate import FACTOR_FILE
 CONFIG_FILE = "conf_sota_factors_model.yaml"
 """The YAML of a model that trains on factors (RD-Agent's `scenarios/qlib/experiment/model_template`)."""
 
+FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
+"""The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
+(`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
+
 # The features of the first loader: two lists in 0.8.0, two placeholders in 1.0.0.
 _FEATURES = re.compile(
     r"^(?P<indent>[ \t]*)feature:[ \t]*\n"

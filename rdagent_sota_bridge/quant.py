@@ -8,29 +8,19 @@ loops get it too: like is compared with like. `fin_factor` uses the same runner 
 from __future__ import annotations
 
 import functools
-import inspect
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import alpha, handoff, inspection, normal, qlib_config, recognition, run_base
+from rdagent_sota_bridge import alpha, dry_run, handoff, normal, qlib_config, run_base, stop
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError
-from rdagent_sota_bridge.locate import FACTOR_FILE
-from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.plan import Record
 from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
-
-CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
-"""The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
-(`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
 _FEW = 0.9
 """The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
-
-_DEVELOP_NAMES = frozenset(
-    {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute"}
-)
-_DEVELOP_TEXTS = frozenset({FACTOR_FILE, *CONFIG_FILES})
 
 
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -42,29 +32,12 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     develop_before = getattr(runner_class, "develop", None)
     if runner_class is None or develop_before is None:
         raise SeamError("RD-Agent has no QlibFactorRunner.develop", module.__name__, OTHER_RELEASE)
-    missing = _missing(develop_before)
-    if recognition.MERGE not in vars(module):
-        missing.append(f"a {recognition.MERGE} of its own module")
-    if missing:
-        raise SeamError(
-            f"QlibFactorRunner.develop has a shape that is not known: it lacks {', '.join(missing)}; factor "
-            "loops of fin_quant go without the loaded set",
-            str(module.__file__),
-            OTHER_RELEASE,
-        )
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
         return join_factor_loop(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "develop", develop)]
-
-
-def _missing(develop: Any) -> list[str]:
-    inner = inspect.unwrap(develop)
-    code = getattr(inner, "__code__", None)
-    texts = set() if code is None else {text for text in code.co_consts if isinstance(text, str)}
-    return sorted((_DEVELOP_NAMES - recognition.names_in(inner)) | (_DEVELOP_TEXTS - texts))
 
 
 def share(loop: Any, model_runner: Any) -> None:
@@ -80,23 +53,22 @@ def share(loop: Any, model_runner: Any) -> None:
         return
     record = plans.record_of(model_runner)
     if record is not None:
-        kind = type(factor_runner)
-        if reason := plans.why_out_of_reach(kind):
-            plans.warn_of_unlike_factor_loops(
-                f"{kind.__module__}.{kind.__qualname__}, whose develop {reason}"
-            )
+        kind: type = type(factor_runner)
+        asked = dry_run.ask_factor_runner(kind)
+        if isinstance(asked, str):
+            plans.warn_of_unlike_factor_loops(f"{kind.__module__}.{kind.__qualname__}, whose develop {asked}")
             return
         try:
-            _check_complete_rows(record)
-        except HandOffError as error:
+            _check_complete_rows(record, asked.task(alpha.NO_BASE_SET).train)
+        except BridgeError as error:
             if read_settings().on_error == "fail":
-                plans.stop_before_loop(error)
+                stop.stop_before_loop(error)
             plans.warn_of_unlike_factor_loops(error.fact)
             return
     plans.copy_to_factor_runner(model_runner, factor_runner)
 
 
-def _check_complete_rows(record: Record) -> None:
+def _check_complete_rows(record: Record, train: qlib_config.Segment) -> None:
     """Check that RD-Agent's factor loops, which keep the rows with a value of every factor, keep some.
 
     A set of many factors, or one joined of other markets or years, may have few of them or none, and models
@@ -107,7 +79,6 @@ def _check_complete_rows(record: Record) -> None:
     """
     file = plans.keep_in_store(record).path
     complete = normal.complete_rows(file)
-    train = inspection.packaged_task(alpha.NO_BASE_SET).train
     trained = complete & qlib_config.inside(normal.days(file), train)
     many = len(record["columns"])
     kept = f"{int(complete.sum())} of {len(complete)} rows have a value of each of the {many} factors"
@@ -142,11 +113,13 @@ def _join_factor_loop(develop_before: Any, runner: Any, exp: Any, record: Record
             "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
         )
         reference = experiment.reference_experiment(record, base.digest, exp)
-        hand_off = HandOff(record, base, reference, columns, CONFIG_FILES)
+        hand_off = HandOff(record, base, reference, columns, qlib_config.FACTOR_CONFIG_FILES)
         loaded.result = handoff.develop_with(develop_before, runner, hand_off).result
     exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
     logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-    hand_off = HandOff(record, base, exp, columns, CONFIG_FILES, new_codes=experiment.codes_digest([exp]))
+    hand_off = HandOff(
+        record, base, exp, columns, qlib_config.FACTOR_CONFIG_FILES, new_codes=experiment.codes_digest([exp])
+    )
     return handoff.develop_with(develop_before, runner, hand_off)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from rdagent_sota_bridge import factors, manifest, normal, prepared, qlib_config, store, underway
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, SeamError
 from rdagent_sota_bridge.locate import FACTOR_FILE
-from rdagent_sota_bridge.plan import logger
 from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
 
 RESULT_SCRIPT = "read_exp_res.py"

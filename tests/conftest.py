@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rdagent_sota_bridge import dry_run
 from rdagent_sota_bridge.demo.market import Market
 from tests import seams
 
@@ -66,9 +67,12 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the package's variables out of the environment of every test."""
+    """Take the package's variables out of the environment of every test, and forget what was asked."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    # RD-Agent's settings differ from test to test.
+    dry_run.ask_model_runner.cache_clear()
+    dry_run.ask_factor_runner.cache_clear()
 
 
 _folder = tempfile.TemporaryDirectory(prefix="rdagent-sota-tests-")

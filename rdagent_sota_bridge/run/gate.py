@@ -70,9 +70,9 @@ def check_set(held: FactorSet, located: tuple[Located, ...], show: Show) -> Fact
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import inspection  # late: pandas and pyarrow
+    from rdagent_sota_bridge import environment, inspection  # late: pandas and pyarrow
 
-    found = inspection.inspect(read_settings(), located)
+    found = inspection.inspect(read_settings(), environment.look_at_rdagent().develop(), located)
     notes = [Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
