@@ -129,9 +129,8 @@ def result_cache(develop: Any) -> dict[str, Any] | None:
     waiting, seen = [develop], set()
     while waiting:
         function = waiting.pop()
-        function = getattr(
-            getattr(function, "func", function), "__func__", getattr(function, "func", function)
-        )
+        for name in ("func", "__func__"):  # of a partial, and of a bound method
+            function = getattr(function, name, function)
         if not isinstance(function, FunctionType) or function in seen:
             continue
         seen.add(function)
@@ -150,7 +149,7 @@ class _Reached(BaseException):
 
 
 def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool = True) -> DryRun | str:
-    """Run `develop` up to where Qlib would be started, and return what it did, or why it is of no use.
+    """Run `develop` up to where Qlib would be started; return what it did, or why it can't have the factors.
 
     Every file that it may write goes into a temporary folder, and RD-Agent's logger is silent. Our own
     `develop`, merge and `execute` are replaced too, so no hand-off is looked at.
@@ -252,7 +251,7 @@ def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool
 
 
 def _together(found: list[DryRun | str], config_names: tuple[str, ...]) -> DryRun | str:
-    """Return what is the same in all of some dry runs, or why one of them is of no use."""
+    """Return what is the same in all of some dry runs, or why one of them can't have the factors."""
     asked = [one for one in found if isinstance(one, DryRun)]
     if len(asked) < len(found):
         return next(one for one in found if isinstance(one, str))
