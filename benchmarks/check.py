@@ -29,8 +29,8 @@ PANEL = Panel()
 
 READ = "import pandas, sys; pandas.read_parquet(sys.argv[1])"
 LOOK = """
-from rdagent_sota_bridge import inspection, settings
-inspection.inspect(settings.read_settings())
+from rdagent_sota_bridge import dry_run, inspection, settings
+inspection.inspect(settings.read_settings(), dry_run.of_models())
 """
 TIMED = """
 import json, resource, sys, time
@@ -91,7 +91,10 @@ def measured(code: str, file: Path, cache: Path, folder: Path, *, warm: bool = F
         folder: Where the data is.
         warm: Run the code once before it is timed, as a run does whose loop is resumed.
     """
-    before = "import pandas, pyarrow.parquet\nfrom rdagent_sota_bridge import inspection, settings"
+    before = (
+        "import pandas, pyarrow.parquet\nfrom rdagent_sota_bridge import dry_run, inspection\n"
+        "dry_run.of_models()"
+    )
     if warm:
         before += "\n" + LOOK
     environment = {

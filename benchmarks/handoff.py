@@ -293,9 +293,9 @@ def do_part(part: str, folder: Path, panel: Panel) -> None:
 
 def look(*, normal_form: bool) -> None:
     """Check the set of the settings, so that it is known, and see that it is in normal form, or is not."""
-    from rdagent_sota_bridge import inspection, normal, panel, settings
+    from rdagent_sota_bridge import dry_run, inspection, normal, panel, settings
 
-    found = inspection.inspect(settings.read_settings())
+    found = inspection.inspect(settings.read_settings(), dry_run.of_models())
     found.raise_failures()
     with panel.opened([at.path for at in found.located]) as opened:
         if normal.is_normal(opened) != normal_form:

@@ -12,22 +12,25 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.filesize import decimal
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import model_verdict
+from rdagent_sota_bridge import dry_run, model_verdict
 from rdagent_sota_bridge.checks import Line, State
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.files import write_whole
 from rdagent_sota_bridge.names import workspace_root
-from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam, function_of
+from rdagent_sota_bridge.patch import SEAMS, Seam, apply_seam
 from rdagent_sota_bridge.patch import status as seam_states
+from rdagent_sota_bridge.qlib_config import QlibStart
 from rdagent_sota_bridge.qlib_environment import (
     QlibSide,
     Unseen,
@@ -36,7 +39,6 @@ from rdagent_sota_bridge.qlib_environment import (
     look_at_qlib,
     qlib_line,
 )
-from rdagent_sota_bridge.recognition import Found
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS, VERDICT_WAYS, read_settings
 
 OWN_RUNNER = "rdagent_sota_bridge.runner.SotaModelRunner"
@@ -60,7 +62,7 @@ class Seams:
         patched: True if RD-Agent's source calls the package (`rdagent-sota patch`).
         verdicts: From a value of `SOTA_MODEL_VERDICT` to the reason why `fin_model` can't accept a model with
             it; empty where it can.
-        found: From the name of a seam that fits to how RD-Agent's code is recognised there.
+        asked: What RD-Agent's `develop` of models does; None where the factors can't reach it.
     """
 
     hooked: bool
@@ -68,23 +70,49 @@ class Seams:
     runners: dict[str, str] = dataclasses.field(default_factory=dict)
     patched: bool = False
     verdicts: dict[str, str] = dataclasses.field(default_factory=dict)
-    found: dict[str, Found] = dataclasses.field(default_factory=dict)
+    asked: dry_run.DryRun | None = None
 
 
 _NOT_INSTALLED = Unseen("warn", "RD-Agent is not installed", "install it: pip install rdagent")
 
 
-def lines(set_size: int, place: Path) -> list[Line]:
+def look_at_rdagent() -> Seams | Unseen:
+    """Let a child import RD-Agent's modules, try the seams and ask `develop`. Takes seconds."""
+    if installed("rdagent") is None:
+        return _NOT_INSTALLED
+    code = "import pathlib; from rdagent_sota_bridge import environment; "
+    code += "environment.tell_seams(pathlib.Path('answer.json'))"
+    # A short path: sockets' paths below it have to fit into 108 characters.
+    with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
+        return _seams(ask_rdagent(code, Path(name, "seams"), _CHILD_SECONDS))
+
+
+def qlib_start(seams: Seams | Unseen) -> QlibStart:
+    """Return what RD-Agent would start Qlib with for a model.
+
+    Raises:
+        SeamError: if the factors can't reach it, or it was not seen.
+    """
+    if isinstance(seams, Seams) and seams.asked is not None:
+        return seams.asked.start
+    fact = "What RD-Agent would train with is not known"
+    if isinstance(seams, Unseen):
+        raise SeamError(fact, seams.reason, seams.fix)
+    raise SeamError(fact, "; ".join(seams.misfits.values()), OTHER_RELEASE)
+
+
+def lines(set_size: int, place: Path, look: Callable[[], Seams | Unseen] = look_at_rdagent) -> list[Line]:
     """Return the lines about the environment. Takes seconds: RD-Agent's modules are imported, in a child.
 
     Args:
         set_size: Bytes of the set's files.
         place: The folder of the store.
+        look: Returns what was found of RD-Agent.
     """
     version = installed("rdagent")
     qlib: QlibSide | Unseen = _NOT_INSTALLED
     with ThreadPoolExecutor(1) as beside:
-        looking = beside.submit(look_at_rdagent)
+        looking = beside.submit(look)
         if version is not None:
             with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
                 qlib = look_at_qlib(Path(name))
@@ -119,8 +147,7 @@ def _verdict_asked_for() -> str:
 
 def rdagent_line(version: str | None) -> Line:
     """Return the line about RD-Agent's release; None for none installed."""
-    tested = sorted({release for seam in SEAMS for release in seam.checked})
-    figures = {"version": version, "tested": tested}
+    figures = {"version": version}
     if version is None:
         return Line(
             "rdagent",
@@ -129,15 +156,7 @@ def rdagent_line(version: str | None) -> Line:
             "install both into one environment: pip install rdagent rdagent-sota-bridge",
             figures,
         )
-    if version not in tested:
-        return Line(
-            "rdagent",
-            "warn",
-            f"RD-Agent {version}; this package is tested on {' and '.join(tested)}",
-            "see that the line seams passes, or install a tested release",
-            figures,
-        )
-    return Line("rdagent", "pass", f"RD-Agent {version}, a tested release", figures=figures)
+    return Line("rdagent", "pass", f"RD-Agent {version}", figures=figures)
 
 
 def seams_line(seams: Seams | Unseen, switch: str, runner: str) -> Line:
@@ -187,13 +206,7 @@ def _seam_line(seam: Seam, seams: Seams) -> Line:
         state: State = "fail" if seam.carries_factors else "warn"
         figures |= {"found": "misfit", "reason": reason}
         return Line(name, state, f"{seam.module}: misfit: {reason}", OTHER_RELEASE, figures)
-    at = seams.found.get(seam.name, Found("fits"))
-    figures |= {"found": at.kind, "releases": list(at.releases)}
-    text = f"{seam.module}: {at}"
-    if at.kind == "unknown":
-        fix = "nothing has to be done; tell us about your RD-Agent, so that it becomes a known one"
-        return Line(name, "warn", text, fix, figures)
-    return Line(name, "pass", text, figures=figures)
+    return Line(name, "pass", f"{seam.module}: fits", figures={**figures, "found": "fits"})
 
 
 def runner_lines(seams: Seams | Unseen) -> list[Line]:
@@ -330,17 +343,6 @@ def nearest_existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
-def look_at_rdagent() -> Seams | Unseen:
-    """Let a child import RD-Agent's modules, and tell how they meet the table of seams. Takes seconds."""
-    if installed("rdagent") is None:
-        return _NOT_INSTALLED
-    code = "import pathlib; from rdagent_sota_bridge import environment; "
-    code += "environment.tell_seams(pathlib.Path('answer.json'))"
-    # A short path: sockets' paths below it have to fit into 108 characters.
-    with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
-        return _seams(ask_rdagent(code, Path(name, "seams"), _CHILD_SECONDS))
-
-
 # --- the children ---
 
 
@@ -348,33 +350,39 @@ def tell_seams(answer: Path) -> None:
     """Import RD-Agent's modules with seams, and write down whether the seams fit. For a child process."""
     hooked = startup.SeamFinder in sys.meta_path
     startup.unregister()  # at a misfit the hook would stop the process, or write to stderr
-    misfits, recognised = {}, {}
+    misfits = {}
     for seam in SEAMS:
         try:
             apply_seam(seam.name)
-            recognised[seam.name] = dataclasses.asdict(_recognised(seam))
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except SystemExit:  # a patched source stops the process in its own import
             misfits |= {at.seam.name: at.reason for at in seam_states() if at.state == "misfit"}
         except Exception as error:  # whatever an import of foreign code raises is the answer here
             misfits[seam.name] = f"{seam.module} can't be used: {type(error).__name__}: {error}"
+    needed = {seam.name for seam in SEAMS if seam.carries_factors}
+    asked = None
+    if not needed & misfits.keys():
+        try:
+            asked = dataclasses.asdict(dry_run.of_models())
+        except SeamError as error:
+            misfits["runner"] = f"{error.fact} ({error.place})"
+    if "factor runner" not in misfits:
+        runner = import_module("rdagent.scenarios.qlib.developer.factor_runner").QlibFactorRunner
+        if isinstance(why := dry_run.ask_factor_runner(runner), str):
+            misfits["factor runner"] = (
+                f"QlibFactorRunner.develop has a shape that is not known: it {why}; factor loops of "
+                "fin_quant go without the loaded set"
+            )
     told = {
         "hooked": hooked,
         "misfits": misfits,
         "runners": {} if misfits else _unfit_runners(),
         "patched": bool(startup.called_by_source),
         "verdicts": _verdicts(misfits.get("verdict", "")),
-        "found": recognised,
+        "asked": asked,
     }
     write_whole(answer, json.dumps(told))
-
-
-def _recognised(seam: Seam) -> Found:
-    if not seam.recognised_by:
-        return Found("fits")
-    recognised: Found = function_of(seam.recognised_by)(sys.modules[seam.module])
-    return recognised
 
 
 def _unfit_runners() -> dict[str, str]:
@@ -401,11 +409,8 @@ def _seams(told: dict[str, Any] | str) -> Seams | Unseen:
         return Unseen(
             "fail", f"RD-Agent's modules can't be looked at: {told}", "see what rdagent --help says"
         )
-    recognised = {
-        name: Found(at["kind"], tuple(at["releases"]), tuple(at["missing"]))
-        for name, at in told["found"].items()
-    }
-    return Seams(**{**told, "found": recognised})
+    asked = None if told["asked"] is None else TypeAdapter(dry_run.DryRun).validate_python(told["asked"])
+    return Seams(**{**told, "asked": asked})
 
 
 def _verdicts(misfit: str) -> dict[str, str]:

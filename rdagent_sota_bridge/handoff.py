@@ -12,10 +12,17 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from rdagent_sota_bridge import factors, fetched, manifest, merge, underway
+from rdagent_sota_bridge import factors, fetched, manifest, merge, stop, underway
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, HandOffError
-from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.errors import (
+    OTHER_RELEASE,
+    BridgeError,
+    FactorFileNotFoundError,
+    HandOffError,
+    SeamError,
+)
+from rdagent_sota_bridge.plan import Record
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
 
 
@@ -24,8 +31,9 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     Our `develop` lies outside RD-Agent's cache, which is part of the original and stays.
     """
-    plans.check_develop(module)
-    runner_class = module.QlibModelRunner
+    runner_class: Any = getattr(module, "QlibModelRunner", None)
+    if getattr(runner_class, "develop", None) is None:
+        raise SeamError("RD-Agent has no QlibModelRunner.develop", module.__name__, OTHER_RELEASE)
     init_before, develop_before = runner_class.__init__, runner_class.develop
 
     @functools.wraps(init_before)
@@ -52,7 +60,7 @@ def check_when_built(runner: Any) -> None:
     try:
         plan = plans.checked_plan()
     except BridgeError as error:
-        plans.stop_before_loop(error)
+        stop.stop_before_loop(error)
     if plan is not None:
         plans.remember(runner, plan)
         _warn_without_loop_seam(runner)
@@ -68,7 +76,7 @@ def check_if_unseen(runner: Any) -> None:
     try:
         plans.resume_with(runner, plans.checked_plan())
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
     _warn_without_loop_seam(runner)
 
 
@@ -120,7 +128,7 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
         _write_manifest(hand_off, developed)
         return developed
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
 
 
 def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:

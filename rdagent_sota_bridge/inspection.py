@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 
-import pandas as pd
-
-from rdagent_sota_bridge import alpha, checks, fetch, locate, market, qlib_config, quality
+from rdagent_sota_bridge import alpha, checks, fetch, locate, market, quality
 from rdagent_sota_bridge.checks import Line
-from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, SeamError, SettingsError
+from rdagent_sota_bridge.errors import FactorFileError
 from rdagent_sota_bridge.locate import Located
 from rdagent_sota_bridge.market import Market
-from rdagent_sota_bridge.qlib_config import Task
+from rdagent_sota_bridge.qlib_config import QlibStart, Task
 from rdagent_sota_bridge.quality import Quality
 from rdagent_sota_bridge.settings import REMOVED, Settings, misspelt_names
-
-_SEGMENT_VARIABLES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +52,16 @@ def _silent(_: str) -> None:
 
 
 def inspect(
-    settings: Settings, located: tuple[Located, ...] | None = None, tell: Callable[[str], object] = _silent
+    settings: Settings,
+    start: QlibStart,
+    located: tuple[Located, ...] | None = None,
+    tell: Callable[[str], object] = _silent,
 ) -> Inspection:
     """Look at the set that the settings name, against the market and the segments of the installed RD-Agent.
 
     Args:
         settings: The settings.
+        start: What RD-Agent's `develop` would start Qlib with: it names the market, the segments, the label.
         located: The factor files, where something else than the settings names them.
         tell: Is told of a set that is fetched from a URL.
 
@@ -74,18 +74,12 @@ def inspect(
             settings.workspace_paths, settings.log_paths, fetch.into_store(settings.store_path, tell)
         )
     located = tuple(at if at.log is not None or at.url else locate.with_its_log(at) for at in located)
-    task = packaged_task(base)
+    task = start.task(base)
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
     lines = [*_settings_lines(), *_cache_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
     return Inspection(located, base, task, home, found, lines)
-
-
-def packaged_task(base: alpha.BaseSet) -> Task:
-    """Return what RD-Agent's own model YAML names, with a base set and the dates of RD-Agent's settings."""
-    text = qlib_config.adapt(packaged_config(), base, "")
-    return qlib_config.read_task(text, {**qlib_config.feature_variables(base), **_segment_variables()})
 
 
 def is_qlib_in_docker() -> bool:
@@ -140,29 +134,3 @@ def _verdict_lines(located: tuple[Located, ...]) -> list[Line]:
         for at in located
         if at.accepted is False
     ]
-
-
-def packaged_config() -> str:
-    """Return RD-Agent's own model YAML, which a model's workspace will start with."""
-    package = resources.files("rdagent.scenarios.qlib.experiment")
-    file = package / "model_template" / qlib_config.CONFIG_FILE
-    if not file.is_file():
-        raise SeamError("RD-Agent has no YAML for models that train on factors", str(file), OTHER_RELEASE)
-    return file.read_text(encoding="utf-8")
-
-
-def _segment_variables() -> dict[str, str]:
-    """Return the dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there."""
-    settings = import_module("rdagent.app.qlib_rd_loop.conf").ModelBasePropSetting()
-    found = {name: getattr(settings, name, None) for name in _SEGMENT_VARIABLES}
-    for name, value in found.items():
-        try:
-            pd.Timestamp(value)
-        except ValueError:
-            variable = f"QLIB_MODEL_{name.upper()}"
-            raise SettingsError(
-                f"{variable} is no date: {value!r}",
-                f"environment variable or .env entry {variable}, a setting of RD-Agent's",
-                "write it as 2008-01-01",
-            ) from None
-    return {name: str(value) for name, value in found.items() if value is not None}

@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 from rdagent_sota_bridge import (
+    dry_run,
     files,
     inspection,
     normal,
-    recognition,
     store,
     underway,
 )
@@ -23,22 +23,24 @@ from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, StoreError
 from rdagent_sota_bridge.factors import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.names import FACTOR_FILE
-from rdagent_sota_bridge.plan import logger
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
 
 
 def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
-    """Return the replacement of `process_factor_data` where `develop` looks it up; idle outside a hand-off.
-
-    That is a name of the module, or in forks one of the module that has it.
+    """Return the replacements of `process_factor_data` wherever it is held; idle outside a hand-off.
 
     RD-Agent's own (`scenarios/qlib/developer/utils.py`, 0.8.0, 1.0.0) runs factor code again, and raises
     FactorEmptyError for experiments without any, on which the loop is skipped with its LLM calls spent.
     """
-    places = recognition.merge_places(module) or [(module, recognition.MERGE)]
-    if not all(hasattr(owner, name) for owner, name in places):
+    places = dry_run.merge_places(module)
+    if not places:
         raise SeamError("RD-Agent's runner has no process_factor_data", module.__name__, OTHER_RELEASE)
-    return [(owner, name, _merge_in_place_of(getattr(owner, name))) for owner, name in places]
+    return [
+        (owner, name, _merge_in_place_of(getattr(owner, name)))
+        for owner, name in places
+        if owner is module or not dry_run.is_ours(getattr(owner, name))
+    ]
 
 
 def _merge_in_place_of(process_before: Any) -> Any:

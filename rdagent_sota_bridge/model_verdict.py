@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any
 
-from rdagent_sota_bridge import plan as plans
+from rdagent_sota_bridge import stop
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, SeamError
 from rdagent_sota_bridge.settings import is_enabled, read_settings
 
@@ -266,7 +266,7 @@ def is_mended() -> bool:
     try:
         return is_enabled() and read_settings().verdict_on_models == "mended"
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
 
 
 def _has_addresses(template_class: Any) -> bool:
@@ -324,9 +324,9 @@ def _tell(asked: _Request) -> None:
         f"(SOTA_MODEL_VERDICT=mended): {outcome}"
     )
     if answer.doubt:
-        plans.logger().warning(f"{line}, for {answer.doubt}{f' ({answer.said})' if answer.said else ''}")
+        stop.logger().warning(f"{line}, for {answer.doubt}{f' ({answer.said})' if answer.said else ''}")
     else:
-        plans.logger().info(f"{line}, for it says {answer.said}")
+        stop.logger().info(f"{line}, for it says {answer.said}")
 
 
 # --- the seam of the proposals ---

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge.compatibility import TESTED
+from rdagent_sota_bridge import stop
 from rdagent_sota_bridge.errors import BridgeError, SeamError, SettingsError
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
@@ -25,19 +25,14 @@ class Seam:
         patches: `module:function` of ours that takes that module and returns (owner, attribute, replacement)
             triples, or raises SeamError where RD-Agent has another shape.
         purpose: What it is for.
-        checked: The releases of RD-Agent that the tests run it on.
         essential: True where a run that asked for the factors can't be without it.
-        recognised_by: `module:function` of ours that takes that module and returns a `recognition.Found`:
-            it tells a release from an unknown form. Empty where to fit is all that is asked for.
     """
 
     name: str
     module: str
     patches: str
     purpose: str
-    checked: tuple[str, ...] = TESTED
     essential: bool = False
-    recognised_by: str = ""
 
     @property
     def carries_factors(self) -> bool:
@@ -89,7 +84,6 @@ SEAMS = (
         "rdagent_sota_bridge.handoff:runner_patches",
         "QlibModelRunner: the set is checked when it is built, and handed over in develop",
         essential=True,
-        recognised_by="rdagent_sota_bridge.recognition:recognise",
     ),
     Seam(
         "factor merge",
@@ -196,6 +190,13 @@ def revert() -> None:
                 delattr(replaced.owner, replaced.attribute)
             else:
                 setattr(replaced.owner, replaced.attribute, replaced.original)
+    originals = {id(replaced.replacement): replaced.original for replaced in _state.ever}
+    for module in [found for name, found in list(sys.modules.items()) if name.split(".")[0] == "rdagent"]:
+        for name, value in list(vars(module).items()):
+            if id(value) in originals:  # taken over from another module by an import
+                while id(value) in originals:
+                    value = originals[id(value)]
+                setattr(module, name, value)
     _state.misfits.clear()
 
 
@@ -249,20 +250,11 @@ def _apply_seam(seam: Seam, module: ModuleType) -> None:
     replaced = []
     for owner, attribute, replacement in patches:
         # The raw attribute, not getattr's: a classmethod has to come back as the same object.
-        original = _original(vars(owner).get(attribute, _ABSENT))
+        original = vars(owner).get(attribute, _ABSENT)
         replaced.append(_Replaced(owner, attribute, original, replacement))
         setattr(owner, attribute, replacement)
     _state.applied[seam.name] = replaced
     _state.ever += replaced
-
-
-def _original(value: Any) -> Any:
-    """Return what stood in the place of a value, if it is a replacement of ours; else the value.
-
-    Where a fork's model runner looks a function up in the module that has it, it is replaced there, and a
-    module with a seam of its own that imports it afterwards has the replacement.
-    """
-    return next((replaced.original for replaced in _state.ever if replaced.replacement is value), value)
 
 
 def _apply_or_say(seam: Seam, module: ModuleType) -> None:
@@ -270,10 +262,9 @@ def _apply_or_say(seam: Seam, module: ModuleType) -> None:
         _apply_seam(seam, module)
     except SeamError as error:
         if seam.essential:
-            importlib.import_module("rdagent_sota_bridge.plan").refuse(error)
+            stop.refuse(error)
         else:
-            checked = " and ".join(seam.checked)
-            sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place}; checked on {checked})\n")
+            sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
 
 
 def _check_own_switch() -> None:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import os
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
-
-import typer
+from typing import Any
 
 from rdagent_sota_bridge import (
     __version__,
+    dry_run,
     factors,
     inspection,
-    latest_log,
     locate,
     model_verdict,
     patch,
-    recognition,
     store,
 )
 from rdagent_sota_bridge.errors import (
     OTHER_RELEASE,
     BridgeError,
-    FactorFileNotFoundError,
     HandOffError,
     SeamError,
     SetChangedError,
     SettingsError,
-    StoreError,
-    WorkspaceNotFoundError,
 )
 from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
+from rdagent_sota_bridge.stop import continue_without_factors, logger
 
 RUNNER_ATTRIBUTE = "sota_bridge"
 """What a runner carries through a session: {"record": plain dict or None, "reason": text}."""
@@ -87,38 +80,20 @@ def checked_plan() -> Plan | None:
     except BridgeError as error:
         if settings.on_error == "fail":
             raise
-        _warn_and_go_on(error)
+        continue_without_factors(error)
         plan = Plan(None, str(error))
     _warn_of_verdict(settings)
     return plan
 
 
-def refuse(error: BridgeError) -> None:
-    """Handle a shape of RD-Agent that is not known: stop a run that asked for the factors, or warn it."""
-    try:
-        asked = is_enabled()
-        on_error = read_settings().on_error if asked else ""
-    except BridgeError as settings_error:
-        stop_before_loop(settings_error)
-    if on_error == "fail":
-        stop_before_loop(error)
-    if asked:
-        _warn_and_go_on(error)
-    else:
-        sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
-
-
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
-    recognised = _check_seams()
-    found = inspection.inspect(settings, tell=lambda text: logger().info(f"SOTA factors fetch: {text}"))
+    asked = _check_rdagent()
+    found = inspection.inspect(
+        settings, asked.start, tell=lambda text: logger().info(f"SOTA factors fetch: {text}")
+    )
     found.raise_failures()
     _log_loaded(found)
-    if recognised.kind == "unknown":
-        logger().warning(
-            "QlibModelRunner.develop is that of no RD-Agent release that this package knows; it has all that "
-            "the hand-off needs, and gets the factors"
-        )
     held, base = found.quality.factors, found.base
     metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
     whole = found.quality.sources[0].digest == held.digest
@@ -235,74 +210,12 @@ def _metrics_beside(path: Path) -> dict[str, float]:
         return {}
 
 
-def check_develop(module: Any) -> recognition.Found:
-    """Return how `develop` of RD-Agent's model runner is recognised, which the hand-off goes through.
-
-    Raises:
-        SeamError: if it is a misfit; it names what is missing.
-    """
-    if getattr(getattr(module, "QlibModelRunner", None), "develop", None) is None:
-        raise SeamError("RD-Agent has no QlibModelRunner.develop", module.__name__, OTHER_RELEASE)
-    found = recognition.recognise(module)
-    if found.kind == "misfit":
-        raise SeamError(
-            f"QlibModelRunner.develop has a shape that is not known: it lacks {', '.join(found.missing)}",
-            f"{module.__file__}, develop and what it calls there",
-            OTHER_RELEASE,
-        )
-    return found
-
-
-def _check_seams() -> recognition.Found:
-    """Return how `develop` is recognised; raise where a seam that the hand-off needs does not fit."""
+def _check_rdagent() -> dry_run.DryRun:
+    """Return what RD-Agent's own `develop` does; raise where what the hand-off needs does not fit."""
     for status in patch.status():
         if status.state == "misfit" and status.seam.carries_factors:
             raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
-    return check_develop(import_module("rdagent.scenarios.qlib.developer.model_runner"))
-
-
-# --- stopping ---
-
-
-def stop_before_loop(error: BridgeError, run_folder: Path | None = None) -> NoReturn:
-    """End the process with one message and status 1, outside of a loop's steps.
-
-    SystemExit rather than an exception of typer's: the command line would show that with a traceback here.
-
-    Args:
-        error: What the message says.
-        run_folder: The log folder of a run that was to be resumed; None for a new run.
-    """
-    text = text_of(error)
-    latest_log.write_line("ERROR", text, run_folder or Path(logger().storage.path))
-    raise SystemExit(text) from error
-
-
-def stop_in_step(error: BridgeError) -> NoReturn:
-    """End the run with one message and status 1, inside a step.
-
-    There `asyncio.run` makes a traceback of a SystemExit; typer's Exit ends cleanly, from a process pool too.
-    """
-    text = text_of(error)
-    latest_log.write_line("ERROR", text)
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-    raise typer.Exit(1) from error
-
-
-def text_of(error: BridgeError) -> str:
-    """Return the text that users grep for: the line of the plan, then the place and the fix."""
-    speaks_for_itself = (
-        WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError, StoreError,
-    )  # fmt: skip
-    if isinstance(error, speaks_for_itself):
-        return str(error)
-    return f"Failed to load SOTA factors from workspace: {error}"
-
-
-def _warn_and_go_on(error: BridgeError) -> None:
-    logger().warning(text_of(error))
-    logger().warning("SOTA_ON_ERROR=baseline: the run goes on without the factors")
+    return dry_run.of_models()
 
 
 # --- the runner's memory ---
@@ -431,33 +344,15 @@ def check_runner(runner: Any) -> None:
 
 def check_runner_class(runner_class: type) -> None:
     """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    reason = why_out_of_reach(runner_class)
-    if not reason:
+    asked = dry_run.ask_model_runner(runner_class)
+    if isinstance(asked, dry_run.DryRun):
         return
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
-        f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop {reason}",
+        f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop {asked}",
         "unset QLIB_MODEL_RUNNER (QLIB_QUANT_MODEL_RUNNER), or call super().develop(exp) in a class derived "
         "from QlibModelRunner, without a cache around it",
     )
-
-
-def why_out_of_reach(runner_class: type) -> str:
-    """Return why the `develop` of a class does not lead to ours; empty where it is ours, or goes on to it."""
-    astray = "does not lead to the develop of RD-Agent's runner"
-    for kind in runner_class.__mro__:
-        develop = vars(kind).get("develop")
-        if develop is None:
-            continue
-        if patch.is_ours(kind, "develop") or kind.__module__ == "rdagent_sota_bridge.runner":
-            return ""
-        if recognition.result_cache(develop) is not None:
-            return "has a result cache around it, which answers before any factors are handed over"
-        names = recognition.names_in(inspect.unwrap(develop))
-        parents = {"super", *(parent.__name__ for parent in kind.__mro__[1:])}
-        if "develop" not in names or names.isdisjoint(parents):
-            return astray
-    return astray
 
 
 def warn_of_unlike_factor_loops(reason: str) -> None:
@@ -467,8 +362,3 @@ def warn_of_unlike_factor_loops(reason: str) -> None:
         "loaded set, the first one against its base features, later ones against models that were trained "
         "with it"
     )
-
-
-def logger() -> Any:
-    """Return RD-Agent's logger. Imported late: the seams are applied while RD-Agent is being imported."""
-    return import_module("rdagent.log").rdagent_logger

@@ -20,11 +20,15 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from rdagent_sota_bridge import yaml_template
 from rdagent_sota_bridge.alpha import NO_BASE_SET, BaseSet, base_set
-from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.names import FACTOR_FILE
 
 CONFIG_FILE = "conf_sota_factors_model.yaml"
 """The YAML of a model that trains on factors (RD-Agent's `scenarios/qlib/experiment/model_template`)."""
+
+FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
+"""The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
+(`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
 # The features of the first loader: two lists in 0.8.0, two placeholders in 1.0.0.
 _FEATURES = re.compile(
@@ -34,6 +38,7 @@ _FEATURES = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
+_DATES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
 _PLAIN_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
 
 
@@ -98,6 +103,41 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
         )
     except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError) as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True)
+class QlibStart:
+    """What RD-Agent would start Qlib with.
+
+    Attributes:
+        config_name: The name of the YAML.
+        config: Its text, a template.
+        run_env: The variables for it.
+    """
+
+    config_name: str
+    config: str
+    run_env: dict[str, str]
+
+    def task(self, base: BaseSet) -> Task:
+        """Return what the YAML names, with a base set.
+
+        Raises:
+            SeamError: if it has a form that is not known.
+            SettingsError: if a date of RD-Agent's settings is none.
+        """
+        kind = "MODEL" if self.config_name == CONFIG_FILE else "FACTOR"
+        for name in self.run_env.keys() & set(_DATES):
+            try:
+                pd.Timestamp(self.run_env[name])
+            except ValueError:
+                variable = f"QLIB_{kind}_{name.upper()}"
+                raise SettingsError(
+                    f"{variable} is no date: {self.run_env[name]!r}",
+                    f"environment variable or .env entry {variable}, a setting of RD-Agent's",
+                    "write it as 2008-01-01",
+                ) from None
+        return read_task(adapt(self.config, base, ""), {**self.run_env, **feature_variables(base)})
 
 
 def _segment(name: str, days: Any, *, open_end: bool) -> Segment:

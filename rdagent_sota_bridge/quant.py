@@ -8,7 +8,6 @@ loops get it too: like is compared with like. `fin_factor` uses the same runner 
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import math
 from importlib import import_module
@@ -18,29 +17,20 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, files, handoff, inspection, normal, qlib_config, recognition, underway
+from rdagent_sota_bridge import alpha, dry_run, files, handoff, normal, qlib_config, stop, underway
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
 from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.names import FACTOR_FILE
-from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.plan import Record
 from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
-
-CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota_model.yaml")
-"""The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
-(`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
 REFERENCE_FILE = "sota_reference.json"
 """The metrics of the loaded set alone, in the run's log folder."""
 
 _FEW = 0.9
 """The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
-
-_DEVELOP_NAMES = frozenset(
-    {"based_experiments", "process_factor_data", "experiment_workspace", "to_parquet", "execute"}
-)
-_DEVELOP_TEXTS = frozenset({FACTOR_FILE, *CONFIG_FILES})
 
 
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -52,29 +42,12 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     develop_before = getattr(runner_class, "develop", None)
     if runner_class is None or develop_before is None:
         raise SeamError("RD-Agent has no QlibFactorRunner.develop", module.__name__, OTHER_RELEASE)
-    missing = _missing(develop_before)
-    if recognition.MERGE not in vars(module):
-        missing.append(f"a {recognition.MERGE} of its own module")
-    if missing:
-        raise SeamError(
-            f"QlibFactorRunner.develop has a shape that is not known: it lacks {', '.join(missing)}; factor "
-            "loops of fin_quant go without the loaded set",
-            str(module.__file__),
-            OTHER_RELEASE,
-        )
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
         return join_factor_loop(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "develop", develop)]
-
-
-def _missing(develop: Any) -> list[str]:
-    inner = inspect.unwrap(develop)
-    code = getattr(inner, "__code__", None)
-    texts = set() if code is None else {text for text in code.co_consts if isinstance(text, str)}
-    return sorted((_DEVELOP_NAMES - recognition.names_in(inner)) | (_DEVELOP_TEXTS - texts))
 
 
 def share(loop: Any, model_runner: Any) -> None:
@@ -90,23 +63,22 @@ def share(loop: Any, model_runner: Any) -> None:
         return
     record = plans.record_of(model_runner)
     if record is not None:
-        kind = type(factor_runner)
-        if reason := plans.why_out_of_reach(kind):
-            plans.warn_of_unlike_factor_loops(
-                f"{kind.__module__}.{kind.__qualname__}, whose develop {reason}"
-            )
+        kind: type = type(factor_runner)
+        asked = dry_run.ask_factor_runner(kind)
+        if isinstance(asked, str):
+            plans.warn_of_unlike_factor_loops(f"{kind.__module__}.{kind.__qualname__}, whose develop {asked}")
             return
         try:
-            _check_complete_rows(record)
-        except HandOffError as error:
+            _check_complete_rows(record, asked.start.task(alpha.NO_BASE_SET).train)
+        except BridgeError as error:
             if read_settings().on_error == "fail":
-                plans.stop_before_loop(error)
+                stop.stop_before_loop(error)
             plans.warn_of_unlike_factor_loops(error.fact)
             return
     plans.copy_to_factor_runner(model_runner, factor_runner)
 
 
-def _check_complete_rows(record: Record) -> None:
+def _check_complete_rows(record: Record, train: qlib_config.Segment) -> None:
     """Check that RD-Agent's factor loops, which keep the rows with a value of every factor, keep some.
 
     A set of many factors, or one joined of other markets or years, may have few of them or none, and models
@@ -117,7 +89,6 @@ def _check_complete_rows(record: Record) -> None:
     """
     file = plans.keep_in_store(record).path
     complete = normal.complete_rows(file)
-    train = inspection.packaged_task(alpha.NO_BASE_SET).train
     trained = complete & qlib_config.inside(normal.days(file), train)
     many = len(record["columns"])
     kept = f"{int(complete.sum())} of {len(complete)} rows have a value of each of the {many} factors"
@@ -156,10 +127,10 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
             loaded.result = _reference_result(develop_before, runner, exp, record, base)
         exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
         logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-        hand_off = HandOff(record, base, exp, columns, CONFIG_FILES)
+        hand_off = HandOff(record, base, exp, columns, qlib_config.FACTOR_CONFIG_FILES)
         return handoff.develop_with(develop_before, runner, hand_off)
     except BridgeError as error:
-        plans.stop_in_step(error)
+        stop.stop_in_step(error)
 
 
 def _reference_result(
@@ -186,7 +157,7 @@ def _reference_result(
             "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
         )
         reference = experiment.reference_experiment(record, base.digest, exp)
-        hand_off = HandOff(record, base, reference, tuple(record["columns"]), CONFIG_FILES)
+        hand_off = HandOff(record, base, reference, tuple(record["columns"]), qlib_config.FACTOR_CONFIG_FILES)
         result: pd.Series[float] = handoff.develop_with(develop_before, runner, hand_off).result
         # JSON knows no NaN.
         finite = {str(name): float(value) if math.isfinite(value) else None for name, value in result.items()}
@@ -201,7 +172,9 @@ def _reference_key(exp: Any, record: Record, base: alpha.BaseSet) -> dict[str, A
     # The dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there.
     settings = import_module("rdagent.app.qlib_rd_loop.conf").FactorBasePropSetting().model_dump()
     variables = {name: str(value) for name, value in settings.items() if value is not None}
-    task = qlib_config.read_task(exp.experiment_workspace.file_dict.get(CONFIG_FILES[0], ""), variables)
+    task = qlib_config.read_task(
+        exp.experiment_workspace.file_dict.get(qlib_config.FACTOR_CONFIG_FILES[0], ""), variables
+    )
     return {
         "set": record["digest"],
         "base_set": base.digest,

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from rdagent_sota_bridge import plan as plans
-from rdagent_sota_bridge import quant
+from rdagent_sota_bridge import quant, stop
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
 from rdagent_sota_bridge.names import MODEL_LOOPS
 from rdagent_sota_bridge.sessions import log_folder, session_file
@@ -91,7 +91,7 @@ def _checked_resume(module: ModuleType, path: Path) -> plans.Plan | None:
         if plan is not None and plan.record is not None and file is not None:
             _check_session(module, file, plan.record)
     except BridgeError as error:
-        plans.stop_before_loop(error, log_folder(path))
+        stop.stop_before_loop(error, log_folder(path))
     return plan
 
 
@@ -120,9 +120,9 @@ def _check_new_loop(loop: Any) -> None:
         plans.check_runner(_runner(loop))
         quant.share(loop, _runner(loop))
     except HandOffError as error:
-        plans.refuse(error)
+        stop.refuse(error)
     except BridgeError as error:
-        plans.stop_before_loop(error)
+        stop.stop_before_loop(error)
 
 
 def _check_loaded_loop(loop: Any) -> None:
@@ -137,7 +137,7 @@ def _check_loaded_loop(loop: Any) -> None:
             plans.resume_with(runner, plan)
             quant.share(loop, runner)
     except BridgeError as error:
-        plans.stop_before_loop(error)
+        stop.stop_before_loop(error)
 
 
 def _runner(loop: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 
-from rdagent_sota_bridge import handoff, patch, plan
+from rdagent_sota_bridge import handoff, patch, stop
 from rdagent_sota_bridge.errors import SeamError
 
 
@@ -35,7 +35,7 @@ for _name in ("workspace", "merge"):
     try:
         patch.apply_seam(_name)
     except SeamError as _error:
-        plan.refuse(_error)
+        stop.refuse(_error)
 for _name in ("verdict", "best model"):
     with contextlib.suppress(SeamError):  # the run's log says what follows from it, and a check the reason
         patch.apply_seam(_name)

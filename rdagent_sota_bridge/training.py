@@ -13,7 +13,7 @@ from typing import Any
 from rdagent_sota_bridge import factors, manifest, merge, normal, qlib_config, underway
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
 from rdagent_sota_bridge.names import FACTOR_FILE
-from rdagent_sota_bridge.plan import logger
+from rdagent_sota_bridge.stop import logger
 from rdagent_sota_bridge.underway import HandOff
 
 RESULT_SCRIPT = "read_exp_res.py"

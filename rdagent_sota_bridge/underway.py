@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rdagent_sota_bridge import alpha, inspection, manifest, qlib_config, store
+from rdagent_sota_bridge import alpha, dry_run, manifest, qlib_config, store
 from rdagent_sota_bridge import plan as plans
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.plan import Record, logger
+from rdagent_sota_bridge.plan import Record
+from rdagent_sota_bridge.stop import logger
 
 
 @dataclass
@@ -146,7 +147,7 @@ def _chosen_in_rdagent(exp: Any) -> dict[str, str]:
         return dict(given)
     # A factor loop's workspace has other YAML files; its base features have to be the models'.
     text = exp.experiment_workspace.file_dict.get(qlib_config.CONFIG_FILE)
-    written = qlib_config.written_features(inspection.packaged_config() if text is None else text)
+    written = qlib_config.written_features(dry_run.of_models().start.config if text is None else text)
     return {} if written == alpha.ALPHA20 else written
 
 

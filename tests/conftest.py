@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from examples.demo.market import Market
+from rdagent_sota_bridge import dry_run
 from tests import seams
 
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
@@ -67,9 +68,12 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the package's variables out of the environment of every test."""
+    """Take the package's variables out of the environment of every test, and forget what was asked."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    # RD-Agent's settings differ from test to test.
+    dry_run.ask_model_runner.cache_clear()
+    dry_run.ask_factor_runner.cache_clear()
 
 
 _folder = tempfile.TemporaryDirectory(prefix="rdagent-sota-tests-")

@@ -105,6 +105,7 @@ def logged(function):
 
 
 """
+_ENV = "from rdagent.utils.env import QlibCondaEnv\n\n\n"
 _OWN_CACHED = _CACHED.replace("CachedRunner.get_cache_key", "own_key")
 _ALL, _OWN = "[*exp.based_experiments, exp]", "[exp]"
 
@@ -180,22 +181,47 @@ CHANGING: dict[str, tuple[tuple[Edit, ...], str]] = {
 }
 """From what a fork does with the merged factors to how its text differs, and the statement that it adds."""
 
+_NO_MERGE = "does not ask process_factor_data for the factors"
 MISFITS: dict[str, tuple[tuple[Edit, ...], str]] = {
     "merge removed": (
         ((_MERGE, "                SOTA_factor = sota_factor_experiments_list[-1].frame\n"),),
-        "process_factor_data",
+        f"{_NO_MERGE} (AttributeError: 'QlibFactorExperiment' object has no attribute 'frame')",
     ),
-    "tasks renamed": ((("sub_tasks", "tasks"),), "sub_tasks"),
+    "tasks renamed": ((("sub_tasks", "tasks"),), "object has no attribute 'tasks'"),
     "merge bound in a default": (
         (
             (_DEVELOP, _DEVELOP.replace("exp: QlibModelExperiment", "exp, merge=process_factor_data")),
             (_MERGE, _MERGE.replace("process_factor_data", "merge")),
         ),
-        "process_factor_data",
+        _NO_MERGE,
     ),
-    "another file": ((("combined_factors_df.parquet", "factors.parquet"),), "combined_factors_df.parquet"),
+    "another file": (
+        (("combined_factors_df.parquet", "factors.parquet"),),
+        "writes no combined_factors_df.parquet",
+    ),
+    "another YAML": (
+        (("conf_sota_factors_model.yaml", "conf_baseline_factors_model.yaml"),),
+        "takes conf_baseline_factors_model.yaml in place of conf_sota_factors_model.yaml",
+    ),
+    "Qlib started by itself": (
+        ((_EXECUTE, 'QlibCondaEnv(conf=None).check_output("", "", '), (_CLASS, _ENV + _CLASS)),
+        "starts Qlib by itself",
+    ),
 }
 """From what a fork does to how its text differs, and what its `develop` then lacks."""
+
+CHANGING: dict[str, Edit] = {
+    name: (_WRITE, f"                {line}\n{_WRITE}")
+    for name, line in {
+        "a filter of dates": 'combined_factors = combined_factors.loc["2008-01-01":"2020-08-01"]',
+        "a dropna": "combined_factors = combined_factors.dropna()",
+        "a dropped column": "combined_factors = combined_factors.iloc[:, 1:]",
+        "a fillna": "combined_factors = combined_factors.fillna(0)",
+        "another type": 'combined_factors = combined_factors.astype("float32")',
+        "a filter of instruments": 'combined_factors = combined_factors.filter(like="SH", axis=0)',
+    }.items()
+}
+"""From what a fork does with the merged frame to how its text differs."""
 
 FORCED_KEY = _with_key(
     _KEY.format(experiments=_OWN),

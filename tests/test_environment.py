@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import environment, qlib_environment
+from rdagent_sota_bridge import dry_run, environment, qlib_environment
 from rdagent_sota_bridge.environment import (
     LEAST_FREE,
     OWN_RUNNER,
@@ -28,6 +28,7 @@ from rdagent_sota_bridge.environment import (
     store_line,
     verdict_lines,
 )
+from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.patch import SEAMS
 from rdagent_sota_bridge.qlib_environment import (
     Place,
@@ -37,7 +38,6 @@ from rdagent_sota_bridge.qlib_environment import (
     file_store_line,
     qlib_line,
 )
-from rdagent_sota_bridge.recognition import Found
 from tests.frames import public_folder, without_privileges
 from tests.processes import is_alive
 
@@ -89,17 +89,11 @@ def unseen(place: Place, folder: Path) -> Unseen:
 # --- lines from facts ---
 
 
-@pytest.mark.parametrize(
-    ("version", "state"), [(None, "fail"), ("0.8.0", "pass"), ("1.0.0", "pass"), ("1.0.1", "warn")]
-)
+@pytest.mark.parametrize(("version", "state"), [(None, "fail"), ("1.0.0", "pass")])
 def test_rdagent(version: str | None, state: str) -> None:
-    """The releases that the table of seams names pass, another one warns, and none fails with a fix."""
+    """A release that is installed passes, and none fails with a fix."""
     line = rdagent_line(version)
-    assert (line.state, line.figures["version"], line.figures["tested"]) == (
-        state,
-        version,
-        ["0.8.0", "1.0.0"],
-    )
+    assert (line.state, line.figures["version"]) == (state, version)
     assert bool(line.fix) is (state != "pass")
 
 
@@ -137,34 +131,20 @@ def test_a_seam_that_does_not_fit(name: str, state: str) -> None:
 
 def test_the_table_of_seams() -> None:
     """Each seam of the table is one line with its module and what was found there, whoever added it."""
-    found = {
-        "merge": Found("known", ("0.5.0", "0.6.0")),
-        "runner": Found("unknown"),
-    }
     misfits = {"workspace": "too old", "options": "other"}
-    lines = seam_lines(Seams(True, misfits, found=found))
+    lines = seam_lines(Seams(True, misfits))
     assert [line.name for line in lines] == [f"seam {seam.name}" for seam in SEAMS]
     by_name = {line.name.removeprefix("seam "): line for line in lines}
-    assert [by_name[name].state for name in ("loop", "merge", "runner", "workspace", "options")] == [
-        "pass",
-        "pass",
-        "warn",
-        "fail",
-        "warn",
-    ]
+    states = [by_name[name].state for name in ("loop", "workspace", "options")]
+    assert states == ["pass", "fail", "warn"]
     assert by_name["loop"].text == "rdagent.utils.workflow.loop: fits"
-    assert by_name["merge"].text.endswith(": fits, known as release 0.5.0 and 0.6.0")
-    assert by_name["runner"].text.endswith(": unknown but fitting")
     assert by_name["workspace"].text.endswith(": misfit: too old")
     assert all(bool(line.fix) is (line.state != "pass") for line in lines)
-    assert by_name["merge"].figures["releases"] == ["0.5.0", "0.6.0"]
     assert by_name["workspace"].figures["reason"] == "too old"
     for seam in SEAMS:
         assert by_name[seam.name].figures["module"] == seam.module
     kinds = {name: line.figures["found"] for name, line in by_name.items()}
     assert kinds == {seam.name: "fits" for seam in SEAMS} | {
-        "merge": "known",
-        "runner": "unknown",
         "workspace": "misfit",
         "options": "misfit",
     }
@@ -501,18 +481,22 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
 
 
 def test_the_installed_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child tells of every seam of the table that it fits, of develop which release has it, and more."""
+    """A child says of every seam of the table that it fits, and what develop would train with."""
     monkeypatch.setenv("RDAGENT_SOTA_BRIDGE", "0")
     found = environment.look_at_rdagent()
     assert isinstance(found, Seams)
     assert (found.hooked, found.misfits, found.runners) == (True, {}, {})
     assert found.verdicts["mended"] == ""
     assert found.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
-    (runner,) = (line for line in seam_lines(found) if line.name == "seam runner")
-    assert runner.figures["found"] == "known"
-    assert metadata.version("rdagent") in runner.figures["releases"]
     assert {line.state for line in seam_lines(found)} == {"pass"}
-    assert [*found.found] == [seam.name for seam in SEAMS]
+    assert environment.qlib_start(found) == dry_run.of_models().start
+
+
+@pytest.mark.parametrize("found", [Seams(True, {"runner": "it is odd"}), NOT_YET], ids=["misfit", "unseen"])
+def test_what_rdagent_would_train_with_may_not_be_known(found: Seams | Unseen) -> None:
+    """Where develop can't be asked, a set is not checked, and the reason stands there."""
+    with pytest.raises(SeamError, match="does not tell what it would train with"):
+        found.develop()
 
 
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A stand-in takes the place of qrun; what a filter of columns lets through is ask
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import typer
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import handoff, inspection, manifest, plan, qlib_config
+from rdagent_sota_bridge import dry_run, manifest, plan, qlib_config
 from rdagent_sota_bridge.alpha import ALPHA22, BaseSet, base_set
 from rdagent_sota_bridge.errors import SeamError, StoreError
 from rdagent_sota_bridge.names import FACTOR_FILE
@@ -29,7 +30,6 @@ from tests.test_training import Qlib, manifest_of, model
 
 qlib = test_training.qlib
 
-UNKNOWN = "WARNING: QlibModelRunner.develop is that of no RD-Agent release"
 LEAVING_OUT = ("key of the model alone", "key that counts")
 SWALLOWING = ("retry in a loop", "retry in a method", "baseline after a failure")
 
@@ -54,12 +54,10 @@ def settings() -> Any:
 def test_what_fits_is_trained_on_the_factors(
     fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real develop of each fork hands set and width to qrun, after one warning line."""
+    """The real develop of each fork hands set and width to qrun."""
     run_as(forks.FITTING[fork], tmp_path, monkeypatch)
     experiment = model(qlib)
-    with seams.logged() as lines:
-        seams.build_runner().develop(experiment)
-    assert sum(line.startswith(UNKNOWN) for line in lines) == 1
+    seams.build_runner().develop(experiment)
     assert qlib.environment["num_features"] == "23"
     found = manifest_of(experiment)
     assert found is not None
@@ -124,15 +122,19 @@ def test_what_writes_the_factors_again_writes_through_no_link(
 def test_what_does_not_fit_is_refused(
     fork: str, qlib: Qlib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fork that can't be bridged stops a run that asked for the factors, with what it lacks."""
-    edits, missing = forks.MISFITS[fork]
-    module = forks.load(tmp_path / "fork", forks.text_with(*edits), monkeypatch)
+    """A fork that can't be bridged stops a run that asked for the factors, or warns it, and says why."""
+    edits, reason = forks.MISFITS[fork]
+    run_as(edits, tmp_path, monkeypatch)
     with pytest.raises(SeamError, match="develop has a shape that is not known") as caught:
-        handoff.runner_patches(module)
-    assert missing in caught.value.fact
-    assert str(tmp_path) in caught.value.place
-    with pytest.raises(SeamError, match="a shape that is not known"):
         plan.checked_plan()
+    assert reason in caught.value.fact
+    assert str(tmp_path) in caught.value.place
+    with pytest.raises(SystemExit, match="a shape that is not known"):
+        seams.build_runner()
+    monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
+    with seams.logged() as lines:
+        assert plan.record_of(seams.build_runner()) is None
+    assert sum("the run goes on without the factors" in line for line in lines) == 1
 
 
 def test_with_the_switch_off_nothing_is_said(
@@ -300,7 +302,9 @@ def test_a_yaml_that_can_not_be_adapted_stops_before_the_loop(
 ) -> None:
     """A filter of all groups, labels too, is not rewritten: it would drop features, and is refused."""
     text = forks.YAMLS["a filter of all 158"].replace("fields_group: feature", "fields_group: null", 1)
-    monkeypatch.setattr(inspection, "packaged_config", lambda: text)
+    asked = dry_run.of_models()
+    asked = dataclasses.replace(asked, start=dataclasses.replace(asked.start, config=text))
+    monkeypatch.setattr(dry_run, "of_models", lambda: asked)
     with pytest.raises(SystemExit, match="its processor FilterCol would drop 20 features: CORD10"):
         seams.build_runner()
 

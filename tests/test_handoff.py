@@ -25,7 +25,7 @@ import pytest
 import typer
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import environment, handoff, merge, patch, plan
+from rdagent_sota_bridge import environment, handoff, merge, patch, plan, stop
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.names import FACTOR_FILE
@@ -502,24 +502,24 @@ def module_of_another_shape() -> object:
 
     module = types.ModuleType("rdagent.scenarios.qlib.developer.model_runner")
     module.__file__ = "model_runner.py"
-    module.QlibModelRunner = type("QlibModelRunner", (), {"develop": lambda self, exp: exp})  # type: ignore[attr-defined]
+    module.QlibModelRunner = type("QlibModelRunner", (), {})  # type: ignore[attr-defined]
     return module
 
 
 def test_another_shape_stops_a_run_that_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where develop has a shape that is not known, a run with the switch on stops, with the reason."""
-    with pytest.raises(SeamError, match=r"lacks .*process_factor_data"):
+    """Where there is no develop, a run with the switch on stops, with the reason."""
+    with pytest.raises(SeamError, match=r"has no QlibModelRunner\.develop"):
         handoff.runner_patches(module_of_another_shape())  # type: ignore[arg-type]
     seams.switch_on(monkeypatch, place.workspace)
     with pytest.raises(SystemExit, match="a shape that is not known"):
-        plan.refuse(
+        stop.refuse(
             SeamError("QlibModelRunner.develop has a shape that is not known", "model_runner.py", "m")
         )
 
 
 def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFixture[str]) -> None:
     """With the switch off a shape that is not known costs one line on stderr, and nothing else."""
-    plan.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
+    stop.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
     assert (
         capsys.readouterr().err
         == "rdagent-sota-bridge: QlibModelRunner.develop has another shape (model_runner.py)\n"

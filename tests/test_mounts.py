@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market, write_market
-from rdagent_sota_bridge import inspection, mounts, patch
+from rdagent_sota_bridge import dry_run, inspection, mounts, patch
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.errors import SeamError, SettingsError
 from rdagent_sota_bridge.manifest import MANIFEST_FILE
@@ -127,11 +127,11 @@ def test_the_market_of_a_check_is_the_mounted_one(
     seams.switch_on(monkeypatch, seams.write_set(tmp_path / "set", seams.factor_frame(market)))
     mounted = tmp_path / "other data"
     monkeypatch.setenv(VOLUMES, json.dumps({str(mounted): "/root/.qlib"}))
-    found = inspection.inspect(read_settings())
+    found = inspection.inspect(read_settings(), dry_run.of_models().start)
     assert found.market is None
     assert any(str(mounted / "qlib_data" / "cn_data") in line.text for line in found.lines)
     write_market(mounted / "qlib_data" / "cn_data")
-    found = inspection.inspect(read_settings())
+    found = inspection.inspect(read_settings(), dry_run.of_models().start)
     assert found.market is not None
     assert found.market.folder == mounted / "qlib_data" / "cn_data"
 

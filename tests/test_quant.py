@@ -31,13 +31,24 @@ from rdagent.utils.workflow import LoopBase, LoopMeta
 from rdagent.utils.workflow.loop import LoopTrace
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import alpha, experiment, manifest, merge, patch, plan, qlib_config, quant, training
+from rdagent_sota_bridge import (
+    alpha,
+    dry_run,
+    experiment,
+    manifest,
+    merge,
+    patch,
+    plan,
+    qlib_config,
+    quant,
+    training,
+)
 from rdagent_sota_bridge.alpha import ALPHA22
 from rdagent_sota_bridge.errors import HandOffError, SeamError
 from rdagent_sota_bridge.names import FACTOR_FILE
 from tests import seams
 
-LIGHTGBM, BEST_MODEL = quant.CONFIG_FILES
+LIGHTGBM, BEST_MODEL = qlib_config.FACTOR_CONFIG_FILES
 
 
 class QuantRDLoop(LoopBase, metaclass=LoopMeta):
@@ -561,7 +572,8 @@ def test_a_runner_with_a_cache_of_its_own_around_it_is_out_of_reach(
         def develop(self, exp: Any) -> Any:
             return super().develop(exp)
 
-    assert "has a result cache around it" in plan.why_out_of_reach(Own)
+    ask = dry_run.ask_model_runner if kind == "model" else dry_run.ask_factor_runner
+    assert ask(Own) == dry_run.CACHED
     seams.switch_on(monkeypatch, place.set_folder)
     if kind == "model":
         with pytest.raises(HandOffError, match="has a result cache around it"):
@@ -636,20 +648,19 @@ def test_without_the_seam_of_the_loop_a_run_is_warned_once(
 
 
 def test_a_develop_of_another_shape_is_refused_by_name() -> None:
-    """A factor runner without RD-Agent's merge is not patched, and what it lacks is named."""
+    """A module without a factor runner is not patched, and one that goes another way is told so."""
     module = ModuleType("fork")
     module.__file__ = "fork.py"
     with pytest.raises(SeamError, match="no QlibFactorRunner"):
         quant.runner_patches(module)
     module.QlibFactorRunner = OtherRunner  # type: ignore[attr-defined]
-    with pytest.raises(SeamError, match=r"it lacks .*conf_combined_factors\.yaml.*process_factor_data"):
-        quant.runner_patches(module)
+    assert dry_run.ask_factor_runner(OtherRunner) == dry_run.ASTRAY
 
 
 def test_the_yaml_of_factor_loops_is_adapted_as_the_models_is() -> None:
     """Both of RD-Agent's YAML files take the base set, and stay YAML without one."""
     folder = Path(str(import_module("rdagent.scenarios.qlib.experiment").__path__[0])) / "factor_template"
-    for name in quant.CONFIG_FILES:
+    for name in qlib_config.FACTOR_CONFIG_FILES:
         text = (folder / name).read_text(encoding="utf-8")
         base = alpha.base_set("alpha22")
         for given in (base, alpha.NO_BASE_SET):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge import alpha, compatibility, patch, qlib_config, quant, source_file
-from rdagent_sota_bridge.quant import CONFIG_FILES
+from rdagent_sota_bridge import alpha, patch, qlib_config, source_file
+from rdagent_sota_bridge.locate import FACTOR_FILE
 
-RELEASES = [cell.rdagent for cell in compatibility.CELLS if cell.proof == "recognised"]
+RELEASES = ("0.5.0", "0.6.1", "0.7.0")
 
 # Each module of a release, beside the installed ones that it imports: what the seams replace in it is told.
 MEET = """
@@ -21,7 +21,9 @@ import importlib, importlib.util, json, os, pathlib, sys
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import rdagent_sota_bridge as startup
 startup.unregister()
-from rdagent_sota_bridge import patch, recognition
+from rdagent_sota_bridge import dry_run, patch
+from rdagent.core.conf import RD_AGENT_SETTINGS
+object.__setattr__(RD_AGENT_SETTINGS, "initial_fator_library_size", 20)  # a setting of theirs
 told = {}
 for seam in patch.SEAMS:
     package, _, name = seam.module.rpartition(".")
@@ -32,7 +34,11 @@ for seam in patch.SEAMS:
     spec.loader.exec_module(module)
     told[seam.name] = sorted({attribute for _, attribute, _ in patch.function_of(seam.patches)(module)})
     if seam.name == "runner":
-        told["recognised"] = str(recognition.recognise(module))
+        sys.modules[seam.module] = module
+        told["asked"] = str(dry_run.ask_model_runner(module.QlibModelRunner))
+    if seam.name == "factor runner":
+        sys.modules[seam.module] = module
+        told["factors asked"] = str(dry_run.ask_factor_runner(module.QlibFactorRunner))
 print(json.dumps(told))
 """
 
@@ -46,11 +52,14 @@ def source(release: str) -> Path:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_seam_fits(release: str) -> None:
-    """No seam is refused, `develop` is known as that release's, and seams replace what they must."""
+    """No seam is refused, both `develop` take the factors, and seams replace what they must."""
     found = subprocess.run([sys.executable, "-c", MEET, source(release)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]
     told = json.loads(found.stdout.splitlines()[-1])
-    assert release in told.pop("recognised")
+    assert told.pop("asked").startswith(
+        "DryRun(keeps_frame=True, start=QlibStart(config_name='conf_sota_factors_model.yaml'"
+    )
+    assert told.pop("factors asked").startswith("DryRun(")
     assert set(told) == {seam.name for seam in patch.SEAMS}
     assert told["runner"] == ["__init__", "develop"]
     assert told["merge"] == told["factor merge"] == ["process_factor_data"]
@@ -64,7 +73,7 @@ def test_the_yaml_is_adapted(release: str) -> None:
     """The YAML files that train on factors take a base set, and none; what they load is read back."""
     templates = source(release) / "rdagent" / "scenarios" / "qlib" / "experiment"
     files = [templates / "model_template" / qlib_config.CONFIG_FILE]
-    files += [templates / "factor_template" / name for name in CONFIG_FILES]
+    files += [templates / "factor_template" / name for name in qlib_config.FACTOR_CONFIG_FILES]
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert qlib_config.written_features(text) == alpha.ALPHA20
@@ -79,4 +88,4 @@ def test_the_model_runner_can_be_patched(release: str) -> None:
     """`rdagent-sota patch` finds the file; the block goes to its end."""
     found = source_file.find(source(release))
     assert found.state == "none"
-    assert quant.FACTOR_FILE.encode() in found.bare
+    assert FACTOR_FILE.encode() in found.bare

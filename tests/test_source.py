@@ -226,23 +226,29 @@ environment.tell_seams(pathlib.Path("answer.json"))
 
 
 def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, tmp_path: Path) -> None:
-    """A run that asked for the factors is stopped where its `develop` can't be bridged; `check` says why."""
+    """A run that asked for the factors is stopped where its `develop` can't be bridged; `check` says why.
+
+    Importing the module asks nothing.
+    """
     file = patched / "rdagent" / source_file.RUNNER_FILE
     content = file.read_bytes()
     file.write_bytes(content.replace(b"combined_factors_df.parquet", b"factors.parquet"))
     try:
-        stopped = unhooked("importlib.import_module(RUNNER)", tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
-        plain = unhooked("importlib.import_module(RUNNER)", tmp_path)
+        build = "importlib.import_module(RUNNER).QlibModelRunner(None)"
+        stopped = unhooked(
+            build, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true", SOTA_WORKSPACE_PATH=str(tmp_path)
+        )
+        plain = unhooked(build, tmp_path)
         looked = unhooked(TELL_SEAMS, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
     finally:
         file.write_bytes(content)
-    for said, status in ((stopped, 1), (plain, 0)):
-        assert said.status == status
-        assert said.stderr.count("it lacks combined_factors_df.parquet") == 1
-        assert "Traceback" not in said.stderr
+    assert (stopped.status, plain.status) == (1, 0)
+    assert stopped.stderr.count("it writes no combined_factors_df.parquet") == 1
+    assert "Traceback" not in stopped.stderr
+    assert "combined_factors_df.parquet" not in plain.stderr
     assert looked.status == 0, looked.stderr
     misfits = json.loads((tmp_path / "answer.json").read_text())["misfits"]
-    assert "it lacks combined_factors_df.parquet" in misfits["runner"]
+    assert "it writes no combined_factors_df.parquet" in misfits["runner"]
 
 
 def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> Non
     assert not answer["hooked"]
     assert answer["patched"]
     assert (answer["misfits"], answer["runners"]) == ({}, {})
-    assert answer["found"]["runner"]["kind"] == "known", "the patch lies outside of develop"
+    assert answer["asked"]["keeps_frame"]
     assert answer["verdicts"]["mended"] == "", "the source applies that seam too"
     line = seams_line(Seams(**answer), "0", "")
     assert (line.state, line.figures["patched"]) == ("pass", True)

@@ -80,11 +80,12 @@ def _blocks(
         described: Where to put what the JSON says about the set.
     """
     size, place = sum(at.path.stat().st_size for at in located), store.folder(settings.store_path)
-    with ThreadPoolExecutor(1) as beside:
-        # RD-Agent's modules take seconds to import; meanwhile the set is looked at.
-        machine = beside.submit(environment.lines, size, place)
+    with ThreadPoolExecutor(2) as beside:
+        # RD-Agent's modules take seconds to import; meanwhile Qlib's side is looked at.
+        rdagent = beside.submit(environment.look_at_rdagent)
+        machine = beside.submit(environment.lines, size, place, rdagent.result)
         try:
-            found = inspection.inspect(settings, located)
+            found = inspection.inspect(settings, environment.qlib_start(rdagent.result()), located)
             described.update(_described(found))
             yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             stored = store.find(found.quality.factors.digest, place) is not None

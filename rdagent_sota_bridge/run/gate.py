@@ -74,9 +74,11 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import checks, inspection  # late: pandas and pyarrow
+    from rdagent_sota_bridge import checks, environment, inspection  # late: pandas and pyarrow
 
-    found = inspection.inspect(read_settings(), located)
+    found = inspection.inspect(
+        read_settings(), environment.qlib_start(environment.look_at_rdagent()), located
+    )
     notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
