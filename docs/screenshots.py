@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 1200, 900
 # Of each picture: what stands at its top, and what is unfolded for it.
 PICTURES = {
     "report-models.png": ("#models", ""),
-    "report-factors.png": ("#factors details.factor", "#factors details.factor"),
+    "report-factors.png": ("#factors .set details", "#factors .set details"),
 }
 
 

@@ -125,7 +125,10 @@ def _quantile_returns(factor: pd.DataFrame, returns: pd.DataFrame) -> tuple[Any,
         return np.full(QUANTILES, np.nan), 0
     edges = factor.quantile(np.linspace(0, 1, QUANTILES + 1), axis=1).to_numpy()
     cut = (np.diff(edges, axis=0) != 0).all(axis=0)
-    groups = sum(factor.gt(edge, axis=0).astype(int) for edge in edges[1:-1]).where(factor.notna())
-    beyond = returns.sub(returns.mean(axis=1), axis=0)[cut]
-    means = [beyond.where(groups[cut] == number).mean(axis=1).mean() for number in range(QUANTILES)]
+    groups = (factor.to_numpy() > edges[1:-1, :, np.newaxis]).sum(axis=0)
+    beyond = returns.sub(returns.mean(axis=1), axis=0).to_numpy()  # NaN where there is no factor
+    means = [
+        pd.DataFrame(np.where(groups == number, beyond, np.nan)[cut]).mean(axis=1).mean()
+        for number in range(QUANTILES)
+    ]
     return np.array(means), int(np.count_nonzero(~cut))
