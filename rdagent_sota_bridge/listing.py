@@ -107,12 +107,18 @@ def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
         root: The folder of all workspaces.
         logs: The log folders that tell of the sets.
     """
-    told, notes = _told_by(logs)
+    runs: dict[str, tuple[Path, Experiment]] = {}  # by workspace, its log and its experiment
+    notes = []
+    for log in logs:
+        try:
+            runs |= {one.workspace_id: (log, one) for one in sessions.read_session(log).experiments}
+        except SessionError as error:
+            notes.append(f"{log.name} is left out: {error.fact} ({error.place}); fix: {error.fix}")
     folders = {folder.name: folder for folder in root.glob("*")}
-    for name, (log, told_of) in told.items():  # a run can have had its workspaces elsewhere
+    for name, (log, experiment) in runs.items():  # a run can have had its workspaces elsewhere
         if name in folders:
             continue
-        for folder in workspaces_of(told_of, log):
+        for folder in workspaces_of(experiment, log):
             try:
                 if folder.is_dir():
                     folders.setdefault(name, folder)
@@ -121,11 +127,10 @@ def factor_set_rows(root: Path, logs: list[Path]) -> Listing:
     rows = []
     for name, folder in folders.items():
         file = folder / FACTOR_FILE
-        if not os.path.lexists(file):  # a link to nowhere is a row too
-            continue
-        experiment = told[name][1] if name in told else None
-        if not _is_model(folder, experiment):
-            rows.append(_row(file, told[name][0].name if name in told else "", experiment))
+        run = runs.get(name)
+        # A link to nowhere is a row too.
+        if os.path.lexists(file) and not _is_model(folder, None if run is None else run[1]):
+            rows.append(_row(file, run))
     return Listing(sort_rows(rows, "when"), notes)
 
 
@@ -140,20 +145,6 @@ def sort_rows(rows: list[Row], name: str) -> list[Row]:
     return sorted(sorted(rows, key=lambda row: (row.when, row.id)), key=key)
 
 
-def _told_by(logs: list[Path]) -> tuple[dict[str, tuple[Path, Experiment]], list[str]]:
-    told: dict[str, tuple[Path, Experiment]] = {}
-    notes = []
-    for log in logs:
-        try:
-            session = sessions.read_session(log)
-        except SessionError as error:
-            notes.append(f"{log.name} is left out: {error.fact} ({error.place}); fix: {error.fix}")
-            continue
-        for experiment in session.experiments:
-            told[experiment.workspace_id] = (log, experiment)
-    return told, notes
-
-
 def _is_model(workspace: Path, experiment: Experiment | None) -> bool:
     """Return True for a model's workspace: the factors that the model was trained on have the same name."""
     if experiment is not None:
@@ -163,65 +154,50 @@ def _is_model(workspace: Path, experiment: Experiment | None) -> bool:
     return any((workspace / name).exists() for name in _MODEL_MARKS)
 
 
-def _row(file: Path, run: str, experiment: Experiment | None) -> Row:
+def _row(file: Path, run: tuple[Path, Experiment] | None) -> Row:
     try:
         status = file.stat()
-    except OSError:  # such as a link to nowhere: the look at the target tells why
+    except OSError:  # such as a link to nowhere: the look at the target says why
         status = file.lstat()
-    when = None if experiment is None else experiment.ended
-    facts = _facts(file, status)
-    return Row(
-        when=when or datetime.datetime.fromtimestamp(status.st_mtime, datetime.timezone.utc),
-        run=run,
-        loop=None if experiment is None else experiment.loop,
-        accepted=None if experiment is None else experiment.accepted,
-        factors=tuple(facts["factors"]),
-        rows=facts["rows"],
-        start=facts["start"],
-        end=facts["end"],
-        instruments=facts["instruments"],
-        **{name: math.nan if facts[name] is None else facts[name] for name in _METRICS},
-        size=status.st_size,
-        id=file.parent.name,
-        path=file.parent.absolute(),
-        trouble=facts["trouble"],
-    )
-
-
-def _facts(file: Path, status: os.stat_result) -> dict[str, Any]:
-    """Return what a set's files tell, as JSON can hold it; files are opened only when they are new."""
     try:
         metrics = memory.identity((file.parent / RESULT_FILE).stat())
     except OSError:  # there is none
         metrics = []
     key = [str(file.absolute()), memory.identity(status), metrics]
-    facts: dict[str, Any] = memory.find_once("listing-1", key, lambda: _look(file))
-    return facts
+    facts = memory.find_once("listing-2", key, lambda: _look(file))
+    log, experiment = run or (None, None)
+    ended = None if experiment is None else experiment.ended
+    return Row(
+        when=ended or datetime.datetime.fromtimestamp(status.st_mtime, datetime.timezone.utc),
+        run="" if log is None else log.name,
+        loop=None if experiment is None else experiment.loop,
+        accepted=None if experiment is None else experiment.accepted,
+        size=status.st_size,
+        id=file.parent.name,
+        path=file.parent.absolute(),
+        **{**facts, "factors": tuple(facts["factors"])},
+    )
 
 
 def _look(file: Path) -> dict[str, Any]:
-    """Open a set's files: the footer, the column of instruments, and the metrics beside."""
+    """Open a factor file and the metrics beside, and return what they say by the fields of `Row`."""
     from rdagent_sota_bridge import factors  # late: pandas and pyarrow
 
-    facts: dict[str, Any] = {"factors": [], "rows": None, "start": "", "end": "", "instruments": None}
-    facts |= dict.fromkeys(_METRICS)
-    trouble = []
+    facts: dict[str, Any] = {"factors": (), "rows": None, "start": "", "end": "", "instruments": None}
+    trouble, metrics = [], {}
     try:
         footer = factors.read_footer(file)
-        facts |= {"factors": list(footer.columns), "rows": footer.rows}
-        facts |= {
-            "start": "" if footer.start is None else footer.start.date().isoformat(),
-            "end": "" if footer.end is None else footer.end.date().isoformat(),
-        }
+        facts |= {"factors": footer.columns, "rows": footer.rows}
+        for name, day in (("start", footer.start), ("end", footer.end)):
+            facts[name] = "" if day is None else day.date().isoformat()
         facts["instruments"] = factors.count_instruments(file)
     except FactorFileError as error:
         trouble += [str(failure) for failure in error.failures]
     try:
         metrics = factors.metrics_beside(file)
     except (OSError, ValueError) as error:
-        metrics = {}
         trouble.append(str(error))
     for name, metric in _METRICS.items():
         value = metrics.get(metric, math.nan)
-        facts[name] = value if math.isfinite(value) else None
+        facts[name] = value if math.isfinite(value) else math.nan
     return {**facts, "trouble": "; ".join(trouble)}

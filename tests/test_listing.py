@@ -218,7 +218,7 @@ def test_a_log_that_can_not_be_read_is_told(run: Path) -> None:
 
 
 def test_every_field_sorts(run: Path) -> None:
-    """Each field that is offered sorts ascending, the unknown first."""
+    """Each field that is offered sorts ascending, the unknown first; another is a mistake that lists them."""
     put("alone", "z", metrics="")
     for name in listing.SORT_FIELDS:
         by_field = listing.sort_rows(rows(), name)
@@ -227,10 +227,6 @@ def test_every_field_sorts(run: Path) -> None:
         assert known == sorted(known), name
         assert values[len(values) - len(known) :] == known, name
         assert len(by_field) == 4
-
-
-def test_sorting_by_a_field_that_is_none(run: Path) -> None:
-    """An unknown field is a mistake of usage that lists the known ones."""
     result = command("list", "--sort", "nonsense")
     assert result.exit_code == 2
     assert "rank_ic" in result.stderr
