@@ -39,7 +39,14 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     if asked.all_duration:
         stages.seconds_of(asked.all_duration)
     stages.find_rdagent()
-    _make(log_dir)
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(
+            f"The folder of the logs can't be made: {error.strerror}",
+            f"{log_dir}, of --log-dir",
+            "name a folder that you may write into",
+        ) from None
     job: Job | None = None
     try:
         with locks.stops(), locks.held(log_dir, _speaker(console)) as descriptor:
@@ -59,17 +66,6 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         if job is not None and job.file.exists():
             _speaker(console)(f"Stopped. Go on with it: {job.resume_command}")
         return 128 + stopped.number
-
-
-def _make(log_dir: Path) -> None:
-    try:
-        log_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JobError(
-            f"The folder of the logs can't be made: {error.strerror}",
-            f"{log_dir}, of --log-dir",
-            "name a folder that you may write into",
-        ) from None
 
 
 def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:

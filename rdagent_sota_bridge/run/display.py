@@ -120,13 +120,14 @@ class Screen:
             *lines, self._unfinished = text.replace("\r\n", "\n").split("\n")
             if "\r" in self._unfinished[:-1]:  # what a bar overwrites need not be kept
                 self._unfinished = _overwritten(self._unfinished) + "\r" * self._unfinished.endswith("\r")
-            for line in lines:
-                self._print(line)
+            if lines:
+                self._print(lines)
             self._live.update(self._panel())
 
-    def _print(self, line: str) -> None:
+    def _print(self, lines: list[str]) -> None:
         # Text, not markup: an LLM's words may look like it.
-        self._console.print(Text.from_ansi(_overwritten(line)), soft_wrap=True, highlight=False)
+        text = Text("\n").join(Text.from_ansi(_overwritten(line)) for line in lines)
+        self._console.print(text, soft_wrap=True, highlight=False)
 
     def show(self, status: Status) -> None:
         """Show where the stage is."""
@@ -171,7 +172,7 @@ class Screen:
             with self._while_there():
                 self._live.stop()
                 if self._unfinished:  # last words without an end of line
-                    self._print(self._unfinished)
+                    self._print([self._unfinished])
             self._live = None
 
 

@@ -93,12 +93,3 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
             "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
         )
     return JobSet(digest, held.paths, held.logs)
-
-
-def files_of(held: JobSet) -> tuple[Located, ...]:
-    """Return the factor files of a set that a job knows.
-
-    Raises:
-        LocateError: if one is gone.
-    """
-    return locate.factor_sets(held.paths, ())

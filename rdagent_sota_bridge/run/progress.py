@@ -69,9 +69,9 @@ def steps_done(log: Path) -> list[Done]:
     return sorted(found, key=lambda done: (done.when, done.loop, done.number))
 
 
-def finished_loops(done: list[Done]) -> int:
-    """Return how many loops have taken their last step."""
-    return len(_finished(done))
+def finished_loops(log: Path) -> int:
+    """Return how many loops of a log folder have taken their last step."""
+    return len(_finished(steps_done(log)))
 
 
 def _finished(done: list[Done]) -> set[int]:

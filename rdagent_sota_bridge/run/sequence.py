@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rdagent_sota_bridge import child
+from rdagent_sota_bridge import child, locate
 from rdagent_sota_bridge.errors import (
     BridgeError,
     JobError,
@@ -26,7 +26,7 @@ from rdagent_sota_bridge.names import LATEST_LOG
 from rdagent_sota_bridge.run import gate, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job, JobSet
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.locks import Stopped
 from rdagent_sota_bridge.settings import path_entries
 
@@ -71,7 +71,7 @@ def go(job: Job, outside: Outside) -> int:
     check fails leaves none.
 
     Raises:
-        BridgeError: if something stops it; it can go on once that is mended.
+        BridgeError: if something stops it; it can go on once that is fixed.
     """
     rdagent = stages.find_rdagent()
     if job.options.from_logs and job.factor_set is None:
@@ -90,8 +90,7 @@ def go(job: Job, outside: Outside) -> int:
     for name in (MODELS, BASELINE):
         if job.is_open(name) and (job := _run_stage(job, name, rdagent, outside)).end:
             return _out_of_time(job, outside)
-    job = dataclasses.replace(job, end="done")
-    jobs.write(job)
+    job = _written(dataclasses.replace(job, end="done"))
     _report(job, outside)
     return 0
 
@@ -129,7 +128,7 @@ def _with_checked_set(job: Job, outside: Outside) -> Job:
     else:
         held = job.factor_set
         try:
-            located = gate.files_of(held)
+            located = locate.factor_sets(held.paths, ())
         except WorkspaceNotFoundError:  # the project was moved: its logs lead there, and the digest tells
             log = job.log(FACTORS)
             located = gate.locate_set(path_entries(job.options.from_logs) if log is None else (str(log),))
@@ -139,20 +138,17 @@ def _with_checked_set(job: Job, outside: Outside) -> Job:
         held = gate.check_set(held, located, outside.show)
     except BridgeError:
         if has_state:
-            outside.say(f"No model was trained. When that is mended, go on: {job.resume_command}")
+            outside.say(f"No model was trained. When that is fixed, go on: {job.resume_command}")
         raise
     outside.say(f"The models are trained on {', '.join(held.paths)} ({held.digest})")
     job = dataclasses.replace(job, factor_set=held)
-    if has_state:
-        jobs.write(job)
-    return job
+    return _written(job) if has_state else job
 
 
 def _nothing_accepted(job: Job, error: NothingAcceptedError, outside: Outside) -> int:
     if not job.file.exists():
         raise error  # of a log that --from-log named
-    job = dataclasses.replace(job, end="nothing accepted")
-    jobs.write(job)
+    job = _written(dataclasses.replace(job, end="nothing accepted"))
     outside.say(f"{error.fact}: no model stage\n  where: {error.place}\n{_more_factors(job)}")
     _report(job, outside)
     return 1
@@ -161,7 +157,7 @@ def _nothing_accepted(job: Job, error: NothingAcceptedError, outside: Outside) -
 def _more_factors(job: Job) -> str:
     log = job.log(FACTORS)
     if job.options.all_duration and log is not None:
-        stage, finished = job.stage(FACTORS), progress.finished_loops(progress.steps_done(log))
+        stage, finished = job.stage(FACTORS), progress.finished_loops(log)
         if finished < stage.loops:  # RD-Agent keeps the timer in the session, and would end after a step
             return (
                 f"  fix:   its time was used up after {finished} of {stage.loops} loops: begin a new job "
@@ -230,7 +226,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
             f"{log}; its last lines stand above, and in {log.with_name(LATEST_LOG)}",
             fix,
         )
-    finished = progress.finished_loops(progress.steps_done(log))
+    finished = progress.finished_loops(log)
     if finished < stage.loops:
         why = "" if seconds is None else ": its time is used up"
         outside.say(f"The {TITLES[name]} ended after {finished} of {stage.loops} loops{why}")
@@ -334,7 +330,6 @@ def _report(job: Job, outside: Outside) -> None:
 
 def report_logs(job: Job) -> list[Path]:
     """Return the logs that the report of a job is about: where the factors came from, models, baseline."""
-    held = job.factor_set if job.factor_set is not None else JobSet("", (), ())
+    given = [] if job.factor_set is None else [Path(log) for log in job.factor_set.logs]
     own = [job.log(name) for name in (FACTORS, MODELS, BASELINE)]
-    given = [Path(log) for log in held.logs]
     return [log for log in dict.fromkeys([*given, *own]) if log is not None and progress.steps_done(log)]
