@@ -13,6 +13,7 @@ import pytest
 from examples.demo.market import Market
 from rdagent_sota_bridge import dry_run
 from tests import seams
+from tests.forking import Forks
 
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -54,6 +55,14 @@ def market_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Market]
     """Return a home folder and the demo's market in it, shared by tests that only read it."""
     folder = tmp_path_factory.mktemp("home")
     return folder, seams.put_market(folder)
+
+
+@pytest.fixture(scope="session")
+def forks_of_rdagent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Return what runs code in forks of a Python that has loaded all that RD-Agent needs."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

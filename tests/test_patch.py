@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rdagent_sota_bridge import patch
 from tests import forks
+from tests.forking import Forks
 
 IMPORTS = """
 import importlib, os, sys
@@ -44,20 +43,22 @@ def raw():
 """
 
 
-def run(code: str, **variables: str) -> str:
-    """Run code in a new Python and return what it prints."""
-    environment = {**os.environ, **variables}
-    found = subprocess.run(
-        [sys.executable, "-c", IMPORTS + RAW + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+Run = Callable[..., str]
 
 
-def test_revert_restores_by_identity() -> None:
+@pytest.fixture
+def run(forks_of_rdagent: Forks) -> Run:
+    """Return a function that runs code in a new Python and returns what it prints."""
+
+    def in_fork(code: str, **variables: str) -> str:
+        found = forks_of_rdagent.run(IMPORTS + RAW + textwrap.dedent(code), **variables)
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    return in_fork
+
+
+def test_revert_restores_by_identity(run: Run) -> None:
     """After apply twice and revert twice every raw attribute is the very object that it was; then again."""
     run(
         """
@@ -80,7 +81,7 @@ def test_revert_restores_by_identity() -> None:
     )
 
 
-def test_a_runner_without_an_init_of_its_own_gets_none_back() -> None:
+def test_a_runner_without_an_init_of_its_own_gets_none_back(run: Run) -> None:
     """`QlibModelRunner` inherits its constructor: revert takes ours away and puts no copy in its place."""
     run(
         """
@@ -92,7 +93,7 @@ def test_a_runner_without_an_init_of_its_own_gets_none_back() -> None:
     )
 
 
-def test_what_somebody_else_replaced_after_us_stays() -> None:
+def test_what_somebody_else_replaced_after_us_stays(run: Run) -> None:
     """Revert touches only what is still ours."""
     run(
         """
@@ -106,7 +107,9 @@ def test_what_somebody_else_replaced_after_us_stays() -> None:
 
 
 @pytest.mark.parametrize("again", ["", "spec.loader.exec_module(module); patch.apply_module(module)"])
-def test_a_replacement_that_was_taken_over_is_not_what_comes_back(tmp_path: Path, again: str) -> None:
+def test_a_replacement_that_was_taken_over_is_not_what_comes_back(
+    run: Run, tmp_path: Path, again: str
+) -> None:
     """What a fork replaces in another module comes back in all, after an import from there or a reload."""
     fork = tmp_path / "model_runner.py"
     fork.write_text(forks.text_with(*forks.FITTING["merge through its module"]), encoding="utf-8")
@@ -134,7 +137,7 @@ def test_a_replacement_that_was_taken_over_is_not_what_comes_back(tmp_path: Path
     )
 
 
-def test_turned_off_nothing_is_replaced() -> None:
+def test_turned_off_nothing_is_replaced(run: Run) -> None:
     """With RDAGENT_SOTA_BRIDGE=0 every module is as RD-Agent wrote it."""
     said = run(
         """
@@ -151,7 +154,7 @@ def test_turned_off_nothing_is_replaced() -> None:
     assert said.splitlines() == ["waiting " * (len(patch.SEAMS) - 1) + "waiting", "False"]
 
 
-def test_dotenv_may_turn_it_off(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_dotenv_may_turn_it_off(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     """RDAGENT_SOTA_BRIDGE in .env counts too: the command line loads that file first."""
     folder = tmp_path_factory.mktemp("project")
     (folder / ".env").write_text("RDAGENT_SOTA_BRIDGE=off\n")
@@ -165,7 +168,7 @@ def test_dotenv_may_turn_it_off(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert said.split() == ["waiting"]
 
 
-def test_a_seam_that_does_not_fit_is_left_alone_and_named() -> None:
+def test_a_seam_that_does_not_fit_is_left_alone_and_named(run: Run) -> None:
     """A module of another shape is said once on stderr, in status, and is not replaced in part."""
     said = run(
         """

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rdagent_sota_bridge.environment import Seams, seams_line
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.plan import record_of
 from tests import runs, seams
+from tests.forking import Forks
 
 ROOT = Path(__file__).parent.parent
 RUNNER = "rdagent.scenarios.qlib.developer.model_runner"
@@ -46,36 +47,6 @@ def environment(patched: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(patched), str(ROOT)))}
 
 
-# RD-Agent's import takes seconds, most of them LiteLLM's: what it needs is loaded once, without the hook, the
-# model runner and the command line, and each test's code runs in a fork.
-SERVER = """
-import json, os, sys, traceback
-import rdagent.app.data_science.loop, rdagent.app.qlib_rd_loop.factor_from_report, rdagent.utils.workflow
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.chdir(asked["folder"])
-        os.environ.update(asked["variables"])
-        sys.path.insert(0, asked["folder"])
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        status = 1
-        try:
-            exec(asked["code"], {"__name__": "__main__"})
-            status = 0
-        except SystemExit as stop:
-            print(stop, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-os._exit(0)
-"""
-
-
 @dataclass(frozen=True)
 class Done:
     """What came of a piece of code."""
@@ -88,31 +59,21 @@ class Done:
 Unhooked = Callable[..., Done]
 
 
-@pytest.fixture(scope="module")
-def unhooked(patched: Path) -> Iterator[Unhooked]:
+@pytest.fixture
+def unhooked(patched: Path, forks_of_rdagent: Forks) -> Unhooked:
     """Return a function that runs code in a folder, with the patched copy and without the hook."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=patched,
-        env=environment(patched) | {"RDAGENT_SOTA_BRIDGE": "0"},
-    )
 
     def run(code: str, folder: Path, **variables: str) -> Done:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        asked = {"code": START + textwrap.dedent(code), "folder": str(folder), "variables": variables}
-        server.stdin.write(json.dumps(asked) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return Done(status, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+        found = forks_of_rdagent.run(
+            START + textwrap.dedent(code),
+            folder=folder,
+            path=(folder, patched, ROOT),
+            RDAGENT_SOTA_BRIDGE="0",
+            **variables,
+        )
+        return Done(found.returncode, found.stdout, found.stderr)
 
-    with server:
-        yield run
-        assert server.stdin is not None
-        server.stdin.close()
+    return run
 
 
 def test_without_the_hook_the_source_applies_the_seams(
