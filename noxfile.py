@@ -30,21 +30,35 @@ PYTHONS = ("3.10", "3.12")
 
 # What looks at RD-Agent, and so runs on the oldest one too; the other rooms do not know it.
 HOST_TESTS = (
-    "alpha environment fetching forks handoff history latest_log listing locate "
-    "model_verdict mounts normal options patch performance pickled qlib_config qlib_record quant "
-    "recognition resume run_progress sessions source source_file startup training verdict_shapes "
-    "verification"
+    "bridge",
+    "doctor",
+    "factor_set/test_accepted.py",
+    "factor_set/test_locate.py",
+    "factor_set/test_normal.py",
+    "factor_set/test_safe_pickle.py",
+    "factor_set/test_sessions.py",
+    "qlib_files",
+    "report/test_history.py",
+    "report/test_portfolio_returns.py",
+    "report/test_verify.py",
+    "run/test_progress.py",
+    "sharing/test_fetching.py",
+    "cli/test_listing.py",
+    "test_startup.py",
 )
-# What knows RD-Agent or the platform; the hand-off runs there to the end, too (tests/test_pythons.py).
-PYTHON_TESTS = "child filesystem mounts resume rooms sessions settings startup"
+# What knows RD-Agent or the platform; the hand-off runs there to the end, too (tests/bridge/test_pythons.py).
+PYTHON_TESTS = (
+    "bridge/test_loop.py",
+    "factor_set/test_sessions.py",
+    "qlib_files/test_docker.py",
+    "system",
+    "test_settings.py",
+    "test_startup.py",
+)
 
 # The CPU build of torch: from a folder of wheels where one is named, else from torch's own index.
 LINKS = os.environ.get("PIP_FIND_LINKS")
 TORCH = ("--find-links", LINKS) if LINKS else ("--torch-backend", "cpu")
-
-
-def _files(names: str) -> list[str]:
-    return [f"tests/test_{name}.py" for name in names.split()]
 
 
 def _pytest(session: nox.Session, *words: str, python: str = "python") -> None:
@@ -71,12 +85,12 @@ def oldest(session: nox.Session) -> None:
     session.install(
         "--compile-bytecode", *TORCH, "--group", "dev", "--group", "qlib", "--group", "oldest", "-e", "."
     )
-    _pytest(session, "-m", "not e2e", *_files(HOST_TESTS))
+    _pytest(session, "-m", "not e2e", *(f"tests/{place}" for place in HOST_TESTS))
 
 
 def _on_python(session: nox.Session) -> None:
     session.install("--compile-bytecode", "--group", "dev", "--group", "newest", "-e", ".")
-    _pytest(session, "-m", "not e2e", *_files(PYTHON_TESTS))
+    _pytest(session, "-m", "not e2e", *(f"tests/{place}" for place in PYTHON_TESTS))
 
 
 for version in PYTHONS:

@@ -23,14 +23,18 @@ from pathlib import Path
 
 from data import FACTORS, SEGMENTS, Panel, write_factors, write_market
 
-from rdagent_sota_bridge.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
 PANEL = Panel()
 
 READ = "import pandas, sys; pandas.read_parquet(sys.argv[1])"
 LOOK = """
-from rdagent_sota_bridge import dry_run, inspection, settings
-inspection.inspect(settings.read_settings(), dry_run.of_models())
+from rdagent_sota_bridge import settings
+from rdagent_sota_bridge.bridge import dry_run
+from rdagent_sota_bridge.check import inspect
+from rdagent_sota_bridge.factor_set import locate
+asked = settings.read_settings()
+inspect.inspect(asked, dry_run.of_models().start, locate.factor_sets(asked.workspace_paths, ()))
 """
 TIMED = """
 import json, resource, sys, time
@@ -92,7 +96,8 @@ def measured(code: str, file: Path, cache: Path, folder: Path, *, warm: bool = F
         warm: Run the code once before it is timed, as a run does whose loop is resumed.
     """
     before = (
-        "import pandas, pyarrow.parquet\nfrom rdagent_sota_bridge import dry_run, inspection\n"
+        "import pandas, pyarrow.parquet\nfrom rdagent_sota_bridge.bridge import dry_run\n"
+        "from rdagent_sota_bridge.check import inspect\n"
         "dry_run.of_models()"
     )
     if warm:

@@ -43,7 +43,7 @@ from typing import Any
 
 from data import FACTORS, SEGMENTS, Panel, panel_of, write_factors, write_market
 
-from rdagent_sota_bridge.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
 ROWS = (1_000_000, 5_400_000, 20_000_000)
 WITHOUT, OWN, OURS, RESUMED, UNORDERED = (
@@ -293,9 +293,14 @@ def do_part(part: str, folder: Path, panel: Panel) -> None:
 
 def look(*, normal_form: bool) -> None:
     """Check the set of the settings, so that it is known, and see that it is in normal form, or is not."""
-    from rdagent_sota_bridge import dry_run, inspection, normal, panel, settings
+    from rdagent_sota_bridge import settings
+    from rdagent_sota_bridge.bridge import dry_run
+    from rdagent_sota_bridge.check import inspect as inspection
+    from rdagent_sota_bridge.factor_set import locate, normal, panel
 
-    found = inspection.inspect(settings.read_settings(), dry_run.of_models())
+    asked = settings.read_settings()
+    located = locate.factor_sets(asked.workspace_paths, asked.log_paths)
+    found = inspection.inspect(asked, dry_run.of_models().start, located)
     found.raise_failures()
     with panel.opened([at.path for at in found.located]) as opened:
         if normal.is_normal(opened) != normal_form:
@@ -306,12 +311,13 @@ def measure_loops(kind: str, folder: Path) -> Figures:
     """Build RD-Agent's runner and run its `develop` several times."""
     from rdagent.scenarios.qlib.developer import model_runner
 
-    from rdagent_sota_bridge import experiment, inspection, patch
+    from rdagent_sota_bridge.bridge import experiment, seams
+    from rdagent_sota_bridge.check import inspect as inspection
 
     del inspection  # imported, that it may count for no way alone
     if kind == OWN:
         model_runner.process_factor_data = lambda _: flat(folder / SORTED / FACTOR_FILE)
-    elif not patch.is_applied("runner"):
+    elif not seams.is_applied("runner"):
         sys.exit("rdagent-sota-bridge is not installed in this environment with its start file")
     start, busy_before = time.perf_counter(), time.process_time()
     runner = model_runner.QlibModelRunner(None)

@@ -34,8 +34,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
-from rdagent_sota_bridge.names import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
 
 DAYS = pd.bdate_range("2008-01-01", "2020-12-31")
 TEST = (pd.Timestamp("2017-01-01"), pd.Timestamp("2020-08-01"))
@@ -52,7 +53,7 @@ APPRAISE = """
 import json, sys
 from pathlib import Path
 from rdagent_sota_bridge import appraisal, qlib_record
-from rdagent_sota_bridge.quality import Source
+from rdagent_sota_bridge.check.quality import Source
 workspace = Path(sys.argv[1])
 told = json.loads((workspace / "sota_manifest.json").read_text())
 listed = told["factor_set"]["sources"]
@@ -309,17 +310,17 @@ def write_model(root: Path, loop: int, random: np.random.Generator) -> None:
     write_result(workspace, random)
     source = root / f"factor{LOOPS - 1}" / FACTOR_FILE
     (workspace / FACTOR_FILE).hardlink_to(source)
-    base = alpha.base_set("alpha22")
-    digest = factors.current_digest(source)
+    base = base_sets.base_set("alpha22")
+    digest = parquet.current_digest(source)
     mined = [f"factor_{position}" for position in range(FACTORS)]
     width = len(base.features) + len(mined)
     template = resources.files("rdagent.scenarios.qlib.experiment") / "model_template"
-    text = qlib_config.adapt((template / qlib_config.CONFIG_FILE).read_text(encoding="utf-8"), base, "a set")
-    (workspace / qlib_config.CONFIG_FILE).write_text(text, encoding="utf-8")
+    text = model_yaml.adapt((template / model_yaml.CONFIG_FILE).read_text(encoding="utf-8"), base, "a set")
+    (workspace / model_yaml.CONFIG_FILE).write_text(text, encoding="utf-8")
     (workspace / "model.py").write_text("class Net:\n    pass\n" * 20, encoding="utf-8")
     variables = {"n_epochs": "2", "lr": "0.01", "early_stop": "2", "batch_size": "256", "weight_decay": "0"}
-    variables |= {"test_end": "2020-08-01", "num_features": str(width), **qlib_config.feature_variables(base)}
-    write_record(workspace, qlib_config.rendered(text, variables), width)
+    variables |= {"test_end": "2020-08-01", "num_features": str(width), **model_yaml.feature_variables(base)}
+    write_record(workspace, model_yaml.rendered(text, variables), width)
     described = {"path": str(source), "digest": digest, "columns": mined}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     origin = {"metrics": {}, "log": str(root.parents[1] / "log" / "factors"), "loop": LOOPS - 1}
@@ -364,7 +365,7 @@ def write_record(workspace: Path, config: Any, width: int) -> None:
     loaders = dataset["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"]
     handler = "dataset.kwargs.handler.kwargs"
     parameters = {
-        "cmd-sys.argv": f"qrun {qlib_config.CONFIG_FILE}",
+        "cmd-sys.argv": f"qrun {model_yaml.CONFIG_FILE}",
         "model.kwargs.pt_model_kwargs.num_features": width,
         f"{handler}.instruments": config["market"],
         f"{handler}.data_loader.kwargs.dataloader_l": loaders,

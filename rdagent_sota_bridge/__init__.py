@@ -77,9 +77,9 @@ def _apply_after(loader: "Any") -> None:
         execute(module)
         # Asked again here: RD-Agent's command line has loaded .env by now, and it may hold the variable.
         if module.__name__ not in called_by_source and not is_off():
-            from rdagent_sota_bridge import patch
+            from rdagent_sota_bridge.bridge import seams
 
-            patch.apply_module(module)
+            seams.apply_module(module)
 
     loader.exec_module = exec_module
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 
-from rdagent_sota_bridge import handoff, patch, stop
+from rdagent_sota_bridge.bridge import model_runner, seams, stop
 from rdagent_sota_bridge.errors import SeamError
 
 
@@ -23,19 +23,19 @@ class SotaModelRunner(QlibModelRunner):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Build RD-Agent's runner, and check the set that the environment names."""
         super().__init__(*args, **kwargs)
-        handoff.check_when_built(self)
+        model_runner.check_when_built(self)
 
     def develop(self, exp: Any) -> Any:
         """Train and back-test one model on the factor set and the base set."""
-        return handoff.hand_over_without_hook(super().develop, self, exp)
+        return model_runner.hand_over_without_hook(super().develop, self, exp)
 
 
 # At import, so that a process that unpickles a session has them too; idle outside of a hand-off.
 for _name in ("workspace", "merge"):
     try:
-        patch.apply_seam(_name)
+        seams.apply_seam(_name)
     except SeamError as _error:
         stop.refuse(_error)
 for _name in ("verdict", "best model"):
     with contextlib.suppress(SeamError):  # the run's log says what follows from it, and a check the reason
-        patch.apply_seam(_name)
+        seams.apply_seam(_name)

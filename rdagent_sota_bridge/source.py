@@ -11,7 +11,7 @@ import importlib.util
 import sys
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.bridge import seams
 from rdagent_sota_bridge.errors import SeamError
 
 # RD-Agent loads the rest of this package when it builds a loop: some of it before the model runner, some (the
@@ -41,9 +41,9 @@ def apply(name: str) -> None:
             "call it in rdagent/scenarios/qlib/developer/model_runner.py alone, as patches/block.txt does",
         )
     startup.called_by_source.add(name)
-    patch.apply_module(sys.modules[name])
-    for seam in patch.SEAMS:
+    seams.apply_module(sys.modules[name])
+    for seam in seams.SEAMS:
         here = seam.module in sys.modules
         if here or (seam.module.startswith(_PACKAGE) and importlib.util.find_spec(seam.module)):
             # The hook, where there is one, applies the seam in the course of this import.
-            patch.apply_waiting(seam, importlib.import_module(seam.module))
+            seams.apply_waiting(seam, importlib.import_module(seam.module))

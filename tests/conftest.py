@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import dry_run
+from rdagent_sota_bridge.bridge import dry_run
 from tests import seams
 from tests.forking import Forks
 

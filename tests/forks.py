@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from rdagent_sota_bridge.qlib_config import CONFIG_FILE
+from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 
 MODULE = "rdagent.scenarios.qlib.developer.model_runner"
 
@@ -256,9 +256,9 @@ def load(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType
 
 def apply_seams(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apply the seams of the model runner to a module, until the test ends."""
-    from rdagent_sota_bridge import handoff, merge
+    from rdagent_sota_bridge.bridge import merge, model_runner
 
-    for patches in (merge.merge_patches, handoff.runner_patches):
+    for patches in (merge.merge_patches, model_runner.runner_patches):
         for owner, attribute, replacement in patches(module):
             monkeypatch.setattr(owner, attribute, replacement, raising=False)
 

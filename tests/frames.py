@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import locate, panel
 from rdagent_sota_bridge.errors import FactorFileError, Failure
-from rdagent_sota_bridge.factors import FactorSet
+from rdagent_sota_bridge.factor_set import locate, panel
+from rdagent_sota_bridge.factor_set.parquet import FactorSet
 
 INSTRUMENTS = ("SH600000", "SH600004", "SZ000001")
 NOBODY = 65534

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge.history import Run
-from rdagent_sota_bridge.report import FactorOrigin, Report
+from rdagent_sota_bridge.report.gather import FactorOrigin, Report
+from rdagent_sota_bridge.report.history import Run
 from tests import reports
 from tests.reports import HOSTILE
 

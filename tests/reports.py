@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.alpha import ALPHA20, ALPHA22
-from rdagent_sota_bridge.appraisal import Appraisal
-from rdagent_sota_bridge.comparison import METRICS
-from rdagent_sota_bridge.history import Factor, Loop, Run
-from rdagent_sota_bridge.performance import Returns
-from rdagent_sota_bridge.qlib_config import Task
-from rdagent_sota_bridge.qlib_record import QlibRecord
-from rdagent_sota_bridge.report import FactorOrigin, Report
-from rdagent_sota_bridge.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
+from rdagent_sota_bridge.qlib_files.base_sets import ALPHA20, ALPHA22
+from rdagent_sota_bridge.qlib_files.model_yaml import Task
+from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
+from rdagent_sota_bridge.report.comparison import METRICS
+from rdagent_sota_bridge.report.factor_analysis import Appraisal
+from rdagent_sota_bridge.report.gather import FactorOrigin, Report
+from rdagent_sota_bridge.report.history import Factor, Loop, Run
+from rdagent_sota_bridge.report.portfolio_returns import Returns
+from rdagent_sota_bridge.report.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
 
 CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)
 DIGEST = "sha256:" + "ab12cd34" * 8

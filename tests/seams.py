@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market, gap_factor, write_market
-from rdagent_sota_bridge.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
 
 def put_market(home: Path) -> Market:

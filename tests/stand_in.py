@@ -102,8 +102,8 @@ def report(logs, output, as_json):
 
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report
-sys.modules["rdagent_sota_bridge.inspection"] = types.ModuleType("inspection")
-sys.modules["rdagent_sota_bridge.inspection"].inspect = inspect
+sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")
+sys.modules["rdagent_sota_bridge.check.inspect"].inspect = inspect
 gate.check_machine = lambda show: print("machine checked", flush=True)
 stages.find_rdagent = lambda: {rdagent!r}
 locks.END_SECONDS = 3.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.bridge import seams
 from rdagent_sota_bridge.settings import Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def test_the_example_names_every_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_seam_stands_in_the_readme() -> None:
     """The table of what is patched has a row for each seam, with its module."""
-    for seam in patch.SEAMS:
+    for seam in seams.SEAMS:
         assert f"| {seam.name} | `{seam.module}` |" in README
 
 

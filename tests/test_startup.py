@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.bridge import seams
 from rdagent_sota_bridge.settings import FALSE_WORDS
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +104,7 @@ def test_registering_twice_is_registering_once() -> None:
 
 def test_the_hook_waits_for_exactly_the_modules_of_the_table() -> None:
     """The standard-library list of module names and the table of seams say the same."""
-    assert {seam.module for seam in patch.SEAMS} == startup.SEAM_MODULES
+    assert {seam.module for seam in seams.SEAMS} == startup.SEAM_MODULES
 
 
 def test_the_two_lists_of_off_words_are_one() -> None:
@@ -167,7 +167,7 @@ def test_a_loader_that_is_a_class_keeps_its_method(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(startup, "SEAM_MODULES", frozenset({"frozen_one"}))
     applied: list[str] = []
-    monkeypatch.setattr(patch, "apply_module", lambda module: applied.append(module.__name__))
+    monkeypatch.setattr(seams, "apply_module", lambda module: applied.append(module.__name__))
     monkeypatch.setattr(sys, "meta_path", [startup.SeamFinder, Finder, *sys.meta_path])
     for name in ("frozen_one", "frozen_two"):
         importlib.import_module(name)
@@ -189,7 +189,7 @@ def test_a_loader_is_as_it_was_after_its_module_has_run(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(startup, "SEAM_MODULES", frozenset({"stand_in", "broken"}))
     applied = []
-    monkeypatch.setattr(patch, "apply_module", lambda module: applied.append(module.__name__))
+    monkeypatch.setattr(seams, "apply_module", lambda module: applied.append(module.__name__))
     startup.register()
     try:
         module = importlib.import_module("stand_in")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import alpha, factors, manifest, qlib_config
-from rdagent_sota_bridge.alpha import BaseSet
+from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
+from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from tests import frames
 
 BASE = BaseSet("small", (("KLEN", "($high-$low)/$open"), ("ROC60", "Ref($close, 60)/$close")))
@@ -64,7 +65,7 @@ def write_record(
     workspace: Path,
     document: dict[str, Any],
     *,
-    config_file: str = qlib_config.CONFIG_FILE,
+    config_file: str = model_yaml.CONFIG_FILE,
     run: str = RECORDER,
     status: int = 3,
     ended: int = 1795379663256,
@@ -121,7 +122,7 @@ def write_training(
     write_record(workspace, config(beside, width=width))
     write_results(workspace)
     note = f"# rdagent-sota-bridge: factor set {digest}, base set {base.name} sha256:{beside.digest}"
-    (workspace / qlib_config.CONFIG_FILE).write_text(f"{note}\nqlib_init:\n")
+    (workspace / model_yaml.CONFIG_FILE).write_text(f"{note}\nqlib_init:\n")
     columns = sorted({*beside.names, *mined})
     loaded = {
         "recorder": RECORDER,
@@ -131,7 +132,7 @@ def write_training(
         "versions": {},
     }
     (workspace / manifest.LOADED_FILE).write_text(json.dumps(loaded))
-    told = {"path": "/store/a", "digest": factors.current_digest(file), "placed_as": "link"}
+    told = {"path": "/store/a", "digest": parquet.current_digest(file), "placed_as": "link"}
     write_manifest(workspace, mined=mined, base=base, digest=digest, stored=told if stored else None)
     return workspace
 
@@ -170,7 +171,7 @@ def write_baseline(workspace: Path) -> Path:
     workspace.mkdir(parents=True)
     write_record(
         workspace,
-        config(BaseSet("alpha20", tuple(alpha.ALPHA20.items())), factor_file=False, width=20),
+        config(BaseSet("alpha20", tuple(base_sets.ALPHA20.items())), factor_file=False, width=20),
         config_file="conf_baseline_factors_model.yaml",
     )
     write_results(workspace)

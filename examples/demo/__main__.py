@@ -20,9 +20,9 @@ from rich.table import Table
 from examples.demo import story
 from rdagent_sota_bridge.cli import report
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.history import Loop
+from rdagent_sota_bridge.report.history import Loop
 from rdagent_sota_bridge.run import job
+from rdagent_sota_bridge.system.files import write_whole
 
 DEFAULT_REPORT = Path("demo_report.html")
 """Where the report goes, in the current folder, if no folder is named to keep all."""

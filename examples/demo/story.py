@@ -13,12 +13,12 @@ from pathlib import Path
 from examples.demo.llm import ScriptedLLM
 from examples.demo.market import write_market, write_source_data
 from examples.demo.sandbox import Sandbox, create
-from rdagent_sota_bridge import child
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.history import Loop, read_run
-from rdagent_sota_bridge.names import LOGS
+from rdagent_sota_bridge.factor_set.names import LOGS
+from rdagent_sota_bridge.report.history import Loop, read_run
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
+from rdagent_sota_bridge.system import child
 
 COMMAND = "make demo KEEP="
 """With a folder behind it: runs in that folder, or goes on there."""

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from dotenv import load_dotenv
 
-from rdagent_sota_bridge import __version__, options
+from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.errors import BridgeError, JobError, SettingsError
 
 # Not in the annotation: typer evaluates that late, when the module `cli.list` may have taken the name.
@@ -245,7 +246,7 @@ def report_command(
     context_settings={
         "allow_extra_args": True,
         "ignore_unknown_options": True,
-        "token_normalize_func": options.with_dashes,
+        "token_normalize_func": cli_options.with_dashes,
     },
 )
 def run_command(

@@ -14,22 +14,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from rdagent_sota_bridge import (
-    checks,
-    environment,
-    factors,
-    inspection,
-    locate,
-    lookahead,
-    rerun,
-    sessions,
-    store,
-)
-from rdagent_sota_bridge.checks import Line, State, worst
+from rdagent_sota_bridge.check import execute_factor, inspect
+from rdagent_sota_bridge.check import lines as checks
+from rdagent_sota_bridge.check import look_ahead as lookahead
+from rdagent_sota_bridge.check.lines import Line, State, worst
+from rdagent_sota_bridge.check.quality import Quality, Source
 from rdagent_sota_bridge.cli import fetching
+from rdagent_sota_bridge.doctor import lines as environment
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.quality import Quality, Source
+from rdagent_sota_bridge.factor_set import locate, parquet, sessions, store
+from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail")
@@ -85,7 +79,7 @@ def _blocks(
         rdagent = beside.submit(environment.look_at_rdagent)
         machine = beside.submit(environment.lines, size, place, rdagent.result)
         try:
-            found = inspection.inspect(settings, environment.qlib_start(rdagent.result()), located)
+            found = inspect.inspect(settings, environment.qlib_start(rdagent.result()), located)
             described.update(_described(found))
             yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             stored = store.find(found.quality.factors.digest, place) is not None
@@ -109,7 +103,7 @@ def _laid_aside(found: Quality) -> int:
     return 0 if found.is_normal else 8 * found.factors.rows * len(found.factors.columns)
 
 
-def _look_ahead(found: inspection.Inspection) -> list[Line]:
+def _look_ahead(found: inspect.Inspection) -> list[Line]:
     lines: list[Line] = []
     for source in found.quality.sources:
         at = next(at for at in found.located if at.path == source.path)
@@ -121,7 +115,7 @@ def _look_ahead(found: inspection.Inspection) -> list[Line]:
             continue
         codes = [code for code in sessions.factor_codes(at.log) if code.accepted or code.loop == at.loop]
         # RD-Agent takes its data from the project that it was started in, the one that holds the log.
-        execution = rerun.settings_of_rdagent(at.log.parent.parent)
+        execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
         lines += lookahead.check_set(codes, _Stored(source), execution)
     return lines
 
@@ -135,7 +129,7 @@ class _Stored(Mapping[str, pd.Series]):
     def __getitem__(self, column: str) -> pd.Series:
         if column not in self._source.columns:
             raise KeyError(column)
-        return factors.load(self._source.path, self._source.digest, column)
+        return parquet.load(self._source.path, self._source.digest, column)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.columns)
@@ -144,7 +138,7 @@ class _Stored(Mapping[str, pd.Series]):
         return len(self._source.columns)
 
 
-def _described(found: inspection.Inspection) -> dict[str, Any]:
+def _described(found: inspect.Inspection) -> dict[str, Any]:
     held = found.quality.factors
     return {
         "digest": held.digest,

@@ -17,9 +17,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from rdagent_sota_bridge import fetch
-from rdagent_sota_bridge.locate import Fetch
-from rdagent_sota_bridge.remote import Progress as Shown
+from rdagent_sota_bridge.factor_set.locate import Fetch
+from rdagent_sota_bridge.sharing import fetch
+from rdagent_sota_bridge.sharing.remote import Progress as Shown
 
 
 @contextmanager

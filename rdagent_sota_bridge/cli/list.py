@@ -14,9 +14,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge import listing, names
-from rdagent_sota_bridge.listing import Row
-from rdagent_sota_bridge.names import FACTOR_FILE, LOGS
+from rdagent_sota_bridge.cli import listing
+from rdagent_sota_bridge.cli.listing import Row
+from rdagent_sota_bridge.factor_set import names
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LOGS
 
 _VERDICTS = {True: ("* accepted", "bold green"), False: ("rejected", ""), None: ("no log", "dim")}
 

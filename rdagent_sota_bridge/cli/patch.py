@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from rdagent_sota_bridge import source_file
+from rdagent_sota_bridge.bridge import source_patch
 
 
 def status(source: Path | None) -> None:
@@ -15,7 +15,7 @@ def status(source: Path | None) -> None:
     Raises:
         SourceError: if there is none, or it has a part of the patch.
     """
-    found = source_file.find(source)
+    found = source_patch.find(source)
     what = {
         "none": "is not patched",
         "applied": "calls rdagent_sota_bridge",
@@ -30,11 +30,11 @@ def apply(source: Path | None) -> None:
     Raises:
         SourceError: if it has a part of the patch, or the file can't be written.
     """
-    found = source_file.find(source)
+    found = source_patch.find(source)
     if found.state == "applied":
         typer.echo(f"{found.file} is patched already; nothing was changed")
         return
-    source_file.write(found.file, source_file.with_block(found.bare))
+    source_patch.write(found.file, source_patch.with_block(found.bare))
     typer.echo(f"applied the patch to {found.file}")
     typer.echo(
         "It imports rdagent_sota_bridge now: take that out (revert) before you uninstall this package."
@@ -47,9 +47,9 @@ def revert(source: Path | None) -> None:
     Raises:
         SourceError: if it has a part of the patch, or the file can't be written.
     """
-    found = source_file.find(source)
+    found = source_patch.find(source)
     if found.state == "none":
         typer.echo(f"{found.file} is not patched; nothing was changed")
         return
-    source_file.write(found.file, found.bare)
+    source_patch.write(found.file, found.bare)
     typer.echo(f"took the patch out of {found.file}")

@@ -6,10 +6,10 @@ import os
 
 import typer
 
-from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.cli import fetching
-from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set import locate
+from rdagent_sota_bridge.factor_set.locate import Located
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.settings import path_entries, read_settings
 
 

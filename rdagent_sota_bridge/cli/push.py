@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge import locate, push, urls
+from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import LocateError
+from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.settings import path_entries, read_settings
+from rdagent_sota_bridge.sharing import push
 
 
 def run(named: str, url: str, replace: bool) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge import locate, page, report, sessions
 from rdagent_sota_bridge.errors import ReportError
-from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.names import LATEST
+from rdagent_sota_bridge.factor_set import locate, sessions
+from rdagent_sota_bridge.factor_set.names import LATEST
+from rdagent_sota_bridge.report import gather, page
+from rdagent_sota_bridge.system.files import write_whole
 
 DEFAULT_OUTPUT = Path("report.html")
 """In the current folder."""
@@ -36,9 +37,9 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     target = Path.cwd() / (output or DEFAULT_OUTPUT).expanduser()
     if not as_json:
         check_target(target)  # before a minute of work
-    found = report.gather([_log(named) for named in logs])
+    found = gather.gather([_log(named) for named in logs])
     if as_json:
-        json.dump(report.as_plain(found), sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
+        json.dump(gather.as_plain(found), sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
         sys.stdout.write("\n")
         return
     text = page.render(found)

@@ -15,7 +15,7 @@ from rdagent_sota_bridge.run.job import Job, Options
 from rdagent_sota_bridge.run.locks import Stopped
 
 if TYPE_CHECKING:
-    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
+    from rdagent_sota_bridge.check.lines import Line  # else late: pandas and pyarrow
 
 
 def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:

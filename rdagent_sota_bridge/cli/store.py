@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from rdagent_sota_bridge import fetched, store
-from rdagent_sota_bridge.fetched import Copy
+from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.store import Stored
+from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.sharing.fetched import Copy
 
 
 def show(as_json: bool) -> None:

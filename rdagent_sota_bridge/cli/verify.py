@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from rdagent_sota_bridge import history, locate, sessions, verification
-from rdagent_sota_bridge.history import Run
-from rdagent_sota_bridge.names import LATEST, MODEL_LOOPS
-from rdagent_sota_bridge.verification import Verification
+from rdagent_sota_bridge.factor_set import locate, sessions
+from rdagent_sota_bridge.factor_set.names import LATEST, MODEL_LOOPS
+from rdagent_sota_bridge.report import history, verify
+from rdagent_sota_bridge.report.history import Run
+from rdagent_sota_bridge.report.verify import Verification
 
 _STYLES = {
     "factors": "green",
@@ -42,7 +43,7 @@ def run(log: str, as_json: bool = False, console: Console | None = None) -> int:
         SessionError: if the log can't be read, or is of a run without models.
     """
     found = history.read_run(_latest() if log == LATEST else locate.existing_log(log))
-    verdicts = verification.verify(found)
+    verdicts = verify.verify(found)
     show(found, verdicts, as_json, console or Console())
     return 0 if all(one.holds for one in verdicts) else 1
 

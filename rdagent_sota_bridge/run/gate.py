@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rdagent_sota_bridge import locate
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
-from rdagent_sota_bridge.locate import Located
-from rdagent_sota_bridge.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set import locate
+from rdagent_sota_bridge.factor_set.locate import Located
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
 
 if TYPE_CHECKING:
-    from rdagent_sota_bridge.checks import Line  # else late: pandas and pyarrow
+    from rdagent_sota_bridge.check.lines import Line  # else late: pandas and pyarrow
 
 Show = Callable[[str, "list[Line]"], None]
 """Shows lines of a check under a heading."""
@@ -26,7 +26,9 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge import checks, environment, store  # late: pandas and pyarrow
+    from rdagent_sota_bridge.check import lines as checks
+    from rdagent_sota_bridge.doctor import lines as environment
+    from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
     settings = read_settings()
     lines = environment.lines(0, store.folder(settings.store_path))
@@ -74,11 +76,11 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import checks, environment, inspection  # late: pandas and pyarrow
+    from rdagent_sota_bridge.check import inspect
+    from rdagent_sota_bridge.check import lines as checks
+    from rdagent_sota_bridge.doctor import lines as environment  # late: pandas and pyarrow
 
-    found = inspection.inspect(
-        read_settings(), environment.qlib_start(environment.look_at_rdagent()), located
-    )
+    found = inspect.inspect(read_settings(), environment.qlib_start(environment.look_at_rdagent()), located)
     notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import JobError
-from rdagent_sota_bridge.files import write_whole
-from rdagent_sota_bridge.names import LOGS
+from rdagent_sota_bridge.factor_set.names import LOGS
+from rdagent_sota_bridge.system.files import write_whole
 
 FORM = 1
 """The form of the file; one of another form is refused."""

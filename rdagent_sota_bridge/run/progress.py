@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdagent_sota_bridge import sessions
 from rdagent_sota_bridge.errors import SessionError
-from rdagent_sota_bridge.names import SESSION_FOLDER
+from rdagent_sota_bridge.factor_set import sessions
+from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
 """The steps of a loop (`components/workflow/rd_loop.py`, 1.0.0); 0.8.0 has all but the last."""

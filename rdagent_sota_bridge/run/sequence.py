@@ -14,7 +14,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rdagent_sota_bridge import child, locate
 from rdagent_sota_bridge.errors import (
     BridgeError,
     JobError,
@@ -22,13 +21,15 @@ from rdagent_sota_bridge.errors import (
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.names import LATEST_LOG
+from rdagent_sota_bridge.factor_set import locate
+from rdagent_sota_bridge.factor_set.names import LATEST_LOG
 from rdagent_sota_bridge.run import gate, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.display import Screen, Status, to_go
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.locks import Stopped
 from rdagent_sota_bridge.settings import path_entries
+from rdagent_sota_bridge.system import child
 
 Say = Callable[[str], None]
 """Says one thing to the user."""
@@ -287,7 +288,7 @@ def best_ic(log: Path) -> float | None:
     Raises:
         SessionError: if the session can't be read.
     """
-    from rdagent_sota_bridge import history  # late: pandas and pyarrow
+    from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
 
     run = history.read_run(log)
     found = [loop.metrics["IC"] for loop in run.loops if "IC" in loop.metrics]

@@ -1,0 +1,160 @@
+"""What happens at the seam of the back-test: the YAML says what is handed over, Qlib's record is read."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import uuid
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rdagent_sota_bridge.bridge import handoff, merge
+from rdagent_sota_bridge.bridge.handoff import HandOff
+from rdagent_sota_bridge.bridge.stop import logger
+from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
+from rdagent_sota_bridge.factor_set import normal, parquet
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import manifest, model_yaml
+
+RESULT_SCRIPT = "read_exp_res.py"
+"""RD-Agent's reader of a back-test's results, which runs in Qlib's environment after qrun."""
+
+_LOGGING_RACE = re.compile(r"Metric '[^']*' is malformed")
+
+
+def workspace_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return what to replace in `rdagent/scenarios/qlib/experiment/workspace.py` (0.8.0, 1.0.0).
+
+    On the class: a workspace is pickled with every session, so nothing of ours may hang on an instance.
+    """
+    workspace_class = getattr(module, "QlibFBWorkspace", None)
+    execute_before = getattr(workspace_class, "execute", None)
+    if workspace_class is None or execute_before is None:
+        raise SeamError("RD-Agent has no QlibFBWorkspace.execute", module.__name__, OTHER_RELEASE)
+    signature = inspect.signature(execute_before)
+    if not {"qlib_config_name", "run_env"} <= set(signature.parameters):
+        raise SeamError(f"QlibFBWorkspace.execute takes {signature}", module.__name__, OTHER_RELEASE)
+
+    @functools.wraps(execute_before)
+    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hand_off = handoff.current()
+        if hand_off is None or self is not hand_off.experiment.experiment_workspace:
+            return execute_before(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        named = bound.arguments
+        run = functools.partial(execute_before, self, **named.get("kwargs", {}))
+        name, run_env = named["qlib_config_name"], named["run_env"] or {}
+        return handoff.fail_once(hand_off, lambda: _train(run, self, name, run_env, hand_off))
+
+    return [(workspace_class, "execute", execute)]
+
+
+def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], hand_off: HandOff) -> Any:
+    """Run qrun on a workspace whose YAML says what is handed over, and look at what Qlib loaded."""
+    if config_name not in hand_off.configs:
+        raise HandOffError(
+            f"RD-Agent took {config_name} in place of {' or '.join(hand_off.configs)}: the model would be "
+            "trained without the factors",
+            str(workspace.workspace_path),
+            OTHER_RELEASE,
+        )
+    config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
+    if hand_off.to_place is None:
+        file = Path(workspace.workspace_path) / FACTOR_FILE
+        # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
+        hand_off.mined = _merged_columns(file)
+        if not hand_off.is_of_model:
+            _look_at_rows(hand_off, file, config, run_env)
+    base = hand_off.base_beside_mined
+    width = len(base.features) + len(hand_off.mined)
+    run_env = {**run_env, **model_yaml.feature_variables(base, hand_off.mined), "num_features": str(width)}
+
+    def attempt() -> Any:
+        # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
+        # knows these texts and no segments, and would answer with another training.
+        hand_off.training = uuid.uuid4().hex
+        note = f"{hand_off.note}, training {hand_off.training}"
+        adapted = model_yaml.adapt(config, base, note, hand_off.mined)
+        workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
+        (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
+        merge.place_set(hand_off)
+        result = None
+        try:
+            result, output = run(qlib_config_name=config_name, run_env=run_env)
+        finally:
+            if result is None:
+                merge.take_away(hand_off)
+        return result, output
+
+    result, output = attempt()
+    if result is None and (race := _LOGGING_RACE.search(str(output))):
+        logger().warning(f"qrun died of Qlib's logging race ({race.group()}); it is repeated once")
+        result, output = attempt()
+    hand_off.trained = True
+    if result is not None:
+        _look_at_loaded(hand_off, workspace.workspace_path)
+    return result, output
+
+
+def _merged_columns(file: Path) -> tuple[str, ...]:
+    """Return the factors in the file that RD-Agent wrote.
+
+    Raises:
+        FactorEmptyError: RD-Agent's, if it has no rows: factor loops keep those with a value of every factor.
+    """
+    try:
+        return parquet.read_footer(file).columns
+    except FactorFileError as error:
+        if error.failures[0].reason is not Reason.NO_ROWS:
+            raise
+        raise handoff.loop_is_empty("no row has a value of every factor, old and new") from None
+
+
+def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, Any]) -> None:
+    """Tell how many rows a factor loop is trained on: RD-Agent keeps those with a value of every factor.
+
+    Raises:
+        FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
+    """
+    days = normal.days(file)
+    train = model_yaml.read_task(text, {name: str(value) for name, value in run_env.items()}).train
+    trained = int(model_yaml.inside(days, train).sum())
+    logger().info(
+        f"SOTA factors: {len(days)} of the loaded set's {hand_off.record['rows']} rows have a value of every "
+        f"factor, old and new; {trained} of them are in the training segment"
+    )
+    if not trained:
+        raise handoff.loop_is_empty(
+            f"no row of the training segment ({train[0]:%Y-%m-%d} to {train[1]:%Y-%m-%d}) has a value of "
+            "every factor, old and new"
+        )
+
+
+def _text_in(workspace: Any, name: str) -> str:
+    text = workspace.file_dict.get(name)
+    if text is None:
+        raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
+    return str(text)
+
+
+def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:
+    loaded = manifest.read_loaded(workspace)
+    if loaded is None:
+        logger().warning(
+            f"The factors were handed over; what Qlib loaded could not be read back ({workspace}), so this "
+            "loop has no proof that they were used"
+        )
+        return
+    manifest.check_loaded(loaded, hand_off.base_beside_mined.names, hand_off.mined, workspace)
+    hand_off.loaded = loaded
+    kinds = f"({len(hand_off.mined)} mined, {len(hand_off.base_beside_mined.features)} base)"
+    if loaded.columns is None:
+        logger().info(f"SOTA factors used: LightGBM was trained on {loaded.num_features} columns {kinds}")
+        return
+    logger().info(
+        f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns {kinds}, "
+        f"num_features {loaded.num_features}"
+    )

@@ -1,0 +1,1 @@
+"""Whether a factor set is fit to train on."""

@@ -1,0 +1,168 @@
+"""Copies of the data files that factors are made from, without what comes after a time.
+
+RD-Agent's folder of such data holds `daily_pv.h5` and a README (`scenarios/qlib/experiment/utils.py`, 0.8.0
+and 1.0.0).
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from rdagent_sota_bridge.factor_set.parquet import DATETIME
+
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, EOFError, RuntimeError),
+    pickle.UnpicklingError,
+)
+"""What pandas and PyTables raise on a file of another form than its name says, or a damaged one."""
+
+_TIME_NAMES = (DATETIME, "date")
+_DOCUMENTS = (".md", ".rst", ".py")
+
+
+class NotCheckedError(Exception):
+    """Why nothing can be said about a factor, and the fix; the check makes it a line for the user."""
+
+    def __init__(self, fact: str, fix: str) -> None:
+        super().__init__(fact, fix)
+        self.fact = fact
+        self.fix = fix
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Return the files of a data folder, sorted.
+
+    Raises:
+        NotCheckedError: if it can't be read, or a folder is among them, which may hold anything.
+    """
+    with _naming(folder):
+        found = sorted(folder.iterdir())
+    for path in found:
+        if path.is_dir():
+            raise NotCheckedError(f"{path} is a folder, whose data can't be cut", "lay its files beside it")
+    return found
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file of a data folder whole: a factor's code can write into what it reads.
+
+    Raises:
+        NotCheckedError: if it can't be read, or there is no room for it.
+    """
+    with _naming(source):
+        shutil.copyfile(source, target)
+
+
+def times_in(file: Path) -> list[pd.DatetimeIndex]:
+    """Return the times of the rows of each table in a data file; no table for a document.
+
+    Raises:
+        NotCheckedError: as `cut_data` does.
+    """
+    if _is_document(file):
+        return []
+    with _naming(file), pd.HDFStore(file, "r") as store:
+        return [_times(store[key]) for key in _keys(store)]
+
+
+def cut_data(source: Path, target: Path, last: pd.Timestamp) -> None:
+    """Write a copy of an HDF5 file of pandas that ends at a time, with the same keys and formats.
+
+    The time stands in an index level named datetime or date (or the only one of a time's type), or else in a
+    column of such a name. Documents (.md, .rst, .py, hidden files) are copied as they are.
+
+    Args:
+        source: The file.
+        target: The copy; must not be there.
+        last: Rows up to and with this time stay.
+
+    Raises:
+        NotCheckedError: if the file is data and it can't be told which rows have which time.
+    """
+    if _is_document(source):
+        copy_file(source, target)
+        return
+    with (
+        _naming(source),
+        warnings.catch_warnings(),
+        pd.HDFStore(source, "r") as store,
+        pd.HDFStore(target, "w") as copy,
+    ):
+        # PyTables dislikes names such as $close, pandas text in the fixed format: both are as they were.
+        warnings.filterwarnings("ignore", "object name is not a valid Python identifier")
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        for key in _keys(store):
+            storer, table = store.get_storer(key), store[key]
+            kept = table[_times(table) <= last]
+            if isinstance(kept.index, pd.MultiIndex):
+                kept = kept.set_axis(kept.index.remove_unused_levels(), axis=0)  # levels list what went, too
+            queried = storer.data_columns if storer.is_table and isinstance(kept, pd.DataFrame) else None
+            copy.put(key, kept, format=storer.format_type, data_columns=queried)
+
+
+def _is_document(file: Path) -> bool:
+    if file.name.startswith(".") or file.suffix.lower() in _DOCUMENTS:
+        return True
+    if file.suffix.lower() not in (".h5", ".hdf5", ".hdf"):
+        fix = "convert it to HDF5, or take it away if no factor is made from it"
+        raise NotCheckedError(f"{file} can't be cut: only HDF5 files can", fix)
+    return False
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say which file can't be read, cut or copied, and why."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        fix = f"name its times {DATETIME}, as a level or column, or take it away if no factor is made from it"
+        if isinstance(error, OSError) and error.strerror:  # the system's own, not a format's
+            reason = error.strerror
+            fix = "make it readable, or point TMPDIR at a place with room for the data"
+        raise NotCheckedError(f"{file} can't be cut: {reason}", fix) from None
+
+
+def _keys(store: pd.HDFStore) -> list[str]:
+    keys: list[str] = store.keys()
+    # What h5py or PyTables wrote is data as well, and pandas says nothing about it.
+    for leaf in store.root._v_file.walk_nodes("/", "Leaf"):
+        if not any(leaf._v_pathname.startswith(f"{key}/") for key in keys):
+            raise ValueError(f"{leaf._v_pathname} is no table of pandas")
+    return keys
+
+
+def _times(table: pd.DataFrame | pd.Series) -> pd.DatetimeIndex:
+    """Return the time of each row of a table; never of one that can be read two ways."""
+    levels = [table.index.get_level_values(number) for number in range(table.index.nlevels)]
+    named = [level for level in levels if _is_time(level.name)]
+    typed = [level for level in levels if isinstance(level, pd.DatetimeIndex)]
+    columns = [] if isinstance(table, pd.Series) else [name for name in table.columns if _is_time(name)]
+    if len(named) == 1 or len(typed) == 1:
+        return _as_times((named if len(named) == 1 else typed)[0])
+    if len(columns) != 1:
+        names = " or ".join(_TIME_NAMES)
+        raise ValueError(f"no index level holds times, and {len(columns)} columns are named {names}")
+    return _as_times(pd.Index(table[columns[0]]))
+
+
+def _is_time(name: object) -> bool:
+    return str(name).lower() in _TIME_NAMES
+
+
+def _as_times(values: pd.Index) -> pd.DatetimeIndex:
+    """Read times, also as text or as numbers such as 20200102."""
+    if not isinstance(values, pd.DatetimeIndex):
+        values = pd.DatetimeIndex(pd.to_datetime(values.astype(str), format="ISO8601"))
+    if values.tz is not None:
+        raise ValueError("its times have a time zone")
+    if values.hasnans:
+        raise ValueError("rows have no time")
+    return values.as_unit("ns")

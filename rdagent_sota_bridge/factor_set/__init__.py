@@ -1,0 +1,1 @@
+"""Which factor set a run means, and one clean copy of it."""

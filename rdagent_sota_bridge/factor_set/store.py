@@ -1,0 +1,444 @@
+"""One copy of each factor set in normal form, named by the set's digest, for all models that train on it.
+
+A folder with two files a set: `<digest>.sota.parquet`, read-only, and `<digest>.sota.json`, its entry. Both
+are written under a lock, to temporary names first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import filelock
+from pydantic import TypeAdapter, ValidationError
+
+from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
+from rdagent_sota_bridge.factor_set import normal, parquet
+from rdagent_sota_bridge.factor_set import panel as panels
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
+from rdagent_sota_bridge.system import files
+
+FOLDER = "sota_store"
+"""The folder of the store, beside RD-Agent's folder of workspaces."""
+
+FETCHED = "fetched"
+"""The folder in the store of what was fetched from URLs."""
+
+_FORM = 1  # of the normal form and of the entries
+# What fails where something can't be read or written, and the fix.
+_COPY = (
+    "The factor set can't be copied into the store",
+    "set SOTA_STORE_PATH to a folder that can be written and has the room",
+)
+_PLACE = (
+    "The factor set can't be placed in the model's workspace",
+    "make room there, or let it be written, and resume the run",
+)
+_READ = (
+    "The store can't be read",
+    "make it readable (ls -l tells), or set SOTA_STORE_PATH to another folder",
+)
+_PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l tells)")
+_NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
+# It is not there yet; or the store may only be read, and nobody here prunes it.
+_NO_TIME_OF_USE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+
+Identity = tuple[int, int, int]  # size, time and inode; not the change time, which every new link moves
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A factor set that is to be in the store.
+
+    Attributes:
+        digest: What names the set: `sha256:` and 64 hexadecimal digits.
+        columns: Its factors, in order.
+        sources: Path and digest of each file.
+        is_normal: True if the one file is known to be in normal form; else it is looked at.
+    """
+
+    digest: str
+    columns: tuple[str, ...]
+    sources: tuple[tuple[Path, str], ...]
+    is_normal: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the store writes beside a set's copy.
+
+    Attributes:
+        form: The number of this form.
+        digest: What names the set.
+        columns: Its factors, in order.
+        rows: Number of (datetime, instrument) rows.
+        content: `sha256:` and the digest of the file's bytes.
+        identity: Size, time and inode of the file as it was written.
+        sources: Path and digest of each file that it was made of.
+        written: When.
+    """
+
+    form: int
+    digest: str
+    columns: tuple[str, ...]
+    rows: int
+    content: str
+    identity: Identity
+    sources: tuple[tuple[str, str], ...]
+    written: datetime
+
+
+@dataclass(frozen=True)
+class Stored(Entry):
+    """A factor set in the store: its entry, and what the file system says of it now.
+
+    Attributes:
+        path: Its file.
+        used: When a run last asked for it.
+        links: How many model workspaces hold it as a hard link.
+        note: What was wrong with an earlier copy that had to be written anew; empty if nothing was.
+    """
+
+    path: Path
+    used: datetime
+    links: int
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.identity[0]
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+def folder(named: str | None) -> Path:
+    """Return the folder of the store.
+
+    Args:
+        named: `SOTA_STORE_PATH`; None for the folder beside RD-Agent's workspaces.
+    """
+    return workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
+
+
+def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: None) -> Stored:
+    """Return the set's copy in the store; written first where it is not there, or is not what it was.
+
+    An existing copy is compared by size, time and inode, and once a process by the digest of its bytes.
+
+    Args:
+        wanted: The set.
+        place: The folder of the store.
+        say: Gets a text of what takes time: a set that is written, or another run that writes it.
+
+    Raises:
+        SetChangedError: if a file has another content than the set was checked with.
+        FactorFileError, UnequalFactorError: if a file can't be read or joined any more.
+        StoreError: if the copy can't be written.
+    """
+    path = file_of(wanted.digest, place)
+    with failing_at(place, _COPY):
+        mark_used(_entry_of(path))  # first, so that whoever prunes meanwhile leaves it
+        stored, _ = _known(path, wanted)
+        if stored is not None:
+            return stored
+        check_folder(place)
+        place.mkdir(parents=True, exist_ok=True)
+        with files.held(_lock_of(path), say, "writes the set"):
+            stored, trouble = _known(path, wanted)  # another run may have written it meanwhile
+            if stored is None:
+                say(f"one copy of the set is written into {place}")
+                stored = _write(wanted, path, trouble)
+            return stored
+
+
+def mark_used(entry: Path) -> None:
+    """Give an entry the time of its last use; one in a store that may only be read keeps its time.
+
+    Raises:
+        OSError: if something else is in the way.
+    """
+    try:
+        os.utime(entry)
+    except OSError as error:
+        if error.errno not in _NO_TIME_OF_USE:
+            raise
+
+
+def file_of(digest: str, place: Path) -> Path:
+    """Return where the store's copy of a set lies, by what names the set."""
+    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
+
+
+def fetched_file(digest: str, place: Path) -> Path:
+    """Return where a file that was fetched lies in the store, by the digest of its bytes."""
+    return place / FETCHED / digest.removeprefix("sha256:") / FACTOR_FILE
+
+
+def find(digest: str, place: Path) -> Stored | None:
+    """Return the copy of a set if it is there, and as it was written by its size, time and inode.
+
+    Raises:
+        StoreError: if the store can't be read.
+    """
+    with failing_at(place, _READ):
+        stored, _ = _read(file_of(digest, place))
+        return None if stored is None or _trouble(stored, by_digest=False) else stored
+
+
+def hand_out(stored: Stored, target: Path, *, link: bool) -> files.How:
+    """Place a set into a model's workspace.
+
+    Args:
+        stored: The set.
+        target: The file in the workspace; what is there is replaced.
+        link: True if a hard link will do. In a container it will not: RD-Agent changes the modes of all files
+            there (`_get_chmod_cmd` in `utils/env.py`, 1.0.0), and through a link those of the stored file.
+
+    Raises:
+        StoreError: if it can't be placed; the target is as it was.
+    """
+    with failing_at(target, _PLACE):
+        return files.place(stored.path, target, link=link)
+
+
+def entries(place: Path) -> tuple[list[Stored], list[str]]:
+    """Return the sets in the store, the least recently used first, and what is wrong with them or others.
+
+    Raises:
+        StoreError: if the store can't be read.
+    """
+    found, troubles = [], []
+    with failing_at(place, _READ):
+        for name in _names(place):
+            stored, trouble = _read(place / f"{name}.parquet")
+            if stored is not None:
+                found.append(stored)
+                trouble = _trouble(stored, by_digest=False)
+            if trouble:
+                troubles.append(trouble)
+    return sorted(found, key=lambda stored: stored.used), troubles
+
+
+def trouble_of(stored: Stored) -> str:
+    """Return what is wrong with a stored set, read whole; empty if nothing is."""
+    return _trouble(stored, by_digest=True)
+
+
+def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
+    """Remove what no run has asked for since a time, and return it; a workspace keeps its link or copy.
+
+    That is the two files of a set, or what there is of them, and what killed runs left of it.
+
+    Args:
+        place: The folder of the store.
+        before: The time.
+        dry_run: Remove nothing.
+
+    Raises:
+        StoreError: if something can't be removed.
+    """
+    removed = []
+    with failing_at(place, _PRUNE):
+        for name in _names(place):
+            path = place / f"{name}.parquet"
+            with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
+                pair = [file for file in (path, _entry_of(path)) if file.exists()]
+                # A run that uses a set gives its entry the time; what is half written has a time of its own.
+                last = max((file.stat().st_mtime for file in pair[-1:]), default=0.0)
+                # What is hidden belongs to a run that writes now, unless the lock says that there is none.
+                found = [] if dry_run else _leftovers(path)
+                found += pair if last < before.timestamp() else []
+                removed += _removed(found, dry_run)
+        # What release 0.1.0 kept of data that Qlib had built.
+        removed += _removed(sorted(place.glob("prepared/*.prepared")), dry_run)
+    return removed
+
+
+def _removed(found: list[Path], dry_run: bool) -> list[Path]:
+    for file in found if not dry_run else ():
+        file.unlink()
+    return found
+
+
+# --- the files ---
+
+
+def _entry_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.lock")
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+_verified: set[tuple[str, Identity]] = set()  # read whole in this process, and found as written
+
+
+def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
+    """Return the set if its copy is there and as it was written, else None and what is wrong with it."""
+    stored, trouble = _read(path)
+    if stored is None:
+        return None, trouble
+    if stored.columns != wanted.columns:
+        return None, f"{_entry_of(path)} was changed: it names other factors"
+    known = (str(path), stored.identity)
+    trouble = _trouble(stored, by_digest=known not in _verified)
+    if trouble:
+        return None, trouble
+    _verified.add(known)
+    return stored, ""
+
+
+def _read(path: Path) -> tuple[Stored | None, str]:
+    """Return what the entry says, or None and what is wrong; nothing is where there is neither."""
+    if not path.exists():
+        return None, f"{path} is missing, and its entry is there" if _entry_of(path).exists() else ""
+    try:
+        entry = _ENTRY.validate_json(_entry_of(path).read_bytes())
+        if entry.form != _FORM:
+            return None, f"{path} was written in form {entry.form}, by another release"
+        if entry.digest != f"sha256:{path.name.partition('.')[0]}":
+            return None, f"{_entry_of(path)} is the entry of another set, {entry.digest}"
+        used = datetime.fromtimestamp(_entry_of(path).stat().st_mtime, timezone.utc)
+        return Stored(**vars(entry), path=path, used=used, links=_links(path, entry.digest)), ""
+    except FileNotFoundError:
+        return None, f"{path} is there, and its entry {_entry_of(path).name} is missing"
+    except (OSError, ValidationError) as error:
+        return None, f"{_entry_of(path)} does not say what {path.name} is ({type(error).__name__})"
+
+
+def _links(path: Path, digest: str) -> int:
+    """Return how many other names a file has, but for that of the fetched file which it may be."""
+    fetched = fetched_file(digest, path.parent)
+    shared = fetched.exists() and fetched.samefile(path)
+    return path.stat().st_nlink - 1 - shared
+
+
+def _trouble(stored: Stored, *, by_digest: bool) -> str:
+    try:
+        with stored.path.open("rb") as file:
+            found = _identity(os.fstat(file.fileno()))
+            if found != stored.identity:
+                return f"{stored.path} was changed: size, time, inode {found} in place of {stored.identity}"
+            if by_digest and (content := parquet.content_digest(file)) != stored.content:
+                return f"{stored.path} was changed: {content} in place of {stored.content}"
+    except OSError as error:
+        return f"{stored.path} can't be read: {error.strerror}"
+    return ""
+
+
+# --- writing ---
+
+
+def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
+    """Write a set's copy and its entry; the lock is held."""
+    for left in _leftovers(path):
+        left.unlink()
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        same_as = _write_copy(wanted, temporary)
+        temporary.chmod(temporary.stat().st_mode & 0o444)  # what the user's umask leaves of it
+        with temporary.open("rb") as file:
+            content, identity = parquet.content_digest(file), _identity(os.fstat(file.fileno()))
+        if same_as not in (None, content):
+            raise parquet.changed_set(wanted.sources[0][0], str(same_as), content)
+        entry = Entry(
+            form=_FORM,
+            digest=wanted.digest,
+            columns=wanted.columns,
+            rows=parquet.read_footer(temporary).rows,
+            content=content,
+            identity=identity,
+            sources=tuple((str(source), digest) for source, digest in wanted.sources),
+            written=datetime.now(timezone.utc),
+        )
+        # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
+        files.write_whole(_entry_of(path), _ENTRY.dump_json(entry, indent=1) + b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _verified.add((str(path), identity))
+    return Stored(**vars(entry), path=path, used=entry.written, links=0, note=trouble)
+
+
+def _write_copy(wanted: Wanted, target: Path) -> str | None:
+    """Write a set in normal form and flush it; return the digest that it must have, being a mere copy."""
+    digests = dict(wanted.sources)
+    if wanted.is_normal:
+        ((source, expected),) = digests.items()
+        _copy_whole(source, expected, target)
+        return expected
+    with panels.opened(list(digests), lambda _: wanted.columns) as panel:
+        for found in panel.files:
+            if found.digest != digests[found.path]:
+                raise parquet.changed_set(found.path, digests[found.path], found.digest)
+        if normal.is_normal(panel):
+            _copy_whole(panel.files[0].path, panel.files[0].digest, target)
+            return panel.files[0].digest
+        with target.open("xb") as file:
+            normal.write(panel, file, target.parent)
+            files.flush(file)
+        return None
+
+
+def _copy_whole(source: Path, digest: str, target: Path) -> None:
+    """Copy a file; one that was fetched is the store's own, and becomes a link, for one copy is enough."""
+    if source == fetched_file(digest, target.parent).resolve():
+        files.place(source, target, link=True)
+        return
+    try:
+        original = source.open("rb")
+    except OSError as error:
+        raise FactorFileNotFoundError(
+            f"SOTA factors file can't be read any more: {source} ({error.strerror})",
+            str(source),
+            "put the file back, and start again",
+        ) from None
+    with original, target.open("xb") as file:
+        if files.clone(original, file):
+            files.flush(file)
+        else:
+            files.copy(original, file)
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """Return what a process that was killed while it wrote a set left: all hidden names but the lock's."""
+    return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
+
+
+def check_folder(place: Path) -> None:
+    """Raise an OSError where something else than a folder has the store's name."""
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+
+
+def _names(place: Path) -> list[str]:
+    """Return the names of what is the store's in a folder; there may be a user's files beside."""
+    check_folder(place)
+    found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
+    return sorted({name[1] for name in found if name})
+
+
+@contextlib.contextmanager
+def failing_at(place: Path, doing: tuple[str, str]) -> Iterator[None]:
+    """Make one message of what a file system says: the fact and the fix of `doing`, and the place."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        fact, fix = doing
+        where = str(error.filename2 or error.filename or place)
+        raise StoreError(f"{fact}: {reason}", where, fix) from None

@@ -1,0 +1,1 @@
+"""What Qlib is given, and what it wrote about a training."""

@@ -1,0 +1,128 @@
+"""The provenance record beside each model run, and the lines that let Qlib's environment contribute to it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rdagent_sota_bridge.errors import HandOffError
+from rdagent_sota_bridge.system.files import write_whole
+
+MANIFEST_FILE = "sota_manifest.json"
+LOADED_FILE = "sota_loaded.json"
+MANIFEST_VERSION = 1
+
+# It runs in Qlib's environment, which may be Python 3.8 or a container. The first line marks where it begins.
+_PROBE = resources.files("rdagent_sota_bridge.qlib_side") / "loaded.py"
+
+
+def with_probe(script: str, note: str) -> str:
+    """Return RD-Agent's `read_exp_res.py` with the lines at its end that write `LOADED_FILE`; once.
+
+    Args:
+        script: RD-Agent's script, or one that has the lines already.
+        note: A line of comment for its end. It makes the script differ where the set differs: RD-Agent's key
+            for a cached qrun (`utils/env.py`, `ENABLE_CACHE`) has the text of Python files, in 0.8.0 of those
+            and not of the YAML.
+    """
+    probe = _PROBE.read_text(encoding="utf-8")
+    before, _, _ = script.partition(probe.partition("\n")[0])
+    return f"{before.rstrip()}\n\n\n{probe}# {note}\n"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What Qlib loaded and trained on, from the artifacts of its own run.
+
+    Attributes:
+        columns: The features' names as the network got them, in order; None for LightGBM, which keeps none.
+        columns_without_training_values: Those without a single value in the training segment.
+        num_features: The input width that Qlib recorded for the model, or None if it recorded none; the
+            number of features that LightGBM was trained on.
+        versions: Versions in Qlib's environment.
+    """
+
+    columns: tuple[str, ...] | None
+    columns_without_training_values: tuple[str, ...]
+    num_features: int | None
+    versions: dict[str, str]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as the manifest shows it."""
+        record = asdict(self)
+        del record["versions"]
+        return record
+
+
+def read_loaded(workspace: Path) -> Loaded | None:
+    """Return what the probe wrote into a model workspace, or None if it wrote nothing.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    file = workspace / LOADED_FILE
+    if not file.is_file():
+        return None
+    return TypeAdapter(Loaded).validate_json(file.read_bytes())
+
+
+def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], workspace: Path) -> None:
+    """Check that Qlib loaded exactly the base and mined columns, and that the network is that wide.
+
+    One mined column without values in the training segment may be so in the file; if all are, they got lost.
+
+    Raises:
+        HandOffError: if not; then the result in the workspace is not what the run would claim.
+    """
+    expected = sorted({*base, *mined})
+    problems = []
+    if loaded.columns is not None and sorted(loaded.columns) != expected:
+        missing = sorted(set(expected) - set(loaded.columns))
+        extra = sorted(set(loaded.columns) - set(expected))
+        problems.append(
+            f"Qlib loaded {len(loaded.columns)} columns; missing: {missing}, not asked for: {extra}"
+        )
+    columns = expected if loaded.columns is None else loaded.columns
+    if loaded.num_features not in (None, len(columns)):
+        problems.append(f"the network is {loaded.num_features} wide for {len(columns)} columns")
+    if set(mined) <= set(loaded.columns_without_training_values):
+        problems.append(f"no value of the {len(mined)} mined columns reached the training segment")
+    if problems:
+        raise HandOffError(
+            "The model was not trained on the factors: " + "; ".join(problems),
+            str(workspace),
+            "keep this folder and report it; the run stops, for its result is not what it would claim",
+        )
+
+
+def versions(
+    names: tuple[str, ...] = ("rdagent-sota-bridge", "rdagent", "pandas", "pyarrow"),
+) -> dict[str, str]:
+    """Return the versions of Python and of those distributions that are installed here."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:
+    """Write the manifest of a model run into its workspace, whole or not at all, and return its path.
+
+    Raises:
+        TypeError, ValueError: if the record holds what JSON can't, NaN included; nothing is written then.
+    """
+    target = workspace / MANIFEST_FILE
+    text = json.dumps(
+        {"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2, allow_nan=False
+    )
+    write_whole(target, text + "\n")
+    return target

@@ -1,0 +1,134 @@
+"""The page of a report: one HTML file that needs no network and no other file.
+
+Texts in it come from an LLM, its code and files that anyone can write: jinja escapes them, plotly is given
+them escaped, and a content security policy lets no script run but the two of this package.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from importlib import resources
+
+import jinja2
+from markupsafe import Markup
+
+from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.report import comparison
+from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report.page import plots, tables, views, wording
+from rdagent_sota_bridge.report.tearsheet import QUANTILES
+
+GENERATOR = '<meta name="generator" content="rdagent-sota-bridge'
+"""How the pages begin to say what made them: a file with it may be written anew."""
+
+
+def render(report: Report) -> str:
+    """Return the page of a report.
+
+    Args:
+        report: What it shows.
+    """
+    runs, names = report.runs, views.run_names(report.runs)
+    scripts = [_plotly(), _part("page.js")]
+    text = _template().render(
+        version=__version__,
+        generator=Markup(GENERATOR),  # noqa: S704 - a constant
+        policy=_policy(scripts),
+        style=Markup(_part("page.css")),  # noqa: S704 - a file of this package
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - this package's and plotly's
+        created=wording.moment(report.created),
+        headline=views.headline(report),
+        runs=tables.runs_table(runs, names),
+        known=views.facts(report, names),
+        asked=[(name, run.asked) for name, run in zip(names, runs, strict=True) if run.asked],
+        notes=[
+            *report.notes,
+            *(f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes),
+        ],
+        tested_alike=comparison.tested_alike(runs),
+        judged_alike=comparison.judged_alike(runs),
+        compared=tables.comparison_table(runs),
+        counted=views.counted(runs),
+        models=_board(report, "model", names),
+        mining=_board(report, "factor", names),
+        sets=[_set(report, position, names) for position in range(len(report.appraisals))],
+        proofs=[
+            views.proof(run, name)
+            for run, name in zip(runs, names, strict=True)
+            if any(loop.kind == "model" for loop in run.loops)
+        ],
+        monospace=views.MONOSPACE,
+        quantiles=QUANTILES,
+        segment=wording.segment,
+        markup=Markup,
+        breakable=_breakable,
+    )
+    return text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+
+
+def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, object]:
+    """Return a leaderboard with its plots, their legends, and what each loop tried."""
+    places = [place for place in report.returns if comparison.loop_at(report.runs, place).kind == kind]
+    legend = plots.curve_legend(report.runs, sorted(places), names)
+    runs = plots.run_legend(report.runs, names, kind)
+    return {
+        "kind": kind,
+        "table": tables.leaderboard(report.runs, names, kind),
+        "curves": plots.curves(report, sorted(places), legend, f"{kind}-curves"),
+        "legend": legend,
+        "over_loops": plots.over_loops(report.runs, runs, f"{kind}-loops", kind),
+        "runs": tuple(runs.values()),
+        "without_returns": views.without_returns(report, names, kind),
+        "stories": views.loop_stories(report.runs, names, kind),
+    }
+
+
+def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, object]:
+    """Return the overview of a factor set, its matrix, and each factor with its plots."""
+    one = report.appraisals[position]
+    brought_by = views.brought_by(report, names, one.digest)
+    return {
+        "digest": one.digest.removeprefix("sha256:")[:10],
+        "count": wording.plural(len(one.columns), "factor"),
+        "task": one.task,
+        "notes": one.notes,
+        "table": tables.factor_table(one, position, brought_by),
+        "matrix": plots.correlations(one, f"correlation-{position}"),
+        "stories": views.factor_stories(report, position, brought_by),
+    }
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name that a narrow column breaks where its words end."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _policy(scripts: list[str]) -> str:
+    """Return the page's content security policy: these scripts, its own style and pictures, nothing else."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_part("page.html.j2"))

@@ -1,0 +1,296 @@
+"""The tables of the page, as rows of plain cells: one macro of the template writes them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.report import comparison
+from rdagent_sota_bridge.report.comparison import METRICS, Place
+from rdagent_sota_bridge.report.factor_analysis import Appraisal
+from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.report.page import wording
+from rdagent_sota_bridge.report.page.plots import run_colours
+from rdagent_sota_bridge.report.page.wording import MISSING, figure, loop_number
+from rdagent_sota_bridge.report.tearsheet import Sheet
+
+_SHORT = {"annualized return": "return p.a.", "information ratio": "inf. ratio"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table, or the head of a column, whose classes `css` are those of all its cells.
+
+    `order` is what the column is sorted by (empty: last); None where that is the text. `link` is the id on
+    this page that it leads to, `below` a second, smaller line, `colour` the number of a dot's colour.
+    """
+
+    text: str
+    order: str | None = None
+    best: bool = False
+    css: str = ""
+    link: str = ""
+    below: str = ""
+    colour: int = 0
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names its rows; over the others `groups` names so many columns each."""
+
+    caption: str
+    heads: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+def _left(*texts: str) -> tuple[Cell, ...]:
+    return tuple(Cell(text, css="left") for text in texts)
+
+
+def _number(value: float | None, text: str, best: bool = False) -> Cell:
+    """Return a cell that is sorted by a number, and last without one."""
+    known = value is not None and math.isfinite(value)
+    return Cell(text, repr(float(value)) if known and value is not None else "", best)
+
+
+def _greatest(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return max(known) if len(known) > 1 else math.nan  # of one value there is no best
+
+
+# --- runs and loops ---
+
+
+def runs_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    """Return what each run was, when, how long its loops took, and what became of them."""
+    rows = []
+    for run, name, colour in zip(runs, names, run_colours(runs), strict=True):
+        began = min((loop.started for loop in run.loops if loop.started is not None), default=None)
+        seconds = [loop.seconds for loop in run.loops if loop.seconds is not None]
+        without = sum(not loop.metrics for loop in run.loops)
+        counts = f"{len(run.loops)} loops, {sum(bool(loop.accepted) for loop in run.loops)} accepted"
+        rows.append(
+            (
+                Cell(name, colour=colour),
+                Cell(run.command),
+                Cell(counts + f", {without} without a result" * bool(without)),
+                Cell(wording.moment(began)),
+                Cell(wording.duration(math.fsum(seconds) if seconds else None)),
+                Cell(str(run.log)),
+            )
+        )
+    heads = _left("run", "command", "loops", "began")
+    return Table("Runs", (*heads, Cell("took"), Cell("log", css="left path")), tuple(rows))
+
+
+def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
+    """Return the loops of a kind (`model`, `factor`) of all runs: the highest IC first, those without last.
+
+    Loops that have no experiment yet stand among those that their run is for.
+    """
+
+    def rank(place: Place) -> float:
+        value = comparison.metric(comparison.loop_at(runs, place), "IC")
+        return -value if math.isfinite(value) else math.inf
+
+    places = [
+        (position, number)
+        for position, run in enumerate(runs)
+        for number, loop in enumerate(run.loops)
+        if kind
+        == (loop.kind if loop.kind != "unknown" else "model" if run.command == "fin_model" else "factor")
+    ]
+    return sorted(places, key=rank)
+
+
+def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
+    """Return the loops of a kind of all runs, a row each; one without a result says why."""
+    places, colours = loops_of(runs, kind), run_colours(runs)
+    values = {
+        place: [comparison.metric(comparison.loop_at(runs, place), name) for name in METRICS]
+        for place in places
+    }
+    best = [_greatest(column) for column in zip(*values.values(), strict=True)]
+    heads = [
+        Cell("model" if kind == "model" else "factors"),
+        *(Cell(_SHORT.get(name, name)) for name in METRICS),
+        *_left("accepted", *(["type"] if kind == "model" else [])),
+        *map(Cell, ("features", "time", "cached")),
+    ]
+    rows: list[tuple[Cell, ...]] = []
+    for place in places:
+        loop = comparison.loop_at(runs, place)
+        named = Cell(
+            loop.name or "unnamed",
+            link=f"loop-{place[0]}-{place[1]}",
+            below=f"{names[place[0]]} · loop {loop_number(loop)}",
+            colour=colours[place[0]],
+        )
+        if not loop.metrics:
+            text = f"No result: {wording.shortened(why_no_result(loop), 300)}"
+            rows.append((named, Cell(text, css="left failure", span=len(heads) - 1)))
+            continue
+        accepted = {True: Cell("✓ yes", css="accepted"), False: Cell("no"), None: Cell(MISSING)}
+        rows.append(
+            (
+                named,
+                *(
+                    _number(value, figure(value, wording.FORMS[name]), value == greatest)
+                    for name, value, greatest in zip(METRICS, values[place], best, strict=True)
+                ),
+                accepted[loop.accepted],
+                *([Cell(loop.model_type or MISSING)] if kind == "model" else []),
+                _number(loop.features, MISSING if loop.features is None else str(loop.features)),
+                _number(loop.seconds, wording.duration(loop.seconds)),
+                Cell({True: "yes", False: "no", None: MISSING}[loop.cached]),
+            )
+        )
+    return Table(f"Every {kind} loop, the highest IC first", tuple(heads), tuple(rows), sortable=True)
+
+
+def why_no_result(loop: Loop) -> str:
+    """Return why a loop has no result; empty where it has one."""
+    return "" if loop.metrics else loop.failure or "The loop left no result."
+
+
+def comparison_table(runs: Sequence[Run]) -> Table:
+    """Return the models without against those with factors: best, mean, differences."""
+    rows = []
+    for one in comparison.compare(runs):
+        cells = [Cell(one.metric)]
+        for ours, base in ((one.best_with, one.best_without), (one.mean_with, one.mean_without)):
+            form = wording.FORMS[one.metric]
+            cells += [Cell(figure(base, form)), Cell(figure(ours, form))]
+            cells.append(Cell(wording.difference(one.metric, ours - base)))
+        rows.append(tuple(cells))
+    heads = (Cell("without"), Cell("with"), Cell("difference", css="difference"))
+    return Table(
+        "With the factors, and without",
+        (Cell("metric"), *heads, *heads),
+        tuple(rows),
+        groups=(("best value", 3), ("mean over loops", 3)),
+    )
+
+
+# --- factors ---
+
+_FACTOR_FIGURES = {
+    "mean rank IC": wording.CORRELATION,
+    "ICIR": wording.RATIO,
+    "t-statistic": wording.RATIO,
+    "top − bottom": "+.1f",
+    "autocorrelation": wording.CORRELATION,
+    "coverage": wording.PERCENT,
+}
+
+
+def factor_table(appraisal: Appraisal, position: int, brought_by: Mapping[str, str]) -> Table:
+    """Return the overview of a set, a row for each factor, in the set's order.
+
+    Args:
+        appraisal: The set.
+        position: Its position in the report.
+        brought_by: By factor, which loop of which run brought it.
+    """
+    sheets = {sheet.name: sheet for sheet in appraisal.sheets}
+    known = {name: _figures(sheets[name]) for name in appraisal.columns if name in sheets}
+    # A factor whose IC is negative is as good as its opposite.
+    strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]
+    rows = []
+    for number, column in enumerate(appraisal.columns):
+        values = known.get(column, (math.nan,) * len(_FACTOR_FIGURES))
+        cells = [
+            _number(value, figure(value, form), at < 2 and abs(value) == strongest[at])
+            for at, (value, form) in enumerate(zip(values, _FACTOR_FIGURES.values(), strict=True))
+        ]
+        named = Cell(column, link=f"factor-{position}-{number}")
+        rows.append((named, *cells, Cell(brought_by.get(column, MISSING))))
+    heads = (Cell("factor"), *map(Cell, _FACTOR_FIGURES), *_left("brought by"))
+    return Table("Factors of the set", heads, tuple(rows), sortable=True)
+
+
+def _figures(sheet: Sheet) -> tuple[float, ...]:
+    """Return what `_FACTOR_FIGURES` names."""
+    spread = (sheet.quantile_returns[-1] - sheet.quantile_returns[0]) * 1e4
+    return (
+        sheet.mean_ic,
+        sheet.icir,
+        sheet.t_statistic,
+        float(spread),
+        sheet.mean_autocorrelation,
+        sheet.coverage,
+    )
+
+
+# --- proof ---
+
+
+def sources_table(run: Run) -> Table:
+    """Return the files of the sets that the manifests of a run name, each once."""
+    rows: dict[tuple[Cell, ...], None] = {}
+    for loop in run.loops:
+        factor_set = entry(loop.manifest, "factor_set")
+        listed = entry(factor_set, "sources")
+        for one in listed if isinstance(listed, list) and listed else [factor_set]:
+            if entry(one, "path") is None:
+                continue
+            mined = f"{text(entry(one, 'log'))}, loop {text(entry(one, 'loop'))}"
+            cells = (
+                text(entry(one, "path")),
+                text(entry(one, "digest")),
+                mined if entry(one, "log") else MISSING,
+                ", ".join(names_in(entry(one, "columns"))) or MISSING,
+            )
+            rows[tuple(map(Cell, cells))] = None
+    heads = tuple(Cell(head, css="left path") for head in ("file", "SHA-256", "mined by", "columns taken"))
+    return Table("Files of the set", heads, tuple(rows))
+
+
+def loaded_table(run: Run) -> Table:
+    """Return what Qlib loaded in each model loop of a run, as the manifests say."""
+    rows = []
+    for loop in run.loops:
+        if loop.kind != "model" or loop.manifest is None:
+            continue
+        loaded = names_in(entry(loop.manifest, "qlib_loaded", "columns"))
+        empty = names_in(entry(loop.manifest, "qlib_loaded", "columns_without_training_values"))
+        cells = (
+            str(len(loaded)) if loaded else MISSING,
+            text(entry(loop.manifest, "qlib_loaded", "num_features")),
+            ", ".join(empty) or ("none" if loaded else MISSING),
+            text(entry(loop.manifest, "factor_set", "stored", "placed_as")),
+            MISSING if loop.workspace is None else str(loop.workspace / MANIFEST_FILE),
+        )
+        rows.append((Cell(loop.name, below=f"loop {loop_number(loop)}"), *map(Cell, cells)))
+    heads = (
+        *map(Cell, ("model", "columns loaded", "network’s width")),
+        *_left("without training values", f"{FACTOR_FILE} placed as"),
+        Cell("manifest", css="left path"),
+    )
+    return Table("What Qlib loaded", heads, tuple(rows))
+
+
+def entry(manifest: Any, *names: str) -> Any:
+    """Return an entry of a manifest; None where it is missing, or where something else is in its place."""
+    for name in names:
+        manifest = manifest.get(name) if isinstance(manifest, Mapping) else None
+    return manifest
+
+
+def names_in(value: Any) -> tuple[str, ...]:
+    """Return the names in a list or a mapping of a manifest; none where it holds something else."""
+    return tuple(map(str, value)) if isinstance(value, (list, tuple, Mapping)) else ()
+
+
+def text(value: Any) -> str:
+    """Return a value of a manifest as text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return MISSING if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Factor sets behind URLs: fetched, and pushed there."""

@@ -1,0 +1,1 @@
+"""Files, the cache of what was found out, and child processes."""

@@ -1,0 +1,670 @@
+"""Factor loops of `fin_quant`: RD-Agent's real factor runner, up to where Qlib would be started."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer
+import yaml
+from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.core.exception import FactorEmptyError
+from rdagent.log import rdagent_logger
+from rdagent.scenarios.qlib.developer import factor_runner, model_runner
+from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
+from rdagent.scenarios.qlib.experiment import workspace as workspaces
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
+from rdagent.utils.workflow import LoopBase, LoopMeta
+from rdagent.utils.workflow.loop import LoopTrace
+
+from examples.demo.market import Market
+from rdagent_sota_bridge.bridge import (
+    backtest,
+    dry_run,
+    experiment,
+    merge,
+    plan,
+)
+from rdagent_sota_bridge.bridge import (
+    factor_runner as quant,
+)
+from rdagent_sota_bridge.bridge import (
+    seams as patch,
+)
+from rdagent_sota_bridge.errors import HandOffError, SeamError
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
+from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
+from tests import seams
+
+LIGHTGBM, BEST_MODEL = model_yaml.FACTOR_CONFIG_FILES
+
+
+class QuantRDLoop(LoopBase, metaclass=LoopMeta):
+    """Named as RD-Agent names the loop of fin_quant; its two runners, and one step."""
+
+    def __init__(self, for_factors: Any) -> None:
+        self.model_runner = seams.build_runner()
+        self.factor_runner = for_factors
+        super().__init__()
+
+    def running(self, previous: dict[str, Any]) -> str:
+        """Do nothing."""
+        return "done"
+
+
+class OtherRunner:
+    """A factor runner of a user's own, named in QLIB_QUANT_FACTOR_RUNNER."""
+
+    def develop(self, exp: Any) -> Any:
+        """Go another way than RD-Agent's."""
+        return exp
+
+
+@dataclass(frozen=True)
+class BackTest:
+    """What one back-test got: the YAML's name, content and note, its variables, and the factors."""
+
+    config_name: str
+    config: Any
+    variables: dict[str, str]
+    factors: pd.DataFrame
+    note: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the factors."""
+        return [str(name) for name in self.factors["feature"].columns]
+
+    @property
+    def base_features(self) -> list[str]:
+        """The names of the base features that Qlib is told to load."""
+        kwargs = self.config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+        features: list[str] = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"][
+            "feature"
+        ][1]
+        return features
+
+
+@dataclass
+class Qlib:
+    """Stands in for Qlib's environment: it keeps what a back-test gets, and answers with its number as IC.
+
+    The names of all back-tests, those of other processes too, are lines of a file. At `kill_at` of them its
+    process is killed.
+    """
+
+    names: Path
+    tests: list[BackTest] = field(default_factory=list)
+    kill_at: int = 0
+
+    def count(self) -> int:
+        """Return how many back-tests there were, in all processes."""
+        return len(self.names.read_text().splitlines())
+
+    def prepare(self) -> None:
+        """Be there."""
+
+    def check_output(self, local_path: str, entry: str, env: dict[str, str]) -> str:
+        """Keep the content of the workspace at qrun, and write results as RD-Agent's script does."""
+        folder = Path(local_path)
+        if entry.startswith("qrun "):
+            name = entry.removeprefix("qrun ")
+            text = (folder / name).read_text(encoding="utf-8")
+            factors = pd.read_parquet(folder / FACTOR_FILE)
+            note = text.splitlines()[0]
+            self.tests.append(BackTest(name, model_yaml.rendered(text, env), dict(env), factors, note))
+            with self.names.open("a") as names:
+                names.write(f"{name}\n")
+            if self.count() == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            number = float(self.count())
+            metrics = pd.Series(dict.fromkeys(experiment.METRICS, number), name="0")
+            metrics.to_csv(folder / "qlib_res.csv")
+            metrics.to_frame().to_pickle(folder / "ret.pkl")
+            metrics.to_frame().to_parquet(folder / "ret.parquet")
+        return ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A market, a good set, RD-Agent's loop with the set, and what back-tests get."""
+
+    market: Market
+    set_folder: Path
+    qlib: Qlib
+
+
+@pytest.fixture
+def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Point HOME at the market, write a set, and let back-tests be kept in place of run."""
+    folder, market = market_home
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "back-tests").touch()
+    qlib = Qlib(tmp_path / "back-tests")
+    monkeypatch.setattr(rdagent_logger.storage, "path", tmp_path / "log" / "run")
+    monkeypatch.setattr(workspaces, "QlibCondaConf", lambda: None)
+    monkeypatch.setattr(workspaces, "QlibCondaEnv", lambda conf: qlib)
+    monkeypatch.setattr(import_module("rdagent.core.conf").RD_AGENT_SETTINGS, "cache_with_pickle", False)
+    let_code_be_run(monkeypatch, market)
+    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)), qlib)
+
+
+def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
+    """Let a factor's code give a column of its name; ours lies over it as over RD-Agent's own."""
+    frame = seams.factor_frame(market, noise=1.0)[["noise"]]
+
+    def process(given: Any) -> pd.DataFrame:
+        listed = given if isinstance(given, list) else [given]
+        names = [task.factor_name for one in listed for task in one.sub_tasks]
+        names += [
+            Path(file).stem for one in listed for file in getattr(one, "base_feature_codes", None) or {}
+        ]
+        return pd.DataFrame({name: frame["noise"] * (1 + len(name)) for name in names})
+
+    def no_deduplication(self: Any, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+        return new  # RD-Agent's own takes a correlation per day and pair, in many processes
+
+    for module in (factor_runner, model_runner):
+        stand_in = ModuleType("stand_in")
+        stand_in.process_factor_data = process  # type: ignore[attr-defined]
+        ((_, _, replacement),) = merge.merge_patches(stand_in)
+        monkeypatch.setattr(module, "process_factor_data", replacement)
+    monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
+
+
+def factor_experiment(name: str, *accepted: Any) -> Any:
+    """Return the experiment of a factor loop, as `QlibFactorHypothesis2Experiment` makes it."""
+    made = QlibFactorExperiment([FactorTask(name, "d", "f")])
+    made.based_experiments = [QlibFactorExperiment(sub_tasks=[]), *accepted]
+    return made
+
+
+def of_accepted(made: Any, ic: float) -> Any:
+    """Give an experiment a result, as one that was accepted has."""
+    made.result = pd.Series(dict.fromkeys(experiment.METRICS, ic), name="0")
+    return made
+
+
+def accepted_model() -> Any:
+    """Return a model that the run accepted, with its code."""
+    model = seams.model_experiment("Best")
+    model.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
+    return of_accepted(model, 0.5)
+
+
+def test_the_first_factor_loop_is_compared_with_the_loaded_set_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loaded set is back-tested first; the loop's own back-test has it beside the new factor."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = loop.factor_runner.develop(factor_experiment("mine"))
+    reference, own = place.qlib.tests
+    assert (reference.config_name, own.config_name) == (LIGHTGBM, LIGHTGBM)
+    assert reference.columns == ["overnight_gap"]
+    assert own.columns == ["overnight_gap", "mine"]
+    expected = seams.factor_frame(place.market).sort_index()
+    pd.testing.assert_frame_equal(reference.factors["feature"], expected)
+    pd.testing.assert_frame_equal(own.factors["feature"][["overnight_gap"]], expected)
+    assert reference.base_features == own.base_features == list(ALPHA22)
+    assert exp.result["IC"] == 2.0
+    assert exp.based_experiments[-1].result["IC"] == 1.0, "what RD-Agent's verdict compares with"
+    assert exp.based_experiments[0].result.loc["IC"] != 0, "RD-Agent's UI reads the first one's too"
+
+
+def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside accepted factors, on the accepted model, as wide as what Qlib loads; judged against the last."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    accepted = [of_accepted(factor_experiment("first"), 0.1), accepted_model()]
+    exp = loop.factor_runner.develop(factor_experiment("MA20", *accepted))
+    (own,) = place.qlib.tests
+    assert own.config_name == BEST_MODEL
+    assert own.columns == ["overnight_gap", "first", "MA20"]
+    assert own.base_features == [name for name in ALPHA22 if name != "MA20"], "a mined name comes once"
+    assert own.variables["num_features"] == str(21 + 3)
+    assert exp.based_experiments[-2:] == accepted
+    again = loop.factor_runner.develop(exp)
+    assert len(again.based_experiments) == 4, "ours are replaced where a loop is developed again"
+
+
+def test_a_model_loop_has_the_set_from_the_first_accepted_factor_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent's own merge needs two factor experiments; with the set one of the run's own is enough."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
+    seams.develop_up_to_qlib(loop.model_runner, model)
+    written = pd.read_parquet(model.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
+    assert list(written.columns) == ["overnight_gap", "first"]
+
+
+def test_base_features_that_are_code_join_both_back_tests(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--base_features_path` of 1.0.0 may name factor code: it is beside the set."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = factor_experiment("mine")
+    exp.base_feature_codes = {"coded.py": "…"}
+    loop.factor_runner.develop(exp)
+    reference, own = place.qlib.tests
+    assert reference.columns == ["overnight_gap", "coded"]
+    assert own.columns == ["overnight_gap", "mine", "coded"]
+
+
+# --- the reference: one a run ---
+
+
+def dumped(loop: Any) -> Path:
+    """Write a session of a loop into the run's log folder, and return that."""
+    now = datetime.now(timezone.utc)
+    loop.loop_trace[0].append(LoopTrace(now, now, step_idx=0))
+    folder = Path(rdagent_logger.storage.path)
+    loop.dump(folder / "__session__" / "0" / "0_running")
+    return folder
+
+
+@pytest.mark.parametrize("is_first_skipped", [False, True])
+def test_rejected_factor_loops_have_one_reference(
+    is_first_skipped: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is compared with the same result, also where the first is skipped after its reference."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    if is_first_skipped:
+        with monkeypatch.context() as skipping:
+            skipping.setattr(QlibFactorRunner, "deduplicate_new_factors", lambda self, old, new: new.iloc[:0])
+            with pytest.raises(FactorEmptyError):
+                loop.factor_runner.develop(factor_experiment("alike"))
+    with seams.logged() as lines:
+        developed = [loop.factor_runner.develop(factor_experiment(name)) for name in ("a", "b", "c")]
+    assert place.qlib.count() == 4
+    first, *later = (exp.based_experiments[-1].result for exp in developed)
+    assert set(first) == {1.0}
+    assert all(result.equals(first) for result in later)
+    assert sum("the loaded set alone is back-tested first" in line for line in lines) == (
+        not is_first_skipped
+    )
+
+
+def test_processes_of_parallel_loops_have_one_reference(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STEP_SEMAPHORE > 1: each step has a copy of the runner in a process; two begin at once."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    developed = []
+    for names in (("a", "b"), ("c",)):
+        experiments = [factor_experiment(name) for name in names]
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+            developed += pool.map(copy.deepcopy(loop.factor_runner.develop), experiments)
+    assert place.qlib.count() == 4
+    assert [exp.based_experiments[-1].result["IC"] for exp in developed] == [1.0, 1.0, 1.0]
+
+
+def test_a_run_that_was_killed_after_its_reference_keeps_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 between reference and back-test, and a resume: the factor loop alone is back-tested again."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    folder = dumped(loop)
+    monkeypatch.setattr(place.qlib, "kill_at", 2)
+    killed = multiprocessing.get_context("fork").Process(
+        target=loop.factor_runner.develop, args=(factor_experiment("mine"),)
+    )
+    killed.start()
+    killed.join()
+    assert (killed.exitcode, place.qlib.count()) == (-signal.SIGKILL, 2)
+    exp = QuantRDLoop.load(folder).factor_runner.develop(factor_experiment("mine"))
+    assert place.qlib.count() == 3
+    assert exp.based_experiments[-1].result["IC"] == 1.0
+
+
+OTHER_YAML = {
+    "segments": ("2014-12-31", "2013-12-31"),
+    "data": ("qlib_data/cn_data", "qlib_data/other"),
+    "market": ("&market csi300", "&market all"),
+    "label": ("Ref($close, -2)", "Ref($close, -3)"),
+}
+
+
+@pytest.mark.parametrize("what", [*OTHER_YAML, "set", "base_set", "base_code", "a broken file"])
+def test_a_reference_of_something_else_is_not_taken(
+    what: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of other sets, segments, data, market or label are no reference; a broken file is none."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop.factor_runner.develop(factor_experiment("a"))
+    file = Path(rdagent_logger.storage.path) / quant.REFERENCE_FILE
+    kept = json.loads(file.read_text())
+    exp = factor_experiment("b")
+    if what in OTHER_YAML:
+        text = exp.experiment_workspace.file_dict[LIGHTGBM]
+        exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
+        monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+    elif what == "base_code":
+        exp.base_feature_codes = {"coded.py": "…"}
+    elif what == "a broken file":
+        file.write_text("{")
+    else:
+        file.write_text(json.dumps({**kept, "key": {**kept["key"], what: "another"}}))
+    loop.factor_runner.develop(exp)
+    assert place.qlib.count() == 4
+    assert exp.based_experiments[-1].result["IC"] == 3.0
+    now = json.loads(file.read_text())
+    assert now["metrics"]["IC"] == 3.0
+    changed = {name for name in now["key"] if now["key"][name] != kept["key"][name]}
+    assert changed == {what} & {*OTHER_YAML, "base_code"}
+
+
+def test_switched_off_a_factor_loop_is_rdagents_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the switch, and in fin_factor with it, the original gets the experiment and nothing happens."""
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    seams.switch_on(monkeypatch, place.set_folder)
+    for runner in (loop.factor_runner, QlibFactorRunner(None)):
+        exp = factor_experiment("mine", of_accepted(factor_experiment("first"), 0.1))
+        before = list(exp.based_experiments)
+        place.qlib.tests.clear()
+        runner.develop(exp)
+        assert exp.based_experiments == before
+        assert place.qlib.tests[0].columns == ["first", "mine"]
+        assert plan.RUNNER_ATTRIBUTE not in vars(runner)
+
+
+def test_a_factor_loop_that_skips_the_merge_stops_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If RD-Agent took the YAML without factors, the loop would be judged unlike: the run stops."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    exp = factor_experiment("mine")
+
+    def develop(given: Any) -> Any:
+        given.experiment_workspace.execute(qlib_config_name="conf_baseline.yaml", run_env={})
+
+    with pytest.raises(typer.Exit):
+        quant.join_factor_loop(develop, loop.factor_runner, exp)
+    assert "RD-Agent took conf_baseline.yaml in place of" in capsys.readouterr().err
+    assert place.qlib.tests == []
+
+
+def test_a_set_that_changed_stops_a_factor_loop(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run keeps the set it began with, in its factor loops as in its models."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    seams.write_set(place.set_folder, seams.factor_frame(place.market) * 2)
+    with pytest.raises(typer.Exit):
+        loop.factor_runner.develop(factor_experiment("mine"))
+    assert capsys.readouterr().err.count("sha256:") == 2
+
+
+@pytest.mark.parametrize(("width", "good"), [(23, True), (22, False)])
+def test_the_width_that_lightgbm_tells_is_compared(width: int, good: bool, tmp_path: Path) -> None:
+    """LightGBM keeps no names: the number of features it was trained on has to be that of the columns."""
+    loaded = manifest.Loaded(None, (), width, {})
+    names = tuple(ALPHA22)
+    if good:
+        manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
+    else:
+        with pytest.raises(HandOffError, match="22 wide for 23 columns"):
+            manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
+
+
+# --- rows, names and codes ---
+
+
+def halves(market: Market) -> pd.DataFrame:
+    """Return two factors that fill one half of the instruments each, and so no row together."""
+    frame = seams.factor_frame(market, noise=1.0)
+    codes = frame.index.get_level_values("instrument")
+    first = codes.isin(sorted(set(codes))[::2])
+    frame.loc[first, "noise"] = float("nan")
+    frame.loc[~first, "overnight_gap"] = float("nan")
+    return frame
+
+
+def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent's factor loops keep the rows with every factor: a set that has none is refused for them."""
+    seams.write_set(place.set_folder, halves(place.market))
+    seams.switch_on(monkeypatch, place.set_folder, SOTA_MAX_CORRELATION="off")
+    with pytest.raises(SystemExit, match="No row of the factor set has a value of every factor") as stop:
+        QuantRDLoop(QlibFactorRunner(None))
+    assert "0 of 28500 rows have a value of each of the 2 factors" in str(stop.value)
+    assert "train with rdagent fin_model" in str(stop.value)
+    monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
+    with seams.logged() as lines:
+        loop = QuantRDLoop(QlibFactorRunner(None))
+    assert sum("can't join the factor loops" in line for line in lines) == 1
+    assert plan.record_of(loop.model_runner) is not None, "models keep all rows"
+    assert plan.record_of(loop.factor_runner) is None
+
+
+def test_the_reference_has_the_rows_that_factor_loops_keep(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both back-tests have the rows with a value of every factor: like is compared with like."""
+    frame = seams.factor_frame(place.market, noise=1.0)
+    frame.iloc[::3, 1] = float("nan")
+    seams.write_set(place.set_folder, frame)
+    seams.switch_on(monkeypatch, place.set_folder)
+    with seams.logged() as lines:
+        loop = QuantRDLoop(QlibFactorRunner(None))
+        loop.factor_runner.develop(factor_experiment("mine"))
+    reference, own = place.qlib.tests
+    assert len(reference.factors) == len(own.factors) == 19_000
+    assert not reference.factors.isna().any(axis=None)
+    said = "".join(lines)
+    assert "factor loops of fin_quant keep few rows: 19000 of 28500 rows" in said
+    assert said.count("19000 of the loaded set's 28500 rows have a value of every factor, old and new") == 2
+
+
+def test_new_factors_without_training_values_skip_the_loop(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One factor of the LLM's that empties the training segment costs its loop, and neither run nor claim."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    whole = factor_runner.process_factor_data
+
+    def late(given: Any) -> pd.DataFrame:
+        found = whole(given)
+        return found if isinstance(given, list) else found.loc["2018-01-01":]
+
+    for code, reason in ((late, "no row of the training segment"), (None, "can't be joined")):
+        if code is None:
+            twice = factor_experiment("twice", of_accepted(factor_experiment("first"), 0.1))
+            stand_in = ModuleType("stand_in")
+            index = seams.factor_frame(place.market).index
+            doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
+            stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
+            ((_, _, code),) = merge.merge_patches(stand_in)
+            exp = twice
+        else:
+            exp = factor_experiment("late")
+        monkeypatch.setattr(factor_runner, "process_factor_data", code)
+        with pytest.raises(FactorEmptyError, match=reason):
+            loop.factor_runner.develop(exp)
+
+
+def test_an_own_factor_of_a_loaded_ones_name_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RD-Agent's merge keeps the newer one: a line names it, in factor loops and models, and the manifest."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    with seams.logged() as lines:
+        exp = loop.factor_runner.develop(factor_experiment("overnight_gap"))
+    told = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
+    assert sum(told in line for line in lines) == 1
+    assert place.qlib.tests[-1].columns == ["overnight_gap"]
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(exp, 0.1)]
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(loop.model_runner, model)
+    assert sum(told in line for line in lines) == 1
+
+
+def test_base_features_are_counted_once_the_runs_own_factors_are_known(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own factor of a base feature's name leaves one base feature less, and the line says so."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    model = seams.model_experiment()
+    model.based_experiments = [of_accepted(factor_experiment("MA20"), 0.1)]
+    with seams.logged() as lines:
+        seams.develop_up_to_qlib(loop.model_runner, model)
+    assert [line for line in lines if "叠加Alpha因子" in line] == ["INFO: 叠加Alpha因子: 21个\n"]
+
+
+def test_the_cache_of_qruns_tells_factor_loops_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENABLE_CACHE knows texts alone: those of the reference and of two loops' new factors all differ."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    texts = []
+    accepted = of_accepted(factor_experiment("first"), 0.1)
+    for exp in (factor_experiment("a"), factor_experiment("b", accepted), factor_experiment("c", accepted)):
+        loop.factor_runner.develop(exp)
+        texts.append(exp.experiment_workspace.file_dict[backtest.RESULT_SCRIPT])
+        texts.append(exp.experiment_workspace.file_dict[LIGHTGBM])
+    assert len(set(texts)) == len(texts)
+    assert len({test.note for test in place.qlib.tests}) == len(place.qlib.tests) == 4
+
+
+# --- which runner knows the set ---
+
+
+@pytest.mark.parametrize("kind", ["model", "factor"])
+def test_a_runner_with_a_cache_of_its_own_around_it_is_out_of_reach(
+    kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A derived runner decorated as RD-Agent's are would answer before any factors are handed over."""
+    from rdagent.components.runner import CachedRunner
+    from rdagent.core.utils import cache_with_pickle
+
+    parent = model_runner.QlibModelRunner if kind == "model" else QlibFactorRunner
+
+    class Own(parent):  # type: ignore[misc, valid-type]
+        @cache_with_pickle(CachedRunner.get_cache_key, CachedRunner.assign_cached_result)
+        def develop(self, exp: Any) -> Any:
+            return super().develop(exp)
+
+    ask = dry_run.ask_model_runner if kind == "model" else dry_run.ask_factor_runner
+    assert ask(Own) == dry_run.CACHED
+    seams.switch_on(monkeypatch, place.set_folder)
+    if kind == "model":
+        with pytest.raises(HandOffError, match="has a result cache around it"):
+            plan.check_runner(Own(None))
+    else:
+        with seams.logged() as lines:
+            loop = QuantRDLoop(Own(None))
+        assert sum("can't join the factor loops" in line for line in lines) == 1
+        assert plan.record_of(loop.factor_runner) is None
+
+
+def test_both_runners_know_the_set_in_a_steps_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor runner carries what the model runner does, through a pickle too."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    runners = pickle.loads(pickle.dumps((loop.model_runner, loop.factor_runner)))
+    records = [plan.record_of(runner) for runner in runners]
+    assert records[0] is not None
+    assert records[0] == records[1]
+
+
+def test_a_resume_tells_the_factor_runner_too(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed with the set at another place, the factor runner has that one; switched off, none."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    loop = QuantRDLoop(QlibFactorRunner(None))
+    folder = dumped(loop)
+    moved = place.set_folder.rename(tmp_path / "moved")
+    seams.switch_on(monkeypatch, moved)
+    loaded = QuantRDLoop.load(folder)
+    record = plan.record_of(loaded.factor_runner)
+    assert record is not None
+    assert record["path"] == str(moved / FACTOR_FILE)
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    assert plan.RUNNER_ATTRIBUTE not in vars(QuantRDLoop.load(folder).factor_runner)
+
+
+def test_a_factor_runner_that_can_not_be_told_is_a_warning(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models still get the set; one line says what that means for the verdicts on factor loops."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    with seams.logged() as lines:
+        loop = QuantRDLoop(OtherRunner())
+    (warning,) = [line for line in lines if "can't join the factor loops" in line]
+    assert warning.startswith("WARNING: ")
+    assert "test_quant.OtherRunner" in warning
+    assert plan.record_of(loop.model_runner) is not None
+
+
+class QlibQuantScenario:
+    """Named as RD-Agent names the scenario of fin_quant."""
+
+
+def test_without_the_seam_of_the_loop_a_run_is_warned_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QLIB_QUANT_MODEL_RUNNER alone can't reach factor loops: said once, and in fin_quant alone."""
+    from rdagent_sota_bridge.runner import SotaModelRunner
+
+    seams.switch_on(monkeypatch, place.set_folder)
+    monkeypatch.setattr(patch, "is_applied", lambda name: name != "loop")
+    for scenario, times in ((QlibQuantScenario(), 1), (None, 0)):
+        with seams.logged() as lines:
+            runner = SotaModelRunner(scenario)
+            for name in ("One", "Two"):
+                model = seams.model_experiment(name)
+                model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
+                seams.develop_up_to_qlib(runner, model)
+        assert sum("can't join the factor loops" in line for line in lines) == times
+
+
+def test_a_develop_of_another_shape_is_refused_by_name() -> None:
+    """A module without a factor runner is not patched, and one that goes another way is told so."""
+    module = ModuleType("fork")
+    module.__file__ = "fork.py"
+    with pytest.raises(SeamError, match="no QlibFactorRunner"):
+        quant.runner_patches(module)
+    module.QlibFactorRunner = OtherRunner  # type: ignore[attr-defined]
+    assert dry_run.ask_factor_runner(OtherRunner) == dry_run.ASTRAY
+
+
+def test_the_yaml_of_factor_loops_is_adapted_as_the_models_is() -> None:
+    """Both of RD-Agent's YAML files take the base set, and stay YAML without one."""
+    folder = Path(str(import_module("rdagent.scenarios.qlib.experiment").__path__[0])) / "factor_template"
+    for name in model_yaml.FACTOR_CONFIG_FILES:
+        text = (folder / name).read_text(encoding="utf-8")
+        base = base_sets.base_set("alpha22")
+        for given in (base, base_sets.NO_BASE_SET):
+            adapted = model_yaml.adapt(text, given, "a note")
+            assert yaml.safe_load(adapted.splitlines()[0]) is None, "the note is a comment"

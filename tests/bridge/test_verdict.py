@@ -1,0 +1,305 @@
+"""The verdict on models: RD-Agent's own proposals and feedback, and a scripted LLM; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from examples.demo import sandbox
+from examples.demo.llm import Request, ScriptedLLM
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
+from rdagent_sota_bridge.bridge import plan, verdict
+from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
+from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.settings import read_settings
+from tests import seams
+
+SCRIPT = Script(models=(SMALL_MLP, replace(SMALL_GRU, accepted=False)))
+"""The LLM says yes to the first model, no to the second, and yes to the third."""
+
+LOOPS = '''
+"""Three loops of fin_model in each way, by RD-Agent's own classes; only coder and training are left out."""
+import json, os
+import pandas as pd
+from rdagent.app.qlib_rd_loop.conf import ModelBasePropSetting
+from rdagent.components.coder.model_coder.model import ModelFBWorkspace
+from rdagent.core.proposal import Trace
+from rdagent.core.utils import import_class
+from rdagent_sota_bridge import patch
+from examples.demo.script import SMALL_MLP
+
+named = ModelBasePropSetting()
+scen = import_class(named.scen)()
+
+def loops():
+    propose, convert, judge = (
+        import_class(named.hypothesis_gen)(scen),
+        import_class(named.hypothesis2experiment)(),
+        import_class(named.summarizer)(scen),
+    )
+    trace = Trace(scen=scen)
+    for number in range(3):
+        experiment = convert.convert(propose.gen(trace), trace)
+        code = ModelFBWorkspace(target_task=experiment.sub_tasks[0])
+        code.file_dict["model.py"] = SMALL_MLP.code
+        experiment.sub_workspace_list = [code]
+        names = [f"1day.excess_return_{kind}_cost.{name}" for kind in ("with", "without")
+                 for name in ("annualized_return", "max_drawdown")]
+        experiment.result = pd.Series({"IC": 0.01 * number, **dict.fromkeys(names, 0.1)})
+        trace.hist.append((experiment, judge.generate_feedback(experiment, trace)))
+    return [feedback.decision for _, feedback in trace.hist]
+
+told = {}
+for switch, way in (("true", "mended"), ("true", "rdagent"), ("false", "mended")):
+    os.environ |= {"LOAD_SOTA_FROM_WORKSPACE": switch, "SOTA_MODEL_VERDICT": way}
+    told[f"{switch} {way}"] = loops()
+patch.revert()
+told["reverted"] = loops()
+print(json.dumps(told))
+'''
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Three loops: their verdicts, and what the LLM was asked."""
+
+    verdicts: list[bool]
+    requests: list[Request]
+
+    def asked(self, kind: str) -> list[Request]:
+        """Return the requests of a kind."""
+        return [request for request in self.requests if request.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loops]:
+    """Return three loops of each way, by name; on the installed RD-Agent."""
+    box = sandbox.create(tmp_path_factory.mktemp("verdict") / "box")
+    with ScriptedLLM(SCRIPT, in_turn=True) as llm:
+        done = subprocess.run(
+            [sys.executable, "-c", LOOPS],
+            cwd=box.project,
+            env=box.environment(llm.url),
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert llm.unknown == []
+    verdicts = json.loads(done.stdout.splitlines()[-1])
+    requests = [request for request in llm.requests if request.kind != "embedding"]
+    each = len(requests) // len(verdicts)
+    assert each * len(verdicts) == len(requests)
+    return {
+        way: Loops(said, requests[number * each : (number + 1) * each])
+        for number, (way, said) in enumerate(verdicts.items())
+    }
+
+
+def test_mended_the_answers_count(ways: dict[str, Loops]) -> None:
+    """The LLM is shown the one form that RD-Agent reads, and each verdict is what it says."""
+    mended = ways["true mended"]
+    assert mended.verdicts == [True, False, True]
+    for request in mended.asked("model_feedback"):
+        assert '"Decision": <true or false>' in request.system
+        assert "Replace Best Result" not in request.system
+        assert "Background of the scenario:" in request.system
+
+
+def test_mended_every_prompt_names_the_best_so_far(ways: dict[str, Loops]) -> None:
+    """After the first loop all prompts name the first model as the best, in the third too, and no other."""
+    mended = ways["true mended"]
+    for kind, heading, end in (
+        ("model_hypothesis", "Here is the SOTA trail's hypothesis", "To assist you"),
+        ("model_experiment", "The SOTA hypothesis and the corresponding feedback", "Please generate"),
+        ("model_feedback", "# SOTA Round Information", "# Current Round Information"),
+    ):
+        prompts = [request.user for request in mended.asked(kind)]
+        begun = len(prompts) // 3
+        for prompt in prompts[:begun]:
+            assert SMALL_MLP.hypothesis not in prompt.partition(heading)[2].partition(end)[0]
+        for prompt in prompts[begun:]:
+            assert prompt.count(heading) == 1
+            best = prompt.partition(heading)[2].partition(end)[0]
+            assert SMALL_MLP.hypothesis in best
+            assert "name: SmallMLP\n" in best
+            assert SMALL_GRU.hypothesis not in best
+    assert "class SmallMLP(nn.Module)" in mended.asked("model_feedback")[-1].user.partition("# Current")[0]
+
+
+def test_otherwise_all_is_rdagents_own(ways: dict[str, Loops]) -> None:
+    """Switched off, or left as it is, every prompt is that of a reverted RD-Agent, which accepts nothing."""
+    own = ways["reverted"]
+    assert own.verdicts == [False, False, False]
+    for request in own.requests:
+        assert "SOTA Round Information" not in request.user
+        assert "SOTA): True" not in request.user
+        assert "successful): True" not in request.user
+    for request in own.asked("model_feedback"):
+        assert '"Replace Best Result": "yes or no"' in request.system
+        assert "Decision" not in request.system
+    assert ways["true rdagent"] == own
+    assert ways["false mended"] == own
+
+
+# --- what an answer does, in this process ---
+
+
+class Scenario:
+    """A scenario of fin_model."""
+
+    def get_scenario_all_desc(self, *args: Any, **kwargs: Any) -> str:
+        """Return its text."""
+        return "a scenario"
+
+
+@pytest.fixture
+def feedback(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Return RD-Agent's module with the seam applied, and the switch on."""
+    from rdagent.scenarios.qlib.developer import feedback as module
+
+    patch.apply_seam("verdict")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
+    yield module
+    assert verdict._request.get() is None
+
+
+Says = Callable[[str], str]
+
+
+def let_the_llm_say(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType, says: Says) -> None:
+    """Let an LLM answer, by the system prompt that it is shown."""
+
+    class Backend:
+        def build_messages_and_create_chat_completion(self, system_prompt: str, **kwargs: Any) -> str:
+            return says(system_prompt)
+
+    monkeypatch.setattr(feedback, "APIBackend", Backend)
+
+
+def judge(feedback: ModuleType, scen: Any = None) -> Any:
+    """Return RD-Agent's verdict on a model."""
+    from rdagent.core.proposal import Hypothesis, Trace
+
+    experiment = seams.model_experiment()
+    experiment.hypothesis = Hypothesis("h", "r", "", "", "", "")
+    experiment.result = pd.Series(dict.fromkeys(feedback.IMPORTANT_METRICS, 0.1))
+    scen = scen or Scenario()
+    return feedback.QlibModelExperiment2Feedback(scen).generate_feedback(experiment, Trace(scen=scen))
+
+
+@pytest.mark.parametrize(
+    ("content", "accepted", "expected"),
+    [
+        ({REPLACE: "yes"}, True, 'INFO: {}: accepted, for it says "Replace Best Result": "yes"'),
+        ({DECISION: "no"}, False, 'INFO: {}: not accepted, for it says "Decision": "no"'),
+        (
+            {DECISION: "partly"},
+            False,
+            'WARNING: {}: not accepted, for it says neither yes nor no ("Decision": "partly")',
+        ),
+        ({}, False, 'WARNING: {}: not accepted, for it has neither "Decision" nor "Replace Best Result"'),
+    ],
+)
+def test_an_answer_counts(
+    monkeypatch: pytest.MonkeyPatch,
+    feedback: ModuleType,
+    content: dict[str, Any],
+    accepted: bool,
+    expected: str,
+) -> None:
+    """What an LLM may answer becomes a verdict without an error, and one line that says why."""
+    shown: list[str] = []
+
+    def says(system: str) -> str:
+        shown.append(system)
+        return json.dumps({"Observations": "seen", **content})
+
+    let_the_llm_say(monkeypatch, feedback, says)
+    with seams.logged() as lines:
+        found = judge(feedback)
+    assert (found.decision, found.observations) == (accepted, "seen")
+    assert all('"Decision": <true or false>' in system for system in shown)
+    start = (
+        "SOTA model verdict: the LLM was shown the model prompt, and its answer counts in either form "
+        "(SOTA_MODEL_VERDICT=mended)"
+    )
+    assert [line for line in lines if "SOTA model verdict" in line] == [f"{expected.format(start)}\n"]
+
+
+def test_the_answer_that_counts_is_the_last(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+    """RD-Agent asks twice and reads the second answer; a doubtful first one is not warned of."""
+    answers = iter(['{"Decision": "hm"}', '{"Decision": true}'])
+    let_the_llm_say(monkeypatch, feedback, lambda _: next(answers))
+    with seams.logged() as lines:
+        assert judge(feedback).decision is True
+    assert [line.partition(":")[0] for line in lines if "SOTA model verdict" in line] == ["INFO"]
+
+
+def test_fin_quant_is_left_alone(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+    """There RD-Agent shows the model prompt itself; its reading of the answer stays, and it logs no line."""
+
+    class Quant(Scenario, feedback.QlibQuantScenario):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            pass
+
+    let_the_llm_say(monkeypatch, feedback, lambda _: '{"Replace Best Result": "yes"}')
+    with seams.logged() as lines:
+        assert judge(feedback, Quant()).decision is False
+    assert not [line for line in lines if "SOTA model verdict" in line]
+
+
+def test_an_error_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+    """After an LLM that failed, and after an answer that is no JSON, the next verdict is as good as any."""
+
+    def fails(_: str) -> str:
+        raise TimeoutError
+
+    let_the_llm_say(monkeypatch, feedback, fails)
+    with pytest.raises(TimeoutError):
+        judge(feedback)
+    let_the_llm_say(monkeypatch, feedback, lambda _: "no JSON")
+    with pytest.raises(json.JSONDecodeError):
+        judge(feedback)
+    let_the_llm_say(monkeypatch, feedback, lambda _: '{"Decision": true}')
+    assert judge(feedback).decision is True
+
+
+def test_templates_are_found_as_before(feedback: ModuleType) -> None:
+    """A relative address is still taken from the file that names it, and json is Python's in all else."""
+    with pytest.raises(FileNotFoundError, match=str(Path(__file__).parent)):
+        feedback.T(".nowhere:prompt")
+    assert feedback.json.dumps is json.dumps
+    assert feedback.json.JSONDecodeError is json.JSONDecodeError
+
+
+def test_a_run_that_cannot_accept_says_so(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+    """At its start a run warns where its verdict can't accept a model; else it says nothing then."""
+
+    def warned() -> list[str]:
+        with seams.logged() as lines:
+            plan._warn_of_verdict(read_settings())
+        return lines
+
+    assert warned() == []
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", "rdagent")
+    (line,) = warned()
+    assert line.startswith(
+        "WARNING: SOTA model verdict: RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)"
+    )
+    monkeypatch.setenv("SOTA_MODEL_VERDICT", "mended")
+    monkeypatch.delitem(patch._state.applied, "verdict")
+    (line,) = warned()
+    assert "in force (the seam verdict is not applied)" in line
+    monkeypatch.setitem(patch._state.misfits, "verdict", SeamError("its T is odd", "there", "do"))
+    (line,) = warned()
+    assert "in force (its T is odd)" in line

@@ -1,0 +1,446 @@
+"""Whether a factor's code sees the future."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge.check.execute_factor import Execution
+from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge.check.look_ahead import check_set
+from rdagent_sota_bridge.factor_set.sessions import FactorCode
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+DAYS = pd.bdate_range("2020-01-01", periods=60)
+INSTRUMENTS = [f"SH6000{number:02}" for number in range(12)]
+CUT = "2020-02-27"
+"""The day at 70 % of the 60 is Friday 2020-02-28; the one before it lies inside a week and a month."""
+
+BEGIN = "import pandas as pd\nclose = pd.read_hdf('daily_pv.h5', key='data')['$close']\n"
+END = "factor.to_hdf('result.h5', key='data')\n"
+MOMENTUM = "factor = (close / close.groupby(level=1).shift(3) - 1).to_frame('alpha')\n"
+TOMORROW = "factor = (close.groupby(level=1).shift(-1) / close - 1).to_frame('alpha')\n"
+
+
+def code_of(name: str, text: str) -> FactorCode:
+    """Return the code of a factor, as a run's log gives it."""
+    return FactorCode(name, 0, True, text, "")
+
+
+def prices(times: pd.DatetimeIndex = DAYS) -> pd.DataFrame:
+    """Return the table that RD-Agent gives to factors, small: rows sorted by (datetime, instrument)."""
+    index = pd.MultiIndex.from_product([times, INSTRUMENTS], names=["datetime", "instrument"])
+    steps = np.random.default_rng(5).normal(scale=0.02, size=(len(times), len(INSTRUMENTS)))
+    return pd.DataFrame({"$close": 10 * np.exp(steps.cumsum(axis=0)).ravel()}, index=index)
+
+
+def values_of(body: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Compute factors as their code does, on the full data or on a table."""
+    names: dict[str, Any] = {"close": (prices() if table is None else table)["$close"], "pd": pd}
+    exec(body, names)  # the lines of this file
+    frame: pd.DataFrame = names["factor"]
+    return frame
+
+
+def until_cut(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows up to the cut."""
+    return frame[frame.index.get_level_values("datetime") <= CUT]
+
+
+STORED = values_of(MOMENTUM).dropna()  # rows without a value go, as in RD-Agent
+
+
+@pytest.fixture
+def execution(tmp_path: Path) -> Execution:
+    """Return how this Python runs factors on a small data folder."""
+    folder = tmp_path / "a project" / "data"
+    folder.mkdir(parents=True)
+    prices().to_hdf(folder / "daily_pv.h5", key="data")
+    (folder / "README.md").write_text("Daily prices, 价格.", encoding="utf-8")
+    return Execution(sys.executable, folder, 60)
+
+
+@pytest.fixture
+def leaving(tmp_path: Path) -> Callable[..., FactorCode]:
+    """Return a function that makes code which leaves a table without pandas, whose import takes a second."""
+
+    def make(table: pd.DataFrame, name: str = "alpha", first: str = "") -> FactorCode:
+        prepared = tmp_path / f"prepared {len(list(tmp_path.iterdir()))}.h5"
+        table.to_hdf(prepared, key="data")
+        return code_of(name, f"{first}import shutil; shutil.copyfile({str(prepared)!r}, 'result.h5')\n")
+
+    return make
+
+
+def columns_of(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the columns of a set by name."""
+    return {str(name): frame[name].dropna() for name in frame.columns}
+
+
+def only_line(code: FactorCode, stored: pd.DataFrame, execution: Execution) -> Line:
+    """Check a set with one code; fail where it gives more than one line."""
+    (line,) = check_set([code], columns_of(stored), execution)
+    return line
+
+
+def assert_line(line: Line, state: str, *parts: str) -> None:
+    """Fail unless a line has a state, these parts in its text, a fix where it needs one, and figures."""
+    assert line.name == "look-ahead by re-execution"
+    assert line.state == state, line
+    for part in parts:
+        assert part in line.text
+    assert bool(line.fix) == (state != "pass")
+    json.dumps(line.figures, allow_nan=False)
+
+
+def digests(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return the digest and time of every file below a folder."""
+    return {
+        str(file): (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+# --- what runs can show ---
+
+
+def test_a_factor_made_from_the_past_passes(execution: Execution) -> None:
+    """A momentum over past days is the same without the future; a relative 1e-7 is the arithmetic's noise."""
+    body = f"{MOMENTUM}factor['noisy'] = factor['alpha']\nfactor['not in the set'] = close\n"
+    stored = values_of(body).drop(columns="not in the set").dropna()
+    stored["noisy"] *= 1 + 1e-7
+    line = only_line(code_of("alpha", BEGIN + body + END), stored, execution)
+    compared = until_cut(stored).size
+    assert_line(line, "pass", f"alpha (alpha, noisy): {compared:,} values up to {CUT} stay the same")
+    assert line.figures == {
+        "factor": "alpha",
+        "columns": ["alpha", "noisy"],
+        "cut": CUT,
+        "compared": compared,
+    }
+
+
+def test_tomorrows_return_fails_and_the_users_files_stay(execution: Execution, tmp_path: Path) -> None:
+    """A window that reaches one day forward changes on the last day; what the code writes over is a copy."""
+    (execution.data_folder / "result.h5").symlink_to(execution.data_folder / "daily_pv.h5")
+    before = digests(tmp_path)
+    ruin = "(close * 0).to_frame('$close').to_hdf('daily_pv.h5', key='data', mode='w')\n"
+    stored = values_of(TOMORROW).dropna()
+    line = only_line(code_of("alpha", BEGIN + TOMORROW + ruin + END), stored, execution)
+    value = stored.loc[(CUT, INSTRUMENTS[0]), "alpha"]
+    assert_line(
+        line,
+        "fail",
+        f"alpha: looks ahead: alpha of {INSTRUMENTS[0]} on {CUT} is stored as {value:.9g} and is no number",
+    )
+    assert line.text.endswith(f"12 of {len(until_cut(stored))} values up to there change")
+    assert "SOTA_FACTORS_EXCLUDE=alpha)" in line.fix
+    assert line.figures["first"] == {
+        "factor": "alpha",
+        "date": CUT,
+        "instrument": INSTRUMENTS[0],
+        "stored": value,
+        "without_future": None,
+        "with_future": value,
+    }
+    assert digests(tmp_path) == before
+
+
+def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution) -> None:
+    """Each column that looks ahead is named: scales of all dates, ends of periods, one with a value of 1e20.
+
+    That the set was mined on other data is told as well, and a momentum beside them is not accused.
+    """
+    body = (
+        f"{MOMENTUM}factor['标准分'] = (close - close.mean()) / close.std()\n"
+        "factor['rank'] = close.groupby(level=1).rank(pct=True)\n"
+        "days = close.index.get_level_values(0)\n"
+        "factor['huge'] = factor['标准分'].where(days != '2020-01-06', 1e20)\n"
+        "for unit in 'W', 'M':\n"
+        "    of_period = close.groupby([days.to_period(unit), close.index.get_level_values(1)])\n"
+        "    factor[unit] = of_period.transform('last')\n"
+    )
+    stored, early = values_of(body), values_of(body, until_cut(prices()))
+    now = stored["标准分"].iloc[0]
+    stored["标准分"] += 0.5
+    line = only_line(code_of("scales", BEGIN + body + END), stored, execution)
+    assert_line(
+        line,
+        "fail",
+        f"标准分 of {INSTRUMENTS[0]} on {DAYS[0].date()} is stored as {now + 0.5:.9g} and is "
+        f"{early['标准分'].iloc[0]:.9g} without the data after {CUT}",
+        f"the data have changed since it was mined, too: with them it is {now:.9g} now",
+    )
+    assert line.figures["looking_ahead"] == ["标准分", "rank", "huge", "W", "M"]
+    assert "SOTA_FACTORS_EXCLUDE=标准分,rank,huge,W,M)" in line.fix
+
+
+def test_a_random_factor_is_told_from_look_ahead(
+    execution: Execution, leaving: Callable[..., FactorCode], tmp_path: Path
+) -> None:
+    """A code that gives other values in each run warns with the values of two runs."""
+    mark, again = tmp_path / "mark", leaving(STORED)
+    once = leaving(STORED * 3, first=f"open({str(mark)!r}, 'w')\n")
+    code = f"import os\nif os.path.exists({str(mark)!r}):\n    {again.code}else:\n    "
+    line = only_line(code_of("alpha", code + once.code.replace("\n", "; ").strip("; ")), STORED, execution)
+    value = STORED.iloc[0, 0]
+    assert_line(line, "warn", "alpha: not checked: the code is not deterministic")
+    assert f"{value * 3:.9g} and {value:.9g} for alpha of {INSTRUMENTS[0]} on 2020-01-06" in line.text
+
+
+@pytest.mark.parametrize("daily", [True, False], ids=["daily values", "values within the day"])
+def test_data_within_the_day(execution: Execution, daily: bool) -> None:
+    """A daily factor made from bars keeps the whole day before the cut; values in it are cut at a bar."""
+    bars = prices(pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in DAYS for hour in (10, 15)]))
+    bars.to_hdf(execution.data_folder / "daily_pv.h5", key="data", mode="w")
+    body = MOMENTUM
+    if daily:
+        body = "days = close.index.get_level_values(0).normalize().rename('datetime')\n"
+        body += "factor = close.groupby([days, 'instrument']).mean().to_frame('alpha')\n"
+    line = only_line(code_of("alpha", BEGIN + body + END), values_of(body, bars), execution)
+    assert_line(line, "pass", "up to 2020-02-27 stay" if daily else "up to 2020-02-28 10:00:00 stay")
+
+
+def test_other_source_data_are_told_from_look_ahead(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
+    """A factor whose data changed since it was mined can't be checked; the line says how to go on."""
+    line = only_line(leaving(STORED), STORED + 0.5, execution)
+    first = STORED.iloc[0, 0]
+    assert_line(
+        line,
+        "warn",
+        "alpha: not checked: the code gives other values than the stored ones",
+        f"stored as {first + 0.5:.9g} and is {first:.9g} now",
+    )
+    assert f"the data in {execution.data_folder}, or the file, have changed" in line.fix
+
+
+def test_code_that_reads_data_from_elsewhere(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
+    """A code that reaches beyond the cut has read the future elsewhere: it does not pass."""
+    line = only_line(leaving(STORED), STORED, execution)
+    assert_line(line, "warn", "not checked: its result reaches to 2020-03-24", "it reads data from elsewhere")
+
+
+def test_a_code_that_fails(execution: Execution) -> None:
+    """A code that fails on the full data as well is not checked, with the end of what it said."""
+    line = only_line(code_of("alpha", "raise ValueError('no such column: $vwap')\n"), STORED, execution)
+    assert_line(line, "warn", "alpha: not checked: the code fails on the full data as well", "no such column")
+    assert f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}" in line.fix
+
+
+def test_a_code_that_fails_without_the_future_alone(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
+    """A code that works on the full data and dies without the future is suspicious."""
+    first = "import pandas as pd\n"
+    first += "assert '2020-03-20' in pd.read_hdf('daily_pv.h5').index.levels[0], 'too short'\n"
+    code = leaving(STORED, first=first)
+    line = only_line(code, STORED, execution)
+    assert_line(line, "warn", "not checked: suspicious", f"not on the data up to {CUT}", "too short")
+    assert "read the code" in line.fix
+
+
+def test_a_code_that_does_not_end(execution: Execution) -> None:
+    """A code that takes too long is not checked; the fix names RD-Agent's variable."""
+    line = only_line(code_of("alpha", "import time; time.sleep(60)"), STORED, replace(execution, timeout=0.5))
+    assert_line(line, "warn", "alpha: not checked: it did not end within 0.5 seconds")
+    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in line.fix
+
+
+@pytest.mark.parametrize(
+    ("form", "part"),
+    [
+        (lambda frame: frame.reset_index(drop=True), "no index level"),
+        (lambda frame: frame.rename(index=lambda name: f"{name}.SH", level=1), "no row in common"),
+        (lambda frame: frame.astype(str) + " yuan", "no numbers"),
+        (lambda frame: frame.iloc[:0], "no row in common"),
+    ],
+    ids=["no levels", "other instruments", "text", "empty"],
+)
+def test_a_result_that_can_not_be_compared(
+    execution: Execution,
+    leaving: Callable[..., FactorCode],
+    form: Callable[[pd.DataFrame], pd.DataFrame],
+    part: str,
+) -> None:
+    """Where there is nothing to compare the line says so, and never passes."""
+    assert_line(only_line(leaving(form(STORED)), STORED, execution), "warn", "alpha: not checked: ", part)
+
+
+# --- sets ---
+
+
+def test_a_set_is_checked_code_by_code(execution: Execution, leaving: Callable[..., FactorCode]) -> None:
+    """Each code has a line, the same code twice has one, and columns without a code have one together."""
+    alpha = leaving(until_cut(STORED))
+    beta = leaving(until_cut(STORED.rename(columns={"alpha": "beta"})), "the second")
+    stored = STORED.assign(beta=STORED["alpha"], γ=1.0, delta=2.0)
+    lines = check_set([beta, alpha, alpha], columns_of(stored), execution)
+    assert [line.state for line in lines] == ["pass", "pass", "warn"]
+    assert [line.text.split(":")[0] for line in lines[:2]] == ["alpha", "the second (beta)"]
+    assert lines[2].text == "not checked: no code of the run makes γ, delta"
+    assert lines[2].figures == {"columns": ["γ", "delta"]}
+
+
+def test_codes_whose_factors_are_not_in_the_set_give_no_line(
+    execution: Execution, leaving: Callable[..., FactorCode], tmp_path: Path
+) -> None:
+    """A factor that RD-Agent dropped or the user left out is no line; where all is known it is not run."""
+    dropped = leaving(until_cut(STORED.rename(columns={"alpha": "dropped"})), "dropped")
+    alpha, unknown = leaving(until_cut(STORED)), STORED.assign(beta=1.0)
+    first, second = check_set([dropped, alpha], columns_of(unknown), execution)
+    assert_line(first, "pass", "alpha: ")
+    assert second.text == "not checked: no code of the run makes beta"
+
+    mark = tmp_path / "mark"
+    marking = replace(dropped, code=f"open({str(mark)!r}, 'w')\n{dropped.code}")
+    assert_line(*check_set([marking, alpha], columns_of(STORED), execution), "pass")
+    assert not mark.exists()
+    (line,) = check_set([marking], columns_of(STORED), execution)
+    assert_line(line, "warn", "no code of the run makes alpha")
+    assert mark.exists()
+
+
+def test_a_failing_code_that_may_have_made_an_unknown_column(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
+    """A code that fails, and whose name is not in the set, counts as long as a column has no code."""
+    failing, alpha = code_of("lost", "raise SystemExit('no $vwap')"), leaving(until_cut(STORED))
+    lines = check_set([failing, alpha], columns_of(STORED.assign(beta=1.0)), execution)
+    assert [line.state for line in lines] == ["pass", "warn", "warn"]
+    assert_line(lines[1], "warn", "lost: not checked: the code fails")
+    (line,) = check_set([failing, alpha], columns_of(STORED + 0.5), execution)
+    assert_line(line, "warn", "alpha: not checked: the code gives other values")
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["first", "last"])
+def test_of_several_codes_of_a_column_the_one_counts_that_made_it(
+    execution: Execution, leaving: Callable[..., FactorCode], last: bool
+) -> None:
+    """Versions of a factor with other values, or that fail, say nothing on a set that holds another one's."""
+    others = [leaving(STORED * 2), code_of("alpha", "raise SystemExit('first try')")]
+    alpha = [leaving(until_cut(STORED))]
+    (line,) = check_set(others + alpha if last else alpha + others, columns_of(STORED), execution)
+    assert_line(line, "pass")
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "cut"),
+    [("2020-01-01", 46, "2020-02-13"), ("2020-03-16", 17, "2020-03-30"), ("2020-03-16", 2, "2020-03-16")],
+    ids=["end of a week", "end of a month", "two dates"],
+)
+def test_the_cut_lies_inside_a_week_and_a_month(
+    execution: Execution, leaving: Callable[..., FactorCode], first: str, count: int, cut: str
+) -> None:
+    """Where 70 % of the dates end a week or a month another is taken, with data after it in any case."""
+    stored = prices(pd.bdate_range(first, periods=count))
+    stored.to_hdf(execution.data_folder / "daily_pv.h5", key="data", mode="w")
+    stored.columns = ["alpha"]
+    line = only_line(leaving(stored[:cut]), stored, execution)  # type: ignore[misc]
+    assert_line(line, "pass", f"up to {cut} stay the same")
+
+
+@pytest.mark.parametrize("day", [DAYS[0], DAYS[-1]], ids=["the first", "the last"])
+def test_a_set_of_one_day_within_bars(
+    execution: Execution, leaving: Callable[..., FactorCode], day: pd.Timestamp
+) -> None:
+    """A day has data after it only where a later day has: the last bar of a day is not its future."""
+    bars = prices(pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in DAYS for hour in (10, 15)]))
+    bars.to_hdf(execution.data_folder / "daily_pv.h5", key="data", mode="w")
+    stored = prices().loc[[day]].set_axis(["alpha"], axis=1)
+    line = only_line(leaving(stored), stored, execution)
+    if day == DAYS[0]:
+        assert_line(line, "pass", f"up to {day.date()} stay the same")
+    else:
+        assert_line(line, "warn", f"no stored date ({day.date()} to {day.date()}) has data before and after")
+
+
+def test_the_cut_is_where_most_columns_have_values(
+    execution: Execution, leaving: Callable[..., FactorCode]
+) -> None:
+    """A column that ends early, in a set joined of two, moves the cut; one without a value there is named."""
+    stored = columns_of(STORED.assign(half=1.0))
+    stored["half"] = stored["half"][:"2020-01-31"]  # type: ignore[misc]
+    result = STORED[:"2020-01-23"].assign(half=1.0)  # type: ignore[misc]
+    (line,) = check_set([leaving(result)], stored, execution)
+    assert_line(line, "pass", "alpha (alpha, half): ", "up to 2020-01-23 stay the same")
+    stored["late"] = stored["alpha"]["2020-03-18":]  # type: ignore[misc]
+    (line,) = check_set([leaving(result.assign(late=1.0))], stored, execution)
+    assert_line(line, "warn", "alpha: not checked: late has no value on 2020-01-29")
+
+
+def test_a_set_without_a_value(execution: Execution) -> None:
+    """A set of nothing but NaN has no date to cut at."""
+    stored = {"alpha": STORED["alpha"] * np.nan}
+    (line,) = check_set([code_of("alpha", "raise SystemExit")], stored, execution)
+    assert_line(line, "warn", "alpha: not checked: no stored date (none) has data before and after it")
+
+
+@pytest.mark.parametrize("stored", [{"alpha": STORED["alpha"]}, {}], ids=["a column", "an empty set"])
+def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Series]) -> None:
+    """A set whose run holds no code has one line that says so; an empty set has none, whatever the code."""
+    lines = check_set([], stored, execution)
+    assert [line.text for line in lines] == ["not checked: no code of the run makes alpha"] * len(stored)
+    if not stored:
+        assert check_set([code_of("alpha", "raise SystemExit")], stored, execution) == []
+
+
+# --- data ---
+
+
+@pytest.mark.parametrize(
+    ("prepare", "part"),
+    [
+        (lambda folder: folder.rename(folder.parent / "moved"), "are not there"),
+        (lambda folder: None, "no table with rows"),
+        (lambda folder: prices().iloc[:0].to_hdf(folder / "daily_pv.h5", key="data"), "no table with rows"),
+        (lambda folder: prices().loc["2020-01-02"].to_hdf(folder / "b.h5", key="data"), "b.h5 can't be cut"),
+        (lambda folder: (folder / "b.h5").write_bytes(b"\x89HDF damaged"), "b.h5 can't be cut"),
+        (lambda folder: (folder / "b.bin").write_bytes(b"\x00"), "b.bin can't be cut"),
+        (lambda folder: (folder / "b.h5").symlink_to(folder / "nowhere"), "b.h5 can't be cut"),
+        (lambda folder: (folder / "more").mkdir(), "more is a folder"),
+        (
+            lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_hdf(folder / "b.h5", key="data"),
+            "no stored date (2020-01-06 to 2020-03-24) has data before and after it",
+        ),
+        (
+            lambda folder: prices(pd.DatetimeIndex(["2010-01-01"])).to_hdf(folder / "b.h5", key="data"),
+            "ends at 2010-01-01",
+        ),
+    ],
+    ids=[
+        "no folder",
+        "no file",
+        "no rows",
+        "no dates",
+        "damaged",
+        "no format",
+        "dead link",
+        "folder",
+        "other dates",
+        "one row",
+    ],
+)
+def test_data_that_can_not_be_cut(execution: Execution, prepare: Callable[[Path], object], part: str) -> None:
+    """Data without a date to cut at leave the whole set unchecked, in one line; no code is run."""
+    if part == "no table with rows":
+        (execution.data_folder / "daily_pv.h5").unlink()
+    prepare(execution.data_folder)
+    codes = [code_of("alpha", "raise SystemExit('was run')"), code_of("beta", "raise SystemExit('was run')")]
+    (line,) = check_set(codes, columns_of(STORED.assign(beta=1.0)), execution)
+    assert_line(line, "warn", "alpha, beta: not checked: ", part)
+    assert "was run" not in line.text

@@ -1,0 +1,281 @@
+"""What is found out about a set: which factors are taken, from which files, and that it is found out once."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from examples.demo.market import Market as DemoMarket
+from rdagent_sota_bridge.check import figures, quality
+from rdagent_sota_bridge.check.quality import Quality, Wish, look
+from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
+from rdagent_sota_bridge.factor_set import parquet, store
+from rdagent_sota_bridge.qlib_files.market import Market, read_market
+from rdagent_sota_bridge.qlib_files.model_yaml import Task
+from tests import seams
+from tests.frames import nested, write
+
+DAY = pd.Timestamp
+TASK = Task(
+    provider_uri="~/.qlib/qlib_data/cn_data",
+    market="csi300",
+    train=(DAY("2008-01-01"), DAY("2014-12-31")),
+    valid=(DAY("2015-01-01"), DAY("2016-12-31")),
+    test=(DAY("2017-01-01"), DAY("2020-08-01")),
+    label="Ref($close, -2)/Ref($close, -1) - 1",
+)
+ALL = Wish(max_correlation=float("inf"))
+
+
+@pytest.fixture
+def demo(market_home: tuple[Path, DemoMarket]) -> DemoMarket:
+    """Return the demo's market."""
+    return market_home[1]
+
+
+@pytest.fixture
+def market(demo: DemoMarket) -> Market:
+    """Return the same market as a check reads it."""
+    found = read_market(str(demo.provider), "csi300")
+    assert found is not None
+    return found
+
+
+def same(one: Quality, other: Quality) -> bool:
+    """Tell whether two answers say the same."""
+    names = ("figures", "filled", "dropped", "left_out", "in_market", "is_normal")
+    return one.factors.digest == other.factors.digest and all(
+        getattr(one, name) == getattr(other, name) for name in names
+    )
+
+
+def test_a_whole_file_keeps_its_digest(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """Nothing chosen, the set is the file: its digest, its columns, its rows."""
+    path = write(seams.factor_frame(demo, noise=1.0), tmp_path)
+    found = look([path], Wish(), market, TASK)
+    assert found.factors.digest == parquet.current_digest(path)
+    assert found.factors.columns == ("overnight_gap", "noise")
+    assert found.sources == (quality.Source(path, found.factors.digest, ("overnight_gap", "noise")),)
+    assert (found.dropped, found.left_out, found.in_market) == ((), (), 60)
+    assert found.figures["overnight_gap"].rank_ic == pytest.approx(0.78, abs=0.03)
+    assert abs(found.figures["noise"].rank_ic or 1) < 0.05
+
+
+def test_what_is_chosen_is_in_the_digest(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """A part of a file, another part, and the whole are three sets."""
+    path = write(seams.factor_frame(demo, a=1.0, b=1.0), tmp_path)
+    wishes = [Wish(), Wish(wanted=("a", "b")), Wish(excluded=("b",)), Wish(wanted=("overnight_*", "a"))]
+    found = [look([path], wish, market, TASK) for wish in wishes]
+    assert [at.factors.columns for at in found] == [
+        ("overnight_gap", "a", "b"),
+        ("a", "b"),
+        ("overnight_gap", "a"),
+        ("overnight_gap", "a"),
+    ]
+    assert found[1].left_out == ("overnight_gap",)
+    digests = [at.factors.digest for at in found]
+    assert digests[2] == digests[3], "the same factors are the same set, however they were asked for"
+    assert len(set(digests)) == 3
+
+
+def test_a_bad_column_that_is_left_out_does_no_harm(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """A column that would stop the run is told; left out, the run goes on without it."""
+    path = write(seams.factor_frame(demo).assign(broken=np.inf, empty=np.nan), tmp_path)
+    with pytest.raises(FactorFileError) as caught:
+        look([path], Wish(), market, TASK)
+    assert {failure.reason for failure in caught.value.failures} == {Reason.INFINITE, Reason.ALL_NAN}
+    found = look([path], Wish(excluded=("broken", "empty")), market, TASK)
+    assert found.factors.columns == ("overnight_gap",)
+    assert set(found.left_out) == {"broken", "empty"}
+
+
+def test_an_unknown_name_is_told_with_near_ones(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """The message names the variable, the text and what was meant."""
+    path = write(seams.factor_frame(demo), tmp_path)
+    with pytest.raises(ChoiceError, match="did you mean overnight_gap") as caught:
+        look([path], Wish(wanted=("overnightgap",)), market, TASK)
+    assert "SOTA_FACTORS names a factor that is not in the set: overnightgap" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_two_files_are_joined(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """Rows of both, equal factors once, and what the store keeps is what was looked at."""
+    frame = seams.factor_frame(demo, a=1.0, b=1.0)
+    early, late = frame.loc[:"2016-12-31"], frame.loc["2012-01-01":]
+    one = write(early[["overnight_gap", "a"]], tmp_path, "one.parquet")
+    two = write(late[["b", "overnight_gap"]].astype("float32"), tmp_path, "two.parquet")
+    found = look([one, two], Wish(), market, TASK)
+    assert found.factors.columns == ("overnight_gap", "a", "b")
+    assert (found.factors.rows, found.factors.path) == (len(frame), one)
+    assert [source.columns for source in found.sources] == [("overnight_gap", "a"), ("overnight_gap", "b")]
+    assert found.factors.digest not in (parquet.current_digest(one), parquet.current_digest(two))
+    sources = tuple((at.path, at.digest) for at in found.sources)
+    wanted = store.Wanted(found.factors.digest, found.factors.columns, sources)
+    loaded = pd.read_parquet(store.keep(wanted, tmp_path / "store").path)["feature"]
+    assert tuple(loaded) == found.factors.columns
+    expected = frame.assign(
+        a=frame["a"].where(frame.index.isin(early.index)), b=frame["b"].where(frame.index.isin(late.index))
+    )
+    pd.testing.assert_frame_equal(
+        loaded[list(frame.columns)],
+        expected,
+        check_exact=False,
+        rtol=1e-6,
+        check_dtype=False,
+        check_freq=False,
+    )
+    assert found.figures["a"].coverage["test"] == 0
+    assert found.filled["test"] == pytest.approx(1.0)
+
+
+def test_a_factor_with_other_values_is_an_error(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """The message shows where two sets first differ, with both values."""
+    frame = seams.factor_frame(demo)
+    other = frame.copy()
+    other.iloc[[70, 3000], 0] += 1.0
+    one, two = write(frame, tmp_path, "one.parquet"), write(other, tmp_path, "two.parquet")
+    with pytest.raises(UnequalFactorError) as caught:
+        look([one, two], Wish(), market, TASK)
+    day, instrument = frame.index[70]
+    assert f"({day}, {instrument}), the first of 2 rows" in str(caught.value)
+    assert f"{frame.iloc[70, 0]:.6g} and {other.iloc[70, 0]:.6g}" in str(caught.value)
+    assert str(one) in str(caught.value)
+    assert str(two) in str(caught.value)
+
+
+def test_the_later_of_two_factors_that_say_the_same_is_dropped(
+    demo: DemoMarket, market: Market, tmp_path: Path
+) -> None:
+    """Also among new factors, also with the sign turned; SOTA_MAX_CORRELATION=off keeps them."""
+    frame = seams.factor_frame(demo, noise=1.0)
+    frame["turned"] = 3 - 2 * frame["overnight_gap"]
+    path = write(frame, tmp_path)
+    found = look([path], Wish(), market, TASK)
+    assert found.factors.columns == ("overnight_gap", "noise")
+    (drop,) = found.dropped
+    assert (drop.column, drop.kept) == ("turned", "overnight_gap")
+    assert drop.correlation == pytest.approx(1.0)
+    assert found.factors.digest != parquet.current_digest(path)
+    assert look([path], ALL, market, TASK).factors.digest == parquet.current_digest(path)
+
+
+AGAIN = {"overnight_gap": "again"}
+
+
+@pytest.mark.parametrize(
+    ("files", "wish", "left_out", "dropped"),
+    [
+        (lambda gap, ab: [gap, gap], Wish(), (), []),
+        (lambda gap, ab: [gap, gap.rename(columns=AGAIN), gap], Wish(), (), ["again"]),
+        (lambda gap, ab: [gap.loc["2009-01-01":], gap.rename(columns=AGAIN) * 2], Wish(), (), ["again"]),
+        (lambda gap, ab: [ab[["a"]], ab[["b"]]], Wish(wanted=("a",)), ("b",), []),
+    ],
+    ids=["two copies", "a copy named last", "only repeats", "not chosen"],
+)
+def test_files_that_are_no_part_of_the_set(
+    demo: DemoMarket,
+    market: Market,
+    tmp_path: Path,
+    files: Callable[[pd.DataFrame, pd.DataFrame], list[pd.DataFrame]],
+    wish: Wish,
+    left_out: tuple[str, ...],
+    dropped: list[str],
+) -> None:
+    """A file that has nothing of its own, or nothing chosen, is no source and brings no rows."""
+    frame = seams.factor_frame(demo, a=1.0, b=1.0)
+    frames = files(frame[["overnight_gap"]], frame[["a", "b"]])
+    paths = [write(one, tmp_path, f"{number}.parquet") for number, one in enumerate(frames)]
+    for _ in range(2):
+        found = look(paths, wish, market, TASK)
+        assert [source.path for source in found.sources] == [paths[0]]
+        assert found.factors.columns == tuple(frames[0].columns)
+        assert found.factors.rows == len(frames[0])
+        assert found.factors.digest == parquet.current_digest(paths[0])
+        assert found.left_out == left_out
+        assert [drop.column for drop in found.dropped] == dropped
+
+
+@pytest.mark.parametrize("change", ["nothing", "set", "wish", "segment", "market", "prices"])
+def test_what_is_known_is_not_computed_again(
+    change: str, demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content, wish, segments and market are answered from memory, whatever the path; others not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(market.folder, tmp_path / "qlib")
+    market = dataclasses.replace(market, folder=tmp_path / "qlib")
+    frame = seams.factor_frame(demo, noise=1.0)
+    first = look([write(frame, tmp_path)], Wish(), market, TASK)
+    taken: list[float] = []
+    take = figures.take
+    monkeypatch.setattr(figures, "take", lambda *given: taken.append(1.0) or take(*given))
+    (tmp_path / "other").mkdir()
+    path = write(frame * 2 if change == "set" else frame, tmp_path / "other")
+    wish = Wish(excluded=("noise",)) if change == "wish" else Wish()
+    task = dataclasses.replace(TASK, test=(TASK.test[0], DAY("2019-08-01"))) if change == "segment" else TASK
+    known = None if change == "market" else market
+    if change == "prices":  # a new adjustment writes them in place
+        for file in (tmp_path / "qlib" / "features").glob("*/close.day.bin"):
+            np.fromfile(file, dtype="<f4")[::-1].tofile(file)
+    again = look([path], wish, known, task)
+    assert again.factors.path == again.sources[0].path == path
+    assert same(first, again) == (change == "nothing")
+    assert bool(taken) == (change != "nothing")
+
+
+def test_a_damaged_memory_is_no_harm(
+    demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that was cut off is found out anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write(seams.factor_frame(demo), tmp_path)
+    first = look([path], Wish(), market, TASK)
+    entries = list((tmp_path / "cache").rglob("quality-*/*.json"))
+    assert len(entries) == 1
+    entries[0].write_text(entries[0].read_text()[:100])
+    assert same(first, look([path], Wish(), market, TASK))
+
+
+def test_a_file_replaced_during_the_look_is_not_remembered_as_another(
+    demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found out about the new content must never answer for the old one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    frame = seams.factor_frame(demo)
+    path = write(frame, tmp_path)
+    old = path.read_bytes()
+    digest = parquet.current_digest(path)
+    write(frame * 2, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(parquet, "current_digest", lambda _: digest)
+        assert look([path], Wish(), market, TASK).factors.digest != digest
+    path.write_bytes(old)
+    assert look([path], Wish(), market, TASK).factors.digest == digest
+
+
+@pytest.mark.parametrize(
+    ("change", "wish", "expected"),
+    [
+        (lambda frame: frame, Wish(), True),
+        (lambda frame: frame.sample(frac=1, random_state=1), Wish(), False),
+        (lambda frame: frame, Wish(excluded=("b",)), False),
+    ],
+    ids=["sorted and whole", "unsorted", "chosen"],
+)
+def test_the_form_of_a_set_is_known_of_it(
+    demo: DemoMarket,
+    market: Market,
+    tmp_path: Path,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    wish: Wish,
+    expected: bool,
+) -> None:
+    """A look tells, at once and when it is remembered, whether the file is what RD-Agent would write."""
+    path = write(nested(change(seams.factor_frame(demo, b=1.0))), tmp_path)
+    found = [look([path], wish, market, TASK).is_normal for _ in range(2)]
+    assert found == [expected] * 2

@@ -1,0 +1,398 @@
+"""`rdagent-sota run` as a process: its stages, what stops it, and what it goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import stand_in
+from tests.frames import factor_frame, write
+from tests.processes import is_alive
+from tests.stand_in import Project, kill, wait_until
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the sessions that the stand-in leaves."""
+    return stand_in.write_templates(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, templates: Path) -> Project:
+    """Return a project of two factor loops and two model loops."""
+    return stand_in.make_project(tmp_path, templates)
+
+
+LOOPS = ("--factor-loops", "2", "--model-loops", "2")
+
+
+def test_a_whole_job(project: Project) -> None:
+    """Both stages, the set between them, options passed on in both spellings, baseline and report."""
+    status, output = project.run(
+        "--factor_loops", "2", "--model-loops=2", "--baseline", "--step_n", "50", SOTA_FACTORS="f*"
+    )
+    assert status == 0, output
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    factors, models, baseline = project.calls
+    assert all(call["options"] == ["--loop-n", "2", "--step_n", "50"] for call in project.calls)
+    assert factors["environment"]["LOAD_SOTA_FROM_WORKSPACE"] == "false"
+    assert models["environment"]["LOAD_SOTA_FROM_WORKSPACE"] == "true"
+    assert models["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
+    assert models["environment"]["SOTA_LOG_PATH"] == ""
+    assert models["environment"]["SOTA_FACTORS"] == "f*"
+    assert baseline["environment"]["LOAD_SOTA_FROM_WORKSPACE"] == "false"
+    state = project.state
+    assert [stage["state"] for stage in state["stages"]] == ["ended"] * 3
+    assert state["end"] == "done"
+    assert [call["environment"]["LOG_TRACE_PATH"] for call in project.calls] == [
+        str(project.log_dir / stage["log"]) for stage in state["stages"]
+    ]
+    (report,) = project.log_dir.glob("*_report.html")
+    assert output.splitlines()[-1] == str(report.relative_to(project.folder))
+    assert json.loads(report.read_text()) == [
+        str(project.log_dir / stage["log"]) for stage in state["stages"]
+    ]
+    assert output.index("machine checked") < output.index("Start Loop 0, Step 0") < output.index("checked /")
+    assert "rdagent-sota: factor stage: loop 1 of 2, direct_exp_gen" in output
+    assert project.run("--resume")[0] == 0
+    assert len(project.calls) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_stopped_in_the_factor_stage(project: Project, number: signal.Signals) -> None:
+    """Stopped by any signal, nothing of the stage is left; resumed, it goes on after the last step done."""
+    project.trouble("fin_factor", 1, "running")
+    process = project.start(*LOOPS)
+    pids = project.hanging()
+    kill(process, number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), output
+    assert ("rdagent-sota run --resume" in output) == (number != signal.SIGKILL)
+    if number != signal.SIGKILL:
+        assert not any(map(is_alive, pids))
+    status, resumed = project.run("--resume")
+    assert status == 0, resumed
+    assert not any(map(is_alive, pids))
+    first, second, models = project.calls
+    session = Path(first["environment"]["LOG_TRACE_PATH"]) / "__session__" / "1" / "1_coding"
+    assert second["options"] == ["--loop-n", "2", "--path", str(session)]
+    assert second["environment"] == first["environment"]
+    assert "Start Loop 1, Step 2: running" in resumed
+    assert resumed.count("Start Loop 1, Step 1: coding") == 1  # of the models alone
+    assert models["command"] == "fin_model"
+    assert models["options"] == ["--loop-n", "2"]
+
+
+def test_killed_in_the_model_stage_keeps_the_set(project: Project) -> None:
+    """A killed model stage goes on in its log with the set that it began with; no factor loop is repeated."""
+    project.trouble("fin_model", 0, "feedback")
+    process = project.start(*LOOPS)
+    pids = project.hanging()
+    kill(process)
+    process.communicate(timeout=30)
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert not any(map(is_alive, pids))
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    assert project.calls[2]["environment"] == project.calls[1]["environment"]
+    assert project.calls[2]["options"][-1].endswith("__session__/0/2_running")
+
+
+def test_killed_between_the_stages(project: Project) -> None:
+    """A factor stage that had taken its last step when all was killed is not started again."""
+    process = project.start("--factor-loops", "2", "--model-loops", "1")
+    wait_until(lambda: any(project.log_dir.glob(f"*/__session__/1/{stand_in.LAST_SESSION}")))
+    kill(process)
+    process.communicate(timeout=30)
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert project.commands.count("fin_factor") == 1
+
+
+def test_killed_before_the_first_step(project: Project) -> None:
+    """Without a session the stage begins anew, in a log folder of its own."""
+    project.trouble("fin_factor", 0, "direct_exp_gen", cuts_off=True)
+    process = project.start(*LOOPS)
+    project.hanging()
+    kill(process, signal.SIGTERM)
+    process.communicate(timeout=30)
+    status, output = project.run("--resume")
+    assert status == 0, output
+    first, second, _ = project.calls
+    assert second["options"] == ["--loop-n", "2"]
+    assert first["environment"]["LOG_TRACE_PATH"] != second["environment"]["LOG_TRACE_PATH"]
+    assert "0_direct_exp_gen): the stage begins anew" in output
+
+
+def test_newest_session_cut_off(project: Project) -> None:
+    """A session that a kill cut off is passed over for the one before, and that is said."""
+    project.trouble("fin_factor", 1, "coding", cuts_off=True)
+    process = project.start(*LOOPS)
+    project.hanging()
+    kill(process)
+    process.communicate(timeout=30)
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert project.calls[1]["options"][-1].endswith("__session__/1/0_direct_exp_gen")
+    assert "1_coding): 1/0_direct_exp_gen is taken" in output
+
+
+@pytest.mark.parametrize(("command", "title"), [("fin_factor", "factor"), ("fin_model", "model")])
+def test_a_stage_that_ends_badly(project: Project, command: str, title: str) -> None:
+    """The stage, its status and the way on are named, its output is shown as it is, and --resume goes on."""
+    project.trouble(command, 1, "coding", "ends", status=7)
+    status, output = project.run(*LOOPS)
+    assert status == 1
+    assert f"The {title} stage ended with status 7" in output
+    assert "[bold]out of paper" in output
+    assert "go on: rdagent-sota run --resume" in output
+    assert "Traceback" not in output
+    assert list(project.log_dir.glob("*_report.html")) == []
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert project.calls[-1]["options"][-1].endswith("0_direct_exp_gen") or command == "fin_factor"
+
+
+def test_nothing_accepted(project: Project) -> None:
+    """No model stage, status 1, a report; more factor loops go on; a new job is not refused."""
+    status, output = project.run(*LOOPS, STAND_IN_FACTORS="rejecting")
+    assert status == 1
+    assert "accepted no factor loop (finished factor loops: 2): no model stage" in output
+    assert "rdagent-sota run --resume --factor-loops N" in output
+    assert project.commands == ["fin_factor"]
+    assert len(list(project.log_dir.glob("*_report.html"))) == 1
+    assert project.run("--resume")[0] == 1
+    status, output = project.run("--resume", "--factor-loops", "3", STAND_IN_FACTORS="rejecting")
+    assert status == 1, output
+    assert project.calls[-1]["options"][:3] == ["--loop-n", "3", "--path"]
+    assert project.commands == ["fin_factor"] * 2
+    assert project.run(*LOOPS)[0] == 0
+
+
+def test_nothing_accepted_in_the_time(project: Project) -> None:
+    """RD-Agent would end a stage whose time was used up after one more step, so a new job is the way on."""
+    project.trouble("fin_factor", 1, "coding", "ends", status=0)
+    status, output = project.run(*LOOPS, "--all-duration", "2h", STAND_IN_FACTORS="rejecting")
+    assert status == 1
+    assert "its time was used up after 1 of 2 loops: begin a new job with more time: --new" in output
+    assert "--factor-loops N" not in output
+
+
+def test_more_model_loops(project: Project) -> None:
+    """A finished job goes on to more model loops in all, from its session, with the same set."""
+    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    status, output = project.run("--resume", "--model-loops", "3")
+    assert status == 0, output
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    last = project.calls[-1]
+    assert last["options"][:3] == ["--loop-n", "3", "--path"]
+    assert last["options"][3].endswith(f"__session__/0/{stand_in.LAST_SESSION}")
+    assert last["environment"] == project.calls[1]["environment"]
+    status, output = project.run("--resume", "--factor-loops", "3")
+    assert status == 1
+    assert "The model stage has begun with the set of this job's factor stage" in output
+
+
+def test_from_log(project: Project) -> None:
+    """With --from-log the set is checked before any loop, and the job has no factor stage."""
+    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    log = Path("log") / project.state["stages"][0]["log"]
+    status, output = project.run("--from-log", str(log), "--model_loops", "1", "--log-dir", "other logs")
+    assert status == 0, output
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    assert output.index("checked /") < output.index("Start Loop 0")
+    (report,) = (project.folder / "other logs").glob("*_report.html")
+    assert json.loads(report.read_text())[0] == str(project.folder / log)
+
+
+def test_from_a_log_that_accepted_nothing(project: Project) -> None:
+    """The error is shown before anything is started, and no job is left to go on with."""
+    project.run("--factor-loops", "1", "--model-loops", "1", STAND_IN_FACTORS="rejecting")
+    log = next(project.log_dir.glob("*/__session__")).parent
+    status, output = project.run("--from-log", str(log), "--log-dir", "others")
+    assert status == 1
+    assert "accepted no factor loop" in output
+    assert "Traceback" not in output
+    assert list((project.folder / "others").glob("*.json")) == []
+
+
+def test_the_set_has_changed(project: Project) -> None:
+    """A set that was changed before a resume stops it, with both digests."""
+    project.trouble("fin_model", 0, "coding", "ends", status=1)
+    assert project.run(*LOOPS)[0] == 1
+    write(factor_frame(seed=8), project.workspace)
+    status, output = project.run("--resume")
+    assert status == 1
+    assert "The factor set is not the one that this job began with" in output
+    assert project.state["factor_set"]["digest"] in output
+    assert len(project.calls) == 2
+
+
+def test_the_set_is_gone(project: Project) -> None:
+    """A set that can't be found after the factor stage is an error that --resume fixes."""
+    shutil.rmtree(project.workspace)
+    status, output = project.run(*LOOPS)
+    assert status == 1
+    assert "SOTA workspace path not found" in output
+    assert "Traceback" not in output
+    assert project.commands == ["fin_factor"]
+    project.workspace.mkdir()
+    write(factor_frame(), project.workspace)
+    status, output = project.run("--resume")
+    assert status == 0, output
+
+
+def test_one_job_at_a_time(project: Project) -> None:
+    """Beside a job at work a second one, new or resumed, is refused; so is a new one after an unfinished."""
+    project.trouble("fin_factor", 0, "coding")
+    process = project.start(*LOOPS)
+    project.hanging()
+    for options in (("--resume",), ("--new",)):
+        status, output = project.run(*options)
+        assert status == 1
+        assert "Another `rdagent-sota run` is at work in this log folder" in output
+    kill(process, signal.SIGINT)
+    process.communicate(timeout=30)
+    status, output = project.run(*LOOPS)
+    assert status == 1
+    assert "The newest job in this log folder is not finished" in output
+    assert "--resume" in output
+    assert "--new" in output
+    assert len(project.calls) == 1
+    assert project.run(*LOOPS, "--new")[0] == 0
+
+
+def test_time_shares(project: Project) -> None:
+    """Of two hours the factor stage gets its share by loops, and the models what is then left."""
+    status, output = project.run(*LOOPS, "--all_duration", "2h")
+    assert status == 0, output
+    first, second = (
+        float(call["options"][call["options"].index("--all-duration") + 1].removesuffix("s"))
+        for call in project.calls
+    )
+    assert first == pytest.approx(7200 * 3 / 5, abs=1)
+    assert second == pytest.approx(7200, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (("--all-duration", "12 hours"), "--all-duration is no duration: '12 hours'"),
+        (("--resume",), "There is no job to go on with"),
+        (("--resume", "--new"), "--resume goes on with a job, and --new begins one"),
+        (("--from-log", "log/x", "--factor-loops", "1"), "--from-log skips the factor stage"),
+        (
+            ("--from-log", "log/nowhere"),
+            "SOTA log path not found: log/nowhere\n  where: --from-log, looked for",
+        ),
+        (("--from-log", ""), "--from-log is empty"),
+        (("--all-duration", " "), "--all-duration is empty"),
+        (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
+        (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
+    ],
+)
+def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, ...], fact: str) -> None:
+    """A wrong command line is one message, status 1, and no stage."""
+    status, output = project.run(*options)
+    assert status == 1
+    assert fact in output
+    assert "fix:" in output
+    assert "Traceback" not in output
+    assert project.calls == []
+    assert list(project.log_dir.glob("*.json")) == []
+
+
+def test_a_copied_and_moved_project(tmp_path: Path, templates: Path) -> None:
+    """A job goes on in a project that was moved: its factor stage's log leads to the set's new place."""
+    (tmp_path / "old").mkdir()
+    old = stand_in.make_project(tmp_path / "old", templates)
+    old.trouble("fin_model", 1, "coding", "ends", status=1)
+    assert old.run(*LOOPS)[0] == 1
+    digest = old.state["factor_set"]["digest"]
+    old.folder.rename(tmp_path / "new")
+    stand_in.write_command(tmp_path / "new")
+    project = Project(tmp_path / "new")
+    status, output = project.run("--resume")
+    assert status == 0, output
+    assert project.commands == ["fin_factor", "fin_model", "fin_model"]
+    assert project.calls[-1]["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
+    assert project.state["factor_set"]["digest"] == digest
+
+
+def test_the_report_of_fewer_loops(project: Project) -> None:
+    """A report that is older than the job's last change is written anew, not named."""
+    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    (report,) = project.log_dir.glob("*_report.html")
+    report.write_text("of fewer loops")
+    os.utime(report, (1e9, 1e9))
+    assert project.run("--resume")[0] == 0
+    assert report.read_text() != "of fewer loops"
+
+
+def test_no_time_for_a_model(project: Project) -> None:
+    """A model stage that its time ended before its first model is no success."""
+    project.trouble("fin_model", 0, "running", "ends", status=0)
+    status, output = project.run(*LOOPS, "--all-duration", "2h")
+    assert status == 1
+    assert "ended after 0 of 2 loops: its time is used up" in output
+    assert "nothing is left for the model stage" in output
+    assert "rdagent-sota run --new --from-log log/" in output
+    assert project.run("--resume")[0] == 1
+    assert len(project.calls) == 2
+
+
+def test_an_option_that_rdagent_does_not_take(project: Project) -> None:
+    """A job keeps its options, so that a wrong one is mended by a new job alone."""
+    project.trouble("fin_factor", 0, "direct_exp_gen", "ends", status=2)
+    status, output = project.run(*LOOPS, "--factor-loop", "3")
+    assert status == 1
+    assert "begin a new job without what RD-Agent does not take: --new (was --factor-loop 3)" in output
+
+
+def test_letters_that_the_output_has_no_bytes_for(project: Project) -> None:
+    """They are question marks, and end no job."""
+    status, output = project.run(*LOOPS, "--log-dir", "\u53e0", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert status == 0, output
+    assert "log ?/" in output
+
+
+def test_the_script(project: Project) -> None:
+    """The script asks for loops only where its variables do: it goes on with a job of other numbers."""
+    (project.folder / "rdagent-sota").write_text(
+        f'#!/bin/sh\nexec {sys.executable} {project.folder / "run.py"} "$@"\n'
+    )
+    (project.folder / "rdagent-sota").chmod(0o755)
+    script = Path(__file__).parents[2] / "run_factor_then_model.sh"
+    path = f"{project.folder}{os.pathsep}{os.environ['PATH']}"
+
+    def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "PATH": path, **variables}
+        return subprocess.run(
+            ["sh", script, *options], cwd=project.folder, env=environ, capture_output=True, text=True
+        )
+
+    project.trouble("fin_factor", 1, "coding", "ends", status=1)
+    assert run("--model-loops", "1", FACTOR_LOOPS="2").returncode == 1
+    done = run("--resume")
+    assert done.returncode == 0, done.stdout
+    assert [call["options"][1] for call in project.calls] == ["2", "2", "1"]
+
+
+def test_output_that_nobody_reads(project: Project) -> None:
+    """A closed pipe does not end a job."""
+    project.trouble("fin_factor", 0, "coding")
+    process = project.start(*LOOPS)
+    project.hanging()
+    assert process.stdout is not None
+    process.stdout.close()
+    kill(process, signal.SIGINT)
+    assert process.wait(30) == 130
+    status, output = project.run("--resume")
+    assert status == 0, output

@@ -1,0 +1,640 @@
+"""What the store puts into a workspace, against what RD-Agent's own statements make of pandas' frame."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
+
+from examples.demo.market import Market
+from rdagent_sota_bridge.factor_set import normal, panel, parquet, store
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from tests import seams
+from tests.frames import factor_frame, nested, with_level, write, write_table
+
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=80,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+REPEATABLE = settings.get_profile("repeatable")
+
+DAYS = pd.bdate_range("2020-01-01", periods=8)
+CODES = ("SH600000", "SH600004", "SZ000001", "SZ000002", "万科", "a b")
+KEYS = [(day, code) for day in DAYS for code in CODES]
+NAMES = (
+    "momentum",
+    "动量 (20日)",
+    "a b",
+    'quo"ted',
+    "it's",
+    "('feature', 'x')",
+    "('feature', 'momentum')",
+    "(1, 2)",
+    "a, b",
+    "a.b",
+    "feature",
+    "2020-01-01",
+    "2020-01-01 00:00:00",
+    "datetime",
+    "instrument",
+    "__index_level_0__",
+    "123",
+    "1.5",
+    "-0",
+    "nan",
+    "None",
+    "True",
+    "back\\slash",
+    "line\nbreak",
+    "é",
+    "e\u0301",
+    "RESI5",
+    " ",
+)
+TYPES = ("float64", "float32", "float16", "int64", "int32", "int8", "uint64")
+
+
+# --- what pandas makes of a file ---
+
+
+def merge_path(frame: pd.DataFrame, target: Path) -> None:
+    """Write a frame as `QlibModelRunner.develop` does, which is asked itself below."""
+    nested(frame.sort_index()).to_parquet(target, engine="pyarrow")
+
+
+def normalised(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what pandas reads of a file, in the one form that a set is handed over in.
+
+    Flat names, which are text; levels (datetime, instrument): nanoseconds and plain text; numpy's types,
+    float64 where an integer is missing.
+    """
+    if frame.columns.nlevels == 2:
+        frame = frame.droplevel(0, axis=1)
+    columns = []
+    for number in range(frame.shape[1]):
+        values = frame.iloc[:, number]
+        if pd.api.types.is_extension_array_dtype(values.dtype):
+            kind = (
+                values.dtype.numpy_dtype if not values.isna().any() or values.dtype.kind == "f" else "float64"
+            )
+            values = values.to_numpy(kind, na_value=np.nan) if values.isna().any() else values.to_numpy(kind)
+        columns.append(np.asarray(values))
+    index = pd.MultiIndex.from_arrays(
+        [
+            pd.DatetimeIndex(frame.index.get_level_values("datetime")).as_unit("ns"),
+            pd.Index(frame.index.get_level_values("instrument").astype(object), dtype=object),
+        ],
+        names=["datetime", "instrument"],
+    )
+    names = [str(name) for name in frame.columns]
+    return pd.DataFrame(dict(enumerate(columns)), index=index).set_axis(pd.Index(names, dtype=object), axis=1)
+
+
+def joined(frames: Sequence[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
+    """Return columns of frames on all their rows, sorted; a value is the first frame's that has one."""
+    rows = functools.reduce(lambda one, other: one.union(other), [frame.index for frame in frames])
+    rows = rows.unique().sort_values().set_names(["datetime", "instrument"])
+    found: dict[str, pd.Series] = {}
+    for name in columns:
+        for frame in frames:
+            if name not in frame:
+                continue
+            spread = frame[name].reindex(rows)
+            if name not in found:
+                found[name] = spread
+                continue
+            kind = np.result_type(found[name].dtype, spread.dtype)
+            found[name] = found[name].astype(kind).where(found[name].notna(), spread.astype(kind))
+    return pd.DataFrame(found, index=rows)
+
+
+# --- what the store makes of it ---
+
+
+def kept(paths: Sequence[Path], folder: Path, columns: Sequence[str] | None = None) -> store.Stored:
+    """Put files' columns into a store, and return the set there."""
+    with panel.opened(paths) as found:
+        taken = found.columns if columns is None else tuple(columns)
+    digests = tuple((path, parquet.current_digest(path)) for path in paths)
+    return store.keep(store.Wanted(digests[0][1], taken, digests), folder)
+
+
+def handed_over(stored: store.Stored, folder: Path) -> pd.DataFrame:
+    """Return what pandas reads in a workspace in which the set was placed."""
+    store.hand_out(stored, folder / FACTOR_FILE, link=True)
+    return pd.read_parquet(folder / FACTOR_FILE)
+
+
+def by_pandas(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return what pandas reads where the merge path had a frame of pandas'."""
+    target = folder / "by pandas.parquet"
+    merge_path(frame, target)
+    return pd.read_parquet(target)
+
+
+def assert_equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Fail unless two frames are the same in every value, its sign, type, name and level."""
+    pd.testing.assert_frame_equal(
+        found, expected, check_exact=True, check_column_type=True, check_index_type=True, check_flags=True
+    )
+    assert list(found.dtypes) == list(expected.dtypes)
+    for one, other in ((found.index, expected.index), (found.columns, expected.columns)):
+        assert one.names == other.names
+        assert [level.dtype for level in one.levels] == [level.dtype for level in other.levels]
+        assert all(a.equals(b) for a, b in zip(one.levels, other.levels, strict=True))
+    for number in range(found.shape[1]):
+        values = [frame.iloc[:, number].to_numpy() for frame in (found, expected)]
+        there = ~np.isnan(values[1])
+        assert values[0][there].tobytes() == values[1][there].tobytes()
+
+
+def check_files(paths: Sequence[Path], folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Fail unless files arrive as the merge path would write pandas' join of them; return what arrives."""
+    stored = kept(paths, folder / "store", columns)
+    frames = [normalised(pd.read_parquet(path)) for path in paths]
+    expected = frames[0][list(stored.columns)] if len(frames) == 1 else joined(frames, stored.columns)
+    found = handed_over(stored, folder)
+    assert_equal(found, by_pandas(expected, folder))
+    assert stored.rows == len(expected)
+    return found
+
+
+# --- the property ---
+
+
+@dataclass(frozen=True)
+class Case:
+    """A frame, and how it is written."""
+
+    frame: pd.DataFrame
+    is_nested: bool
+    is_swapped: bool
+    level: str
+    unit: str
+    writer: str
+
+    def written(self, folder: Path) -> Path:
+        """Write the file, and return its path."""
+        frame = self.frame.swaplevel() if self.is_swapped else self.frame
+        codes = frame.index.get_level_values("instrument")
+        if self.level == "categories":
+            order = [*sorted(set(codes), reverse=True), "not there"]
+            frame = with_level(frame, "instrument", pd.Categorical(codes, categories=order))
+        elif self.level == "string":
+            frame = with_level(frame, "instrument", codes.astype("string[pyarrow]"))
+        days = pd.DatetimeIndex(frame.index.get_level_values("datetime"))
+        frame = with_level(frame, "datetime", days.as_unit(self.unit))
+        frame = nested(frame) if self.is_nested else frame
+        path = folder / "source.parquet"
+        if self.writer == "pandas":
+            frame.to_parquet(path, engine="pyarrow")
+        elif self.writer == "row groups":
+            size = max(7, len(frame) // 5)
+            frame.to_parquet(path, engine="pyarrow", row_group_size=size, compression="zstd")
+        elif self.writer == "plain":
+            frame.to_parquet(path, engine="pyarrow", compression=None, use_dictionary=False)
+        else:  # a NaN is a value there, and not null
+            table = pa.Table.from_pandas(frame)
+            for number in range(frame.shape[1]):
+                values = pa.array(frame.iloc[:, number].to_numpy(), from_pandas=False)
+                table = table.set_column(number, table.schema.field(number), values)
+            pq.write_table(table, path, compression="gzip")
+        return path
+
+
+def numbers(kind: str) -> st.SearchStrategy[Any]:
+    """Return values of a type: any finite number, missing ones, and the ends of what it can hold."""
+    dtype = np.dtype(kind)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return st.integers(int(limits.min), int(limits.max))
+    limits = np.finfo(dtype)
+    ends = [0.0, -0.0, limits.max, limits.min, limits.tiny, limits.smallest_subnormal, np.nan]
+    return st.one_of(
+        st.floats(width=8 * dtype.itemsize, allow_nan=False, allow_infinity=False),
+        st.sampled_from([float(end) for end in ends]),
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draw a frame of 1 to 40 rows and 1 to 6 columns, each with a value, and how it is written."""
+    rows = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=40, unique=True))
+    if draw(st.booleans()):
+        rows = sorted(rows)
+    names = draw(
+        st.lists(
+            st.one_of(
+                st.sampled_from(NAMES),
+                st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8),
+            ),
+            min_size=1,
+            max_size=6,
+            unique=True,
+        )
+    )
+    values = {}
+    for name in names:
+        kind = draw(st.sampled_from(TYPES))
+        drawn = draw(numpy_strategies.arrays(kind, len(rows), elements=numbers(kind)))
+        if np.isnan(drawn).all():
+            drawn[draw(st.integers(0, len(rows) - 1))] = -1.5
+        values[name] = drawn
+    index = pd.MultiIndex.from_tuples(rows, names=["datetime", "instrument"])
+    frame = pd.DataFrame(dict(enumerate(values.values())), index=index)
+    return Case(
+        frame.set_axis(pd.Index(names, dtype=object), axis=1),
+        draw(st.booleans()),
+        draw(st.sampled_from([False, False, True])),
+        draw(st.sampled_from(["text", "text", "categories", "string"])),
+        draw(st.sampled_from(["ns", "ns", "us", "ms"])),
+        draw(st.sampled_from(["pandas", "row groups", "plain", "NaN kept"])),
+    )
+
+
+def plain_case(frame: pd.DataFrame) -> Case:
+    """Return a frame that is written as RD-Agent writes it."""
+    return Case(frame, True, False, "text", "ns", "pandas")
+
+
+@given(case=cases(), rows=st.sampled_from([3, 1 << 18]))
+@example(case=plain_case(factor_frame(NAMES[:6])), rows=1 << 18)
+@example(case=plain_case(factor_frame(NAMES, dtype="float32").iloc[::-1]), rows=5)
+@settings(REPEATABLE)
+def test_what_is_handed_over_is_what_pandas_writes(case: Case, rows: int) -> None:
+    """Whatever the frame and however it is written, each value, type, name and level arrives."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normal, "_GROUP_ROWS", rows)
+        folder = Path(name)
+        path = case.written(folder)
+        content = path.read_bytes()
+        found = check_files([path], folder)
+        assert list(found.columns) == [("feature", name) for name in case.frame.columns]
+        assert path.read_bytes() == content
+
+
+@given(
+    drawn=st.lists(cases(), min_size=2, max_size=3),
+    rows=st.sampled_from([3, 1 << 18]),
+    choose=st.randoms(use_true_random=False),
+)
+@settings(REPEATABLE, max_examples=30)
+def test_joins_are_what_pandas_makes(drawn: list[Case], rows: int, choose: Any) -> None:
+    """Two or three files, any of their columns in any order, arrive as pandas' join of them."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normal, "_GROUP_ROWS", rows)
+        folder, paths, seen = Path(name), [], set()
+        for number, case in enumerate(drawn):
+            (folder / str(number)).mkdir()
+            fresh = [name for name in case.frame.columns if name not in seen]
+            if not fresh:
+                fresh = [f"only {number}"]
+                case = plain_case(case.frame.iloc[:, :1].set_axis(pd.Index(fresh, dtype=object), axis=1))
+            seen |= set(fresh)
+            case = Case(case.frame[fresh], *list(vars(case).values())[1:])
+            paths.append(case.written(folder / str(number)))
+        with panel.opened(paths) as found:
+            columns = list(found.columns)
+        # At least one column of each file: a file without one is no part of the set.
+        choose.shuffle(columns)
+        check_files(paths, folder, columns)
+
+
+# --- RD-Agent's develop itself ---
+
+
+def layouts(market: Market) -> dict[str, Case]:
+    """Return sets on a market, of every layout, with names that collide with others."""
+    frame = seams.factor_frame(market, RESI5=1.0, datetime=0.5, instrument=2.0)
+    frame = frame.rename(columns={"datetime": "动量 (20日)"})
+    frame = frame.assign(size=np.arange(len(frame)), low=frame["RESI5"].astype("float32"))
+    frame["low"] = frame["low"].where(frame["low"] < 1)
+    frame["datetime"] = -0.0
+    frame.iloc[5, -1] = 1e300
+    shuffled = frame.sample(frac=0.9, random_state=2)
+    return {
+        "as RD-Agent writes it": plain_case(frame.drop(columns=["datetime", "instrument"])),
+        "names of levels": plain_case(frame),
+        "flat": Case(frame, False, False, "text", "ns", "pandas"),
+        "unsorted": Case(shuffled, True, False, "text", "ns", "row groups"),
+        "swapped, flat, categories": Case(shuffled, False, True, "categories", "us", "pandas"),
+        "NaN kept": Case(frame, True, False, "text", "ns", "NaN kept"),
+    }
+
+
+LAYOUTS = (
+    "as RD-Agent writes it",
+    "names of levels",
+    "flat",
+    "unsorted",
+    "swapped, flat, categories",
+    "NaN kept",
+)
+
+
+def unmodified(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """Return what RD-Agent's `develop` writes without the package, where its merge gives a frame."""
+    from rdagent.scenarios.qlib.developer import model_runner
+
+    from rdagent_sota_bridge.bridge import experiment as experiments
+
+    with monkeypatch.context() as patch:
+        patch.delenv("LOAD_SOTA_FROM_WORKSPACE")
+        patch.setattr(model_runner, "process_factor_data", lambda listed: frame)
+        experiment = seams.model_experiment()
+        experiment.based_experiments = [experiments.base_experiment(), experiments.base_experiment()]
+        seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    return pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_develop_writes_the_same_with_and_without_us(
+    market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """RD-Agent's `develop`, given our frame, leaves in the workspace what it writes of pandas' frame."""
+    folder, market = market_home
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    case = layouts(market)[layout]
+    path = case.written(tmp_path)
+    seams.switch_on(monkeypatch, path, SOTA_MAX_CORRELATION="off")
+    experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    found = pd.read_parquet(experiment.experiment_workspace.workspace_path / FACTOR_FILE)
+    assert [name for _, name in found.columns] == list(case.frame.columns)
+    if hasattr(experiment, "base_features"):
+        assert "RESI5" in experiment.base_features, "RD-Agent's own object is given back as it was"
+    assert_equal(found, unmodified(normalised(pd.read_parquet(path)), monkeypatch))
+    # And `merge_path` is as good as it.
+    assert_equal(found, check_files([path], tmp_path))
+
+
+# --- choice and joins ---
+
+
+def written(folder: Path, *frames: pd.DataFrame) -> list[Path]:
+    """Write frames as files of their own, and return the paths."""
+    return [write(frame, folder, f"{number}.parquet") for number, frame in enumerate(frames)]
+
+
+def base() -> pd.DataFrame:
+    """Return the frame that the cases below are parts of."""
+    return factor_frame(["a", "b", "c"], days=DAYS, instruments=CODES[:5])
+
+
+@pytest.mark.parametrize("columns", [("b",), ("c", "a"), ("b", "a", "c"), ("a", "b", "c")], ids=str)
+@pytest.mark.parametrize("order", ["sorted", "unsorted"])
+def test_chosen_columns(tmp_path: Path, columns: tuple[str, ...], order: str) -> None:
+    """Some columns of a file, in any order, are all that arrives."""
+    frame = base() if order == "sorted" else base().sample(frac=0.8, random_state=1)
+    found = check_files(written(tmp_path, nested(frame)), tmp_path, columns)
+    assert list(found["feature"]) == list(columns)
+
+
+@pytest.mark.parametrize("group_rows", [1, 7, 40, 1 << 18])
+def test_several_files(tmp_path: Path, group_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files with gaps, a factor in two and in three of them, in few rows a group and in many."""
+    monkeypatch.setattr(normal, "_GROUP_ROWS", group_rows)
+    frame = base().assign(d=base()["a"] * 2)
+    frames = [
+        frame[["a", "b"]].iloc[:18].sample(frac=1, random_state=1),
+        nested(frame[["b", "c", "a"]].iloc[10:30]),
+        frame[["a", "d"]].iloc[5:].swaplevel(),
+    ]
+    paths = written(tmp_path, *frames)
+    found = check_files(paths, tmp_path)
+    assert len(found) == 40
+    assert found["feature"]["b"].isna().sum() == 10
+    (file,) = (tmp_path / "store").glob("*.parquet")
+    groups = pq.ParquetFile(file).metadata.num_row_groups
+    assert groups == -(-40 // group_rows)
+    (tmp_path / "turned").mkdir()
+    check_files(paths[::-1], tmp_path / "turned")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "gap", "expected"),
+    [
+        ("float64", None, True, "float64"),
+        ("float32", None, True, "float32"),
+        ("float32", None, False, "float32"),
+        ("float16", None, True, "float16"),
+        ("int64", None, False, "int64"),
+        ("int64", None, True, "float64"),
+        ("int8", None, False, "int8"),
+        ("int8", None, True, "float64"),
+        ("uint64", None, False, "uint64"),
+        ("uint64", None, True, "float64"),
+        ("float32", "float64", True, "float64"),
+        ("float64", "float32", True, "float64"),
+        ("float32", "float32", True, "float32"),
+        ("float16", "float32", True, "float32"),
+        ("int32", "int64", False, "float64"),
+        ("int64", "float32", False, "float64"),
+        ("int32", "int32", True, "float64"),
+    ],
+)
+def test_types_in_a_join(tmp_path: Path, first: str, second: str | None, gap: bool, expected: str) -> None:
+    """An integer stays one where every row has it; two types become one that holds both."""
+    frame = base()[["a", "b"]].round().clip(0, 100)
+    other = frame[["b"]].assign(**({"a": frame["a"].astype(second)} if second else {}))
+    one = frame[["a"]].astype(first)
+    paths = written(tmp_path, one.iloc[:30] if gap else one, other.iloc[5:])
+    found = check_files(paths, tmp_path, ("a", "b"))
+    assert found["feature"]["a"].dtype == expected
+
+
+def test_the_first_file_has_the_word(tmp_path: Path) -> None:
+    """Where two files have nearly the same value the first one's is taken, to the last bit and sign."""
+    frame = base()[["a"]]
+    frame.iloc[3] = -0.0
+    other = frame * (1 + 1e-9)
+    other.iloc[3] = 0.0
+    for number, frames in enumerate(([frame, other], [other, frame])):
+        (tmp_path / str(number)).mkdir()
+        found = check_files(written(tmp_path / str(number), *frames), tmp_path / str(number))
+        assert found["feature"]["a"].to_numpy().tobytes() == frames[0]["a"].to_numpy().tobytes()
+
+
+def test_integers_that_no_float_holds(tmp_path: Path) -> None:
+    """Large integers arrive to the last digit: unsorted, and in a join; two types make one."""
+    frame = base()[["a"]].assign(a=2**62 + 1 + np.arange(40))
+    paths = written(tmp_path, frame.sample(frac=1, random_state=1), base()[["b"]])
+    for number, files in enumerate((paths[:1], paths[:2])):
+        (tmp_path / f"turn {number}").mkdir()
+        found = check_files(files, tmp_path / f"turn {number}")
+        assert list(found["feature"]["a"]) == list(frame["a"])
+    small = base().round()[["a"]]
+    for kinds in (("int32", "int64"), ("int64", "int32"), ("int64", "int64")):
+        folder = tmp_path / "-".join(kinds)
+        folder.mkdir()
+        found = check_files(written(folder, *(small.astype(kind) for kind in kinds)), folder)
+        assert found["feature"]["a"].dtype == "int64"
+
+
+# --- is_normal ---
+
+
+def decide(path: Path, columns: tuple[str, ...] | None = None) -> bool:
+    """Return what `is_normal` says of a file."""
+    with panel.opened([path], None if columns is None else lambda _: columns) as found:
+        return normal.is_normal(found)
+
+
+@pytest.mark.parametrize("writer", ["pandas", "row groups", "plain", "NaN kept"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_normal_is_what_rdagent_writes(tmp_path: Path, writer: str, kind: str) -> None:
+    """What the merge path writes is normal, by any writer that keeps pandas' schema; bytes are kept then."""
+    frame = base().abs().round().astype(kind)
+    path = Case(frame, True, False, "text", "ns", writer).written(tmp_path)
+    assert decide(path)
+    stored = kept([path], tmp_path / "store")
+    assert stored.path.read_bytes() == path.read_bytes()
+    assert_equal(handed_over(stored, tmp_path), by_pandas(frame, tmp_path))
+
+
+def test_what_the_store_writes_is_normal(tmp_path: Path) -> None:
+    """A set that was written anew stands in normal form: pandas' own schema, and null for no value."""
+    frame = base().mask(base() > 50)
+    (path,) = written(tmp_path, frame.sample(frac=1, random_state=1))
+    stored = kept([path], tmp_path / "store")
+    assert decide(stored.path)
+    merge_path(frame, tmp_path / "expected.parquet")
+    found, expected = (pq.read_table(file) for file in (stored.path, tmp_path / "expected.parquet"))
+    assert found.equals(expected)
+    assert found.schema.pandas_metadata == expected.schema.pandas_metadata
+
+
+def arrow(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], Path]:
+    """Return a maker of a file whose table was changed."""
+    return lambda folder: write_table(change(pa.Table.from_pandas(nested(base()))), folder)
+
+
+def pandas(frame: Callable[[], pd.DataFrame]) -> Callable[[Path], Path]:
+    """Return a maker of a file of a frame."""
+    return lambda folder: write(frame(), folder)
+
+
+def level(name: str, values: Callable[[pd.Index], Any]) -> Callable[[Path], Path]:
+    """Return a maker of a file with one level of the index made otherwise."""
+    return pandas(lambda: nested(with_level(base(), name, values(base().index.get_level_values(name)))))
+
+
+def cast(name: str, kind: pa.DataType) -> Callable[[Path], Path]:
+    """Return a maker of a file with a field of another type."""
+
+    def change(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, table[name].cast(kind)).replace_schema_metadata(
+            table.schema.metadata
+        )
+
+    return arrow(change)
+
+
+def other_fields_first(table: pa.Table) -> pa.Table:
+    """Put the levels before the factors, as other writers do."""
+    return table.select([*table.schema.names[-2:], *table.schema.names[:-2]])
+
+
+def told_otherwise(part: str, table: pa.Table) -> pa.Table:
+    """Let pandas' description of the last level or column say more than pandas does."""
+    told = table.schema.pandas_metadata
+    told[part][-1]["metadata"] = {"encoding": "UTF-8", "note": "ours"}
+    return table.replace_schema_metadata({b"pandas": json.dumps(told).encode()})
+
+
+NOT_NORMAL: dict[str, Callable[[Path], Path]] = {
+    "flat": pandas(base),
+    "unsorted": pandas(lambda: nested(base().iloc[::-1])),
+    "sorted by instrument": pandas(lambda: nested(base().sort_index(level=1))),
+    "one row displaced": pandas(lambda: nested(pd.concat([base().iloc[1:], base().iloc[:1]]))),
+    "swapped": pandas(lambda: nested(base().swaplevel())),
+    "swapped and sorted": pandas(lambda: nested(base().swaplevel().sort_index())),
+    "categories": level("instrument", lambda codes: codes.astype("category")),
+    "categories in another order": level(
+        "instrument", lambda codes: pd.Categorical(codes, categories=["XX", *reversed(CODES)])
+    ),
+    "microseconds": level("datetime", lambda days: pd.DatetimeIndex(days).as_unit("us")),
+    "milliseconds": level("datetime", lambda days: pd.DatetimeIndex(days).as_unit("ms")),
+    "seconds": level("datetime", lambda days: pd.DatetimeIndex(days).as_unit("s")),
+    "string[pyarrow]": level("instrument", lambda codes: codes.astype("string[pyarrow]")),
+    "string[python]": level("instrument", lambda codes: codes.astype("string[python]")),
+    "named column levels": pandas(lambda: nested(base()).rename_axis(columns=["group", "factor"])),
+    "Int64": pandas(lambda: nested(base().round().astype("Int64"))),
+    "Int64 with gaps": pandas(lambda: nested(base().round().mask(base() > 50).astype("Int64"))),
+    "Float32": pandas(lambda: nested(base().mask(base() > 50).astype("Float32"))),
+    "integers with nulls": arrow(
+        lambda table: table.set_column(0, table.schema.names[0], pa.array([None, *range(39)], pa.int64()))
+    ),
+    "integer names": pandas(lambda: nested(base().set_axis([1, 2, 3], axis=1))),
+    "flat integer names": pandas(lambda: base().set_axis([3, 1, 2], axis=1)),
+    "names of dates": pandas(lambda: nested(base().set_axis(DAYS[:3], axis=1))),
+    "large strings": cast("instrument", pa.large_string()),
+    "dictionary": arrow(
+        lambda table: table.set_column(4, "instrument", table["instrument"].dictionary_encode())
+    ),
+    "levels first": arrow(other_fields_first),
+    "extra words about a level": arrow(functools.partial(told_otherwise, "columns")),
+    "extra words about the columns": arrow(functools.partial(told_otherwise, "column_indexes")),
+}
+
+
+@pytest.mark.parametrize("what", NOT_NORMAL)
+def test_what_is_not_normal(tmp_path: Path, what: str) -> None:
+    """A file in another form is written anew, and is right; the second time it is normal."""
+    path = NOT_NORMAL[what](tmp_path)
+    assert not decide(path)
+    found = check_files([path], tmp_path)
+    assert found.index.levels[0].dtype == "datetime64[ns]"
+    assert found.index.levels[1].dtype == object
+    (again,) = (tmp_path / "store").glob("*.parquet")
+    assert decide(again)
+
+
+def test_a_part_of_a_set_or_two_files_are_not_normal(tmp_path: Path) -> None:
+    """Some columns of a normal file, another order, or a second normal file: the set is written anew."""
+    paths = written(tmp_path, nested(base()), nested(base()[["a"]].iloc[3:]))
+    columns = (None, ("a", "b", "c"), ("a", "b"), ("a", "c", "b"))
+    assert [decide(paths[0], some) for some in columns] == [True, True, False, False]
+    assert decide(paths[1])
+    with panel.opened(paths) as found:
+        assert not normal.is_normal(found)
+    check_files(paths, tmp_path)
+
+
+def test_a_level_of_index_and_a_column_of_one_name(tmp_path: Path) -> None:
+    """A factor called like a level stands beside it, flat or nested."""
+    frame = base().set_axis(["datetime", "instrument", "a"], axis=1)
+    for number, form in enumerate((frame, nested(frame), frame.iloc[::-1], nested(frame.iloc[::-1]))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = check_files(written(folder, form), folder)
+        assert list(found["feature"]) == ["datetime", "instrument", "a"]
+        np.testing.assert_array_equal(found["feature"].to_numpy(), frame.to_numpy())
+
+
+def test_nothing_is_left_beside_the_set(tmp_path: Path) -> None:
+    """The store holds the set and its entry, and no temporary file; the folder of the source nothing new."""
+    (path,) = written(tmp_path, base().iloc[::-1])
+    stored = kept([path], tmp_path / "store")
+    left = {file.suffix for file in (tmp_path / "store").iterdir()}
+    assert left <= {".parquet", ".json", ".lock"}
+    assert stored.path.stat().st_mode & 0o777 == 0o444
+    assert list(tmp_path.glob("*.parquet")) == [path]

@@ -1,0 +1,508 @@
+"""The store whatever happens: killed, several at once, full and read-only disks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import signal
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge.errors import StoreError
+from rdagent_sota_bridge.factor_set import normal, store
+from rdagent_sota_bridge.factor_set.panel import Panel
+from tests.factor_set.test_store import (
+    assert_lock_is_free,
+    days_ago,
+    digest_of,
+    longer,
+    names_of,
+    normal_source,
+    same,
+    stored_names,
+    told_of,
+    unsorted_source,
+    wanted_of,
+)
+from tests.faults import ROOMS, can_mount, elsewhere, forked, mounted, remount, small_disk, spread, survived
+from tests.frames import factor_frame, nested, public_folder, without_privileges, write
+from tests.system.test_files import state
+
+# --- killed ---
+
+
+def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
+    """Keep a set again and again, killed a moment later every time; tell how it went.
+
+    Every try has a store of its own, and the next run is a process of its own.
+    """
+    root = Path(folder)
+    source = (normal_source if case.startswith("copied") else unsorted_source)(root)
+    os.utime(source, (1_600_000_000, 1_600_000_000))  # old enough for its digest to be remembered
+    rooms, spoilt = ROOMS, case.endswith("spoilt")
+    if case.endswith("without unnamed files"):
+        # As on NFS and others, which know no O_TMPFILE: the spill file has a name for a moment.
+        tempfile._O_TMPFILE_WORKS = False
+        rooms = ("tempfile",)
+    before = (*state(source), source.stat().st_nlink)
+    wanted = wanted_of(source)
+    number = itertools.count()
+    stores = [root / "first"]
+
+    def place() -> Path:
+        return stores[-1]
+
+    def run() -> list[Any]:
+        stored = store.keep(wanted, place())
+        return [stored.note, digest_of(stored.path)]
+
+    def look_and_run() -> list[Any]:
+        # What is there fits its entry, or is not taken for the set.
+        found, _ = store.entries(place()) if place().is_dir() else ([], [])
+        fits = [stored for stored in found if not store.trouble_of(stored)]
+        assert all(digest_of(stored.path) == right for stored in fits)
+        note, content = run()
+        assert content == right
+        assert stored_names(place()) == names_of(wanted)
+        if not fits:  # else the lock was not asked for
+            assert_lock_is_free(place())
+        return ["new" if fits else "old", note]
+
+    def begin() -> None:
+        stores.append(root / f"store{next(number)}")
+        if spoilt:
+            place().mkdir()
+            for name in names_of(wanted):
+                (place() / name).write_bytes((root / "template" / name).read_bytes())
+
+    _, right = survived(run)
+    place().rename(root / "template")
+    begin()
+    moments = forked(run, rooms=rooms)[1][0]
+    size = (root / "template" / names_of(wanted)[1]).stat().st_size
+    killed, states = 0, set()
+    kills = [*spread(moments, int(tries)), *(-at for at in spread(size, int(tries) // 5))]
+    for tried in kills:
+        begin()
+        status, told = forked(run, moment=max(tried, 0), bytes_written=max(-tried, 0), rooms=rooms)
+        killed += status in (-signal.SIGKILL, -signal.SIGXFSZ)
+        assert status <= 0, told
+        assert (*state(source), source.stat().st_nlink) == before, tried
+        status, told = forked(look_and_run)
+        assert status == 0, (tried, told, list(place().iterdir()))
+        state_found, note = told[1]
+        states.add(state_found)
+        assert not note or (state_found == "old" and (spoilt or "is missing, and its entry is there" in note))
+        assert (*state(source), source.stat().st_nlink) == before, tried
+    frame = pd.read_parquet(place() / names_of(wanted)[1])
+    pd.testing.assert_frame_equal(frame, pd.read_parquet(root / "template" / names_of(wanted)[1]))
+    return {"killed": killed, "states": sorted(states), "moments": moments}
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["copied", "copied, spoilt", "normalised", "normalised, spoilt", "normalised, without unnamed files"],
+)
+def test_killed_at_any_moment(tmp_path: Path, case: str) -> None:
+    """Killed at 25 moments and 5 sizes: the old state or the new, and the next run puts all in order."""
+    told = elsewhere(keep_and_be_killed, tmp_path, case, 25)
+    assert told["killed"] >= 25
+    assert told["states"] == ["new", "old"]
+
+
+# --- two at once ---
+
+
+def keep_at_once(folder: str) -> list[Any]:
+    """Let several processes keep the same set and hand it out at once, several times; tell what each got."""
+    root = Path(folder)
+    source = unsorted_source(root)
+    wanted = wanted_of(source)
+    told = []
+    for turn in range(4):
+        place = root / f"store{turn}"
+        if turn == 3:  # of a copy that was spoilt
+            survived(lambda place=place: store.keep(wanted, place).rows)
+            longer(place / names_of(wanted)[1], place)
+        gate_read, gate_write = os.pipe()
+        receive, send = os.pipe()
+        children = []
+        for number in range(5):
+            child = os.fork()
+            if child == 0:
+                os.close(gate_write)
+                os.read(gate_read, 1)  # until all are there, and the gate is closed
+                target = root / f"workspace{turn}-{number}.parquet"
+                try:
+                    stored = store.keep(wanted, place)
+                    store.hand_out(stored, target, link=True)
+                    answer = [stored.written.isoformat(), stored.identity[2], digest_of(target), stored.note]
+                except BaseException:
+                    answer = [traceback.format_exc()]
+                os.write(send, json.dumps(answer).encode() + b"\n")
+                os._exit(0)
+            children.append(child)
+        os.close(gate_read)
+        os.close(send)
+        os.close(gate_write)
+        for child in children:
+            os.waitpid(child, 0)
+        with os.fdopen(receive) as lines:
+            told.append([json.loads(line) for line in lines])
+        assert stored_names(place) == names_of(wanted)
+    return told
+
+
+def test_several_at_once(tmp_path: Path) -> None:
+    """Of five runs that start at once on a set one writes it, and tells of a spoilt one; all get its file."""
+    turns = elsewhere(keep_at_once, tmp_path)
+    assert len(turns) == 4
+    for number, told in enumerate(turns):
+        assert [len(answer) for answer in told] == [4] * 5, told
+        assert len({tuple(answer[:3]) for answer in told}) == 1
+        assert sum(bool(answer[3]) for answer in told) == (1 if number == 3 else 0)
+
+
+def keep_while_another_writes(folder: str) -> list[Any]:
+    """Let a process hold the lock and be killed while another one waits; tell what the other got."""
+    root = Path(folder)
+    source, place = unsorted_source(root), root / "store"
+    wanted = wanted_of(source)
+    receive, send = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+
+        def stay(*_: Any) -> None:
+            os.write(send, b"x")
+            time.sleep(600)
+
+        store.normal.write = stay  # it has the lock, and has begun to write
+        store.keep(wanted, place)
+    os.read(receive, 1)
+    waiting_read, waiting_write = os.pipe()
+    waiter = os.fork()
+    if waiter == 0:
+        stored = store.keep(wanted, place)
+        os.write(waiting_write, json.dumps([stored.note, digest_of(stored.path)]).encode())
+        os._exit(0)
+    time.sleep(0.3)
+    waited = os.waitpid(waiter, os.WNOHANG) == (0, 0)
+    left = stored_names(place)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    status = os.waitpid(waiter, 0)[1]
+    return [waited, len(left), status, *json.loads(os.read(waiting_read, 1000)), stored_names(place)]
+
+
+def test_killed_while_it_holds_the_lock(tmp_path: Path) -> None:
+    """A run that waits for one that is writing goes on when that one is killed, and removes what it left."""
+    waited, left, status, note, content, names = elsewhere(keep_while_another_writes, tmp_path)
+    assert (waited, left, status, note) == (True, 1, 0, "")
+    stem = names[0].removesuffix(".json")
+    assert names == [f"{stem}.json", f"{stem}.parquet"]
+    assert content == digest_of(tmp_path / "store" / f"{stem}.parquet")
+
+
+# --- disks ---
+
+
+def keep_on_a_full_disk(folder: str, case: str) -> list[Any]:
+    """Keep a set on disks of several sizes, and then with room; tell where each failed, and what it said."""
+    root = Path(folder)
+    days = pd.bdate_range("2015-01-01", periods=1000)
+    frame = nested(factor_frame(("momentum", "turnover"), days=days))
+    source = write(frame if case == "copied" else frame.swaplevel(), root)
+    wanted = wanted_of(source)
+    before = state(source)
+    size = source.stat().st_size
+    pages = -(-size // 4096) * 4096
+    spill = 2 * 8 * len(frame)
+    sizes = (
+        [4096, size // 2, pages] if case == "copied" else [4096, spill // 2, spill + 8192, spill + size // 2]
+    )
+    told = []
+    place = root / "store"
+    place.mkdir()
+    for at in sizes:
+        with small_disk(place, at):
+            try:
+                store.keep(wanted, place)
+                told.append(["worked"])
+            except Exception as error:  # told to the test
+                context = error.__context__
+                steps = [step.name for step in traceback.extract_tb(context and context.__traceback__)]
+                stage = [name for name in ("_write_copy", "write", "write_whole", "tofile") if name in steps]
+                told.append([type(error).__name__, *error.args[:3], stage])
+            assert stored_names(place) == [], at
+            assert state(source) == before
+            if os.environ["CAN_MOUNT"]:
+                remount(place, "size=64m")
+                stored = store.keep(wanted, place)
+                assert stored.note == ""
+                assert pd.read_parquet(stored.path).equals(frame)
+                assert stored_names(place) == names_of(wanted)
+                assert_lock_is_free(place)
+    assert store.keep(wanted, root / "elsewhere").rows == len(frame)
+    return told
+
+
+@pytest.mark.parametrize("case", ["copied", "normalised"])
+def test_full_disk(tmp_path: Path, case: str) -> None:
+    """Wherever the room ends, in spill file, copy or entry: one error with place and fix, and no half."""
+    told = elsewhere(keep_on_a_full_disk, tmp_path, case, mounts=True)
+    assert {answer[0] for answer in told} == {"StoreError"}, told
+    for _, fact, place, fix, _ in told:
+        assert fact in (
+            "The factor set can't be copied into the store: No space left on device",
+            "The factor set can't be copied into the store: File too large",
+        )
+        assert place.startswith(str(tmp_path / "store"))
+        assert "SOTA_STORE_PATH" in fix
+    if can_mount() and case == "copied":
+        assert "write_whole" in told[-1][4]  # there was room for the copy, and none for the entry
+        assert "write_whole" not in told[0][4]
+
+
+def keep_with_file_limits(folder: str) -> list[list[Any]]:
+    """Keep a set while no file may have more than so many bytes, for many sizes; tell what each came to."""
+    root = Path(folder)
+    told = []
+    for days in (20, 400):  # a factor fits whole into the buffer of a file, or does not
+        frame = factor_frame(("a", "b", "c"), days=pd.bdate_range("2020-01-01", periods=days))
+        source = write(frame, root, f"{days}.parquet")
+        wanted = wanted_of(source, columns=("a", "b", "c"))
+        spill = 3 * 8 * len(frame)
+        for limit in {1, 100, spill // 3 - 8, spill // 3 + 8, spill // 2, spill - 4096 - 8, spill - 8}:
+            if limit <= 0:
+                continue
+
+            def run(limit: int = limit, wanted: store.Wanted = wanted, days: int = days) -> list[Any]:
+                place = root / f"store-{days}-{limit}"
+                with small_disk(place, limit):
+                    try:
+                        store.keep(wanted, place)
+                        answer = ["worked"]
+                    except Exception as error:  # told to the test
+                        answer = [type(error).__name__, *map(str, error.args)]
+                return [days, limit, stored_names(place), *answer]
+
+            told.append(survived(run))
+    return told
+
+
+def test_any_byte_that_finds_no_room(tmp_path: Path) -> None:
+    """Wherever in the spill file a write ends short, it is told: no factor is read back cut off."""
+    told = elsewhere(keep_with_file_limits, tmp_path)
+    assert len(told) >= 12
+    for _, _, left, *error in told:
+        assert left == []
+        assert error[:2] == ["StoreError", "The factor set can't be copied into the store: File too large"], (
+            told
+        )
+
+
+def keep_while_room_comes_back(folder: str) -> list[Any]:
+    """Keep sets while there is no room for the last bytes of the first factor, and some for the second."""
+    root = Path(folder)
+    frame = factor_frame(("a", "b"), days=pd.bdate_range("2020-01-01", periods=1000))
+    wanted = wanted_of(write(frame, root), columns=("a", "b"))
+    read = Panel.read_as_stored
+    told = []
+    for room in (20480, 22000, 8 * len(frame) - 1):
+
+        def run(room: int = room) -> list[Any]:
+            def reads(panel: Panel, column: str) -> Any:
+                limit = room if column == "a" else resource.RLIM_INFINITY
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+                return read(panel, column)
+
+            Panel.read_as_stored = reads
+            place = root / f"store{room}"
+            try:
+                found = pd.read_parquet(store.keep(wanted, place).path)["feature", "a"]
+                answer = f"{(found.to_numpy() != frame['a'].to_numpy()).sum()} values are wrong"
+            except StoreError as error:
+                answer = error.fact
+            return [answer, stored_names(place)]
+
+        told.append(survived(run))
+    return told
+
+
+def test_room_that_comes_back(tmp_path: Path) -> None:
+    """Bytes of a factor that found no room are written later or told of, and no others are made up."""
+    told = elsewhere(keep_while_room_comes_back, tmp_path)
+    assert len(told) == 3
+    for answer, left in told:
+        failed = ("The factor set can't be copied into the store: File too large", 0)
+        assert (answer, len(left)) in (("0 values are wrong", 2), failed)
+
+
+def hand_out_on_a_full_disk(folder: str) -> list[Any]:
+    """Hand a set out into a workspace on a full disk, then with room; tell the error."""
+    root = Path(folder)
+    workspace = root / "workspace"
+    workspace.mkdir()
+    stored = store.keep(wanted_of(normal_source(root)), root / "store")
+    with small_disk(workspace, 4096):
+        target = workspace / "combined_factors_df.parquet"
+        target.write_bytes(b"old")
+        try:
+            store.hand_out(stored, target, link=False)
+            told = ["worked"]
+        except StoreError as error:
+            told = [told_of(error), error.place, error.fix]
+        assert target.read_bytes() == b"old"
+        assert list(workspace.iterdir()) == [target]
+        if os.environ["CAN_MOUNT"]:
+            remount(workspace, "size=1m")
+            assert store.hand_out(stored, target, link=True) == "copy"
+            assert digest_of(target) == stored.content
+    return [*told, str(target)]
+
+
+def test_workspace_on_a_full_disk(tmp_path: Path) -> None:
+    """A copy that finds no room in the workspace is one error that names it; what was there stays."""
+    fact, place, fix, target = elsewhere(hand_out_on_a_full_disk, tmp_path, mounts=True)
+    assert fact.split(": ")[1] in ("No space left on device", "File too large")
+    assert place == target
+    assert fix == "make room there, or let it be written, and resume the run"
+
+
+def keep_in_a_read_only_store(folder: str) -> list[Any]:
+    """Keep sets in a store that may only be read, one that is there and others; tell the errors."""
+    root = Path(folder)
+    place, workspace = root / "store", root / "workspace"
+    workspace.mkdir()
+    one, other, third = (wanted_of(normal_source(root / str(seed), seed=seed)) for seed in (1, 2, 3))
+    told = []
+    with mounted(place, "size=16m"):
+        kept = store.keep(one, place)
+        longer(store.keep(third, place).path, place)
+        remount(place, "ro")
+        before = sorted((file.name, file.stat().st_mtime_ns) for file in place.iterdir())
+        store._verified.clear()  # as in a new process
+        assert same(store.keep(one, place)) == same(kept)
+        target = workspace / "combined_factors_df.parquet"
+        assert store.hand_out(kept, target, link=True) == "copy"
+        assert digest_of(target) == kept.content
+        for wanted, at in ((other, place), (third, place), (other, place / "below")):
+            try:
+                store.keep(wanted, at)
+                told.append(["worked"])
+            except StoreError as error:
+                told.append([told_of(error), error.place, error.fix])
+        found, troubles = store.entries(place)
+        told.append(
+            [len(found), len(troubles), [bool(store.trouble_of(stored)) for stored in found].count(True)]
+        )
+        assert sorted((file.name, file.stat().st_mtime_ns) for file in place.iterdir()) == before
+    return told
+
+
+def test_read_only_store(tmp_path: Path) -> None:
+    """With a store that may only be read a set in it is used; another, or a spoilt one, is one error."""
+    if not can_mount():
+        pytest.skip("needs a mount; a folder without the right to write is tested everywhere")
+    *errors, entries = elsewhere(keep_in_a_read_only_store, tmp_path, mounts=True)
+    assert len(errors) == 3
+    for fact, place, fix in errors:
+        assert fact == "The factor set can't be copied into the store: Read-only file system"
+        assert place.startswith(str(tmp_path / "store"))
+        assert "set SOTA_STORE_PATH to a folder that can be written" in fix
+    assert entries == [2, 1, 1]
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o500, 0o000], ids=oct)
+def test_store_without_the_right_to_write(mode: int) -> None:
+    """In a folder that the user may not write, or enter, a set that can be read is used, else one error."""
+    with public_folder() as folder:
+        place = folder / "store"
+        one, other = (normal_source(folder / str(seed), seed=seed) for seed in (1, 2))
+        kept = store.keep(wanted_of(one), place)
+        wanted = wanted_of(other)
+        place.chmod(mode)
+        try:
+            with without_privileges():
+                if mode & 0o005:
+                    assert same(store.keep(wanted_of(one), place)) == same(kept)
+                with pytest.raises(StoreError) as caught:
+                    store.keep(wanted, place)
+        finally:
+            place.chmod(0o755)
+        assert told_of(caught.value).endswith("Permission denied")
+        assert caught.value.place.startswith(str(place))
+        assert "SOTA_STORE_PATH" in caught.value.fix
+        assert stored_names(place) == names_of(wanted_of(one))
+
+
+@pytest.mark.parametrize("at", ["file", "file/below"])
+def test_store_where_a_file_is(tmp_path: Path, at: str) -> None:
+    """A path that is, or leads through, a file is one error that names it, and the file stays."""
+    (tmp_path / "file").write_text("a user's")
+    with pytest.raises(StoreError) as caught:
+        store.keep(wanted_of(normal_source(tmp_path)), tmp_path / at)
+    told_of(caught.value)
+    assert caught.value.place.startswith(str(tmp_path / "file"))
+    assert "SOTA_STORE_PATH" in caught.value.fix
+    assert (tmp_path / "file").read_text() == "a user's"
+
+
+@pytest.mark.parametrize("name", [0, 1])
+def test_folder_in_place_of_a_file_of_the_store(tmp_path: Path, name: int) -> None:
+    """A folder where copy or entry should be is one error that names it, and what is in it stays."""
+    place = tmp_path / "store"
+    wanted = wanted_of(normal_source(tmp_path))
+    taken = place / names_of(wanted)[name]
+    taken.mkdir(parents=True)
+    (taken / "file").write_text("a user's")
+    with pytest.raises(StoreError) as caught:
+        store.keep(wanted, place)
+    assert told_of(caught.value).endswith("Is a directory")
+    assert caught.value.place == str(taken)
+    assert (taken / "file").read_text() == "a user's"
+    assert not [found for found in stored_names(place) if found.startswith(".")]
+
+
+def test_prune_waits_for_a_run_that_writes(tmp_path: Path) -> None:
+    """The lock of a set is taken before anything of it is removed, and its temporary files then stand."""
+    assert elsewhere(prune_while_another_writes, tmp_path) == [True, True, [], 2]
+
+
+def prune_while_another_writes(folder: str) -> list[Any]:
+    """Prune while another process is writing a set; tell whether both waited and worked."""
+    root = Path(folder)
+    source, place = unsorted_source(root), root / "store"
+    wanted = wanted_of(source)
+    receive, send = os.pipe()
+    go_read, go_write = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        write_normal = normal.write
+
+        def slowly(*arguments: Any) -> None:
+            os.write(send, b"x")
+            os.read(go_read, 1)
+            write_normal(*arguments)
+
+        store.normal.write = slowly
+        store.keep(wanted, place)
+        os._exit(0)
+    os.read(receive, 1)
+    pruner = os.fork()
+    if pruner == 0:
+        store.prune(place, days_ago(1), dry_run=False)
+        os._exit(0)
+    time.sleep(0.3)
+    waits = os.waitpid(pruner, os.WNOHANG) == (0, 0)
+    os.write(go_write, b"x")
+    worked = [os.waitpid(child, 0)[1] for child in (writer, pruner)] == [0, 0]
+    return [waits, worked, store.entries(place)[1], len(stored_names(place))]

@@ -1,0 +1,236 @@
+"""What a report gathers from logs, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE, Asked
+from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.qlib_files import manifest
+from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
+from rdagent_sota_bridge.report import comparison, gather
+from rdagent_sota_bridge.report.comparison import VerdictCount
+from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report.history import Loop, Run
+from tests import logs, reports
+from tests.frames import factor_frame, nested, write
+
+MINED, MODEL, BASE = "a" * 32, "b" * 32, "c" * 32
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project with a factor run, a model run on its set, and a model run without."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "git_ignore_folder" / "RD-Agent_workspace"
+    for name in (MINED, MODEL, BASE):
+        (root / name).mkdir(parents=True)
+    logs.write_run(tmp_path / "log" / "mined", root, (MINED, ("momentum", "turnover"), True))
+    logs.write_run(tmp_path / "log" / "models", root, (MODEL, (), True), kind="ModelRDLoop")
+    logs.write_run(tmp_path / "log" / "base", root, (BASE, (), False), kind="ModelRDLoop")
+    file = write(nested(factor_frame()), root / MINED)
+    told = reports.manifest(("momentum", "turnover"), str(tmp_path / "log" / "mined"), 0)
+    source = {"path": str(file), "digest": parquet.current_digest(file)}
+    told["factor_set"] |= source
+    told["factor_set"]["sources"][0] |= source
+    (root / MODEL / manifest.MANIFEST_FILE).write_text(json.dumps(told), encoding="utf-8")
+    for name, ic in ((MINED, 0.03), (MODEL, 0.0625), (BASE, 0.0125)):
+        lines = [f"{metric},{value!r}" for metric, value in reports.metrics(ic).items()]
+        (root / name / RESULT_FILE).write_text("\n".join([",0", *lines]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def gathered(project: Path, *names: str) -> Report:
+    """Return the report of some logs of the project."""
+    return gather.gather([project / "log" / name for name in names])
+
+
+def test_figures_are_those_of_the_results(project: Path) -> None:
+    """Every metric is the one in `qlib_res.csv`, and runs are told apart by what their models were given."""
+    plain = gather.as_plain(gathered(project, "mined", "models", "base"))
+    for run, ic in zip(plain["runs"], (0.03, 0.0625, 0.0125), strict=True):
+        assert run["loops"][0]["metrics"] == reports.metrics(ic)
+    assert [run["role"] for run in plain["runs"]] == ["factor mining", "with factors", "without factors"]
+
+
+@pytest.mark.parametrize("names", [("mined", "models"), ("mined",), ("models",)], ids=",".join)
+def test_a_set_is_appraised_once(names: tuple[str, ...], project: Path) -> None:
+    """The set that a run accepted or a model was given is one appraisal, with who mined each factor.
+
+    Of a model run alone they are read from the log that its manifest names, whose run is not shown.
+    """
+    found = gathered(project, *names)
+    assert len(found.runs) == len(names)
+    assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
+    origin = found.origins[found.appraisals[0].digest, "turnover"]
+    assert (origin.log, origin.loop) == (project / "log" / "mined", 0)
+    assert "the code of turnover" in origin.factor.code
+
+
+def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
+    """Where the mining run's log can't be read, the report says so and goes on."""
+    (project / "log" / "mined").rename(project / "elsewhere")
+    found = gathered(project, "models")
+    assert found.origins == {}
+    assert any("mined a factor set is not shown" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("left", [None, b"PAR1", b""], ids=["gone", "replaced", "emptied"])
+def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None, project: Path) -> None:
+    """Where the factor run's file is gone or changed, the set is read from the model's own workspace."""
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    (root / MINED / FACTOR_FILE).rename(root / MODEL / FACTOR_FILE)
+    if left is not None:
+        (root / MINED / FACTOR_FILE).write_bytes(left)
+    place = root / MODEL / manifest.MANIFEST_FILE
+    told = json.loads(place.read_text(encoding="utf-8"))
+    told["factor_set"]["stored"]["digest"] = told["factor_set"]["digest"]
+    place.write_text(json.dumps(told), encoding="utf-8")
+    found = gathered(project, "models").appraisals[0]
+    assert not any("not there" in note or "was changed" in note for note in found.notes)
+    assert np.isfinite(np.asarray(found.correlation)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "note"),
+    [
+        ("models", manifest.MANIFEST_FILE, "{}", "form that is not known"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": []}', "form that is not known"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": {"digest": "x", "columns": 1}}', "not known"),
+        ("base", "ret.parquet", "no parquet", "Loop 0 of base"),
+        ("base", "ret.pkl", "no pickle", "Loop 0 of base"),
+        ("none", "", "", "accepted no factor loop"),
+    ],
+)
+def test_what_can_not_be_shown_is_a_note(
+    name: str, file: str, content: str, note: str, project: Path
+) -> None:
+    """A manifest or returns that can't be read, and a run that accepted nothing, leave a part out."""
+    root = project / "git_ignore_folder" / "RD-Agent_workspace"
+    if file:
+        (root / {"models": MODEL, "base": BASE}[name] / file).write_text(content, encoding="utf-8")
+    else:
+        logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
+    found = gathered(project, name)
+    assert (found.appraisals, found.returns) == ((), {})
+    assert any(note in one for one in found.notes)
+
+
+def test_no_log_is_no_report(tmp_path: Path) -> None:
+    """A folder without sessions stops the report."""
+    with pytest.raises(SessionError):
+        gather.gather([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("loop", "told"),
+    [
+        (reports.model_loop(0, 0.1, columns=("a",)), True),
+        (reports.model_loop(0, 0.1), False),
+        (reports.model_loop(0, 0.1, record=QlibRecord(23, None, True)), True),
+        (reports.model_loop(0, 0.1, record=None), False),
+        (reports.model_loop(0, 0.1, record=None, workspace=None), None),
+        (reports.model_loop(0, 0.1, record=None, metrics={}), None),
+    ],
+)
+def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
+    """The manifest tells, else Qlib's record, else a workspace without either; without one nothing does."""
+    assert comparison.has_factors(loop) is told
+
+
+def test_the_comparison_is_best_and_mean_of_each_side() -> None:
+    """Best and mean are over the loops that have the metric, and a fallback to the baseline is on no side."""
+    fallback = reports.model_loop(2, 0.9)
+    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
+    base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
+    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
+    ic = comparison.compare(runs)[0]
+    assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
+    assert ic.mean_with == pytest.approx(0.06)
+    assert ic.mean_without == 0.02
+    assert comparison.compare(runs[:1]) == ()
+
+
+def test_a_result_that_the_cache_gave_again_counts_once() -> None:
+    """A mean is over results, not over how often the cache gave one; without its training one counts."""
+    again = [reports.model_loop(at, 0.08, columns=("a",), cached=True) for at in (2, 3)]
+    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
+    base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
+    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
+    ic = comparison.compare(runs)[0]
+    assert ic.mean_with == pytest.approx(0.06)
+    assert (ic.loops_with, ic.loops_without) == (2, 1)
+
+
+READ = Asked((DECISION,), (DECISION,), True)
+OTHER = Asked((REPLACE,), (REPLACE,), True)
+REFUSED = Asked((REPLACE,), (REPLACE,), False)
+BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([(True, READ), (False, READ)], VerdictCount(2, 0, 0)),
+        ([(False, OTHER), (False, REFUSED), (False, OTHER)], VerdictCount(0, 3, 2)),
+        ([(False, BOTH), (False, OTHER)], VerdictCount(1, 1, 1)),
+        ([(False, OTHER), (True, READ)], VerdictCount(1, 1, 1)),
+        ([(True, OTHER), (False, REFUSED)], VerdictCount(2, 0, 0)),
+        ([(False, None), (False, Asked((), (), False))], VerdictCount(0, 0, 0)),
+        ([], VerdictCount(0, 0, 0)),
+    ],
+    ids=[
+        "mended",
+        "RD-Agent's own",
+        "an LLM that adds it",
+        "changed in between",
+        "a fork",
+        "unknown",
+        "none",
+    ],
+)
+def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
+    """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
+    loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
+    assert comparison.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "alike"),
+    [(READ, OTHER, False), (OTHER, OTHER, True), (READ, READ, True), (READ, None, True), (None, None, True)],
+)
+def test_runs_of_other_verdicts_are_told_apart(ours: Asked | None, base: Asked | None, alike: bool) -> None:
+    """Models that could be accepted and models that could not don't stand side by side in silence."""
+    runs = (
+        Run(Path("/a"), "fin_model", (reports.model_loop(1, 0.1, columns=("a",), asked=ours),)),
+        Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
+    )
+    found = Report(reports.CREATED, runs, {}, (), ())
+    assert comparison.judged_alike(runs) is alike
+    told = gather.as_plain(found)
+    assert told["judged_alike"] is alike
+    assert told["runs"][0]["judged"] == dataclasses.asdict(comparison.judged(runs[0]))
+
+
+def test_json_is_plain() -> None:
+    """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
+    whole = reports.whole_report(2, 2)
+    told = gather.as_plain(whole)
+    again = json.loads(json.dumps(told, allow_nan=False, ensure_ascii=False).encode())
+    assert again == told
+    assert len(told["returns"]) == len(whole.returns)
+    sheet = told["appraisals"][0]["sheets"][0]
+    assert sheet["rolling_ic"][0] is None
+    assert sheet["mean_ic"] == whole.appraisals[0].sheets[0].mean_ic
+    assert told["returns"][0]["days"][0] == "2017-01-03"
+    assert len(told["origins"]) == 2
+    assert told["comparison"][0]["metric"] == "IC"
+    assert told["tested_alike"] is True

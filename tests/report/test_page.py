@@ -1,0 +1,334 @@
+"""The page as text: what it says of runs, and that nothing in it loads or runs from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge.bridge.verdict import Asked
+from rdagent_sota_bridge.report import page
+from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.report.page import drawing, plots, tables, views, wording
+from tests import reports
+from tests.hostile import hostile_report
+from tests.reports import HOSTILE
+
+
+class Parts(HTMLParser):
+    """Reads a page: its elements, the scripts, and the text that a reader sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.words = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take an element."""
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave an element."""
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        """Take a text."""
+        if self._inside == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif self._inside != "style":
+            self.words += data
+
+
+@pytest.fixture(scope="module")
+def whole() -> Parts:
+    """Return the page of nine loops and three factors."""
+    return Parts(page.render(reports.whole_report(3, 3)))
+
+
+def test_the_page_names_no_other_place(whole: Parts) -> None:
+    """No element loads from anywhere: the file is all that it needs."""
+    for tag, attributes in whole.elements:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
+    text = page.render(reports.whole_report(2, 1))
+    assert "@import" not in text.partition("<script")[0]
+    assert page.GENERATOR in text[:4096], "by which a page may be written anew"
+
+
+def test_the_policy_allows_these_two_scripts_alone(whole: Parts) -> None:
+    """The content security policy names the digests of plotly's script and of the page's own."""
+    policy = next(at["content"] for tag, at in whole.elements if at.get("http-equiv"))
+    assert policy is not None
+    running = [text for attributes, text in whole.scripts if "type" not in attributes]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in running]
+    assert len(digests) == 2
+    assert f"script-src {' '.join(repr('sha256-' + one) for one in digests)};" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_blocks_of_figures_are_json_without_markup(whole: Parts) -> None:
+    """Every figure is JSON that ends no script, whatever the names in it are."""
+    for parts in (whole, Parts(page.render(hostile_report()))):
+        blocks = [text for attributes, text in parts.scripts if attributes.get("type") == "application/json"]
+        assert len(blocks) > 10
+        for block in blocks:
+            json.loads(block)
+            assert not set("<>&\u2028\u2029") & set(block)
+
+
+def test_hostile_texts_are_only_text() -> None:
+    """Of a page whose every text is markup no element, attribute or script is the log's."""
+    parts = Parts(page.render(hostile_report()))
+    assert not {tag for tag, _ in parts.elements} & {"img", "svg", "iframe", "object", "b"}
+    assert not [at for _, at in parts.elements if any(name.startswith("on") for name in at)]
+    assert sum("type" not in attributes for attributes, _ in parts.scripts) == 2
+    assert HOSTILE.split("{{")[0] in parts.words
+    assert "{{ 7*7 }}" in parts.words
+
+
+def test_the_answer_comes_first(whole: Parts) -> None:
+    """The heading says whether the factors were worth it, before any table."""
+    heading = whole.words.index("With the factors, the best model’s IC rose from")
+    assert heading < whole.words.index("Leaderboard")
+
+
+def run_of(name: str, *loops: Loop) -> Run:
+    """Return a run of fin_model."""
+    return Run(Path(name), "fin_model", loops)
+
+
+def sides(ours: list[float], base: list[float]) -> Report:
+    """Return a report of models with factors and without, of these ICs."""
+    runs = (
+        run_of("/a", *(reports.model_loop(at, ic, columns=("gap",)) for at, ic in enumerate(ours))),
+        run_of("/b", *(reports.model_loop(at, ic) for at, ic in enumerate(base))),
+    )
+    return Report(reports.CREATED, tuple(run for run in runs if run.loops), {}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "sentence", "rest"),
+    [
+        ([0.05, 0.04], [0.02], "IC rose from 0.020 to 0.050.", "loops went from 0.020 to 0.045."),
+        ([0.01], [0.02], "IC fell from 0.020 to 0.010.", "went from 0.020 to 0.010"),
+        ([0.02], [0.02], "made no difference", ""),
+        ([0.05, -0.05], [0.03, 0.03], "IC rose from 0.030 to 0.050.", "went the other way"),
+        ([0.05], [], "The best model with the factors has an IC of 0.050.", "can't say what they added"),
+        ([], [0.03], "The best model without factors has an IC of 0.030.", "No run with the factors"),
+        ([], [], "No loop of these runs has a result yet.", ""),
+        ([math.nan], [], "No loop of these runs has a result yet.", ""),
+    ],
+)
+def test_the_headline(ours: list[float], base: list[float], sentence: str, rest: str) -> None:
+    """The headline tells a gain, a loss, no difference, or that there is nothing to compare, as it is."""
+    told = views.headline(sides(ours, base))
+    assert sentence in told.sentence
+    assert rest in told.rest
+
+
+def with_task(loop: Loop, **change: Any) -> Loop:
+    """Return a loop that was trained or tested on something else."""
+    assert loop.record is not None
+    task = dataclasses.replace(reports.TASK, **change)
+    return dataclasses.replace(loop, record=dataclasses.replace(loop.record, task=task))
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"test": (pd.Timestamp("2018-01-01"), pd.Timestamp("2019-01-01"))}, "2018-01-01 to 2019-01-01"),
+        ({"market": "csi500"}, "csi500 in ~/.qlib/qlib_data/cn_data"),
+        ({"provider_uri": "~/.qlib/qlib_data/us_data"}, "csi300 in ~/.qlib/qlib_data/us_data"),
+    ],
+    ids=["days", "market", "data"],
+)
+def test_runs_tested_otherwise_do_not_compare_in_silence(change: dict[str, Any], shown: str) -> None:
+    """Where test segment, market or data differ, headline, facts and table say so, without a baseline too."""
+    ours, base = reports.model_loop(0, 0.05, columns=("gap",)), reports.model_loop(0, 0.02)
+    for other, name in ((base, "without factors"), (ours, "with factors 2")):
+        runs = (run_of("/a", ours), run_of("/b", with_task(other, **change)))
+        changed = Report(reports.CREATED, runs, {}, (), ())
+        words = Parts(page.render(changed)).words
+        assert "not tested on the same data, market, days and label" in words
+        assert f"{shown} ({name})" in words
+        assert ("don’t compare" in views.headline(changed).rest) == (other is base)
+    assert "the differences mean little" not in Parts(page.render(sides([0.05], [0.02]))).words
+
+
+def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
+    """Where one run could accept models and the other could not, the facts and a note say so."""
+    report = sides([0.05], [0.02])
+    asked = [Asked(key, key, True) for key in (("Decision",), ("Replace Best Result",))]
+    runs = tuple(
+        dataclasses.replace(run, loops=(dataclasses.replace(run.loops[0], asked=one, accepted=False),))
+        for run, one in zip(report.runs, asked, strict=True)
+    )
+    words = Parts(page.render(dataclasses.replace(report, runs=runs))).words
+    assert "The verdicts on these models were not of one kind" in words
+    assert "asked for in the form that RD-Agent reads (with factors)" in words
+    assert "none of 1 could be accepted; the LLM said yes to 1 (without factors)" in words
+    assert "The verdicts on these models" not in Parts(page.render(report)).words
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "shown"),
+    [
+        ([0.05, 0.04], [0.02], "of 2 loops with the factors and 1 without. The best of more tries"),
+        ([0.05], [0.02], "of 1 loop with the factors and 1 without."),
+        ([0.05], [], ""),
+    ],
+)
+def test_it_is_said_how_many_loops_are_compared(ours: list[float], base: list[float], shown: str) -> None:
+    """The best of ten loops against the best of one is said to be that."""
+    said = views.counted(sides(ours, base).runs)
+    assert shown in said
+    assert ("luck" in said) == (len(ours) != len(base) and bool(base))
+    assert ("features with the factors and" in said) == bool(base)
+
+
+def test_the_leaderboard_ranks_and_marks_the_best() -> None:
+    """The highest IC is first and marked; a loop without a result is last, with its reason."""
+    runs = reports.whole_report(4, 2).runs
+    rows = tables.leaderboard(runs, views.run_names(runs), "model").rows
+    ics = [float(row[1].order or "") for row in rows[:-1]]
+    assert ics == sorted(ics, reverse=True)
+    assert [row[1].best for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert rows[-1][1].text.startswith("No result: not finished")
+
+
+def test_a_missing_figure_is_shown_as_missing() -> None:
+    """NaN is a dash on the page, never a number, and best of nothing."""
+    run = run_of("/a", reports.model_loop(0, math.nan))
+    (row,) = tables.leaderboard((run,), ["a"], "model").rows
+    assert [cell.text for cell in row[1:5]] == [wording.MISSING] * 4
+    assert not any(cell.best for cell in row)
+    report = Report(reports.CREATED, (run,), {}, (), ())
+    assert "nan" not in Parts(page.render(report)).words.lower().replace("unnamed", "")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [{}, {"factor_set": "x"}, {"factor_set": {"sources": [1], "columns": 2}}, {"qlib_loaded": []}],
+)
+def test_a_manifest_of_another_form_is_shown_as_far_as_it_goes(manifest: dict[str, Any]) -> None:
+    """Whatever a manifest holds, the page is made, with dashes for what it does not tell."""
+    run = run_of("/a", dataclasses.replace(reports.model_loop(0, 0.05), manifest=manifest))
+    assert views.proof(run, "a").loaded.rows[0][1].text == wording.MISSING
+    page.render(Report(reports.CREATED, (run,), {}, (), ()))
+
+
+def test_the_proof_has_file_digest_and_columns(whole: Parts) -> None:
+    """The page names the file, its digest, and each column that Qlib loaded."""
+    told = reports.manifest(reports.factor_names(3))
+    for text in (told["factor_set"]["path"], reports.DIGEST, *told["qlib_loaded"]["columns"]):
+        assert text in whole.words
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0.03141, ".3f", "0.031"),
+        (-0.5, ".3f", "−0.500"),
+        (-0.0001, ".3f", "0.000"),
+        (-0.0004, "+.1%", "0.0%"),
+        (0.123, "+.1%", "+12.3%"),
+        (math.nan, ".3f", "–"),
+        (math.inf, ".3f", "–"),
+        (None, ".3f", "–"),
+    ],
+)
+def test_figures(value: float | None, form: str, text: str) -> None:
+    """Figures have a true minus, no sign before zero, and a dash where there is none."""
+    assert wording.figure(value, form) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.4, "12 s"), (61, "1 min"), (3599, "1 h 00 min"), (7260, "2 h 01 min"), (None, "–")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    """Times are written in the unit that fits."""
+    assert wording.duration(seconds) == text
+
+
+def test_curves_are_thinned_and_keep_their_lowest_value() -> None:
+    """A curve of many days has at most 900 points; the drawdown keeps its depth, the others their end."""
+    days = pd.bdate_range("2005-01-03", periods=4000)
+    walk = reports.returns(3, days=days)
+    report = dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk})
+    drawn = curves(report)
+    values = [decoded(json.loads(plot.figure)["data"][0]["y"]) for plot in drawn]
+    assert {len(one) for one in values} == {drawing.MOST_POINTS}
+    assert values[2].min() == pytest.approx(walk.drawdown.min())
+    assert values[0][-1] == pytest.approx(walk.excess_with_cost[-1])
+    at = decoded(json.loads(drawn[0].figure)["data"][0]["x"])
+    assert pd.Timestamp(at[-1], unit="ms") == days[-1]
+
+
+def curves(report: Report) -> tuple[drawing.Plot, ...]:
+    """Return the curves of the first loop of a report."""
+    return plots.curves(report, [(0, 0)], plots.curve_legend(report.runs, [(0, 0)], ["a"]), "x")
+
+
+def decoded(array: dict[str, str]) -> Any:
+    """Return an array of plotly's JSON."""
+    return np.frombuffer(base64.b64decode(array["bdata"]), np.dtype(array["dtype"]))
+
+
+def test_no_plot_without_points() -> None:
+    """A sheet, a matrix and returns of NaN alone draw nothing, and say why."""
+    empty, none = np.full(0, np.nan), pd.DatetimeIndex([])
+    sheet = dataclasses.replace(
+        reports.sheet("a"),
+        days=none,
+        ic=empty,
+        rolling_ic=empty,
+        months=(),
+        monthly_ic=empty,
+        quantile_returns=np.full(5, np.nan),
+        autocorrelation_days=none,
+        autocorrelation=empty,
+    )
+    drawn = [*plots.of_factor(sheet, "x")]
+    drawn.append(plots.correlations(reports.appraisal(("a",), with_figures=False), "y"))
+    assert [plot.figure for plot in drawn] == [""] * 5
+    walk = reports.returns(1)
+    nothing = np.full(len(walk.days), np.nan)
+    walk = dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing)
+    of_loop = curves(dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk}))
+    assert [bool(plot.figure) for plot in of_loop] == [False, True, False]
+    assert all(plot.missing.endswith(".") for plot in (*drawn, *of_loop))
+
+
+def test_labels_of_a_matrix_are_each_once() -> None:
+    """Names that differ after what fits are told apart, and no name is one that plotly's objects have."""
+    labels = plots._labels(("a" * 60, "a" * 61, "constructor", "__proto__"))
+    assert len(set(labels)) == 4
+    assert not set(labels) & {"constructor", "__proto__"}
+
+
+def test_runs_of_one_role_are_numbered_and_have_colours_of_their_own() -> None:
+    """Two baselines are told apart by name and colour; the first of a role keeps the role's colour."""
+    runs = reports.whole_report(2, 1).runs
+    runs = (*runs, runs[2])
+    assert views.run_names(runs)[2:] == ("without factors 1", "without factors 2")
+    colours = plots.run_colours(runs)
+    assert colours[:3] == (3, 1, 2)
+    assert len(set(colours)) == 4
+    assert set(colours) <= set(range(1, plots.COLOURS + 1))
