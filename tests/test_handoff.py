@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from rdagent_sota_bridge import environment, handoff, merge, patch, plan, stop
+from rdagent_sota_bridge import dry_run, environment, handoff, merge, patch, plan, stop
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.demo.market import Market
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
@@ -371,7 +371,10 @@ def test_the_check_names_what_a_run_would_stop_at(
 ) -> None:
     """`rdagent-sota check` fails for every bad input, with a line that names the same, and status 1."""
     name_it(bad, place, monkeypatch)
-    monkeypatch.setattr(environment, "lines", lambda size, place: [])  # the machine has tests of its own
+    # The machine has tests of its own.
+    monkeypatch.setattr(environment, "lines", lambda size, place, look: [])
+    asked = dry_run.of_models()
+    monkeypatch.setattr(environment, "look_at_rdagent", lambda: environment.Seams(True, {}, asked=asked))
     assert check.run(None, False, True) == 1
     found = json.loads(capsys.readouterr().out)["checks"]
     failed = [line for line in found if line["state"] == "fail"]
