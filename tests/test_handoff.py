@@ -372,7 +372,7 @@ def test_the_check_names_what_a_run_would_stop_at(
     """`rdagent-sota check` fails for every bad input, with a line that names the same, and status 1."""
     name_it(bad, place, monkeypatch)
     # The machine has tests of its own.
-    monkeypatch.setattr(environment, "lines", lambda size, place, look: [])
+    monkeypatch.setattr(environment, "lines", lambda size, place, look=None: [])
     asked = dry_run.of_models()
     monkeypatch.setattr(environment, "look_at_rdagent", lambda: environment.Seams(True, {}, asked=asked))
     assert check.run(None, False, True) == 1
