@@ -504,7 +504,7 @@ def test_new_factors_without_training_values_skip_the_loop(
             index = seams.factor_frame(place.market).index
             doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
             stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
-            ((_, _, code),) = merge.merge_patches(stand_in)
+            (_, _, code), *_ = merge.merge_patches(stand_in)
             exp = twice
         else:
             exp = factor_experiment("late")

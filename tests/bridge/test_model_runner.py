@@ -25,7 +25,7 @@ import pytest
 import typer
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.bridge import merge, plan, stop
+from rdagent_sota_bridge.bridge import dry_run, merge, plan, stop
 from rdagent_sota_bridge.bridge import model_runner as handoff
 from rdagent_sota_bridge.bridge import seams as patch
 from rdagent_sota_bridge.cli import check
@@ -371,7 +371,10 @@ def test_bad_input(what: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> 
         assert isinstance(error, FactorFileError)
         assert what.reason in {failure.reason for failure in error.failures}
 
-    monkeypatch.setattr(environment, "lines", lambda size, place: [])  # the machine has tests of its own
+    # The machine has tests of its own.
+    monkeypatch.setattr(environment, "lines", lambda size, place, look=None: [])
+    asked = dry_run.of_models()
+    monkeypatch.setattr(environment, "look_at_rdagent", lambda: environment.Seams(True, {}, asked=asked))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert check.run(None, False, True) == 1
     failed = [line for line in json.loads(printed.getvalue())["checks"] if line["state"] == "fail"]
