@@ -117,7 +117,7 @@ def test_a_reloaded_module_is_patched_again() -> None:
     code = """
         import importlib
         from rdagent.scenarios.qlib.developer import model_runner
-        from rdagent_sota_bridge import patch
+        from rdagent_sota_bridge.bridge import seams as patch
         importlib.reload(model_runner)
         runner = model_runner.QlibModelRunner
         print(patch.is_ours(runner, "develop"), patch.is_ours(model_runner, "process_factor_data"))

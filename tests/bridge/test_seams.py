@@ -16,7 +16,7 @@ IMPORTS = """
 import importlib, os, sys
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.bridge import seams as patch
 """
 RAW = """
 def raw():

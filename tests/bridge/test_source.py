@@ -93,7 +93,7 @@ def test_without_the_hook_the_source_applies_the_seams(
             print(error.name)
         sys.modules["rdagent_sota_bridge"] = ours
 
-        from rdagent_sota_bridge import patch
+        from rdagent_sota_bridge.bridge import seams as patch
         assert {at.state for at in patch.status()} == {"waiting"}
         module = importlib.import_module(RUNNER)
         print(module.__file__)
@@ -124,7 +124,7 @@ def test_source_and_hook_act_once(patched: Path, market_home: tuple[Path, Market
     home, market = market_home
     seams.write_set(tmp_path / "set", seams.factor_frame(market))
     code = """
-        from rdagent_sota_bridge import patch
+        from rdagent_sota_bridge.bridge import seams as patch
         module = importlib.import_module(RUNNER)
         loop, workspace = (importlib.import_module(f"rdagent.{name}") for name in (
             "utils.workflow.loop", "scenarios.qlib.experiment.workspace"
@@ -182,7 +182,7 @@ def test_an_unknown_caller_is_refused() -> None:
 
 TELL_SEAMS = """
 import pathlib
-from rdagent_sota_bridge import environment
+from rdagent_sota_bridge.doctor import lines as environment
 environment.tell_seams(pathlib.Path("answer.json"))
 """
 
@@ -248,7 +248,7 @@ import resumed
 assert RUNNER not in sys.modules
 loop = resumed.QuantRDLoop.load("log/run/__session__/0/0_running", checkout=True)
 assert RUNNER in sys.modules
-from rdagent_sota_bridge import plan
+from rdagent_sota_bridge.bridge import plan
 before = plan.record_of(loop.model_runner)
 from tests import seams
 with seams.logged() as lines:
