@@ -5,19 +5,17 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-OTHER_RELEASE = "use a release of RD-Agent that README lists, or tell us about this one"
+OTHER_RELEASE = "use a release of RD-Agent that README lists, or report this one"
 """The fix where RD-Agent has a shape that is not known."""
 
 
 class BridgeError(Exception):
-    """Base of every error that a user can cause or fix.
+    """Base of every error that a user can cause or fix; its text needs no traceback.
 
     Args:
         fact: What is wrong, in one sentence.
         place: Where: a path, a variable, a column.
         fix: What to do about it.
-
-    The text is what the user reads; there is nothing in it that needs a traceback.
     """
 
     def __init__(self, fact: str, place: str, fix: str) -> None:
@@ -87,7 +85,7 @@ class SourceError(BridgeError):
 
 
 class SetChangedError(BridgeError):
-    """A run would go on with another factor set or base set than it began with."""
+    """A run's factor set or base set is not the one that it began with."""
 
 
 class ChoiceError(BridgeError):
@@ -119,9 +117,10 @@ class HandOffError(BridgeError):
 
 
 class JobError(BridgeError):
-    """A job of `rdagent-sota run` can't be started or gone on with."""
+    """A job of `rdagent-sota run` can't be started or resumed."""
 
 
+@enum.unique
 class Reason(enum.Enum):
     """Why a factor file can't be trained on."""
 
@@ -152,15 +151,7 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """One thing that is wrong with a factor file.
-
-    Attributes:
-        reason: The kind of failure.
-        column: The column or index level it is about, or None.
-        count: How many rows, columns or values it concerns, or None where it concerns the file.
-        examples: At most a few examples, as text.
-        fix: What to do about it.
-    """
+    """One thing that is wrong with a factor file: what (a column or level, how many rows), and the fix."""
 
     reason: Reason
     fix: str
@@ -171,9 +162,9 @@ class Failure:
     @property
     def fact(self) -> str:
         """What is wrong: reason, column, count, examples."""
-        about = "" if self.column is None else f" [{self.column}]"
-        count = "" if self.count is None else f", {self.count:,} in all"
-        examples = "" if not self.examples else f", such as {' and '.join(self.examples)}"
+        about = f" [{self.column}]" if self.column is not None else ""
+        count = f", {self.count:,} in all" if self.count is not None else ""
+        examples = f", such as {' and '.join(self.examples)}" if self.examples else ""
         return f"{self.reason.value}{about}{count}{examples}"
 
     def __str__(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import SettingsError
@@ -19,32 +20,11 @@ FALSE_WORDS = ("false", "0", "no", "off")
 
 
 def switch(value: object) -> bool:
-    """Return what a switch says: one of `TRUE_WORDS` or `FALSE_WORDS`, in any case.
-
-    Raises:
-        ValueError: for any other text. A typo must not read as "off".
-    """
-    if isinstance(value, bool):
-        return value
+    """Return what a switch says; ValueError for another word: a typo must not read as "off"."""
     word = str(value).strip().lower()
-    if word in TRUE_WORDS:
-        return True
-    if word in FALSE_WORDS:
-        return False
-    raise ValueError(f"expected one of {', '.join(TRUE_WORDS)} or {', '.join(FALSE_WORDS)}")
-
-
-def _one_of(words: Any) -> BeforeValidator:
-    """Return what reads one word of a `Literal`, in any case; a ValueError lists them."""
-    known: tuple[str, ...] = get_args(words)
-
-    def read(value: object) -> str:
-        word = str(value).strip().lower()
-        if word not in known:
-            raise ValueError(f"expected {' or '.join(known)}")
-        return word
-
-    return BeforeValidator(read)
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ValueError(f"expected one of {', '.join(TRUE_WORDS)} or {', '.join(FALSE_WORDS)}")
+    return word in TRUE_WORDS
 
 
 def path_entries(value: str) -> tuple[str, ...]:
@@ -80,25 +60,20 @@ def _folder(value: object) -> object:
     return str(value)
 
 
-def _names(value: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in value.split(","))
-
-
 def _name_list(value: object) -> object:
-    if not all(_names(str(value))):
+    if not all(map(str.strip, str(value).split(","))):
         raise ValueError("a name between the commas is empty")
     return str(value)
 
 
 def _correlation(value: object) -> object:
     text = str(value).strip().lower()
-    try:
-        threshold = math.inf if text == "off" else float(text)
-    except ValueError:
-        threshold = math.nan
-    if text != "off" and not 0 < threshold <= 1:
-        raise ValueError("expected a number above 0 and up to 1, or off")
-    return threshold
+    if text == "off":
+        return math.inf
+    with suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise ValueError("expected a number above 0 and up to 1, or off")
 
 
 PathList = Annotated[str, BeforeValidator(_path_list)]
@@ -106,12 +81,11 @@ Folder = Annotated[str, BeforeValidator(_folder)]
 NameList = Annotated[str, BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
+AnyCase = BeforeValidator(lambda value: str(value).strip().lower())
 VerdictWay = Literal["mended", "rdagent"]
-ErrorMode = Literal["fail", "baseline"]
 
 VERDICT_WAYS: tuple[str, ...] = get_args(VerdictWay)
 """The values of `SOTA_MODEL_VERDICT`."""
-
 
 REMOVED = "SOTA_PREPARED_DATA"
 """A setting of release 0.1.0's that may still stand in a `.env`: it gets a warning."""
@@ -123,7 +97,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         case_sensitive=True,
         env_ignore_empty=True,  # `SOTA_WORKSPACE_PATH=` in a .env file means "not set"
-        extra="forbid",
         frozen=True,
     )
 
@@ -180,51 +153,39 @@ class Settings(BaseSettings):
         "for the models' workspaces to link; best on their disk. Not set, `sota_store` beside RD-Agent's "
         "folder of workspaces.",
     )
-    verdict_on_models: Annotated[VerdictWay, _one_of(VerdictWay)] = Field(
+    verdict_on_models: Annotated[VerdictWay, AnyCase] = Field(
         default="mended",
         validation_alias="SOTA_MODEL_VERDICT",
         description="How `fin_model` gets the verdict on a model, with the switch on. `mended` shows the LLM "
         "RD-Agent's model prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which "
         "accepts no model of an LLM that answers as asked.",
     )
-    on_error: Annotated[ErrorMode, _one_of(ErrorMode)] = Field(
+    on_error: Annotated[Literal["fail", "baseline"], AnyCase] = Field(
         default="fail",
         validation_alias="SOTA_ON_ERROR",
-        description="`fail` stops the run when the factors can't be used; `baseline` warns and goes on "
+        description="`fail` stops the run when the factors can't be used; `baseline` warns and trains "
         "without them.",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the environment alone: RD-Agent's command line has loaded `.env` into it already."""
-        return (env_settings,)
 
     @property
     def workspace_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_WORKSPACE_PATH`; empty where it is not set."""
-        return () if self.workspace_path is None else path_entries(self.workspace_path)
+        return path_entries(self.workspace_path) if self.workspace_path else ()
 
     @property
     def log_paths(self) -> tuple[str, ...]:
         """The entries of `SOTA_LOG_PATH`; empty where it is not set."""
-        return () if self.log_path is None else path_entries(self.log_path)
+        return path_entries(self.log_path) if self.log_path else ()
 
     @property
     def factor_patterns(self) -> tuple[str, ...]:
         """The entries of `SOTA_FACTORS`; empty where it is not set."""
-        return () if self.factors is None else _names(self.factors)
+        return tuple(map(str.strip, self.factors.split(","))) if self.factors else ()
 
     @property
     def excluded_patterns(self) -> tuple[str, ...]:
         """The entries of `SOTA_FACTORS_EXCLUDE`; empty where it is not set."""
-        return () if self.factors_exclude is None else _names(self.factors_exclude)
+        return tuple(map(str.strip, self.factors_exclude.split(","))) if self.factors_exclude else ()
 
     @property
     def alpha_factors_explicit(self) -> bool:
@@ -241,46 +202,35 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise _settings_error(error.errors()[0]) from None
+        detail = error.errors()[0]
+        expected = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        raise _unknown_value(str(detail["loc"][0]), expected) from None
 
 
 def misspelt_names() -> list[tuple[str, str]]:
     """Return variables of the environment that are nearly one of the settings, each with that setting."""
     names = [str(field.validation_alias) for field in Settings.model_fields.values()]
-    found = []
-    for name in sorted(os.environ):
-        near = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.88)
-        if name not in names and near:
-            found.append((name, near[0]))
-    return found
+    others = sorted(set(os.environ) - set(names))
+    near = [(name, difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.88)) for name in others]
+    return [(name, meant[0]) for name, meant in near if meant]
 
 
 def is_enabled() -> bool:
-    """Return what `LOAD_SOTA_FROM_WORKSPACE` says, whatever the other variables hold.
-
-    Switched off, RD-Agent has to behave as if the package were not there: a bad value elsewhere must not
-    stop a run that never asked for the factors.
+    """Return what `LOAD_SOTA_FROM_WORKSPACE` says; a bad value elsewhere stops no run that has it off.
 
     Raises:
         SettingsError: if the switch itself has a value that means nothing.
     """
     name = "LOAD_SOTA_FROM_WORKSPACE"
     value = os.environ.get(name, "")
-    if not value:
-        return False
     try:
-        return switch(value)
+        return bool(value) and switch(value)
     except ValueError as error:
-        raise _unknown_value(name, value, str(error)) from None
+        raise _unknown_value(name, str(error)) from None
 
 
-def _settings_error(detail: Any) -> SettingsError:
-    return _unknown_value(
-        str(detail["loc"][0]), str(detail["input"]), detail["msg"].removeprefix("Value error, ")
-    )
-
-
-def _unknown_value(name: str, value: str, expected: str) -> SettingsError:
+def _unknown_value(name: str, expected: str) -> SettingsError:
+    value = os.environ[name]
     # Of a URL nothing is shown, for nobody knows where a password ends.
     shown = f"{value.partition('://')[0]}://{urls.HIDDEN}" if "://" in value else value
     return SettingsError(
