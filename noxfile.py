@@ -1,7 +1,7 @@
 """What `make test` runs: a session for each RD-Agent and each Python, environments below `.venv`.
 
 `make` sets up `.venv` itself, with the newest RD-Agent and Qlib. `nox --list` shows the sessions; what stands
-behind `--` is for pytest: `.venv/bin/nox -s oldest -- -k handoff`.
+behind `--` is for pytest: `.venv/bin/nox -s oldest -- -k loop`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ PYTHON_TESTS = (
     "factor_set/test_sessions.py",
     "qlib_files/test_docker.py",
     "system",
+    "test_rooms.py",
     "test_settings.py",
     "test_startup.py",
 )
@@ -65,10 +66,10 @@ def _pytest(session: nox.Session, *words: str, python: str = "python") -> None:
     session.run(python, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *words, *session.posargs)
 
 
-def _installed_python(version: str) -> str:
-    """Return a Python of pyenv's, whose shims on PATH may not start it; where it has none, the number."""
+def interpreter(version: str) -> str:
+    """Return a Python of pyenv's, whose shims on PATH may not start it; where it has none, what PATH may have."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    return next((str(found) for found in pyenv.glob(f"versions/{version}.*/bin/python")), version)
+    return next((str(found) for found in pyenv.glob(f"versions/{version}.*/bin/python")), f"python{version}")
 
 
 @nox.session(venv_backend="none")
@@ -97,7 +98,7 @@ for version in PYTHONS:
     nox.session(
         _on_python,
         name=f"python-{version}",
-        python=_installed_python(version),
+        python=interpreter(version),
         download_python="never",
     )
 

@@ -109,9 +109,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = " ".join(str(skipped.longrepr) for skipped in terminalreporter.stats.get("skipped", []))
     titles = sorted({f"{found}: NOTHING RAN ON IT" for found in _MISSING_PYTHON.findall(reasons)})
     if "CHROMIUM IS NOT INSTALLED" in reasons:
-        titles.append("CHROMIUM IS NOT INSTALLED: tests/test_browser.py DID NOT RUN")
+        titles.append("CHROMIUM IS NOT INSTALLED: tests/report/test_browser.py DID NOT RUN")
     for title in titles:
         terminalreporter.section(title, red=True, bold=True)
 
 
-_MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ HAS NO ENVIRONMENT HERE")
+_MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ IS NOT ON THIS MACHINE")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from noxfile import PYTHONS
+from noxfile import PYTHONS, interpreter
 from tests import runs, seams
 
 pytestmark = pytest.mark.e2e
@@ -19,8 +20,9 @@ def test_the_hand_off(version: str, tmp_path: Path) -> None:
     """The set reaches the network: RD-Agent and the package on that Python, Qlib on another, in conda."""
     # All else runs on 3.11, for which Qlib's side is set up. `make test` makes these first, where it can.
     python = Path(sys.prefix) / f"python-{version.replace('.', '-')}" / "bin" / "python"
-    if not python.is_file():
-        pytest.skip(f"PYTHON {version} HAS NO ENVIRONMENT HERE")
+    if shutil.which(interpreter(version)) is None:
+        pytest.skip(f"PYTHON {version} IS NOT ON THIS MACHINE")
+    assert python.is_file(), f"{python} is not there: run the tests with `make test`"
     box, market = runs.box_with_market(tmp_path / "box", python, Path(sys.executable))
     seams.write_set(box.project / "set", seams.factor_frame(market))
     variables = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
