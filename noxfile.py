@@ -67,7 +67,7 @@ def _pytest(session: nox.Session, *words: str, python: str = "python") -> None:
 
 
 def interpreter(version: str) -> str:
-    """Return a Python of pyenv's, whose shims on PATH may not start it; where it has none, what PATH may have."""
+    """Return a Python of pyenv's, whose shims on PATH may not start it; where it has none, that of PATH."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     return next((str(found) for found in pyenv.glob(f"versions/{version}.*/bin/python")), f"python{version}")
 
