@@ -85,7 +85,7 @@ def test_the_script_knows_its_later_takes() -> None:
 
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_a_further_run_on_the_same_server(in_turn: bool) -> None:
-    """In turn, a run that tells of no trials begins the script anew; else it may be a parallel loop."""
+    """In turn, a run whose prompt shows no trials begins the script anew; else it may be a parallel loop."""
     llm = ScriptedLLM(in_turn=in_turn)
     system = "You are working on generating new hypotheses for the model tuning in a scenario."
     said = [
@@ -111,7 +111,7 @@ def test_the_script_knows_every_prompt_of_rdagent_by_its_text() -> None:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """Start the demo in a folder, or go on with it: the command is the same."""
+    """Start the demo in a folder, or continue it: the command is the same."""
     return subprocess.Popen(
         [*DEMO, folder],
         stdout=subprocess.PIPE,
@@ -152,10 +152,10 @@ def commands(folder: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.e2e
-def test_the_demo_tells_its_story_though_it_is_killed_three_times(
+def test_the_demo_ends_well_though_it_is_killed_three_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in each stage and gone on with: one set, two loops each, IC 0 without it, near 0.79 with it."""
+    """Killed in each stage and continued: one set, two loops each, IC 0 without it, near 0.79 with it."""
     folder = tmp_path / "kept"
 
     first = start(folder)
@@ -170,7 +170,7 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     _, said = first.communicate(timeout=120)
     assert first.returncode == 1
     assert "`rdagent-sota run` ended with status" in said
-    assert f"make demo KEEP={folder} goes on" in said
+    assert f"make demo KEEP={folder} continues" in said
     factor_log = state(folder).log(job.FACTORS)
 
     second = start(folder)
@@ -192,7 +192,7 @@ def test_the_demo_tells_its_story_though_it_is_killed_three_times(
     assert last.returncode == 0, out + said
     done = state(folder)
     assert (done.end, done.factor_set) == ("done", chosen)
-    assert done.log(job.FACTORS) == factor_log, "the factor stage went on where it was"
+    assert done.log(job.FACTORS) == factor_log, "the factor stage continued where it was"
     assert [stage.state for stage in done.stages] == ["ended"] * 3
     assert commands(folder) == {}
 

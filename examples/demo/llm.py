@@ -14,8 +14,8 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 from typing import Any
 
 from examples.demo.script import Proposal, Script
@@ -23,26 +23,11 @@ from examples.demo.script import Proposal, Script
 
 @dataclass(frozen=True)
 class Request:
-    """One request that reached the server.
-
-    Attributes:
-        kind: The name of one of `KINDS`, or `embedding` (the texts are in `user`), or `unknown`.
-        system: The system prompt.
-        user: The user prompt.
-    """
+    """A request: one of `KINDS`, `embedding` (the texts are in `user`) or `unknown`, and both prompts."""
 
     kind: str
     system: str
     user: str
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of prompt: the sentences that its system prompt and its user prompt must contain."""
-
-    name: str
-    system: tuple[str, ...]
-    user: str = ""
 
 
 _JUDGE = "Your feedback should specify whether the current result supports or refutes the hypothesis"
@@ -54,26 +39,27 @@ _DECIDE = "give a final decision about the evaluation result"
 #
 # RD-Agent's own `fin_model` asks for the verdict on a model with the *factor* prompt as its system prompt
 # (`QlibModelExperiment2Feedback` in `scenarios/qlib/developer/feedback.py`, 0.8.0 and 1.0.0), and a run with
-# the factors with the model prompt. The sentence is in both, so only the user prompt tells what is judged.
+# the factors with the model prompt. The sentence is in both, so only the user prompt shows what is judged.
+# Name, sentences of the system prompt, sentence of the user prompt.
 KINDS = (
-    Kind("action", ("decide whether the next experiment should focus on factors or models",)),
-    Kind("factor_hypothesis", ("working on generating new hypotheses for the factors in",)),
-    Kind("factor_hypothesis", ("working on generating new hypotheses for the factor in",)),
-    Kind("factor_experiment", ("trying to generate new factors based on the hypothesis",)),
-    Kind("factor_code", ("trying to implement some factors in", _WRITE)),
-    Kind("factor_critic", ("check whether user's code is align with the factor and the scenario",)),
-    Kind("factor_format", ("help to check whether the output is align with the format",)),
-    Kind("factor_decision", ("trying to implement some factors in", _DECIDE)),
-    Kind("factor_feedback", (_JUDGE,), "Combined Results:"),
-    Kind("model_hypothesis", ("working on generating new hypotheses for the model tuning in",)),
-    Kind("model_hypothesis", ("working on generating new hypotheses for the model in",)),
-    Kind("model_experiment", ("trying to generate new model tuning based on the hypothesis",)),
-    Kind("model_code", ("trying to implement some pytorch models in", _WRITE)),
-    Kind("model_critic", ("check whether user's code is align with the model information and the scenario",)),
-    Kind("model_decision", ("trying to implement a model in", _DECIDE)),
-    Kind("model_feedback", (_JUDGE,), "# Current Round Information:"),
+    ("action", ("decide whether the next experiment should focus on factors or models",), ""),
+    ("factor_hypothesis", ("working on generating new hypotheses for the factors in",), ""),
+    ("factor_hypothesis", ("working on generating new hypotheses for the factor in",), ""),
+    ("factor_experiment", ("trying to generate new factors based on the hypothesis",), ""),
+    ("factor_code", ("trying to implement some factors in", _WRITE), ""),
+    ("factor_critic", ("check whether user's code is align with the factor and the scenario",), ""),
+    ("factor_format", ("help to check whether the output is align with the format",), ""),
+    ("factor_decision", ("trying to implement some factors in", _DECIDE), ""),
+    ("factor_feedback", (_JUDGE,), "Combined Results:"),
+    ("model_hypothesis", ("working on generating new hypotheses for the model tuning in",), ""),
+    ("model_hypothesis", ("working on generating new hypotheses for the model in",), ""),
+    ("model_experiment", ("trying to generate new model tuning based on the hypothesis",), ""),
+    ("model_code", ("trying to implement some pytorch models in", _WRITE), ""),
+    ("model_critic", ("check whether user's code is align with the model information and the scenario",), ""),
+    ("model_decision", ("trying to implement a model in", _DECIDE), ""),
+    ("model_feedback", (_JUDGE,), "# Current Round Information:"),
     # Asked where the output of a run is long (`filter_redundant_text` in `utils/__init__.py`).
-    Kind("output_filter", ("designed to analyze and filter text containing training log messages",)),
+    ("output_filter", ("designed to analyze and filter text containing training log messages",), ""),
 )
 
 
@@ -82,16 +68,8 @@ class UnknownPromptError(Exception):
 
 
 def recognise(system: str, user: str) -> str:
-    """Return the name of the one kind that a prompt is of.
-
-    Raises:
-        UnknownPromptError: if it is of none, or of several.
-    """
-    found = [
-        kind.name
-        for kind in KINDS
-        if kind.user in user and all(sentence in system for sentence in kind.system)
-    ]
+    """Return the name of the one kind that a prompt is of; UnknownPromptError for none, or several."""
+    found = [name for name, known, last in KINDS if last in user and all(part in system for part in known)]
     if len(found) != 1:
         raise UnknownPromptError(f"the prompt is of {' and '.join(found) or 'no kind'} that the script knows")
     return found[0]
@@ -134,20 +112,20 @@ def answer(script: Script, kind: str, system: str, user: str, loop: int) -> str:
     return json.dumps(said)
 
 
-_MOST_LOOPS = 200  # nothing is remembered of what was proposed: a resumed run may have a new server
+_LOOPS = range(200)  # nothing is remembered of what was proposed: a resumed run may have a new server
 
 
 def _named(proposals: Callable[[int], Proposal], text: str) -> Proposal:
     # The first name is the task's own: code of similar tasks may follow.
     found = re.search(r"^[ \t]*(?:Specific Task: )?(?:factor_)?name: (.+?)[ \t]*$", text, re.MULTILINE)
-    for proposal in map(proposals, range(_MOST_LOOPS)):
+    for proposal in map(proposals, _LOOPS):
         if found is not None and proposal.name == found.group(1):
             return proposal
     raise UnknownPromptError(f"no proposal of the script has the name in {text[:200]!r}")
 
 
 def _of_hypothesis(proposals: Callable[[int], Proposal], text: str) -> Proposal:
-    found = [one for one in map(proposals, range(_MOST_LOOPS)) if one.hypothesis in text]
+    found = [one for one in map(proposals, _LOOPS) if one.hypothesis in text]
     if not found:
         raise UnknownPromptError("no proposal of the script has the target hypothesis")
     # The longest: the hypothesis of a later take begins with that of the first.
@@ -155,11 +133,7 @@ def _of_hypothesis(proposals: Callable[[int], Proposal], text: str) -> Proposal:
 
 
 def _verdict(system: str, proposal: Proposal) -> dict[str, str | bool]:
-    """Return a verdict in the form that the system prompt shows, and in no other.
-
-    RD-Agent's own `fin_model` shows `"Replace Best Result"` and reads `"Decision"`: an answer that has both
-    would hide that.
-    """
+    """Return a verdict in the one form that the system prompt shows: both would hide what RD-Agent reads."""
     verdict: dict[str, str | bool] = {
         "Observations": f"{proposal.name} was trained and back-tested.",
         "Feedback for Hypothesis": "Supported." if proposal.accepted else "Refuted.",
@@ -173,23 +147,14 @@ def _verdict(system: str, proposal: Proposal) -> dict[str, str | bool]:
     return verdict
 
 
-# ----- server
-
-
 class ScriptedLLM:
-    """The server, as a context manager: it listens inside the `with` block, on a port of its own.
+    """The server, as a context manager: inside the `with` block it listens at `url`, for `OPENAI_API_BASE`.
 
     One server is meant for one run (of `fin_factor` or `fin_model`) and for its resumption: the loop that a
-    proposal is for is the number of trials its prompt tells of, or the number of proposals made so far,
-    where that is more (loops that run in parallel know of no trials yet). With `in_turn` it is for runs and
-    loops that come one after the other: then the trials alone tell the loop.
-
-    Attributes:
-        script: What is answered.
-        in_turn: Whether loops come one after the other, in any number of runs.
-        url: The base URL with `/v1`, for `OPENAI_API_BASE`, inside the `with` block.
-        requests: Every request in the order of arrival, embeddings and unknown ones included.
-        unknown: Those that the script has no answer to.
+    proposal is for is the number of trials in its prompt, or the number of proposals made so far, where that
+    is more (loops that run in parallel know of no trials yet). With `in_turn` it is for runs and loops that
+    come one after the other: then the trials alone count. `requests` has every request, `unknown` those that
+    the script has no answer to.
     """
 
     def __init__(self, script: Script | None = None, *, in_turn: bool = False) -> None:
@@ -204,7 +169,8 @@ class ScriptedLLM:
 
     def __enter__(self) -> ScriptedLLM:
         """Listen."""
-        self._server = _Server(self)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, name="scripted-llm", daemon=True).start()
         return self
@@ -236,28 +202,20 @@ class ScriptedLLM:
     def _loop(self, kind: str, user: str) -> int:
         if kind != "action" and not kind.endswith("_hypothesis"):
             return 0
-        # In fin_quant each trial tells its action, and those of the other kind are shown too.
-        told = re.findall(r"^\s*# Trial \d+:\s+## Hypothesis\s+(?:Chosen Action: (\w+))?", user, re.MULTILINE)
-        trials = sum(kind == "action" or action in ("", kind.partition("_")[0]) for action in told)
+        # In fin_quant each trial names its action, and those of the other kind are shown too.
+        shown = re.findall(
+            r"^\s*# Trial \d+:\s+## Hypothesis\s+(?:Chosen Action: (\w+))?", user, re.MULTILINE
+        )
+        trials = sum(kind == "action" or action in ("", kind.partition("_")[0]) for action in shown)
         loop = trials if self.in_turn else max(trials, self._proposed.get(kind, 0))
         self._proposed[kind] = loop + 1
         return loop
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, llm: ScriptedLLM) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.llm = llm
-
-
-_USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-_numbers = count(1)
-
-
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    def __init__(self, llm: ScriptedLLM, *connection: Any) -> None:
+        self.llm = llm
+        super().__init__(*connection)
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
@@ -277,13 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
             "\n".join(str(message["content"]) for message in asked["messages"] if message["role"] == role)
             for role in ("system", "user")
         )
-        text = self.server.llm.chat(system, user)
-        head = {
-            "id": f"scripted-{next(_numbers)}",
-            "object": "chat.completion.chunk",
-            "created": 0,
-            "model": asked["model"],
-        }
+        text = self.llm.chat(system, user)
+        head = {"id": "scripted", "object": "chat.completion.chunk", "created": 0, "model": asked["model"]}
         choices = [
             {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None},
             {"index": 0, "delta": {}, "finish_reason": "stop"},
@@ -296,9 +249,10 @@ class _Handler(BaseHTTPRequestHandler):
         texts = [asked["input"]] if isinstance(asked["input"], str) else list(asked["input"])
         data = [
             {"object": "embedding", "index": index, "embedding": vector}
-            for index, vector in enumerate(self.server.llm.embed(texts))
+            for index, vector in enumerate(self.llm.embed(texts))
         ]
-        content = {"object": "list", "model": asked["model"], "data": data, "usage": _USAGE}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        content = {"object": "list", "model": asked["model"], "data": data, "usage": usage}
         self._send(200, "application/json", json.dumps(content))
 
     def _send(self, status: int, content_type: str, text: str) -> None:

@@ -40,8 +40,6 @@ EFFECT_OF_GAP = 0.012
 NOISE = 0.009
 LONGEST_DRAW = 3.0
 
-SOURCE_DATA_FOLDER = Path("git_ignore_folder") / "factor_implementation_source_data"
-SOURCE_DATA_FOLDER_DEBUG = Path("git_ignore_folder") / "factor_implementation_source_data_debug"
 SOURCE_DATA_README = """\
 # How to read the file
 
@@ -55,13 +53,10 @@ row for each instrument and trading day. Prices are adjusted. This is a syntheti
 
 @dataclass(frozen=True)
 class Market:
-    """A market as it was written to disk.
+    """A market as it was written to Qlib's `provider_uri`.
 
-    Attributes:
-        provider: Qlib's `provider_uri`, the folder with `calendars`, `instruments` and `features`.
-        days: the trading days, ascending.
-        instruments: codes in Qlib's spelling (`SH600000`), without the benchmark.
-        prices: field name without `$` to an array (days, instruments); prices in yuan, volume in shares.
+    `prices` has field names without `$`, and arrays (days, instruments), the benchmark left out; prices in
+    yuan, volume in shares.
     """
 
     provider: Path
@@ -76,8 +71,12 @@ def write_market(provider: Path, *, seed: int = 7) -> Market:
     instruments = tuple(f"SH{600000 + number}" for number in range(INSTRUMENTS))
     prices = _prices(len(days), len(instruments), np.random.default_rng(seed))
 
-    _write_calendar(provider, days)
-    _write_instruments(provider, days, instruments)
+    for folder in ("calendars", "instruments"):
+        (provider / folder).mkdir(parents=True, exist_ok=True)
+    (provider / "calendars" / "day.txt").write_text("".join(f"{day:%Y-%m-%d}\n" for day in days))
+    lines = "".join(f"{code}\t{days[0]:%Y-%m-%d}\t{days[-1]:%Y-%m-%d}\n" for code in instruments)
+    for name in ("all", "csi300"):
+        (provider / "instruments" / f"{name}.txt").write_text(lines)
     for column, code in enumerate(instruments):
         _write_features(provider, code, {field: prices[field][:, column] for field in FIELDS})
     _write_features(provider, BENCHMARK, _benchmark(prices))
@@ -103,9 +102,14 @@ def write_source_data(market: Market, project: Path) -> None:
     `rdagent/scenarios/qlib/experiment/utils.py`, 0.8.0 and 1.0.0). Shape, key and date ranges are those of
     its own `factor_data_template/generate.py`. Needs the `tables` package.
     """
-    table = _price_table(market)
-    _write_source_folder(project / SOURCE_DATA_FOLDER, table.loc["2008-12-29":])
-    _write_source_folder(project / SOURCE_DATA_FOLDER_DEBUG, table.loc["2018-01-01":"2019-12-31"])
+    index = pd.MultiIndex.from_product([market.days, market.instruments], names=["datetime", "instrument"])
+    fields = ("open", "close", "high", "low", "volume", "factor")
+    table = pd.DataFrame({f"${field}": market.prices[field].ravel() for field in fields}, index=index)
+    for name, first, last in (("", "2008-12-29", LAST_DAY), ("_debug", "2018-01-01", "2019-12-31")):
+        folder = project / "git_ignore_folder" / f"factor_implementation_source_data{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        table.loc[first:last].to_hdf(folder / "daily_pv.h5", key="data", mode="w")
+        (folder / "README.md").write_text(SOURCE_DATA_README)
 
 
 def _prices(days: int, instruments: int, random: np.random.Generator) -> dict[str, Prices]:
@@ -156,35 +160,9 @@ def _benchmark(prices: dict[str, Prices]) -> dict[str, Prices]:
     return {field: value.astype(np.float32) for field, value in values.items()}
 
 
-def _write_calendar(provider: Path, days: pd.DatetimeIndex) -> None:
-    folder = provider / "calendars"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "day.txt").write_text("".join(f"{day:%Y-%m-%d}\n" for day in days), encoding="utf-8")
-
-
-def _write_instruments(provider: Path, days: pd.DatetimeIndex, instruments: tuple[str, ...]) -> None:
-    folder = provider / "instruments"
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{code}\t{days[0]:%Y-%m-%d}\t{days[-1]:%Y-%m-%d}\n" for code in instruments)
-    for name in ("all", "csi300"):
-        (folder / f"{name}.txt").write_text(lines, encoding="utf-8")
-
-
 def _write_features(provider: Path, code: str, values: dict[str, Prices]) -> None:
     """One file per field, little-endian float32: the calendar index of the first day, then the values."""
     folder = provider / "features" / code.lower()
     folder.mkdir(parents=True, exist_ok=True)
     for field, series in values.items():
         np.concatenate([[0.0], series]).astype("<f4").tofile(folder / f"{field}.day.bin")
-
-
-def _price_table(market: Market) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product([market.days, market.instruments], names=["datetime", "instrument"])
-    fields = ("open", "close", "high", "low", "volume", "factor")
-    return pd.DataFrame({f"${field}": market.prices[field].ravel() for field in fields}, index=index)
-
-
-def _write_source_folder(folder: Path, table: pd.DataFrame) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_hdf(folder / "daily_pv.h5", key="data", mode="w")
-    (folder / "README.md").write_text(SOURCE_DATA_README, encoding="utf-8")

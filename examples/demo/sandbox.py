@@ -12,9 +12,7 @@ from pathlib import Path
 # RD-Agent asks for this environment by name (`QlibCondaConf` in `rdagent/utils/env.py`, 0.8.0 and 1.0.0).
 CONDA_ENVIRONMENT = "rdagent4qlib"
 
-# What a child may inherit. The rest of the caller's environment stays outside: RD-Agent, Qlib, mlflow and
-# LiteLLM are all steered by variables, and a forgotten QLIB_FACTOR_TRAIN_START would make another
-# experiment of the same command.
+# What a child may inherit: a forgotten QLIB_FACTOR_TRAIN_START would make another experiment of a command.
 INHERITED = (
     "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "TZ", "LD_LIBRARY_PATH",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
@@ -31,12 +29,11 @@ FIXED = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     # RD-Agent repeats a refused request ten times; an answer that is not in the script never comes.
     "MAX_RETRY": "2",
-    # mlflow 3 refuses the `./mlruns` file store that Qlib 0.9.7 writes to, unless told otherwise.
+    # mlflow 3 refuses the `./mlruns` file store that Qlib 0.9.7 writes to, unless this is set.
     "MLFLOW_ALLOW_FILE_STORE": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
-    # RD-Agent's templates ask for 20 LightGBM threads. OMP_NUM_THREADS does not bound that, the thread
-    # limit does.
+    # RD-Agent's templates ask for 20 LightGBM threads: the thread limit alone bounds that.
     "OMP_NUM_THREADS": "2",
     "OMP_THREAD_LIMIT": "2",
     "OPENBLAS_NUM_THREADS": "1",
@@ -74,13 +71,7 @@ _QRUN = Path(__file__).with_name("qrun.py").resolve()
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One folder with everything a run of `rdagent` reads and writes.
-
-    Attributes:
-        folder: the sandbox itself, absolute.
-        python: the interpreter of the environment that holds rdagent.
-        qlib_python: that of the environment that holds pyqlib and torch, which may be the same one.
-    """
+    """One folder with all that a run of `rdagent` reads and writes; Qlib's Python may be the same one."""
 
     folder: Path
     python: Path
@@ -112,12 +103,7 @@ class Sandbox:
         return self.home / ".qlib" / "qlib_data" / "cn_data"
 
     def environment(self, llm_url: str, **extra: str) -> dict[str, str]:
-        """The complete environment for a child `rdagent`, to be started in `project`.
-
-        Args:
-            llm_url: base URL of an OpenAI-compatible server, with `/v1`.
-            extra: more variables; they win over those set here.
-        """
+        """The whole environment of an `rdagent` in `project`; `llm_url` has `/v1`, `extra` wins."""
         return {
             **{name: os.environ[name] for name in INHERITED if name in os.environ},
             "PATH": self.path(self.python),
@@ -142,17 +128,16 @@ def create(
     """Make a sandbox; in an existing one only the stand-ins are written anew.
 
     Args:
-        folder: where.
-        python: the interpreter of the environment that holds rdagent.
-        qlib_python: that of the environment that conda gives to Qlib, where it is another one.
+        folder: Where.
+        python: The interpreter of the environment that holds rdagent.
+        qlib_python: That of the environment that conda gives to Qlib, where it is another one.
 
     Raises:
-        ValueError: the path of `folder` or an interpreter cannot stand on PATH: a colon ends an entry, and at
-            an equals sign RD-Agent cuts the PATH it is told (`CondaConf` in `rdagent/utils/env.py`, 0.8.0 and
-            1.0.0).
+        ValueError: A path can't stand on PATH: a colon ends an entry, and at an equals sign RD-Agent cuts the
+            PATH that it reads (`CondaConf` in `rdagent/utils/env.py`, 0.8.0 and 1.0.0).
     """
     # Not resolved: a virtual environment's python is a link to one that lacks the packages.
-    qlib = Path(python if qlib_python is None else qlib_python).absolute()
+    qlib = Path(qlib_python or python).absolute()
     sandbox = Sandbox(Path(folder).absolute(), Path(python).absolute(), qlib)
     for path in (sandbox.bin, sandbox.python.parent, qlib.parent):
         if set(":=") & set(str(path)):
@@ -164,7 +149,6 @@ def create(
     shims = {
         "conda": CONDA_SHIM.format(
             environment=CONDA_ENVIRONMENT,
-            # For the reader of the list alone; quoting it inside double quotes is not worth a rule.
             prefix=re.sub(r'["$`\\]', "", str(qlib.parent.parent)),
             path=shlex.quote(sandbox.path(qlib)),
         ),

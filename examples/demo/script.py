@@ -5,36 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-MOMENTUM_CODE = """\
+FACTOR_CODE = """\
 import pandas as pd
 
 
 def calculate_{name}():
     # Index: (datetime, instrument), sorted; one row for each instrument and trading day.
     prices = pd.read_hdf("daily_pv.h5", key="data")
-    close = prices["$close"]
-    momentum = close / close.groupby(level="instrument").shift({window}) - 1
-    momentum.rename("{name}").to_frame().to_hdf("result.h5", key="data")
+    earlier = prices.groupby(level="instrument")["$close"].shift({days})
+    values = prices["${field}"] / earlier - 1
+    values.rename("{name}").to_frame().to_hdf("result.h5", key="data")
 
 
 if __name__ == "__main__":
     calculate_{name}()
-"""
-
-GAP_CODE = """\
-import pandas as pd
-
-
-def calculate_overnight_gap():
-    # Index: (datetime, instrument), sorted; one row for each instrument and trading day.
-    prices = pd.read_hdf("daily_pv.h5", key="data")
-    previous_close = prices.groupby(level="instrument")["$close"].shift(1)
-    gap = prices["$open"] / previous_close - 1
-    gap.rename("overnight_gap").to_frame().to_hdf("result.h5", key="data")
-
-
-if __name__ == "__main__":
-    calculate_overnight_gap()
 """
 
 MLP_CODE = '''\
@@ -80,15 +64,10 @@ model_cls = SmallGRU
 
 @dataclass(frozen=True)
 class Proposal:
-    """One factor or model that the script proposes, alone in its loop.
+    """One factor or model that the script proposes, alone in its loop; name and hypothesis are unique.
 
-    Attributes:
-        name: Unique in a script; of a factor, the column that `code` writes.
-        hypothesis: Unique too, for RD-Agent hands it back to say which proposal it asks about.
-        reason: Why this is proposed.
-        task: The factor or model as RD-Agent's prompt `…_experiment_output_format` asks for it.
-        code: A whole `factor.py` that writes `result.h5`, or a whole `model.py` that sets `model_cls`.
-        accepted: The verdict after the back-test.
+    `task` is as RD-Agent's prompt `…_experiment_output_format` asks for it, `code` a whole `factor.py` that
+    writes the column `name`, or a whole `model.py`, and `accepted` the verdict after the back-test.
     """
 
     name: str
@@ -111,7 +90,7 @@ def momentum(window: int, *, accepted: bool = False) -> Proposal:
             "formulation": rf"\frac{{close_t}}{{close_{{t-{window}}}}} - 1",
             "variables": {"close_t": "closing price of day t"},
         },
-        code=MOMENTUM_CODE.format(name=name, window=window),
+        code=FACTOR_CODE.format(name=name, field="close", days=window),
         accepted=accepted,
     )
 
@@ -125,7 +104,7 @@ OVERNIGHT_GAP = Proposal(
         "formulation": r"\frac{open_t}{close_{t-1}} - 1",
         "variables": {"open_t": "opening price of day t", "close_t": "closing price of day t"},
     },
-    code=GAP_CODE,
+    code=FACTOR_CODE.format(name="overnight_gap", field="open", days=1),
 )
 
 _VARIABLES = {"x": "features of one instrument", "y": "predicted return"}
@@ -167,14 +146,8 @@ SMALL_GRU = Proposal(
 
 @dataclass(frozen=True)
 class Script:
-    """What the LLM proposes, loop by loop, and what it says to the results.
-
-    Attributes:
-        factors: The factor of each loop of `fin_factor`; loops after the last one propose momentum over
-            ever longer windows, to be rejected.
-        models: The model of each loop of `fin_model`; loops after the last one propose them again under
-            other names and with more epochs, so that RD-Agent does not answer from its cache.
-        actions: What `fin_quant` does in its loops, in turn, where it asks the LLM.
+    """What the LLM proposes, loop by loop: after the last factor, momentum to be rejected; after the last
+    model, the same again under other names and with more epochs. `actions` are `fin_quant`'s, in turn.
     """
 
     factors: tuple[Proposal, ...] = (momentum(10), OVERNIGHT_GAP)

@@ -1,7 +1,8 @@
-"""What the demo tells: one job of `rdagent-sota run`, from factors to models with them and without."""
+"""The demo's one job of `rdagent-sota run`, from factors to models with them and without, and its table."""
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -9,6 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from rich import box
+from rich.table import Table
 
 from examples.demo.llm import ScriptedLLM
 from examples.demo.market import write_market, write_source_data
@@ -21,10 +25,11 @@ from rdagent_sota_bridge.run.job import Job
 from rdagent_sota_bridge.system import child
 
 COMMAND = "make demo KEEP="
-"""With a folder behind it: runs in that folder, or goes on there."""
+"""With a folder behind it: runs in that folder, or continues the demo there."""
 
 LOOPS = 2
-STEPS_OF_LOOP = 5  # RD-Agent's: direct_exp_gen, coding, running, feedback, record
+STEPS = LOOPS * 5
+"""How many steps of RD-Agent's loops each stage takes: direct_exp_gen, coding, running, feedback, record."""
 
 TITLES = {
     job.FACTORS: "rdagent fin_factor",
@@ -32,12 +37,6 @@ TITLES = {
     job.BASELINE: "rdagent fin_model, without the factors",
 }
 """What the progress display calls the stages."""
-
-STEPS = LOOPS * STEPS_OF_LOOP
-"""How many steps of RD-Agent's loops each stage takes."""
-
-_SIGNING_KEY = Path(".rdagent") / "artifact_signing.key"  # RD-Agent's default, `core/conf.py` of 1.0.0
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def sandbox_in(folder: Path) -> Sandbox:
@@ -54,27 +53,22 @@ def job_in(folder: Path) -> Job | None:
     return job.newest(sandbox_in(folder).project / LOGS)
 
 
-def tell(
-    folder: Path, show: Callable[[str, int], None], *, is_kept: bool
-) -> tuple[list[tuple[str, Loop]], Path]:
-    """Run the job in `folder`, or go on with the one that was begun there.
+def play(folder: Path, show: Callable[[str, int], None], *, is_kept: bool) -> Job:
+    """Run the job in `folder`, or continue the one that was begun there, and return it.
 
     Args:
-        folder: An empty folder, or one that `tell` was ended in.
+        folder: An empty folder, or one in which `play` was ended.
         show: Called with a stage's name and the number of its steps that are done.
         is_kept: True if the folder is still there when this has failed.
-
-    Returns:
-        The models, each with `bridge` or `baseline`, those with the factors first; and the job's report.
 
     Raises:
         BridgeError: if the job ends badly; it names its output.
     """
     box = create(folder)
     write_source_data(write_market(box.provider), box.project)
-    begun = job_in(folder)
-    asked = ["--factor-loops", str(LOOPS), "--model-loops", str(LOOPS), "--baseline"]
-    command = [str(Path(sys.executable).parent / "rdagent-sota"), "run", *(["--resume"] if begun else asked)]
+    loops = ["--factor-loops", str(LOOPS), "--model-loops", str(LOOPS), "--baseline"]
+    command = [str(Path(sys.executable).parent / "rdagent-sota"), "run"]
+    command += ["--resume"] if job_in(folder) else loops
     output = folder / "run.txt"
     # Qlib's recorder leaves a temporary folder behind for all that it saves. Not below `folder`: torch's
     # workers put sockets there, whose paths may have a hundred characters; with longer ones they hang.
@@ -88,38 +82,60 @@ def tell(
     ):
         while process.poll() is None:
             _show(folder, show)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(0.5)
         _show(folder, show)
     done = job_in(folder)
     if process.returncode != 0 or llm.unknown or done is None:
+        unknown = f"; {len(llm.unknown)} prompts were not in the script" if llm.unknown else ""
+        last = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
         raise BridgeError(
-            f"`rdagent-sota run` ended with status {process.returncode}"
-            + (f"; {len(llm.unknown)} prompts were not in the script" if llm.unknown else ""),
-            f"{output}; its last lines:\n{_tail(output)}",
-            f"look at that file; {COMMAND}{shlex.quote(str(folder))} goes on"
+            f"`rdagent-sota run` ended with status {process.returncode}{unknown}",
+            f"{output}; its last lines:\n{last}",
+            f"look at that file; {COMMAND}{shlex.quote(str(folder))} continues"
             if is_kept
-            else f"{COMMAND}FOLDER keeps that file, and goes on there",
+            else f"{COMMAND}FOLDER keeps that file, and continues there",
         )
-    # RD-Agent 1.0.0 signs its sessions with a key of the home folder, which is the sandbox's own here.
-    os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(box.home / _SIGNING_KEY)
-    models = [
-        (run, loop)
-        for run, stage in (("bridge", job.MODELS), ("baseline", job.BASELINE))
-        if (log := done.log(stage)) is not None
-        for loop in read_run(log).loops
-    ]
-    return models, job.report_file(done)
+    return done
 
 
 def _show(folder: Path, show: Callable[[str, int], None]) -> None:
     begun = job_in(folder)
     for stage in begun.stages if begun is not None else ():
-        log = begun.log(stage.name) if begun is not None else None
-        if log is not None:
+        if begun is not None and (log := begun.log(stage.name)) is not None:
             # RD-Agent leaves a session file after each step; 0.8.0 has one step less.
             done = min(len(list(log.glob("__session__/*/*_*"))), STEPS)
             show(stage.name, STEPS if stage.state == "ended" else done)
 
 
-def _tail(file: Path, lines: int = 12) -> str:
-    return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def table(done: Job) -> Table:
+    """Return the models of a job, with the factors and without, in 80 columns."""
+    # RD-Agent 1.0.0 signs its sessions with a key of the home folder (`core/conf.py`): the sandbox's own.
+    home = sandbox_in(done.file.parents[2]).home
+    os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(home / ".rdagent" / "artifact_signing.key")
+    title = "Models with the mined factors, and without"
+    shown = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("run", "model"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("IC", "rank IC", "annualized return", "max drawdown", "features"):
+        shown.add_column(name, justify="right", min_width=max(map(len, name.split())))
+    shown.add_column("set", no_wrap=True)
+    for run, stage in (("bridge", job.MODELS), ("baseline", job.BASELINE)):
+        log = done.log(stage)
+        for loop in read_run(log).loops if log is not None else ():
+            shown.add_row(
+                run,
+                loop.name,
+                _figure(loop, "IC", ".3f"),
+                _figure(loop, "Rank IC", ".3f"),
+                _figure(loop, "1day.excess_return_with_cost.annualized_return", "+.1%"),
+                _figure(loop, "1day.excess_return_with_cost.max_drawdown", ".1%"),
+                "missing" if loop.features is None else str(loop.features),
+                "none" if loop.manifest is None else str(loop.manifest["factor_set"]["digest"])[7:15],
+            )
+        shown.add_section()
+    return shown
+
+
+def _figure(loop: Loop, metric: str, form: str) -> str:
+    value = loop.metrics.get(metric, math.nan)
+    return "missing" if math.isnan(value) else format(value, form)
