@@ -27,7 +27,7 @@ _LEAST_INSTRUMENTS = 3  # of a day whose correlation counts
 
 
 @dataclass(frozen=True, eq=False)
-class Appraisal:
+class FactorAnalysis:
     """One factor set on the market that its models were tested on.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Ground:
     notes: tuple[str, ...]
 
 
-def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appraisal:
+def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> FactorAnalysis:
     """Return the figures of a set's factors; what is missing is said in the notes.
 
     One factor's values are in memory at a time, and those that the matrix needs (`CELLS`).
@@ -94,12 +94,12 @@ def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appra
             missing = _changes(panel, sources)
             if missing:
                 return _without_figures(digest, task, columns, missing)
-            return _appraised(digest, panel, task)
+            return _analysed(digest, panel, task)
     except BridgeError as error:  # a file that is damaged, or was replaced while it was read
         return _without_figures(digest, task, columns, [_sentence(error)])
 
 
-def _appraised(digest: str, panel: Panel, task: Task | None) -> Appraisal:
+def _analysed(digest: str, panel: Panel, task: Task | None) -> FactorAnalysis:
     ground = _ground(panel, task)
     notes = list(ground.notes)
     cells = max(1, len(ground.instruments) * len(panel.columns))
@@ -121,7 +121,7 @@ def _appraised(digest: str, panel: Panel, task: Task | None) -> Appraisal:
         if ground.returns is not None:
             sheets.append(tearsheet.sheet(column, values, ground.returns, ground.members, ground.days))
         block[:, number] = np.where(ground.members, values, np.nan)[days]
-    return Appraisal(
+    return FactorAnalysis(
         digest=digest,
         task=task,
         columns=panel.columns,
@@ -230,8 +230,8 @@ def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
 
 def _without_figures(
     digest: str, task: Task | None, columns: tuple[str, ...], notes: Sequence[str]
-) -> Appraisal:
-    return Appraisal(digest, task, columns, (), (), np.empty((0, 0)), tuple(notes))
+) -> FactorAnalysis:
+    return FactorAnalysis(digest, task, columns, (), (), np.empty((0, 0)), tuple(notes))
 
 
 def _odd_sheets(sheets: Sequence[Sheet]) -> list[str]:
