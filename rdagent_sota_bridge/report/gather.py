@@ -1,4 +1,4 @@
-"""What a report says of some runs: gathered from their logs, as figures that a page or JSON then shows."""
+"""What a report says of some runs, gathered from their logs, and how their models compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import pandas as pd
 
 from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
 from rdagent_sota_bridge.check.quality import Source
-from rdagent_sota_bridge.errors import BridgeError, FactorFileError, NothingAcceptedError
+from rdagent_sota_bridge.errors import FactorFileError
 from rdagent_sota_bridge.factor_set import locate, parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
@@ -31,31 +31,21 @@ Place = tuple[int, int]
 Role = Literal["with factors", "without factors", "factors unknown", "factor mining"]
 """What a run is in a comparison."""
 
-WITH_COST = "1day.excess_return_with_cost"
-"""What Qlib calls the daily return less that of the benchmark and the cost of trading."""
-
 METRICS = {
     "IC": "IC",
     "ICIR": "ICIR",
     "rank IC": "Rank IC",
     "rank ICIR": "Rank ICIR",
-    "annualized return": f"{WITH_COST}.annualized_return",
-    "information ratio": f"{WITH_COST}.information_ratio",
-    "max drawdown": f"{WITH_COST}.max_drawdown",
+    "annualized return": "1day.excess_return_with_cost.annualized_return",
+    "information ratio": "1day.excess_return_with_cost.information_ratio",
+    "max drawdown": "1day.excess_return_with_cost.max_drawdown",
 }
 """The metrics that a report compares, by the names that it shows; of each the greater value is the better."""
 
 
 @dataclass(frozen=True)
 class FactorOrigin:
-    """The loop that brought a factor of a set.
-
-    Attributes:
-        log: The log folder of its run.
-        loop: The number of the loop; None where the session does not say.
-        hypothesis: What that loop set out to show.
-        factor: The factor, with its code.
-    """
+    """The loop that brought a factor of a set: its run, its number (None if unknown), and its texts."""
 
     log: Path
     loop: int | None
@@ -70,8 +60,7 @@ class Report:
     Attributes:
         created: When it was made (UTC).
         runs: In the order that they were named.
-        returns: By (position of the run, position of the loop in it), the back-test's daily returns; loops
-            without are left out.
+        returns: The back-tests' daily returns; loops without are left out.
         factor_analyses: One for each factor set that a run was given or accepted, each once.
         notes: What is missing, and why.
         origins: By (digest of the set, factor), the loop that brought it; factors that no log names are
@@ -86,190 +75,11 @@ class Report:
     origins: dict[tuple[str, str], FactorOrigin] = field(default_factory=dict)
 
 
-# --- gathering ---
-
-
-def gather(logs: Sequence[Path]) -> Report:
-    """Read the logs, and what they lead to: returns, factor sets, Qlib's data.
-
-    Args:
-        logs: Log folders; one that is named twice is read once.
-
-    Raises:
-        SessionError: if a log has no session that can be read. Whatever else is missing is a note.
-    """
-    read = [history.read_run(log) for log in dict.fromkeys(log.resolve() for log in logs)]
-    runs = tuple({run.log: run for run in read}.values())
-    notes: list[str] = []
-    returns = _returns(runs, notes)
-    given = _given_sets(runs, notes)
-    factor_analyses = tuple(
-        factor_analysis.analyse(one.digest, one.sources, one.task) for one in given.values()
-    )
-    origins = _origins(runs, given.values(), notes)
-    created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    return Report(created, runs, returns, factor_analyses, tuple(dict.fromkeys(notes)), origins)
-
-
-def _returns(runs: tuple[Run, ...], notes: list[str]) -> dict[Place, Returns]:
-    found = {}
-    for position, run in enumerate(runs):
-        for number, loop in enumerate(run.loops):
-            if loop.workspace is None:
-                continue
-            try:
-                returns = portfolio_returns.read(loop.workspace)
-            except BridgeError as error:
-                notes.append(f"Loop {loop.number} of {run.log.name}: {error.fact} ({error.place})")
-                continue
-            if returns is not None:
-                found[position, number] = returns
-    return found
-
-
-@dataclass(frozen=True)
-class _GivenSet:
-    """A factor set, before it is analysed; `mined_in` has the log and the loop of each source."""
-
-    digest: str
-    sources: tuple[Source, ...]
-    task: Task | None
-    mined_in: tuple[tuple[Path | None, int | None], ...]
-
-
-def _given_sets(runs: tuple[Run, ...], notes: list[str]) -> dict[str, _GivenSet]:
-    """Return the sets that models were given, by digest, then those that only a factor run accepted."""
-    found: dict[str, _GivenSet] = {}
-    for run in runs:
-        for loop in run.loops:
-            if loop.manifest is None:
-                continue
-            try:
-                one = _set_of_manifest(loop.manifest, loop, task_of(run, loop))
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                notes.append(
-                    f"The manifest of loop {loop.number} of {run.log.name} has a form that is not known "
-                    f"({type(error).__name__}: {error})"
-                )
-                continue
-            found.setdefault(one.digest, one)
-    for run in runs:
-        if role(run) == "factor mining" or any(loop.kind == "factor" for loop in run.loops):
-            try:
-                one = _accepted_set(run)
-            except NothingAcceptedError as error:
-                notes.append(f"{run.log.name}: {error.fact}")
-                continue
-            except BridgeError as error:
-                notes.append(f"The accepted set of {run.log.name} is not shown: {error.fact} ({error.place})")
-                continue
-            found.setdefault(one.digest, one)
-    return found
-
-
-def _set_of_manifest(manifest: Mapping[str, Any], loop: Loop, task: Task | None) -> _GivenSet:
-    factor_set = manifest["factor_set"]
-    # The first manifests of this package knew one file a set, and named it in `factor_set` itself.
-    listed = factor_set.get("sources") or [factor_set]
-    sources = tuple(
-        Source(Path(one["path"]), str(one["digest"]), tuple(map(str, one["columns"]))) for one in listed
-    )
-    mined_in = tuple((Path(one["log"]) if one.get("log") else None, one.get("loop")) for one in listed)
-    stored = factor_set.get("stored")
-    if stored is not None and loop.workspace is not None:
-        kept = loop.workspace / FACTOR_FILE
-        if kept.is_file() and not all(map(_is_there, sources)):
-            # What the factor run left is gone or changed; the model's workspace holds the same values.
-            sources = (Source(kept, str(stored["digest"]), tuple(map(str, factor_set["columns"]))),)
-    return _GivenSet(str(factor_set["digest"]), sources, task, mined_in)
-
-
-def _is_there(source: Source) -> bool:
-    """Tell whether a file is there as it was."""
-    try:
-        return source.path.is_file() and parquet.current_digest(source.path) == source.digest
-    except FactorFileError:  # the analysis of the file says why, where nothing else has the values
-        return False
-
-
-def _accepted_set(run: Run) -> _GivenSet:
-    located = locate.named(str(run.log))
-    digest, columns = parquet.current_digest(located.path), parquet.read_footer(located.path).columns
-    accepted = [loop for loop in run.loops if loop.kind == "factor" and loop.number == located.loop]
-    loop = accepted[-1] if accepted else None
-    return _GivenSet(
-        digest,
-        (Source(located.path, digest, tuple(columns)),),
-        task_of(run, loop),
-        ((run.log, located.loop),),
-    )
-
-
-def _origins(
-    runs: tuple[Run, ...], given: Iterable[_GivenSet], notes: list[str]
-) -> dict[tuple[str, str], FactorOrigin]:
-    known: dict[Path, Run | None] = {run.log: run for run in runs}
-    found = {}
-    for one in given:
-        for source, (log, loop) in zip(one.sources, _spread(one), strict=True):
-            named = runs if log is None else tuple(filter(None, [_run_of(log, known, notes)]))
-            for column in source.columns:
-                origin = _origin(column, named, loop)
-                if origin is not None:
-                    found[one.digest, column] = origin
-    return found
-
-
-def _spread(one: _GivenSet) -> tuple[tuple[Path | None, int | None], ...]:
-    # One file of the workspace can stand for several sources: then any of the runs may have mined a factor.
-    return one.mined_in if len(one.mined_in) == len(one.sources) else ((None, None),) * len(one.sources)
-
-
-def _run_of(log: Path, known: dict[Path, Run | None], notes: list[str]) -> Run | None:
-    same_name = [run for path, run in known.items() if path.name == log.name and run is not None]
-    if log not in known and same_name and not log.exists():
-        return same_name[0]  # the project has moved since
-    if log not in known:
-        try:
-            known[log] = history.read_run(log)
-        except BridgeError as error:
-            known[log] = None
-            notes.append(f"The log that mined a factor set is not shown: {error.fact} ({error.place})")
-    return known[log]
-
-
-def _origin(column: str, runs: Iterable[Run], last: int | None) -> FactorOrigin | None:
-    """Return the last accepted loop, up to one, that set out to mine a factor; of two of a name it is kept.
-
-    `last` itself counts whatever its verdict, for a set can be named by its workspace.
-    """
-    found = None
-    for run in runs:
-        for loop in run.loops:
-            late = last is not None and loop.number is not None and loop.number > last
-            if late or not (loop.accepted or (last is not None and loop.number == last)):
-                continue
-            for factor in loop.factors:
-                if factor.name == column:
-                    found = FactorOrigin(run.log, loop.number, loop.hypothesis, factor)
-    return found
-
-
-# --- runs side by side ---
-
-
 @dataclass(frozen=True)
 class MetricComparison:
-    """One metric of the models with factors against those without.
+    """One metric (of `METRICS`) of the models with factors against those without; NaN where none has it.
 
-    Attributes:
-        metric: One of `METRICS`.
-        best_with: The best value of any loop with factors; NaN where none has it, as with the others.
-        best_without: The best value of any loop without.
-        mean_with: The mean over loops with factors.
-        mean_without: The mean over loops without.
-        loops_with: How many loops with factors have it: the best of more tries is the higher by luck alone.
-        loops_without: How many loops without have it.
+    The counts are there because the best of more tries is the higher by luck alone.
     """
 
     metric: str
@@ -296,8 +106,134 @@ class VerdictCount:
     in_vain: int = 0
 
 
+def gather(logs: Sequence[Path]) -> Report:
+    """Read the logs, and what they lead to: returns, factor sets, Qlib's data.
+
+    Args:
+        logs: Log folders; one that is named twice is read once.
+
+    Raises:
+        SessionError: if a log has no session that can be read. Whatever else is missing is a note.
+    """
+    read = [history.read_run(log) for log in dict.fromkeys(log.resolve() for log in logs)]
+    runs = tuple({run.log: run for run in read}.values())
+    notes: list[str] = []
+    returns = {}
+    for position, run in enumerate(runs):
+        for number, loop in enumerate(run.loops):
+            with history.noting(notes, f"Loop {loop.number} of {run.log.name}"):
+                earned = None if loop.workspace is None else portfolio_returns.read(loop.workspace)
+                if earned is not None:
+                    returns[position, number] = earned
+    sets = _factor_sets(runs, notes)
+    analyses = tuple(factor_analysis.analyse(one.digest, one.sources, one.task) for one in sets.values())
+    origins = _origins(runs, sets.values(), notes)
+    created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return Report(created, runs, returns, analyses, tuple(dict.fromkeys(notes)), origins)
+
+
+# --- factor sets ---
+
+
+@dataclass(frozen=True)
+class _FactorSet:
+    """A factor set before it is analysed; `mined` has log and loop of each source, with its factors."""
+
+    digest: str
+    sources: tuple[Source, ...]
+    task: Task | None
+    mined: tuple[tuple[Path | None, int | None, tuple[str, ...]], ...]
+
+
+def _factor_sets(runs: Sequence[Run], notes: list[str]) -> dict[str, _FactorSet]:
+    """Return the sets that models were given, by digest, then those that only a factor run accepted."""
+    found: dict[str, _FactorSet] = {}
+    for run in runs:
+        for loop in run.loops:
+            if loop.manifest is not None:
+                with history.noting(notes, f"The manifest of loop {loop.number} of {run.log.name}"):
+                    one = _given_set(loop.manifest["factor_set"], loop, task_of(run, loop))
+                    found.setdefault(one.digest, one)
+    for run in runs:
+        if role(run) == "factor mining" or any(loop.kind == "factor" for loop in run.loops):
+            with history.noting(notes, f"The accepted set of {run.log.name}"):
+                one = _accepted_set(run)
+                found.setdefault(one.digest, one)
+    return found
+
+
+def _given_set(factor_set: Any, loop: Loop, task: Task | None) -> _FactorSet:
+    # The first manifests of this package knew one file a set, and named it in `factor_set` itself.
+    listed = factor_set.get("sources") or [factor_set]
+    sources = tuple(Source(Path(one["path"]), str(one["digest"]), _columns(one)) for one in listed)
+    mined = tuple(
+        (Path(one["log"]) if one.get("log") else None, one.get("loop"), _columns(one)) for one in listed
+    )
+    stored = factor_set.get("stored")
+    if stored is not None and loop.workspace is not None and not all(map(_is_there, sources)):
+        kept = loop.workspace / FACTOR_FILE
+        if kept.is_file():  # it holds the same values as what is gone or changed
+            sources = (Source(kept, str(stored["digest"]), _columns(factor_set)),)
+    return _FactorSet(str(factor_set["digest"]), sources, task, mined)
+
+
+def _columns(entry: Any) -> tuple[str, ...]:
+    return tuple(map(str, entry["columns"]))
+
+
+def _is_there(source: Source) -> bool:
+    """Return whether a file is there as it was."""
+    try:
+        return source.path.is_file() and parquet.current_digest(source.path) == source.digest
+    except FactorFileError:  # the analysis of the file says why, where nothing else has the values
+        return False
+
+
+def _accepted_set(run: Run) -> _FactorSet:
+    found = locate.named(str(run.log))
+    digest, columns = parquet.current_digest(found.path), tuple(parquet.read_footer(found.path).columns)
+    loops = [loop for loop in run.loops if loop.kind == "factor" and loop.number == found.loop]
+    task = task_of(run, loops[-1] if loops else None)
+    return _FactorSet(digest, (Source(found.path, digest, columns),), task, ((run.log, found.loop, columns),))
+
+
+def _origins(
+    runs: Sequence[Run], sets: Iterable[_FactorSet], notes: list[str]
+) -> dict[tuple[str, str], FactorOrigin]:
+    known: dict[Path, Run | None] = {run.log: run for run in runs}
+    found = {}
+    for one in sets:
+        for log, last, columns in one.mined:
+            named = runs if log is None else [_run_of(log, known, notes)]
+            for run in filter(None, named):
+                for loop in run.loops:
+                    # The last loop counts whatever its verdict, for a set can be named by its workspace.
+                    late = last is not None and loop.number is not None and loop.number > last
+                    if late or not (loop.accepted or (last is not None and loop.number == last)):
+                        continue
+                    for factor in loop.factors:  # of two of a name the later is kept
+                        if factor.name in columns:
+                            origin = FactorOrigin(run.log, loop.number, loop.hypothesis, factor)
+                            found[one.digest, factor.name] = origin
+    return found
+
+
+def _run_of(log: Path, known: dict[Path, Run | None], notes: list[str]) -> Run | None:
+    """Return the run of a log, which may have moved with its project since."""
+    if log not in known:
+        moved = [run for path, run in known.items() if path.name == log.name and not log.exists()]
+        known[log] = next(iter(moved), None)
+        if not moved:
+            with history.noting(notes, "The log that mined a factor set"):
+                known[log] = history.read_run(log)
+    return known[log]
+
+
+# --- runs side by side ---
+
+
 def has_factors(loop: Loop) -> bool | None:
-    """Tell whether a model was given mined factors; None where neither a manifest nor Qlib's record says.
+    """Return whether a model was given mined factors; None where neither a manifest nor Qlib's record says.
 
     Nothing is known of a model that was never trained, or whose workspace is gone.
     """
@@ -305,18 +241,18 @@ def has_factors(loop: Loop) -> bool | None:
         return True
     if loop.record is not None:
         return loop.record.has_factor_file
-    # A result without a record is one of the cache; a model that was not trained was given nothing yet.
+    # A result without a record is one of RD-Agent's cache.
     return False if loop.workspace is not None and loop.metrics else None
 
 
 def role(run: Run) -> Role:
     """Return what a run is in a comparison."""
-    models = [has_factors(loop) for loop in run.loops if loop.kind == "model"]
-    if not models and run.command != "fin_model":
+    given = [has_factors(loop) for loop in run.loops if loop.kind == "model"]
+    if not given and run.command != "fin_model":
         return "factor mining"
-    if any(models):
+    if any(given):
         return "with factors"
-    return "without factors" if False in models else "factors unknown"
+    return "without factors" if False in given else "factors unknown"
 
 
 def models(runs: Sequence[Run], which: Role) -> tuple[Place, ...]:
@@ -324,13 +260,14 @@ def models(runs: Sequence[Run], which: Role) -> tuple[Place, ...]:
 
     A loop without factors in a run that has them (`SOTA_ON_ERROR=baseline`) belongs to neither.
     """
-    places = []
-    for position, run in enumerate(runs):
-        for number, loop in enumerate(run.loops):
-            mine = loop.kind == "model" and loop.metrics and role(run) == which
-            if mine and (which != "with factors" or has_factors(loop)):
-                places.append((position, number))
-    return tuple(places)
+    return tuple(
+        (position, number)
+        for position, run in enumerate(runs)
+        if role(run) == which
+        for number, loop in enumerate(run.loops)
+        if loop.kind == "model" and loop.metrics
+        if which != "with factors" or has_factors(loop)
+    )
 
 
 def metric(loop: Loop, name: str) -> float:
@@ -375,16 +312,17 @@ def compare(runs: Sequence[Run]) -> tuple[MetricComparison, ...]:
 def _results(runs: Sequence[Run], which: Role) -> pd.DataFrame:
     """Return the metrics of one side, a row for each result, without those that the cache gave again."""
     loops = [loop_at(runs, place) for place in models(runs, which)]
-    rows = [{name: metric(loop, name) for name in METRICS} for loop in loops]
-    table = pd.DataFrame(rows, columns=list(METRICS)).replace([math.inf, -math.inf], math.nan)
-    results = pd.Series([repr(sorted(loop.metrics.items())) for loop in loops], dtype=object)
-    cached = pd.Series([bool(loop.cached) for loop in loops], dtype=bool).sort_values(kind="stable")
-    again = cached & results[cached.index].duplicated()  # what was trained comes first
-    return table[~again.sort_index()]
+    seen, rows = set(), []
+    for loop in sorted(loops, key=lambda loop: bool(loop.cached)):  # what was trained comes first
+        result = repr(sorted(loop.metrics.items()))
+        if not (loop.cached and result in seen):
+            rows.append([metric(loop, name) for name in METRICS])
+        seen.add(result)
+    return pd.DataFrame(rows, columns=list(METRICS), dtype=float).replace([math.inf, -math.inf], math.nan)
 
 
 def tested_alike(runs: Sequence[Run]) -> bool:
-    """Tell whether all models of these runs have one data, market, test segment and label.
+    """Return whether all models of these runs have one data, market, test segment and label.
 
     A run whose records say none of it is not known to differ.
     """
@@ -394,7 +332,7 @@ def tested_alike(runs: Sequence[Run]) -> bool:
             task = task_of(run, loop)
             if loop.kind == "model" and loop.metrics and task is not None:
                 # Data is known by its folder's name; where it is can differ between machines.
-                data = task.provider_uri.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+                data = task.provider_uri.rstrip("/").rpartition("/")[2]
                 tasks.add((data, task.market, str(task.test), "".join(task.label.split())))
     return len(tasks) <= 1
 
@@ -415,15 +353,9 @@ def judged(run: Run) -> VerdictCount:
 
 
 def judged_alike(runs: Sequence[Run]) -> bool:
-    """Tell whether models with and without factors are not known to be judged by different verdicts."""
-    roles: tuple[Role, Role] = ("with factors", "without factors")
-    ways = set()
-    for run in runs:
-        if role(run) in roles:
-            verdicts = judged(run)
-            ways |= {True} if verdicts.read else set()
-            ways |= {False} if verdicts.unread else set()
-    return len(ways) <= 1
+    """Return whether models with and without factors are not known to be judged by different verdicts."""
+    counts = [judged(run) for run in runs if role(run) in ("with factors", "without factors")]
+    return not (any(one.read for one in counts) and any(one.unread for one in counts))
 
 
 def task_of(run: Run, loop: Loop | None) -> Task | None:

@@ -79,7 +79,7 @@ def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
     (project / "log" / "mined").rename(project / "elsewhere")
     found = gathered(project, "models")
     assert found.origins == {}
-    assert any("mined a factor set is not shown" in note for note in found.notes)
+    assert any("The log that mined a factor set: " in note for note in found.notes)
 
 
 @pytest.mark.parametrize("left", [None, b"PAR1", b""], ids=["gone", "replaced", "emptied"])
@@ -101,9 +101,19 @@ def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None,
 @pytest.mark.parametrize(
     ("name", "file", "content", "note"),
     [
-        ("models", manifest.MANIFEST_FILE, "{}", "form that is not known"),
-        ("models", manifest.MANIFEST_FILE, '{"factor_set": []}', "form that is not known"),
-        ("models", manifest.MANIFEST_FILE, '{"factor_set": {"digest": "x", "columns": 1}}', "not known"),
+        ("models", manifest.MANIFEST_FILE, "{}", "manifest of loop 0 of models can't be read"),
+        (
+            "models",
+            manifest.MANIFEST_FILE,
+            '{"factor_set": []}',
+            "manifest of loop 0 of models can't be read",
+        ),
+        (
+            "models",
+            manifest.MANIFEST_FILE,
+            '{"factor_set": {"digest": "x", "columns": 1}}',
+            "manifest of loop 0 of models",
+        ),
         ("base", "ret.parquet", "no parquet", "Loop 0 of base"),
         ("base", "ret.pkl", "no pickle", "Loop 0 of base"),
         ("none", "", "", "accepted no factor loop"),
