@@ -27,7 +27,7 @@ def check_machine(show: Show) -> None:
         JobError: if a line fails.
     """
     from rdagent_sota_bridge import doctor
-    from rdagent_sota_bridge.check import lines as checks
+    from rdagent_sota_bridge.check.lines import worst
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
     settings = read_settings()
@@ -35,7 +35,7 @@ def check_machine(show: Show) -> None:
     troubles = [line for line in lines if line.state != "pass"]
     if troubles:
         show("Before the run, what does not pass on this machine:", troubles)
-    if checks.worst(lines) == "fail":
+    if worst(lines) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -78,10 +78,10 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
     """
     from rdagent_sota_bridge import doctor  # late: pandas and pyarrow
     from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.check import lines as checks
+    from rdagent_sota_bridge.check.lines import Line
 
     found = inspect.inspect(read_settings(), doctor.qlib_start(doctor.look_at_rdagent()), located)
-    notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
+    notes = [Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
