@@ -11,7 +11,7 @@ import pandas as pd
 from rdagent_sota_bridge.factor_set.panel import Panel
 from rdagent_sota_bridge.qlib_files import label
 from rdagent_sota_bridge.qlib_files.market import Market
-from rdagent_sota_bridge.qlib_files.model_yaml import Segment, Task, inside
+from rdagent_sota_bridge.qlib_files.model_yaml import Task, inside
 
 IC_CELLS = 400_000
 """The rank IC is a mean over evenly spread days of the test segment with so many cells; all, if fewer."""
@@ -59,8 +59,8 @@ class FigureGround:
     Attributes:
         cells: By segment, the (day, instrument) cells of the market; without a market, the set's rows there.
         rows: By segment, the panel's rows from the first to the last day.
-        member: bool, (rows,): whether the instrument was in the market on that day; None for all.
-        filled: By segment, the share of the cells that have a row.
+        member: bool, (rows,): whether the instrument was in the market on that day; all without a market.
+        filled: By segment, the share of the cells that have a row; None where the market has no day.
         sample: The panel's rows on sampled days.
         missing_days: Days of the calendar inside the set's range that have no row.
         ic_rows: Rows of the panel on the days of the IC.
@@ -89,30 +89,56 @@ def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) 
         sampled_dates: Positions of the dates of the sample.
     """
     days = panel.dates.normalize()
-    ends = np.append(panel.starts[1:], panel.rows)
-    rows = {name: _rows_of(days, segment, panel) for name, segment in task.segments.items()}
-    sample = np.concatenate([np.arange(panel.starts[date], ends[date]) for date in sampled_dates])
+    starts = np.append(panel.starts, panel.rows)
+    rows = {}
+    for name, segment in task.segments.items():
+        dates = np.flatnonzero(inside(days, segment))
+        rows[name] = slice(*(starts[[dates[0], dates[-1] + 1]].tolist() if len(dates) else (0, 0)))
+    sample = _rows_of(panel, sampled_dates)
     if market is None:
         # Of the market's cells only those with a row are known; a segment without one is not filled at all.
         cells = {name: max(1, found.stop - found.start) for name, found in rows.items()}
-        filled: dict[str, float | None] = {
-            name: 1.0 if found.stop > found.start else 0.0 for name, found in rows.items()
-        }
+        filled: dict[str, float | None] = {name: float(at.stop > at.start) for name, at in rows.items()}
         nothing = np.empty(0, dtype=np.int64)
-        return FigureGround(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
+        member = np.ones(panel.rows, dtype=bool)
+        return FigureGround(cells, rows, member, filled, sample, panel.dates[:0], nothing, nothing, None)
     members = market.members()
     calendar = market.calendar.normalize()
+    # One more day and instrument than the market has, for those that it does not know.
+    known = np.pad(members, ((0, 1), (0, 1)))
+    positions = market.calendar.get_indexer(panel.dates)
+    codes = pd.Index(market.instruments).get_indexer(list(panel.instruments))
+    member = known[positions[panel.date_codes], codes[panel.instrument_codes]]
     cells = {name: int(members[inside(calendar, segment)].sum()) for name, segment in task.segments.items()}
-    member = _member(panel, market, members)
-    filled = {
-        name: int(np.count_nonzero(member[rows[name]])) / cells[name] if cells[name] else None
-        for name in cells
-    }
-    within = calendar[(calendar >= days[0]) & (calendar <= days[-1])]
-    ic_rows, ic_places, ic_label = _ic_ground(panel, market, task, member)
+    missing = calendar[(calendar >= days[0]) & (calendar <= days[-1])].difference(days)
+    # The days of the IC.
+    dates = np.flatnonzero(inside(days, task.test) & (positions >= 0))
+    number = max(1, IC_CELLS // len(panel.instruments))
+    if len(dates) > number:
+        dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]
+    ic_rows = _rows_of(panel, dates)
+    ic_rows = ic_rows[member[ic_rows]]
+    places = np.searchsorted(dates, panel.date_codes[ic_rows]) * len(panel.instruments)
+    places += panel.instrument_codes[ic_rows]
+    found = label.values(market.folder, task.label, positions[dates], panel.instruments)
     return FigureGround(
-        cells, rows, member, filled, sample, within.difference(days), ic_rows, ic_places, ic_label
+        cells, rows, member, _shares(member, rows, cells), sample, missing, ic_rows, places, found
     )
+
+
+def _rows_of(panel: Panel, dates: Any) -> Any:
+    """Return the panel's rows on some dates."""
+    wanted = np.zeros(len(panel.dates), dtype=bool)
+    wanted[dates] = True
+    return np.flatnonzero(wanted[panel.date_codes])
+
+
+def _shares(marked: Any, rows: dict[str, slice], cells: dict[str, int]) -> dict[str, float | None]:
+    """Return by segment which share of the cells is marked; None without a cell."""
+    return {
+        name: int(np.count_nonzero(marked[at])) / cells[name] if cells[name] else None
+        for name, at in rows.items()
+    }
 
 
 def take(values: Any, panel: Panel, on: FigureGround) -> FactorFigures:
@@ -124,72 +150,30 @@ def take(values: Any, panel: Panel, on: FigureGround) -> FactorFigures:
         on: What the figures are taken on.
     """
     there = ~np.isnan(values)
-    usable = there if on.member is None else there & on.member
-    coverage = {
-        name: int(np.count_nonzero(usable[rows])) / on.cells[name] if on.cells[name] else None
-        for name, rows in on.rows.items()
-    }
+    number = int(np.count_nonzero(there))
     sample = values[on.sample]
     sample = sample[~np.isnan(sample)]
     middle = float(np.median(sample)) if len(sample) else 0.0
     deviation = float(np.median(np.abs(sample - middle))) / _MAD_OF_NORMAL if len(sample) else 0.0
-    lows = np.fmin.reduceat(values, panel.starts)
-    highs = np.fmax.reduceat(values, panel.starts)
+    lows, highs = np.fmin.reduceat(values, panel.starts), np.fmax.reduceat(values, panel.starts)
     low, high = float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs))
     counted = np.add.reduceat(there, panel.starts, dtype=np.int64) > 1
-    scale = deviation or (high - low)
-    number = int(np.count_nonzero(there))
-    extreme = None
-    if deviation:
-        with np.errstate(invalid="ignore"):
-            beyond = np.count_nonzero(values > middle + EXTREME * deviation)
-            beyond += np.count_nonzero(values < middle - EXTREME * deviation)
-        extreme = float(beyond / number)
+    with np.errstate(invalid="ignore"):
+        beyond = np.count_nonzero(np.abs(values - middle) > EXTREME * deviation)
     rank_ic, rank_ic_days = _rank_ic(values, on)
     return FactorFigures(
-        coverage=coverage,
+        coverage=_shares(there & on.member, on.rows, on.cells),
         missing=1 - number / panel.rows,
-        constant_days=int(np.count_nonzero(counted & (highs - lows <= _NO_SPREAD * scale))),
+        constant_days=int(
+            np.count_nonzero(counted & (highs - lows <= _NO_SPREAD * (deviation or high - low)))
+        ),
         days=int(np.count_nonzero(counted)),
-        extreme=extreme,
+        extreme=beyond / number if deviation else None,
         low=low,
         high=high,
         rank_ic=rank_ic,
         rank_ic_days=rank_ic_days,
     )
-
-
-def _rows_of(days: pd.DatetimeIndex, segment: Segment, panel: Panel) -> slice:
-    dates = np.flatnonzero(inside(days, segment))
-    if not len(dates):
-        return slice(0, 0)
-    return slice(int(panel.starts[dates[0]]), int(np.append(panel.starts, panel.rows)[dates[-1] + 1]))
-
-
-def _member(panel: Panel, market: Market, members: Any) -> Any:
-    """Return for each row whether its instrument was in the market on its day; bool, (rows,)."""
-    # One more day and instrument than the market has, for those that it does not know.
-    known = np.zeros((members.shape[0] + 1, members.shape[1] + 1), dtype=bool)
-    known[:-1, :-1] = members
-    days = market.calendar.get_indexer(panel.dates)
-    codes = pd.Index(market.instruments).get_indexer(list(panel.instruments))
-    return known[days[panel.date_codes], codes[panel.instrument_codes]]
-
-
-def _ic_ground(panel: Panel, market: Market, task: Task, member: Any) -> tuple[Any, Any, Any]:
-    positions = market.calendar.get_indexer(panel.dates)
-    dates = np.flatnonzero(inside(panel.dates.normalize(), task.test) & (positions >= 0))
-    number = max(1, IC_CELLS // len(panel.instruments))
-    if len(dates) > number:
-        dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]
-    found = label.values(market.folder, task.label, positions[dates], panel.instruments)
-    ends = np.append(panel.starts[1:], panel.rows)
-    rows = [np.arange(panel.starts[date], ends[date]) for date in dates]
-    ic_rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
-    places = np.repeat(np.arange(len(dates)), [len(part) for part in rows]) * len(panel.instruments)
-    places = places + panel.instrument_codes[ic_rows]
-    members = member[ic_rows]
-    return ic_rows[members], places[members], found
 
 
 def daily_correlation(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:

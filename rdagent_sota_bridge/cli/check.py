@@ -14,13 +14,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.check import execute_factor, inspect
-from rdagent_sota_bridge.check import lines as checks
-from rdagent_sota_bridge.check import look_ahead as lookahead
-from rdagent_sota_bridge.check.lines import Line, State, worst
+from rdagent_sota_bridge.check.lines import Line, State, lines_of, worst
+from rdagent_sota_bridge.check.look_ahead import NAME, check_set
 from rdagent_sota_bridge.check.quality import Quality, Source
 from rdagent_sota_bridge.cli import fetching
-from rdagent_sota_bridge.doctor import lines as environment
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import locate, parquet, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located
@@ -55,8 +54,8 @@ def run(named: str | None, look_ahead: bool, as_json: bool) -> int:
             )
     except BridgeError as error:
         # Settings that mean nothing name no store either.
-        machine = environment.lines(0, store.folder(None))
-        return show((checks.lines_of(error), machine), "Factor set: none", as_json, described)
+        machine = doctor.lines(0, store.folder(None))
+        return show((lines_of(error), machine), "Factor set: none", as_json, described)
     names = (f"{at.url}, fetched into {at.path}" if at.url else str(at.path) for at in located)
     heading = f"Factor set: {', '.join(names)}"
     return show(_blocks(settings, located, look_ahead, described), heading, as_json, described)
@@ -76,18 +75,18 @@ def _blocks(
     size, place = sum(at.path.stat().st_size for at in located), store.folder(settings.store_path)
     with ThreadPoolExecutor(2) as beside:
         # RD-Agent's modules take seconds to import; meanwhile Qlib's side is looked at.
-        rdagent = beside.submit(environment.look_at_rdagent)
-        machine = beside.submit(environment.lines, size, place, rdagent.result)
+        rdagent = beside.submit(doctor.look_at_rdagent)
+        machine = beside.submit(doctor.lines, size, place, rdagent.result)
         try:
-            found = inspect.inspect(settings, environment.qlib_start(rdagent.result()), located)
+            found = inspect.inspect(settings, doctor.qlib_start(rdagent.result()), located)
             described.update(_described(found))
             yield _switch() + found.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             stored = store.find(found.quality.factors.digest, place) is not None
-            yield [environment.store_line(size + _laid_aside(found.quality), place, stored)]
+            yield [doctor.store_line(size + _laid_aside(found.quality), place, stored)]
             if look_ahead:
                 yield _look_ahead(found)
         except BridgeError as error:
-            yield checks.lines_of(error)
+            yield lines_of(error)
         yield machine.result()
 
 
@@ -109,14 +108,12 @@ def _look_ahead(found: inspect.Inspection) -> list[Line]:
         at = next(at for at in found.located if at.path == source.path)
         if at.log is None:
             fix = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
-            lines.append(
-                Line(lookahead.NAME, "warn", f"not checked: no log under log/ tells of {at.path}", fix)
-            )
+            lines.append(Line(NAME, "warn", f"not checked: no log under log/ names {at.path}", fix))
             continue
         codes = [code for code in sessions.factor_codes(at.log) if code.accepted or code.loop == at.loop]
         # RD-Agent takes its data from the project that it was started in, the one that holds the log.
         execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
-        lines += lookahead.check_set(codes, _Stored(source), execution)
+        lines += check_set(codes, _Stored(source), execution)
     return lines
 
 

@@ -26,7 +26,7 @@ _WHERE_TO_MOUNT = f"{CONTAINER_HOME}/.qlib/"
 _VARIABLE = "QLIB_DOCKER_EXTRA_VOLUMES"
 
 
-class _Place(BaseSettings):
+class QlibPlace(BaseSettings):
     """`ModelCoSTEERSettings` in `components/coder/model_coder/conf.py` (0.8.0 and 1.0.0)."""
 
     model_config = SettingsConfigDict(env_prefix="MODEL_CoSTEER_", extra="ignore")
@@ -90,7 +90,7 @@ def on_host(folder: str) -> Path | None:
 
 def is_qlib_in_docker() -> bool:
     """Return True where RD-Agent's settings say that Qlib runs in a container."""
-    return _Place().env_type == "docker"
+    return QlibPlace().env_type == "docker"
 
 
 def shown(folder: str) -> str:

@@ -26,16 +26,16 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge.check import lines as checks
-    from rdagent_sota_bridge.doctor import lines as environment
+    from rdagent_sota_bridge import doctor
+    from rdagent_sota_bridge.check.lines import worst
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
     settings = read_settings()
-    lines = environment.lines(0, store.folder(settings.store_path))
+    lines = doctor.lines(0, store.folder(settings.store_path))
     troubles = [line for line in lines if line.state != "pass"]
     if troubles:
         show("Before the run, what does not pass on this machine:", troubles)
-    if checks.worst(lines) == "fail":
+    if worst(lines) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -76,12 +76,12 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
+    from rdagent_sota_bridge import doctor  # late: pandas and pyarrow
     from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.check import lines as checks
-    from rdagent_sota_bridge.doctor import lines as environment  # late: pandas and pyarrow
+    from rdagent_sota_bridge.check.lines import Line
 
-    found = inspect.inspect(read_settings(), environment.qlib_start(environment.look_at_rdagent()), located)
-    notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
+    found = inspect.inspect(read_settings(), doctor.qlib_start(doctor.look_at_rdagent()), located)
+    notes = [Line("log", "warn", note) for at in located for note in at.notes]
     troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
     if troubles:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)

@@ -60,7 +60,7 @@ def quality(found: FactorFigures = GOOD, **changes: object) -> Quality:
 
 def lines(found: Quality, market: Market | None = MARKET) -> dict[str, Line]:
     """Return the lines by name; each name stands there once."""
-    result = checks.lines(found, market, TASK)
+    result = checks.set_lines(found, market, TASK)
     by_name = {line.name: line for line in result}
     assert len(by_name) == len(result)
     return by_name
@@ -194,7 +194,7 @@ def test_without_prices() -> None:
     assert line.state == "warn"
     assert "prices for the label in /qlib" in line.text
     other = dataclasses.replace(TASK, label="Ref($open, -1) / $close")
-    (line,) = (line for line in checks.lines(found, MARKET, other) if line.name == "rank IC")
+    (line,) = (line for line in checks.set_lines(found, MARKET, other) if line.name == "rank IC")
     assert line.state == "warn"
     assert "the label is Ref($open, -1) / $close" in line.text
 
