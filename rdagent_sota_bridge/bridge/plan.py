@@ -34,17 +34,15 @@ Record = dict[str, Any]
 RECORD_VERSION = 2
 """The form of the records that runners carry; 1 was that of one file taken whole.
 
-What an upgrade of the package may break: a session goes on with every later release that has this form. So a
-release may add entries, and may not need them of a session. It may not take away those that `check_same_set`
-reads, or give them or a digest another meaning: the same file, and the same base set, keep their digests. A
-release that has to raises this number, and sessions of another form are refused, before RD-Agent touches
-them, with the release that they are for. With the switch off, or without the package, any session goes on.
+A release may add entries, and may not need them of a session. One that takes away an entry that
+`check_same_set` reads, or gives it or a digest another meaning, raises this number: sessions of another form
+are refused, before RD-Agent touches them, with the release that they are for.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do: hand over the set of `record`, or go on without factors for `reason`."""
+    """What a run is going to do: hand over the set of `record`, or train without factors for `reason`."""
 
     record: Record | None
     reason: str = ""
@@ -57,7 +55,7 @@ def checked_plan() -> Plan | None:
     """Check everything that a run needs, and return its plan; None where the switch is off.
 
     Where the factors can't be used and `SOTA_ON_ERROR=baseline`, the reason is logged as a warning and the
-    plan is to go on without them.
+    plan is to train without them.
 
     Raises:
         BridgeError: where the factors can't be used otherwise, and for a setting that means nothing.
@@ -67,8 +65,7 @@ def checked_plan() -> Plan | None:
     settings = read_settings()
     try:
         record = _checked_record(settings)
-        # Now, rather than in the first loop: a full disk is told before an LLM call is paid.
-        keep_in_store(record)
+        keep_in_store(record)  # now, so that a full disk is noticed before an LLM call is paid
         plan = Plan(record)
     except SettingsError:
         raise
@@ -83,10 +80,13 @@ def checked_plan() -> Plan | None:
 
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
-    asked = _check_rdagent()
+    for status in seams.status():
+        if status.state == "misfit" and status.seam.carries_factors:
+            raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
     fetched = fetch.into_store(settings.store_path, lambda text: logger().info(f"SOTA factors fetch: {text}"))
     located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetched)
-    found = inspect.inspect(settings, asked.start, located)
+    columns = dict.fromkeys(name for at in located for name in parquet.read_footer(at.path).columns)
+    found = inspect.inspect(settings, dry_run.of_models(tuple(columns)).start, located)
     found.raise_failures()
     _log_loaded(found)
     held, base = found.quality.factors, found.base
@@ -205,49 +205,26 @@ def _metrics_beside(path: Path) -> dict[str, float]:
         return {}
 
 
-def _check_rdagent() -> dry_run.DryRun:
-    """Return what RD-Agent's own `develop` does; raise where what the hand-off needs does not fit."""
-    for status in seams.status():
-        if status.state == "misfit" and status.seam.carries_factors:
-            raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
-    return dry_run.of_models()
-
-
 # --- the runner's memory ---
 
 
 def record_of(runner: Any) -> Record | None:
     """Return the record of the set that a runner hands over, or None."""
-    carried = getattr(runner, RUNNER_ATTRIBUTE, None) or {}
-    return carried.get("record")
-
-
-def was_asked(runner: Any) -> bool:
-    """Return True if this runner was built with the switch on, whatever came of it."""
-    return hasattr(runner, RUNNER_ATTRIBUTE)
+    return getattr(runner, RUNNER_ATTRIBUTE, {}).get("record")
 
 
 def remember(runner: Any, plan: Plan | None) -> None:
     """Let a runner carry a plan through its session; None takes away what it carries."""
+    vars(runner).pop(RUNNER_ATTRIBUTE, None)
     if plan is not None:
         setattr(runner, RUNNER_ATTRIBUTE, dataclasses.asdict(plan))
-    elif was_asked(runner):
-        delattr(runner, RUNNER_ATTRIBUTE)
-
-
-def copy_to_factor_runner(runner: Any, other: Any) -> None:
-    """Let another runner of the same loop carry what a runner carries, or nothing, as that one does."""
-    if was_asked(runner):
-        setattr(other, RUNNER_ATTRIBUTE, getattr(runner, RUNNER_ATTRIBUTE))
-    elif was_asked(other):
-        delattr(other, RUNNER_ATTRIBUTE)
 
 
 def resume_with(runner: Any, plan: Plan | None) -> None:
-    """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
+    """Give a resumed runner the plan of this process; warn where factors come or go.
 
     Raises:
-        SetChangedError: if the run would go on with another set, or another base set, than it began with.
+        SetChangedError: if the run would continue with another set, or base set, than it began with.
     """
     began, now = record_of(runner), None if plan is None else plan.record
     if began is not None and now is not None:
@@ -272,7 +249,7 @@ def resume_with(runner: Any, plan: Plan | None) -> None:
 
 
 def check_same_set(began: Record, now: Record) -> None:
-    """Check that a run goes on with the set and the base set that it began with.
+    """Check that a run continues with the set and the base set that it began with.
 
     Raises:
         SetChangedError: if not; it names both digests.
@@ -328,20 +305,21 @@ def _asked_for(base: dict[str, Any]) -> str:
 # --- runner classes ---
 
 
-def check_runner(runner: Any) -> None:
-    """Check that a runner's `develop` leads to the hand-off, whatever class QLIB_MODEL_RUNNER names.
+def check_runner(runner: Any) -> dry_run.DryRun:
+    """Return what a runner's `develop` does with the set that the runner carries.
 
     Raises:
-        HandOffError: if it does not; the run would drop the factors in silence.
+        HandOffError: if it does not lead to the hand-off; the run would drop the factors in silence.
     """
-    check_runner_class(type(runner))
+    record = record_of(runner)
+    return check_runner_class(type(runner), dry_run.PROBED if record is None else tuple(record["columns"]))
 
 
-def check_runner_class(runner_class: type) -> None:
-    """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    asked = dry_run.ask_model_runner(runner_class)
+def check_runner_class(runner_class: type, columns: tuple[str, ...] = dry_run.PROBED) -> dry_run.DryRun:
+    """Return what the `develop` of any class that QLIB_MODEL_RUNNER may name does, as `check_runner` does."""
+    asked = dry_run.ask_model_runner(runner_class, columns)
     if isinstance(asked, dry_run.DryRun):
-        return
+        return asked
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
         f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop {asked}",

@@ -35,11 +35,13 @@ from rdagent_sota_bridge.bridge import (
     backtest,
     dry_run,
     experiment,
-    merge,
     plan,
 )
 from rdagent_sota_bridge.bridge import (
     factor_runner as quant,
+)
+from rdagent_sota_bridge.bridge import (
+    model_runner as bridged,
 )
 from rdagent_sota_bridge.bridge import (
     seams as patch,
@@ -183,7 +185,7 @@ def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
     for module in (factor_runner, model_runner):
         stand_in = ModuleType("stand_in")
         stand_in.process_factor_data = process  # type: ignore[attr-defined]
-        ((_, _, replacement),) = merge.merge_patches(stand_in)
+        ((_, _, replacement),) = bridged.merge_patches(stand_in)
         monkeypatch.setattr(module, "process_factor_data", replacement)
     monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
 
@@ -365,6 +367,7 @@ def test_a_reference_of_something_else_is_not_taken(
         text = exp.experiment_workspace.file_dict[LIGHTGBM]
         exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
         monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+        dry_run.ask_factor_runner.cache_clear()
     elif what == "base_code":
         exp.base_feature_codes = {"coded.py": "…"}
     elif what == "a broken file":
@@ -504,7 +507,7 @@ def test_new_factors_without_training_values_skip_the_loop(
             index = seams.factor_frame(place.market).index
             doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
             stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
-            (_, _, code), *_ = merge.merge_patches(stand_in)
+            (_, _, code), *_ = bridged.merge_patches(stand_in)
             exp = twice
         else:
             exp = factor_experiment("late")
@@ -623,7 +626,7 @@ def test_a_factor_runner_that_can_not_be_told_is_a_warning(
         loop = QuantRDLoop(OtherRunner())
     (warning,) = [line for line in lines if "can't join the factor loops" in line]
     assert warning.startswith("WARNING: ")
-    assert "test_quant.OtherRunner" in warning
+    assert "test_factor_runner.OtherRunner" in warning
     assert plan.record_of(loop.model_runner) is not None
 
 

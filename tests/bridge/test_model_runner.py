@@ -25,7 +25,7 @@ import pytest
 import typer
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.bridge import dry_run, merge, plan, stop
+from rdagent_sota_bridge.bridge import dry_run, plan, stop
 from rdagent_sota_bridge.bridge import model_runner as handoff
 from rdagent_sota_bridge.bridge import seams as patch
 from rdagent_sota_bridge.cli import check
@@ -538,7 +538,7 @@ def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFix
 def test_switched_off_the_original_is_called_and_nothing_else(place: Place) -> None:
     """Without the switch the runner carries nothing, and the experiment is what RD-Agent made."""
     runner = seams.build_runner()
-    assert not plan.was_asked(runner)
+    assert plan.RUNNER_ATTRIBUTE not in vars(runner)
     before = seams.model_experiment()
     features = getattr(before, "base_features", None)
     experiment = seams.develop_up_to_qlib(runner, before)
@@ -700,7 +700,7 @@ def own_factors(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
     module = type(model_runner)("stand_in")
     module.process_factor_data = process  # type: ignore[attr-defined]
-    ((_, _, replacement),) = merge.merge_patches(module)
+    ((_, _, replacement),) = handoff.merge_patches(module)
     monkeypatch.setattr(model_runner, "process_factor_data", replacement)
     return own
 
