@@ -177,14 +177,8 @@ def _ask(
     """Run `develop` up to where Qlib would be started; return what it did, or why it can't have the factors.
 
     Every file that it may write goes into a temporary folder, and RD-Agent's logger is silent. Our own
-    `develop`, merge and `execute` are replaced too, so no hand-off is looked at.
-
-    Args:
-        runner_class: The class of the runner.
-        rdagents: RD-Agent's own class for it.
-        model_type: The type of the model; for factors, of the best model so far, or empty for none.
-        columns: The names of the factors.
-        of_models: False for a factor runner.
+    `develop`, merge and `execute` are replaced too, so no hand-off is looked at. `model_type` is that of the
+    model; for factors, that of the best model so far, or empty for none.
     """
     from rdagent_sota_bridge.bridge import experiment  # late: it imports RD-Agent
 
@@ -279,7 +273,6 @@ def _ask(
 
 
 def _model(model_type: str) -> Any:
-    """Return a model experiment of RD-Agent's, with a result."""
     coder = import_module("rdagent.components.coder.model_coder.model")
     experiments = import_module("rdagent.scenarios.qlib.experiment.model_experiment")
     parameters: dict[str, Any] = {"hyperparameters": {}, "training_hyperparameters": {}, "variables": {}}
@@ -293,7 +286,6 @@ def _model(model_type: str) -> Any:
 
 
 def _factors() -> Any:
-    """Return a factor experiment of RD-Agent's."""
     coder = import_module("rdagent.components.coder.factor_coder.factor")
     experiments = import_module("rdagent.scenarios.qlib.experiment.factor_experiment")
     factors = experiments.QlibFactorExperiment([coder.FactorTask("probe_new", "", "")])

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.bridge import dry_run, handoff, model_runner, stop
 from rdagent_sota_bridge.bridge import plan as plans
@@ -27,7 +27,6 @@ from rdagent_sota_bridge.factor_set import normal
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.system import files
-from rdagent_sota_bridge.system.files import write_whole
 
 REFERENCE_FILE = "sota_reference.json"
 """The metrics of the loaded set alone, in the run's log folder."""
@@ -86,8 +85,7 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
 def _check_complete_rows(record: Record, train: model_yaml.Segment) -> None:
     """Check that RD-Agent's factor loops, which keep the rows with a value of every factor, keep some.
 
-    A set of many factors, or one joined of other markets or years, may have few of them or none, and models
-    train on it all the same.
+    A set of many factors, or one joined of other markets or years, may have few or none.
 
     Raises:
         HandOffError: if none is in the training segment.
@@ -122,7 +120,6 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
     try:
         model_runner.check_unchanged(record)
         base = handoff.base_of_run(record, exp)
-        columns = tuple(record["columns"])
         # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
         accepted = [
             based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks
@@ -134,11 +131,15 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
         beside = (
             f"{len(accepted)} experiments that this run accepted" if accepted else "none of the run's own yet"
         )
-        logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {beside}")
-        hand_off = HandOff(record, base, exp, columns, model_yaml.FACTOR_CONFIG_FILES)
-        return model_runner.develop_with(develop_before, runner, hand_off)
+        logger().info(f"SOTA factors join the factor loop: {len(record['columns'])} loaded, beside {beside}")
+        return _develop(develop_before, runner, exp, record, base)
     except BridgeError as error:
         stop.stop_in_step(error)
+
+
+def _develop(develop_before: Any, runner: Any, exp: Any, record: Record, base: base_sets.BaseSet) -> Any:
+    hand_off = HandOff(record, base, exp, tuple(record["columns"]), model_yaml.FACTOR_CONFIG_FILES)
+    return model_runner.develop_with(develop_before, runner, hand_off)
 
 
 def _reference_result(
@@ -160,16 +161,14 @@ def _reference_result(
             logger().info(
                 f"SOTA factors: the factor loop is compared with the loaded set alone, as in {file}"
             )
-            return pd.Series(metrics, name="0")
+            return pd.Series(metrics, name="0", dtype=float)
         logger().info(
             "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
         )
         reference = experiment.reference_experiment(record, base.digest, exp)
-        hand_off = HandOff(record, base, reference, tuple(record["columns"]), model_yaml.FACTOR_CONFIG_FILES)
-        result: pd.Series[float] = model_runner.develop_with(develop_before, runner, hand_off).result
-        # JSON knows no NaN.
-        finite = {str(name): float(value) if math.isfinite(value) else None for name, value in result.items()}
-        write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
+        result: pd.Series[float] = _develop(develop_before, runner, reference, record, base).result
+        finite = to_jsonable_python(result.to_dict(), inf_nan_mode="null")  # JSON knows no NaN
+        files.write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
         return result
 
 
@@ -192,12 +191,10 @@ def _reference_key(runner: Any, exp: Any, record: Record, base: base_sets.BaseSe
     }
 
 
-def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
+def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float | None] | None:
     """Return the metrics that were written for a key; None where there are none."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(kept, dict) or kept.get("key") != key:
-        return None
-    return {name: math.nan if value is None else value for name, value in kept["metrics"].items()}
+    return kept["metrics"] if isinstance(kept, dict) and kept.get("key") == key else None

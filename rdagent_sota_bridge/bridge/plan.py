@@ -90,8 +90,16 @@ def _checked_record(settings: Settings) -> Record:
     found.raise_failures()
     _log_loaded(found)
     held, base = found.quality.factors, found.base
-    metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
-    whole = found.quality.sources[0].digest == held.digest
+    sources = [
+        {
+            "path": str(source.path),
+            "digest": source.digest,
+            "columns": list(source.columns),
+            "metrics": _metrics_beside(source.path),
+            **_origin(source.path, found.located),
+        }
+        for source in found.quality.sources
+    ]
     return {
         "version": RECORD_VERSION,
         "release": __version__,
@@ -104,17 +112,8 @@ def _checked_record(settings: Settings) -> Record:
         "end": str(held.dates[-1]),
         "is_normal": found.quality.is_normal,
         # Those of a back-test of the whole set say nothing of a part of it, or of a join.
-        "metrics": metrics[held.path] if whole else {},
-        "sources": [
-            {
-                "path": str(source.path),
-                "digest": source.digest,
-                "columns": list(source.columns),
-                "metrics": metrics[source.path],
-                **_origin(source.path, found.located),
-            }
-            for source in found.quality.sources
-        ],
+        "metrics": sources[0]["metrics"] if sources[0]["digest"] == held.digest else {},
+        "sources": sources,
         "choice": {
             "factors": list(settings.factor_patterns),
             "exclude": list(settings.excluded_patterns),
@@ -129,6 +128,53 @@ def _checked_record(settings: Settings) -> Record:
             "explicit": settings.alpha_factors_explicit or not settings.use_alpha_factors,
         },
     }
+
+
+def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
+    """Return what led to a file: its log, or its URL without secrets; {} where its path was named."""
+    for at in located:
+        if at.path == path and at.url:
+            return {"url": at.url, "fetched": at.fetched}
+        if at.path == path and at.log is not None:
+            return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
+    return {}
+
+
+def _metrics_beside(path: Path) -> dict[str, float]:
+    try:
+        return parquet.metrics_beside(path)
+    except (OSError, ValueError) as error:
+        logger().warning(f"The factor run's own metrics are left out, for {error}")
+        return {}
+
+
+def _log_loaded(found: inspect.Inspection) -> None:
+    log, held = logger(), found.quality.factors
+    for at in found.located:
+        if at.accepted:
+            log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
+        if at.url:
+            log.info(f"SOTA factors fetched from {at.url} ({at.fetched})")
+        for note in at.notes:
+            log.warning(note)
+    for source in found.quality.sources:
+        log.info(f"SOTA factors loaded from workspace: {source.path}")
+    log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
+    log.info(f"SOTA factors digest: {held.digest}")
+    for line in found.lines:
+        if line.state == "warn":
+            log.warning(f"SOTA factors check: {line}")
+
+
+def _warn_of_verdict(settings: Settings) -> None:
+    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
+    # A loop imports it after its runner; with the hook that applies its seam.
+    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
+    judge = getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None)
+    at = next(status for status in seams.status() if status.seam.name == "verdict")
+    misfit = "" if at.state == "applied" else at.reason or "the seam verdict is not applied"
+    if trouble := verdict.trouble(judge, settings.verdict_on_models, misfit):
+        logger().warning(f"SOTA model verdict: {trouble}")
 
 
 def keep_in_store(record: Record) -> store.Stored:
@@ -150,62 +196,7 @@ def keep_in_store(record: Record) -> store.Stored:
     return stored
 
 
-def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
-    """Return what led to a file: its log, or its URL without secrets; {} where its path was named."""
-    for at in located:
-        if at.path == path and at.url:
-            return {"url": at.url, "fetched": at.fetched}
-        if at.path == path and at.log is not None:
-            return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
-    return {}
-
-
-def _log_loaded(found: inspect.Inspection) -> None:
-    log = logger()
-    for at in found.located:
-        if at.accepted:
-            log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
-        if at.url:
-            log.info(f"SOTA factors fetched from {at.url} ({at.fetched})")
-        for note in at.notes:
-            log.warning(note)
-    for source in found.quality.sources:
-        log.info(f"SOTA factors loaded from workspace: {source.path}")
-    held = found.quality.factors
-    log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
-    log.info(f"SOTA factors digest: {held.digest}")
-    for line in found.lines:
-        if line.state == "warn":
-            log.warning(f"SOTA factors check: {line}")
-
-
-def _warn_of_verdict(settings: Settings) -> None:
-    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
-    # A loop imports it after its runner; with the hook that applies its seam.
-    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
-    misfit = next(
-        status.reason or "the seam verdict is not applied"
-        for status in seams.status()
-        if status.seam.name == "verdict"
-    )
-    trouble = verdict.trouble(
-        getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None),
-        settings.verdict_on_models,
-        "" if seams.is_applied("verdict") else misfit,
-    )
-    if trouble:
-        logger().warning(f"SOTA model verdict: {trouble}")
-
-
-def _metrics_beside(path: Path) -> dict[str, float]:
-    try:
-        return parquet.metrics_beside(path)
-    except (OSError, ValueError) as error:
-        logger().warning(f"The factor run's own metrics are left out, for {error}")
-        return {}
-
-
-# --- the runner's memory ---
+# --- what a runner carries ---
 
 
 def record_of(runner: Any) -> Record | None:
@@ -231,8 +222,8 @@ def resume_with(runner: Any, plan: Plan | None) -> None:
         check_same_set(began, now)
         if "base_of_run" in began:
             now["base_of_run"] = began["base_of_run"]
-        if began.get("release", now["release"]) != now["release"]:
-            then, here = began["release"], now["release"]
+        then, here = began.get("release"), now["release"]
+        if then not in (None, here):
             logger().info(f"This run began with rdagent-sota-bridge {then}, and goes on with {here}")
     elif began is not None:
         why = "LOAD_SOTA_FROM_WORKSPACE is off" if plan is None else "the set can't be used"
@@ -271,20 +262,20 @@ def check_same_set(began: Record, now: Record) -> None:
             "set them as they were and resume, or start a new run",
         )
     if began["digest"] != now["digest"]:
+        paths = os.pathsep.join(source["path"] for source in began["sources"])
         raise SetChangedError(
             "The factor set is not the one that this run began with: "
             f"it began with {began['digest']}, now named is {now['digest']}",
             f"{began['path']} then, {now['path']} now",
-            f"name the set of the first digest and resume (SOTA_WORKSPACE_PATH={_named_again(began)}, and "
+            f"name the set of the first digest and resume (SOTA_WORKSPACE_PATH={paths}, and "
             "SOTA_LOG_PATH not set), or start a new run with the new set",
         )
     before, after = began["base_set"], now["base_set"]
     if (before["digest"], before["explicit"]) != (after["digest"], after["explicit"]):
-        raise changed_base_set(_asked_for(before), _asked_for(after))
-
-
-def _named_again(record: Record) -> str:
-    return os.pathsep.join(str(source["path"]) for source in record["sources"])
+        asked = {True: "by ALPHA_FACTORS or USE_ALPHA_FACTORS", False: "by default"}
+        raise changed_base_set(
+            *(f"{base['name']} ({base['digest']}, {asked[base['explicit']]})" for base in (before, after))
+        )
 
 
 def changed_base_set(began: str, now: str) -> SetChangedError:
@@ -295,11 +286,6 @@ def changed_base_set(began: str, now: str) -> SetChangedError:
         "USE_ALPHA_FACTORS and ALPHA_FACTORS, or the base features chosen in RD-Agent",
         "set them as they were and resume, or start a new run",
     )
-
-
-def _asked_for(base: dict[str, Any]) -> str:
-    how = "by ALPHA_FACTORS or USE_ALPHA_FACTORS" if base["explicit"] else "by default"
-    return f"{base['name']} ({base['digest']}, {how})"
 
 
 # --- runner classes ---

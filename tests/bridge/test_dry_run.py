@@ -151,7 +151,7 @@ def test_factor_runners_that_do_not_fit(
 def test_where_the_merge_is_held(
     fork: str, owner: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The place is found by identity, under any name, and the answer is the same, before the seams and after."""
+    """The place is found by identity, under any name; the answer is the same before the seams and after."""
     module = loaded(tmp_path, monkeypatch, *forks.FITTING[fork])
     for _ in range(2):
         assert (owner, name) in [(at.__name__, found) for at, found in merge_places(module)]
