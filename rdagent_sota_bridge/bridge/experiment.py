@@ -12,8 +12,7 @@ from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 ATTRIBUTE = "sota_factor_set"
-"""The attribute that tells a synthetic experiment from RD-Agent's own: a plain dict, so that a session loads
-after the package is uninstalled."""
+"""The attribute that our experiments alone have: a plain dict, so that a session loads after an uninstall."""
 
 # IMPORTANT_METRICS of `scenarios/qlib/developer/feedback.py` and QLIB_SELECTED_METRICS of `log/ui/app.py`
 # (0.8.0, 1.0.0), which RD-Agent reads with `.loc`: a missing name is a KeyError there.

@@ -90,7 +90,7 @@ def _warn_without_loop_seam(runner: Any) -> None:
 
     quant = type(getattr(runner, "scen", None)).__name__ == "QlibQuantScenario"
     if quant and plans.record_of(runner) is not None and not seams.is_applied("loop"):
-        plans.warn_of_unlike_factor_loops("the seam of the loop, which tells them of the set, is not applied")
+        plans.warn_of_unlike_factor_loops("the seam of the loop, which gives them the set, is not applied")
 
 
 def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:

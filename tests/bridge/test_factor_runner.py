@@ -84,7 +84,7 @@ class BackTest:
 
     @property
     def base_features(self) -> list[str]:
-        """The names of the base features that Qlib is told to load."""
+        """The names of the base features that Qlib has to load."""
         kwargs = self.config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         features: list[str] = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"][
             "feature"
@@ -237,19 +237,6 @@ def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
     assert exp.based_experiments[-2:] == accepted
     again = loop.factor_runner.develop(exp)
     assert len(again.based_experiments) == 4, "ours are replaced where a loop is developed again"
-
-
-def test_a_model_loop_has_the_set_from_the_first_accepted_factor_on(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent's own merge needs two factor experiments; with the set one of the run's own is enough."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
-    model = seams.model_experiment()
-    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
-    seams.develop_up_to_qlib(loop.model_runner, model)
-    written = pd.read_parquet(model.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
-    assert list(written.columns) == ["overnight_gap", "first"]
 
 
 def test_base_features_that_are_code_join_both_back_tests(
@@ -503,14 +490,14 @@ def test_an_own_factor_of_a_loaded_ones_name_is_a_warning(
     loop = QuantRDLoop(QlibFactorRunner(None))
     with seams.logged() as lines:
         exp = loop.factor_runner.develop(factor_experiment("overnight_gap"))
-    told = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
-    assert sum(told in line for line in lines) == 1
+    said = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
+    assert sum(said in line for line in lines) == 1
     assert place.qlib.tests[-1].columns == ["overnight_gap"]
     model = seams.model_experiment()
     model.based_experiments = [of_accepted(exp, 0.1)]
     with seams.logged() as lines:
         seams.develop_up_to_qlib(loop.model_runner, model)
-    assert sum(told in line for line in lines) == 1
+    assert sum(said in line for line in lines) == 1
 
 
 def test_base_features_are_counted_once_the_runs_own_factors_are_known(

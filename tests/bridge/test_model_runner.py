@@ -203,10 +203,63 @@ def turned(codes: pd.Index) -> object:
     return [f"{code[2:]}.{code[:2]}" for code in codes]
 
 
+def text_dates(days: pd.Index) -> object:
+    """Write days as text."""
+    return days.strftime("%Y-%m-%d")
+
+
+TRAINING = "2008-01-01 to 2014-12-31"
+MALFORMED = base_file("mine.yaml", "MA20: [1, 2")
+UNCLOSED = base_file("mine.json", '{"MA20": "Mean($close, 20"}')
+STORE = base_file("store", "")
 NOT_FOUND = "SOTA workspace path not found: nowhere"
 NO_FILE, NO_COPY = "SOTA factors file not found: ", "The factor set can't be copied into the store"
 CSV = b"datetime,instrument,x\n"
+CHANGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], Reason, tuple[str, ...]]] = {
+    "no rows": (lambda frame: frame.iloc[:0], Reason.NO_ROWS, ("no rows",)),
+    "no columns": (lambda frame: frame[[]], Reason.NO_COLUMNS, ("no factor columns",)),
+    "no datetime level": (
+        lambda frame: frame.rename_axis(["day", "instrument"]),
+        Reason.NO_LEVEL,
+        ("[datetime]",),
+    ),
+    "no instrument level": (
+        lambda frame: frame.rename_axis(["datetime", "code"]),
+        Reason.NO_LEVEL,
+        ("[instrument]",),
+    ),
+    "no index": (lambda frame: frame.reset_index(), Reason.NO_LEVEL, ("set_index",)),
+    "rows twice": (
+        lambda frame: pd.concat([frame, frame.iloc[:3]]),
+        Reason.DUPLICATE_ROW,
+        ("3 in all", "SH600001"),
+    ),
+    "a column of text": (
+        lambda frame: frame.assign(sector="bank"),
+        Reason.NOT_NUMERIC,
+        ("[sector]", "'bank'"),
+    ),
+    "a column all NaN": (with_value(np.nan, slice(None)), Reason.ALL_NAN, ("[noise]",)),
+    "infinite values": (with_value(np.inf, slice(0, 5)), Reason.INFINITE, ("[noise]", "5 in all")),
+    "other column groups": (lambda frame: pd.concat({"label": frame}, axis=1), Reason.LAYOUT, ("label",)),
+    "no training day": (lambda frame: frame.loc["2016-01-01":], Reason.NO_TRAINING_DATE, (TRAINING,)),
+    "no value in training": (only_after_training, Reason.NO_TRAINING_VALUE, (TRAINING,)),
+    "too little of a segment": (
+        lambda frame: frame.loc[:"2015-06-30"],
+        Reason.LOW_COVERAGE,
+        ("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
+    ),
+    "too little of a factor": (
+        with_value(np.nan, slice(0, 27_000)),
+        Reason.LOW_COVERAGE,
+        ("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
+    ),
+}
+ZONED = with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai"))
+AT_CLOSE = with_level("datetime", lambda days: days + pd.Timedelta(hours=15))
+NUMBERS = with_level("instrument", lambda codes: [int(code[2:]) for code in codes])
 BAD = [
+    *(Bad(name, changed(change), *said, reason=why) for name, (change, why, said) in CHANGED.items()),
     Bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
     Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
     Bad("folder without the file", empty_folder, "an empty folder", line=NO_FILE),
@@ -216,101 +269,17 @@ BAD = [
     Bad(
         "truncated", raw_bytes(lambda content: content[: len(content) // 2]), "cut off", reason=Reason.DAMAGED
     ),
-    Bad("no rows", changed(lambda frame: frame.iloc[:0]), "no rows", reason=Reason.NO_ROWS),
-    Bad("no columns", changed(lambda frame: frame[[]]), "no factor columns", reason=Reason.NO_COLUMNS),
-    Bad(
-        "no datetime level",
-        changed(lambda frame: frame.rename_axis(["day", "instrument"])),
-        "[datetime]",
-        reason=Reason.NO_LEVEL,
-    ),
-    Bad(
-        "no instrument level",
-        changed(lambda frame: frame.rename_axis(["datetime", "code"])),
-        "[instrument]",
-        reason=Reason.NO_LEVEL,
-    ),
-    Bad("no index", changed(lambda frame: frame.reset_index()), "set_index", reason=Reason.NO_LEVEL),
     Bad("no pandas metadata", of_another_tool, "df.set_index", reason=Reason.NO_LEVEL),
-    Bad(
-        "dates are text",
-        with_level("datetime", lambda days: days.strftime("%Y-%m-%d")),
-        "to_datetime",
-        reason=Reason.NOT_DATES,
-    ),
-    Bad(
-        "dates with a zone",
-        with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai")),
-        "Asia/Shanghai",
-        reason=Reason.TIME_ZONE,
-    ),
-    Bad(
-        "times of day",
-        with_level("datetime", lambda days: days + pd.Timedelta(hours=15)),
-        "15:00:00",
-        reason=Reason.TIME_OF_DAY,
-    ),
-    Bad(
-        "instruments are numbers",
-        with_level("instrument", lambda codes: [int(code[2:]) for code in codes]),
-        "SH600000",
-        reason=Reason.NOT_TEXT,
-    ),
-    Bad(
-        "rows twice",
-        changed(lambda frame: pd.concat([frame, frame.iloc[:3]])),
-        *("3 in all", "SH600001"),
-        reason=Reason.DUPLICATE_ROW,
-    ),
-    Bad(
-        "a column of text",
-        changed(lambda frame: frame.assign(sector="bank")),
-        *("[sector]", "'bank'"),
-        reason=Reason.NOT_NUMERIC,
-    ),
-    Bad("a column all NaN", changed(with_value(np.nan, slice(None))), "[noise]", reason=Reason.ALL_NAN),
-    Bad(
-        "infinite values",
-        changed(with_value(np.inf, slice(0, 5))),
-        *("[noise]", "5 in all"),
-        reason=Reason.INFINITE,
-    ),
+    Bad("dates are text", with_level("datetime", text_dates), "to_datetime", reason=Reason.NOT_DATES),
+    Bad("dates with a zone", ZONED, "Asia/Shanghai", reason=Reason.TIME_ZONE),
+    Bad("times of day", AT_CLOSE, "15:00:00", reason=Reason.TIME_OF_DAY),
+    Bad("instruments are numbers", NUMBERS, "SH600000", reason=Reason.NOT_TEXT),
     Bad("a column twice", twice, "[overnight_gap]", reason=Reason.DUPLICATE_NAME),
-    Bad(
-        "other column groups",
-        changed(lambda frame: pd.concat({"label": frame}, axis=1)),
-        "label",
-        reason=Reason.LAYOUT,
-    ),
     Bad(
         "other market's codes",
         with_level("instrument", turned),
         *("600000.SH", "SH600000", "SH600001"),
         reason=Reason.NO_INSTRUMENT,
-    ),
-    Bad(
-        "no training day",
-        changed(lambda frame: frame.loc["2016-01-01":]),
-        "2008-01-01 to 2014-12-31",
-        reason=Reason.NO_TRAINING_DATE,
-    ),
-    Bad(
-        "no value in training",
-        changed(only_after_training),
-        "2008-01-01 to 2014-12-31",
-        reason=Reason.NO_TRAINING_VALUE,
-    ),
-    Bad(
-        "too little of a segment",
-        changed(lambda frame: frame.loc[:"2015-06-30"]),
-        *("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
-        reason=Reason.LOW_COVERAGE,
-    ),
-    Bad(
-        "too little of a factor",
-        changed(with_value(np.nan, slice(0, 27_000))),
-        *("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
-        reason=Reason.LOW_COVERAGE,
     ),
     Bad("misspelt factor", good, "overnight_gap", SOTA_FACTORS="overnite_gap"),
     Bad("misspelt exclusion", good, "SOTA_FACTORS_EXCLUDE", SOTA_FACTORS_EXCLUDE="noise*"),
@@ -326,25 +295,9 @@ BAD = [
     Bad("unknown base set", good, "ALPHA_FACTORS", "alpha20, alpha22, alpha158", ALPHA_FACTORS="alpha21"),
     Bad("unknown error mode", good, "SOTA_ON_ERROR", "'ignore'", SOTA_ON_ERROR="ignore"),
     Bad("base-set file missing", good, "ALPHA_FACTORS", "No such file", ALPHA_FACTORS="mine.json"),
-    Bad(
-        "base-set file malformed",
-        base_file("mine.yaml", "MA20: [1, 2"),
-        *("mine.yaml", "malformed"),
-        ALPHA_FACTORS="mine.yaml",
-    ),
-    Bad(
-        "base-set expression malformed",
-        base_file("mine.json", '{"MA20": "Mean($close, 20"}'),
-        "MA20",
-        ALPHA_FACTORS="mine.json",
-    ),
-    Bad(
-        "store that is a file",
-        base_file("store", ""),
-        "SOTA_STORE_PATH",
-        line=NO_COPY,
-        SOTA_STORE_PATH="store",
-    ),
+    Bad("base-set file malformed", MALFORMED, "mine.yaml", "malformed", ALPHA_FACTORS="mine.yaml"),
+    Bad("base-set expression malformed", UNCLOSED, "MA20", ALPHA_FACTORS="mine.json"),
+    Bad("store that is a file", STORE, "SOTA_STORE_PATH", line=NO_COPY, SOTA_STORE_PATH="store"),
 ]
 
 
@@ -453,7 +406,7 @@ def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
 def test_qlib_data_that_is_not_there_is_one_warning(
     spoil: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Qlib's data, or with half of a download, the run goes on and says once what it can't check."""
+    """Without Qlib's data, or with half of a download, one warning says what can't be checked."""
     home = tmp_path / "home"
     folder = seams.put_market(home).provider
     if spoil == "garbage":
