@@ -27,7 +27,7 @@ class SotaModelRunner(QlibModelRunner):  # type: ignore[misc]
 
     def develop(self, exp: Any) -> Any:
         """Train and back-test one model on the factor set and the base set."""
-        return model_runner.hand_over_without_hook(super().develop, self, exp)
+        return model_runner.hand_over(super().develop, self, exp)
 
 
 # At import, so that a process that unpickles a session has them too; idle outside of a hand-off.

@@ -54,7 +54,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         runner = _runner(session)
         if runner is not None:
             plans.resume_with(runner, plan)
-            factor_runner.share(session, runner)
+            factor_runner.copy_to_factor_runner(session, runner)
         return session
 
     @functools.wraps(original_init)
@@ -118,7 +118,7 @@ def _check_new_loop(loop: Any) -> None:
         if not is_enabled():
             return
         plans.check_runner(_runner(loop))
-        factor_runner.share(loop, _runner(loop))
+        factor_runner.copy_to_factor_runner(loop, _runner(loop))
     except HandOffError as error:
         stop.refuse(error)
     except BridgeError as error:
@@ -135,7 +135,7 @@ def _check_loaded_loop(loop: Any) -> None:
             plans.check_runner(runner)
         if runner is not None:
             plans.resume_with(runner, plan)
-            factor_runner.share(loop, runner)
+            factor_runner.copy_to_factor_runner(loop, runner)
     except BridgeError as error:
         stop.stop_before_loop(error)
 

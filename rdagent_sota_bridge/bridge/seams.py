@@ -74,7 +74,7 @@ SEAMS = (
     Seam(
         "merge",
         "rdagent.scenarios.qlib.developer.model_runner",
-        "rdagent_sota_bridge.bridge.merge:merge_patches",
+        "rdagent_sota_bridge.bridge.model_runner:merge_patches",
         "process_factor_data, where develop looks it up: the set, in place of running factor code again",
         essential=True,
     ),
@@ -88,7 +88,7 @@ SEAMS = (
     Seam(
         "factor merge",
         "rdagent.scenarios.qlib.developer.factor_runner",
-        "rdagent_sota_bridge.bridge.merge:merge_patches",
+        "rdagent_sota_bridge.bridge.model_runner:merge_patches",
         "process_factor_data, where the factor runner's develop looks it up: the set in fin_quant",
     ),
     Seam(
