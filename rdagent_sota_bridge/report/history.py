@@ -30,14 +30,7 @@ _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Factor:
-    """One factor that a loop set out to mine.
-
-    Attributes:
-        name: The factor's name, which is its column.
-        description: The LLM's description; may be empty.
-        formulation: The LLM's formula; may be empty.
-        code: The text of `factor.py`; empty where the coder gave up on it.
-    """
+    """One factor that a loop set out to mine; `code` (of `factor.py`) is empty where the coder gave it up."""
 
     name: str
     description: str
@@ -57,8 +50,7 @@ class Loop:
         accepted: The verdict; None for a loop without one.
         failure: Why the loop has no result; empty where it has one.
         hypothesis: What the LLM set out to show.
-        observations: What the LLM saw in the result; may be empty.
-        reason: The reason for the verdict; may be empty.
+        observations: What the LLM saw in the result; may be empty, as the reason for the verdict.
         started: When its first step began (UTC); None where the session does not say.
         ended: When its last step ended (UTC).
         seconds: The time of its steps together, without the pauses between them; None if not known.
@@ -69,7 +61,6 @@ class Loop:
         workspace: The workspace folder, where it is today; None where it is gone or was never made.
         manifest: The content of `sota_manifest.json`; None where there is none.
         record: What Qlib recorded; None where nothing is recorded there.
-        factors: Of a factor loop.
         code: Of a model loop the text of `model.py`; may be empty.
         asked: Of a model loop how its verdict was asked for; None where the log does not say.
     """

@@ -1,4 +1,4 @@
-"""A factor's figures: those of alphalens-reloaded itself on the same data, and what alphalens can't tell."""
+"""A factor's figures: those of alphalens-reloaded itself on the same data, and what alphalens fails on."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ EQUAL = {"rtol": 0, "atol": 1e-9}
 def cleaned(values: Any, returns: Any, members: Any, days: pd.DatetimeIndex, *, cut: bool = True) -> Any:
     """Return what alphalens makes of the data, on an index whose frequency is the trading calendar's.
 
-    Args:
-        values: The factor.
-        returns: The returns.
-        members: The market's cells.
-        days: The days.
-        cut: As alphalens leaves it, without the days that it can't cut into quantiles; else with them.
+    `cut` takes out the days that it can't cut into quantiles, as alphalens leaves it.
     """
     index = pd.MultiIndex.from_product(
         [days, [f"SH6{number:05d}" for number in range(values.shape[1])]], names=["date", "asset"]
@@ -85,13 +80,7 @@ def assert_same_quantiles(
 ) -> None:
     """Fail unless the returns by quantile are those of alphalens, which has left out the days it can't cut.
 
-    Args:
-        found: The figures.
-        values: The factor.
-        returns: The returns.
-        members: The market's cells.
-        days: The days.
-        number: How many days there are before alphalens leaves any out.
+    `number` is how many days there are before alphalens leaves any out.
     """
     expected = pd.Series(NAN, index=range(1, QUANTILES + 1))
     with warnings.catch_warnings():
@@ -232,7 +221,7 @@ def test_any_panel(data: some.DataObject) -> None:
 @pytest.mark.parametrize(
     "case", ["no value", "no return", "no member", "no day", "no instrument", "constant"]
 )
-def test_nothing_to_tell(case: str) -> None:
+def test_nothing_to_show(case: str) -> None:
     """Without a day that has an IC every figure is NaN or empty, and nothing warns."""
     values, returns, members = panel(8, days=5, instruments=4)
     days = CALENDAR[:5]
@@ -253,8 +242,8 @@ def test_nothing_to_tell(case: str) -> None:
         found = sheet("a", values, returns, members, days)
     assert (len(found.days), len(found.ic), len(found.rolling_ic), found.months) == (0, 0, 0, ())
     assert (len(found.monthly_ic), len(found.autocorrelation), len(found.autocorrelation_days)) == (0, 0, 0)
-    told = [found.mean_ic, found.icir, found.t_statistic, found.mean_autocorrelation]
-    assert np.isnan([*told, *found.quantile_returns]).all()
+    unknown = [found.mean_ic, found.icir, found.t_statistic, found.mean_autocorrelation]
+    assert np.isnan([*unknown, *found.quantile_returns]).all()
     assert found.quantile_returns.shape == (QUANTILES,)
     if case in ("no member", "no day", "no instrument"):
         assert np.isnan(found.coverage)
