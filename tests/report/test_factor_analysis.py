@@ -8,6 +8,7 @@ import json
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ import pytest
 
 from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.check.quality import Source
+from rdagent_sota_bridge.errors import MarketError
 from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.qlib_files import label
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.report import factor_analysis
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis, analyse, mean_correlation
 from tests import seams
-from tests.frames import public_folder, without_privileges, write
+from tests.frames import write
 
 DAY = pd.Timestamp
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
@@ -111,15 +114,13 @@ def test_two_files(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
 def test_membership_and_order(demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
     """Cells outside the market change nothing, whatever they hold; nor does the order of the rows."""
     folder = tmp_path / "data"
-    folder.mkdir()
+    (folder / "instruments").mkdir(parents=True)
     for name in ("calendars", "features"):
         (folder / name).symlink_to(demo.provider / name)
     codes = sorted(demo.instruments)
-    (folder / "instruments").mkdir()
-    (folder / "instruments" / "some.txt").write_text(
-        "".join(f"{code}\t2008-01-01\t2018-12-31\n" for code in codes[:30])
-        + "".join(f"{code}\t2018-06-01\t2020-12-31\n" for code in codes[20:50])
-    )
+    lines = [f"{code}\t2008-01-01\t2018-12-31\n" for code in codes[:30]]
+    lines += [f"{code}\t2018-06-01\t2020-12-31\n" for code in codes[20:50]]
+    (folder / "instruments" / "some.txt").write_text("".join(lines))
     some = dataclasses.replace(task, provider_uri=str(folder), market="some")
     found = figures(write(frame, tmp_path), some, "overnight_gap", "mixed")
     days, names = (frame.index.get_level_values(level) for level in frame.index.names)
@@ -193,36 +194,22 @@ def test_the_market_of_a_container(
     assert any(str(host / "qlib_data" / "cn_data") in note for note in found.notes) is not mounted
 
 
-def test_prices_that_can_not_be_read(
-    demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: Path
-) -> None:
-    """A price file of another user's is noted with the system's reason."""
-    path = write(frame, tmp_path)
-    given = source(path, "overnight_gap")
-    with public_folder() as folder:
-        for name in ("calendars", "instruments"):
-            (folder / name).mkdir()
-            for file in (demo.provider / name).iterdir():
-                (folder / name / file.name).write_bytes(file.read_bytes())
-        place = folder / "features" / "sh600000" / "close.day.bin"
-        place.parent.mkdir(parents=True)
-        place.write_bytes(b"\0" * 8)
-        place.chmod(0o000)
-        set_file = folder / "set.parquet"
-        set_file.write_bytes(path.read_bytes())
-        other = dataclasses.replace(task, provider_uri=str(folder))
-        with without_privileges():
-            found = analyse("x", [dataclasses.replace(given, path=set_file)], other)
-    assert (found.sheets, found.names) == ((), ("overnight_gap",))
-    assert found.notes == (f"Qlib's prices can't be read: Permission denied ({place}).",)
-
-
 def test_an_open_end(task: Task, demo: DemoMarket, frame: pd.DataFrame, tmp_path: Path) -> None:
     """A test segment without an end reaches to the calendar's last day that has a label."""
-    found = figures(
-        write(frame, tmp_path), dataclasses.replace(task, test=(DAY("2017-01-01"), pd.NaT)), "overnight_gap"
-    )
+    endless = dataclasses.replace(task, test=(DAY("2017-01-01"), pd.NaT))
+    found = figures(write(frame, tmp_path), endless, "overnight_gap")
     assert found.sheets[0].days[-1] == demo.days[-3]
+
+
+def test_prices_that_can_not_be_read(
+    task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price file that may not be read (as in test_label) is noted with the system's reason."""
+    error = MarketError("Qlib's prices can't be read: Permission denied", "/data/close.day.bin", "")
+    monkeypatch.setattr(label, "values", Mock(side_effect=error))
+    found = figures(write(frame, tmp_path), task, "overnight_gap")
+    assert (found.sheets, found.names) == ((), ("overnight_gap",))
+    assert found.notes == ("Qlib's prices can't be read: Permission denied (/data/close.day.bin).",)
 
 
 @pytest.mark.parametrize(
