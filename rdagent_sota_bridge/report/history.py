@@ -15,9 +15,7 @@ from typing import Any
 from rdagent_sota_bridge.bridge import verdict
 from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.factor_set import parquet as factors
-from rdagent_sota_bridge.factor_set import safe_pickle, session_files, sessions
-from rdagent_sota_bridge.factor_set.accepted import workspaces_of
+from rdagent_sota_bridge.factor_set import parquet, safe_pickle, sessions
 from rdagent_sota_bridge.factor_set.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
@@ -135,12 +133,12 @@ def read_run(log: Path) -> Run:
     """
     session = sessions.read_session(log)
     folder = sessions.log_folder(log.absolute())
-    loop = session_files.load(session.file)
+    loop = safe_pickle.load_logged(session.file)
     notes: list[str] = []
     try:
         loops = _loops(loop, session, folder, notes)
     except safe_pickle.DAMAGE as error:
-        raise session_files.unknown_form(session.file, error) from None
+        raise safe_pickle.unknown_form(session.file, error) from None
     asked = {} if folder is None else _asked(folder, notes)
     return Run(
         log=session.file if folder is None else folder,
@@ -283,7 +281,7 @@ def _text(of: Any, name: str) -> str:
 
 def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None:
     """Return where a workspace is today; the recorded path is stale once the project has moved."""
-    return next((place for place in workspaces_of(experiment, log) if place.is_dir()), None)
+    return next((place for place in sessions.workspaces_of(experiment, log) if place.is_dir()), None)
 
 
 def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
@@ -313,7 +311,7 @@ def _metrics(
     found: dict[str, float] = {}
     if workspace is not None:
         with _noting(notes, f"the result in {workspace}"):
-            found = factors.metrics_beside(workspace / FACTOR_FILE)
+            found = parquet.metrics_beside(workspace / FACTOR_FILE)
     if any(map(math.isfinite, found.values())):
         return found
     # The session holds that of a loop which RD-Agent's cache answered, in `running_info` (0.8.0 and 1.0.0).
@@ -351,7 +349,7 @@ def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -
     last = max(files, key=lambda file: file.name, default=None)  # named by their time
     if last is not None:
         with _noting(notes, f"how the verdict was asked for in {last}"):
-            request = session_files.load(last)
+            request = safe_pickle.load_logged(last)
             return verdict.asked(str(request["system"]), str(request["resp"]))
     return None
 
@@ -366,7 +364,7 @@ def _asked(log: Path, notes: list[str]) -> dict[str, str]:
         if last is None:
             continue
         with _noting(notes, f"what was asked in {last}"):
-            content = session_files.load(last)
+            content = safe_pickle.load_logged(last)
             if not isinstance(content, dict):
                 content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
             asked |= {
