@@ -14,7 +14,7 @@ from rdagent_sota_bridge.bridge import handoff, merge
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
-from rdagent_sota_bridge.factor_set import normal, parquet
+from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import manifest, model_yaml
 
@@ -119,7 +119,7 @@ def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, A
     Raises:
         FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
     """
-    days = normal.days(file)
+    days = panel.days_of(file)
     train = model_yaml.read_task(text, {name: str(value) for name, value in run_env.items()}).train
     trained = int(model_yaml.inside(days, train).sum())
     logger().info(

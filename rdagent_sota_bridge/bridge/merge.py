@@ -17,8 +17,9 @@ from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.errors import OTHER_RELEASE, HandOffError, SeamError, StoreError
-from rdagent_sota_bridge.factor_set import normal, store
+from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.panel import complete_rows, nested_columns
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.system import files
 
@@ -80,7 +81,7 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
         frame = _read(stored)
     if experiment.stands_for_a_set(hand_off.experiment):
         # The reference of factor loops, in which RD-Agent keeps the rows with a value of every factor.
-        frame = frame[normal.complete_rows(stored.path)]
+        frame = frame[complete_rows(stored.path)]
     if own:
         # The set was read first: that it is gone is said before minutes of factor code.
         mined = process_before(own)
@@ -152,7 +153,7 @@ def _sample(columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _is_sample(file: Path, columns: tuple[str, ...]) -> bool:
     """Return True if what `develop` wrote is the sample that it got, in rows, names and values."""
-    expected = _sample(columns).set_axis(normal.nested_columns(columns), axis=1)
+    expected = _sample(columns).set_axis(nested_columns(columns), axis=1)
     try:
         return bool(pd.read_parquet(file).equals(expected))
     except (OSError, pa.ArrowException):

@@ -16,9 +16,8 @@ from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.check import figures
 from rdagent_sota_bridge.check.figures import FactorFigures
-from rdagent_sota_bridge.factor_set import choice, normal, selection
-from rdagent_sota_bridge.factor_set import panel as panels
-from rdagent_sota_bridge.factor_set import parquet as factors
+from rdagent_sota_bridge.factor_set import parquet, selection
+from rdagent_sota_bridge.factor_set.panel import is_normal, opened, union, values
 from rdagent_sota_bridge.factor_set.parquet import Days, FactorSet
 from rdagent_sota_bridge.factor_set.selection import Dropped
 from rdagent_sota_bridge.qlib_files import label
@@ -104,7 +103,7 @@ def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -
     # Two files of one content are one.
     known_paths: dict[str, Path] = {}
     for path in paths:
-        known_paths.setdefault(factors.current_digest(path), path)
+        known_paths.setdefault(parquet.current_digest(path), path)
     paths, digests = list(known_paths.values()), list(known_paths)
     key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market, task)]
     known = cache.get(_KIND, key)
@@ -124,18 +123,18 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
 
     def choose(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         place = " and ".join(map(str, paths))
-        there.extend(panels.union(columns))
-        return choice.chosen(panels.union(columns), wish.wanted, wish.excluded, place)
+        there.extend(union(columns))
+        return selection.chosen(union(columns), wish.wanted, wish.excluded, place)
 
-    with panels.opened(paths, choose) as panel:
-        check_fit(_described(panel), market, task.train)
+    with opened(paths, choose) as panel:
+        check_fit(panel.factor_set, market, task.train)
         dates = selection.sampled_dates(panel)
         ground = figures.ground(panel, market, task, dates)
         sample = np.empty((len(panel.columns), len(ground.sample)), dtype=np.float64)
         found = {}
-        for number, (column, values) in enumerate(panels.values(panel)):
-            found[column] = figures.take(values, panel, ground)
-            sample[number] = values[ground.sample]
+        for number, (column, cells) in enumerate(values(panel)):
+            found[column] = figures.take(cells, panel, ground)
+            sample[number] = cells[ground.sample]
         starts = np.searchsorted(panel.date_codes[ground.sample], np.append(dates, len(panel.dates)))
         days = [slice(*pair) for pair in itertools.pairwise(starts)]
         dropped = selection.to_drop(panel, sample, days, wish.max_correlation)
@@ -149,7 +148,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
             whole = len(sources) == 1 and kept == panel.files[0].columns
             return Quality(
                 factors=dataclasses.replace(
-                    _described(panel), columns=kept, digest=sources[0].digest if whole else _digest(sources)
+                    panel.factor_set, columns=kept, digest=sources[0].digest if whole else _digest(sources)
                 ),
                 sources=sources,
                 left_out=left_out,
@@ -158,17 +157,12 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
                 filled=ground.filled,
                 missing_days=ground.missing_days,
                 in_market=None if market is None else len(set(panel.instruments) & set(market.instruments)),
-                is_normal=whole and normal.is_normal(panel),
+                is_normal=whole and is_normal(panel),
             )
     # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
     used = [source.path for source in sources if source.columns]
     rest = _look(used, dataclasses.replace(wish, wanted=kept, excluded=()), market, task)
     return dataclasses.replace(rest, left_out=left_out, dropped=(*dropped, *rest.dropped))
-
-
-def _described(panel: panels.Panel) -> FactorSet:
-    first = panel.files[0]
-    return FactorSet(first.path, first.digest, panel.rows, panel.columns, panel.dates, panel.instruments)
 
 
 def _digest(sources: tuple[Source, ...]) -> str:
