@@ -326,14 +326,13 @@ def tested_alike(runs: Sequence[Run]) -> bool:
 
     A run whose records say none of it is not known to differ.
     """
-    tasks = set()
-    for run in runs:
-        for loop in run.loops:
-            task = task_of(run, loop)
-            if loop.kind == "model" and loop.metrics and task is not None:
-                # Data is known by its folder's name; where it is can differ between machines.
-                data = task.provider_uri.rstrip("/").rpartition("/")[2]
-                tasks.add((data, task.market, str(task.test), "".join(task.label.split())))
+    tasks = {
+        # Data is known by its folder's name; where it is can differ between machines.
+        (Path(task.provider_uri).name, task.market, str(task.test), "".join(task.label.split()))
+        for run in runs
+        for loop in run.loops
+        if loop.kind == "model" and loop.metrics and (task := task_of(run, loop)) is not None
+    }
     return len(tasks) <= 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,7 +21,6 @@ from rdagent_sota_bridge.report.history import Loop, Run
 State = Literal["factors", "none", "not trained", "not verified", "broken"]
 
 _HANDED_OVER = "# rdagent-sota-bridge: "  # begins the line that a hand-off writes into the YAML
-_MINES = ("fin_factor", "fin_factor_report")
 
 Finding = tuple[bool, str]  # one look at a claim: whether it agrees, and what was seen
 
@@ -77,6 +76,8 @@ class _Claim(BaseModel):
     loaded: list[str] | None = Field(None, validation_alias=AliasPath("qlib_loaded", "columns"))
     width: int | None = Field(None, validation_alias=AliasPath("qlib_loaded", "num_features"))
     from_cache: bool = False  # release 0.1.0 wrote it
+    factor_set: dict[str, Any]
+    qlib_loaded: dict[str, Any] | None
 
     @property
     def whole_base(self) -> BaseSet:
@@ -97,6 +98,10 @@ class _Claim(BaseModel):
     def _agrees_with_itself(self) -> _Claim:
         if self.version != MANIFEST_VERSION:
             raise ValueError(f"manifest_version is {self.version}")
+        if self.stored is None and self.factor_set.get("stored") is not None:
+            raise ValueError("its stored file has no digest")
+        if self.loaded is None and self.qlib_loaded is not None:
+            raise ValueError("what Qlib loaded has no columns")
         if self.base_digest != f"sha256:{self.whole_base.digest}":
             raise ValueError("its base set's features are not those of its digest")
         if not set(self.chosen) <= set(self.mined):
@@ -123,16 +128,14 @@ def verify(run: Run) -> list[Verification]:
     Raises:
         SessionError: if the run has no model loop.
     """
-    models = [] if run.command in _MINES else [loop for loop in run.loops if loop.kind != "factor"]
+    mines = run.command in ("fin_factor", "fin_factor_report")
+    models = [loop for loop in run.loops if loop.kind != "factor" and not mines]
     if not models:
-        mines = run.command in _MINES or any(loop.kind == "factor" for loop in run.loops)
-        what = (
-            f"The log is one of {run.command}, which has mined factors and trained no model"
-            if mines
-            else f"The run of {run.command} has begun no loop"
-        )
+        fact = f"The run of {run.command} has begun no loop"
+        if mines or run.loops:
+            fact = f"The log is one of {run.command}, which has mined factors and trained no model"
         fix = "name the log folder of a run that trained models, or `latest`"
-        raise SessionError(f"{what}: there is nothing to verify", str(run.log), fix)
+        raise SessionError(f"{fact}: there is nothing to verify", str(run.log), fix)
     found = [_verify(loop) for loop in models]
     claiming = sum(bool(one.digest) for one in found)
     without = (
@@ -163,12 +166,11 @@ def _verify(loop: Loop) -> Verification:
     against = tuple(text for agrees, text in findings if not agrees)
     parts = f"{len(claim.mined)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
     shown = f"factor set {claim.digest[:19]} ({parts})"
+    unproven = f"claims {shown}, which is not shown: {'; '.join(against)}"
     return replace(
         unknown,
         state="broken" if against else "factors",
-        text=f"claims {shown}, which is not shown: {'; '.join(against)}"
-        if against
-        else f"trained on {shown}",
+        text=unproven if against else f"trained on {shown}",
         evidence=tuple(text for agrees, text in findings if agrees),
         contradictions=against,
     )
@@ -188,10 +190,7 @@ def _without_claim(loop: Loop) -> tuple[State, str]:
     if not record.has_factor_file:
         return "none", f"trained without factors, and claims none ({wide})"
     if _HANDED_OVER not in _yaml(loop.workspace):
-        return (
-            "none",
-            f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})",
-        )
+        return "none", f"claims no handed-over set; Qlib read a {FACTOR_FILE} of this run itself ({wide})"
     if not loop.metrics:
         return "not trained", _one_line(loop.failure)
     return "broken", f"{CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
@@ -235,10 +234,8 @@ def _file(workspace: Path, claim: _Claim) -> Finding:
         return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}"
     if digest != claim.stored:
         return False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})"
-    return (
-        True,
-        f"{FACTOR_FILE} is the claimed one, by {'columns' if claim.stored is None else 'digest and columns'}",
-    )
+    by = "columns" if claim.stored is None else "digest and columns"
+    return True, f"{FACTOR_FILE} is the claimed one, by {by}"
 
 
 def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
@@ -295,5 +292,6 @@ def _few(names: Sequence[str]) -> str:
 def _one_line(text: object) -> str:
     if isinstance(text, ValidationError):  # the first thing that is wrong with a form
         first = text.errors()[0]
-        text = ".".join(map(str, first["loc"])) + f" {first['msg']}"
+        entry, fact = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        text = f"{entry}: {fact}" if entry else fact
     return " ".join(str(text).split())[:200]
