@@ -296,14 +296,14 @@ def look(*, normal_form: bool) -> None:
     from rdagent_sota_bridge import settings
     from rdagent_sota_bridge.bridge import dry_run
     from rdagent_sota_bridge.check import inspect as inspection
-    from rdagent_sota_bridge.factor_set import locate, normal, panel
+    from rdagent_sota_bridge.factor_set import locate, panel
 
     asked = settings.read_settings()
     located = locate.factor_sets(asked.workspace_paths, asked.log_paths)
     found = inspection.inspect(asked, dry_run.of_models().start, located)
     found.raise_failures()
     with panel.opened([at.path for at in found.located]) as opened:
-        if normal.is_normal(opened) != normal_form:
+        if panel.is_normal(opened) != normal_form:
             sys.exit(f"{opened.files[0].path} is not in the form that it was written in")
 
 

@@ -122,7 +122,7 @@ def factor_analysis(
 
 def model_loop(number: int, ic: float, *, columns: tuple[str, ...] = (), **others: Any) -> Loop:
     """Return a model loop that was trained, on factors where some are named."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "number": number,
         "kind": "model",
         "name": f"ResidualGRU_{number}",
@@ -144,7 +144,7 @@ def model_loop(number: int, ic: float, *, columns: tuple[str, ...] = (), **other
         ),
         "code": "import torch\n\n\nclass Net(torch.nn.Module):\n    pass\n",
     }
-    return Loop(**{**told, **others})
+    return Loop(**{**fields, **others})
 
 
 def factor_loop(number: int, ic: float, names: tuple[str, ...], **others: Any) -> Loop:
@@ -153,7 +153,7 @@ def factor_loop(number: int, ic: float, names: tuple[str, ...], **others: Any) -
         Factor(name, f"What {name} measures.", r"\frac{a}{b}", f"def {name}():\n    return 1 < 2\n")
         for name in names
     )
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "number": number,
         "kind": "factor",
         "name": ", ".join(names),
@@ -167,7 +167,7 @@ def factor_loop(number: int, ic: float, names: tuple[str, ...], **others: Any) -
         "record": QlibRecord(None, TASK, True, tuple(ALPHA20)),
         "factors": factors,
     }
-    return Loop(**{**told, **others})
+    return Loop(**{**fields, **others})
 
 
 def factor_names(count: int) -> tuple[str, ...]:

@@ -73,13 +73,13 @@ def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variabl
     logs = set(box.project.glob("log/*"))
     with _started(box, options, script, variables) as (process, llm, output):
         process.wait(900)
-        told = output.read_text(encoding="utf-8", errors="replace")
+        text = output.read_text(encoding="utf-8", errors="replace")
     assert not llm.unknown, [request.user[:200] for request in llm.unknown]
     new = sorted(set(root.glob("*")) - workspaces, key=lambda folder: folder.stat().st_mtime)
     folders = [folder for folder in set(box.project.glob("log/*")) - logs if folder.is_dir()]
     return Run(
         status=process.returncode,
-        output=told,
+        output=text,
         requests=llm.requests,
         text_log=_text_log(box),
         log_folder=folders[0] if folders else None,

@@ -164,7 +164,7 @@ def test_the_demo_ends_well_though_it_is_killed_three_times(
     (run,) = (
         pid
         for pid, words in commands(folder).items()
-        if "--factor-loops" in words and not any(word.endswith("lifeline.py") for word in words)
+        if "--factor-loops" in words and not any(word.endswith("system/child.py") for word in words)
     )
     os.kill(run, signal.SIGKILL)
     _, said = first.communicate(timeout=120)

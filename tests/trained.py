@@ -132,8 +132,8 @@ def write_training(
         "versions": {},
     }
     (workspace / manifest.LOADED_FILE).write_text(json.dumps(loaded))
-    told = {"path": "/store/a", "digest": parquet.current_digest(file), "placed_as": "link"}
-    write_manifest(workspace, mined=mined, base=base, digest=digest, stored=told if stored else None)
+    place = {"path": "/store/a", "digest": parquet.current_digest(file), "placed_as": "link"}
+    write_manifest(workspace, mined=mined, base=base, digest=digest, stored=place if stored else None)
     return workspace
 
 

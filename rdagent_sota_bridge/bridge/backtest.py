@@ -14,7 +14,7 @@ from rdagent_sota_bridge.bridge import dry_run, handoff
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
-from rdagent_sota_bridge.factor_set import normal, parquet, store
+from rdagent_sota_bridge.factor_set import panel, parquet, store
 from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml
 
 RESULT_SCRIPT = "read_exp_res.py"
@@ -150,7 +150,7 @@ def _check_rows(hand_off: HandOff, text: str, run_env: dict[str, Any]) -> None:
     Raises:
         FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
     """
-    days = normal.days(hand_off.file)
+    days = panel.days_of(hand_off.file)
     train = model_yaml.read_task(text, {name: str(value) for name, value in run_env.items()}).train
     trained = int(model_yaml.inside(days, train).sum())
     logger().info(

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pandas.core.groupby import DataFrameGroupBy
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
-from rdagent_sota_bridge.factor_set import normal
+from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
@@ -108,7 +108,7 @@ def sample(columns: tuple[str, ...]) -> pd.DataFrame:
 
 def is_sample(file: Path, columns: tuple[str, ...]) -> bool:
     """Return True if what `develop` wrote is the sample that it got, in rows, names and values."""
-    expected = sample(columns).set_axis(normal.nested_columns(columns), axis=1)
+    expected = sample(columns).set_axis(panel.nested_columns(columns), axis=1)
     try:
         return bool(pd.read_parquet(file).equals(expected))
     except (OSError, pa.ArrowException):

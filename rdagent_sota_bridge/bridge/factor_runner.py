@@ -23,7 +23,7 @@ from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
-from rdagent_sota_bridge.factor_set import normal
+from rdagent_sota_bridge.factor_set.panel import complete_rows, days_of
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.system import files
@@ -91,8 +91,8 @@ def _check_complete_rows(record: Record, train: model_yaml.Segment) -> None:
         HandOffError: if none is in the training segment.
     """
     file = plans.keep_in_store(record).path
-    complete = normal.complete_rows(file)
-    trained = complete & model_yaml.inside(normal.days(file), train)
+    complete = complete_rows(file)
+    trained = complete & model_yaml.inside(days_of(file), train)
     many = len(record["columns"])
     kept = f"{int(complete.sum())} of {len(complete)} rows have a value of each of the {many} factors"
     if not trained.any():

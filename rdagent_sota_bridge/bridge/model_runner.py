@@ -26,7 +26,7 @@ from rdagent_sota_bridge.errors import (
     SeamError,
     StoreError,
 )
-from rdagent_sota_bridge.factor_set import normal, parquet
+from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.sharing import fetched
 from rdagent_sota_bridge.system import files
@@ -289,7 +289,7 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
         frame = frame.set_axis(pd.Index(stored.columns, dtype=object), axis=1)
     if experiment.stands_for_a_set(hand_off.experiment):
         # The reference of factor loops, in which RD-Agent keeps the rows with a value of every factor.
-        frame = frame[normal.complete_rows(stored.path)]
+        frame = frame[panel.complete_rows(stored.path)]
     if own:
         # The set was read first: that it is gone is said before minutes of factor code.
         mined = process_before(own)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.check import figures
 from rdagent_sota_bridge.check.figures import FactorFigures
-from rdagent_sota_bridge.factor_set import choice, normal, panel, parquet, selection
+from rdagent_sota_bridge.factor_set import panel, parquet, selection
 from rdagent_sota_bridge.factor_set.parquet import Days, FactorSet
 from rdagent_sota_bridge.factor_set.selection import Dropped
 from rdagent_sota_bridge.qlib_files import label
@@ -119,7 +119,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
     def choose(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         nonlocal there
         there = panel.union(columns)
-        return choice.chosen(there, wish.wanted, wish.excluded, " and ".join(map(str, paths)))
+        return selection.chosen(there, wish.wanted, wish.excluded, " and ".join(map(str, paths)))
 
     with panel.opened(paths, choose) as rows:
         first = rows.files[0]
@@ -153,7 +153,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
                 filled=ground.filled,
                 missing_days=ground.missing_days,
                 in_market=None if market is None else len(set(rows.instruments) & set(market.instruments)),
-                is_normal=whole and normal.is_normal(rows),
+                is_normal=whole and panel.is_normal(rows),
             )
     # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
     used = [source.path for source in sources if source.columns]

@@ -21,7 +21,7 @@ from rdagent_sota_bridge.check.look_ahead import NAME, check_set
 from rdagent_sota_bridge.check.quality import Quality, Source
 from rdagent_sota_bridge.cli import fetching
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.factor_set import locate, parquet, sessions, store
+from rdagent_sota_bridge.factor_set import locate, panel, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.settings import Settings, is_enabled, path_entries, read_settings
 
@@ -98,7 +98,7 @@ def _switch() -> list[Line]:
 
 
 def _laid_aside(found: Quality) -> int:
-    """Return the bytes that `normal.write` lays aside while it writes a set; 0 for one that is copied."""
+    """Return the bytes that `panel.write_normal` lays aside; 0 for a set that is copied."""
     return 0 if found.is_normal else 8 * found.factors.rows * len(found.factors.columns)
 
 
@@ -126,7 +126,7 @@ class _Stored(Mapping[str, pd.Series]):
     def __getitem__(self, column: str) -> pd.Series:
         if column not in self._source.columns:
             raise KeyError(column)
-        return parquet.load(self._source.path, self._source.digest, column)
+        return panel.load(self._source.path, self._source.digest, column)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.columns)

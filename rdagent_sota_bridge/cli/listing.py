@@ -17,9 +17,8 @@ from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.factor_set import sessions
-from rdagent_sota_bridge.factor_set.accepted import workspaces_of
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.factor_set.sessions import Experiment
+from rdagent_sota_bridge.factor_set.sessions import Experiment, workspaces_of
 from rdagent_sota_bridge.system import cache
 
 _METRICS = {
@@ -182,20 +181,20 @@ def _row(file: Path, run: tuple[Path, Experiment] | None) -> Row:
 
 def _look(file: Path) -> dict[str, Any]:
     """Open a factor file and the metrics beside, and return what they say by the fields of `Row`."""
-    from rdagent_sota_bridge.factor_set import parquet as factors  # late: pandas and pyarrow
+    from rdagent_sota_bridge.factor_set import parquet  # late: pandas and pyarrow
 
     facts: dict[str, Any] = {"factors": (), "rows": None, "start": "", "end": "", "instruments": None}
     trouble, metrics = [], {}
     try:
-        footer = factors.read_footer(file)
+        footer = parquet.read_footer(file)
         facts |= {"factors": footer.columns, "rows": footer.rows}
         for name, day in (("start", footer.start), ("end", footer.end)):
             facts[name] = "" if day is None else day.date().isoformat()
-        facts["instruments"] = factors.count_instruments(file)
+        facts["instruments"] = parquet.count_instruments(file)
     except FactorFileError as error:
         trouble += [str(failure) for failure in error.failures]
     try:
-        metrics = factors.metrics_beside(file)
+        metrics = parquet.metrics_beside(file)
     except (OSError, ValueError) as error:
         trouble.append(str(error))
     for name, metric in _METRICS.items():

@@ -10,29 +10,23 @@ from pathlib import Path
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import (
+    FactorFileError,
     FactorFileNotFoundError,
     LocateError,
     NothingAcceptedError,
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.factor_set import accepted, sessions
+from rdagent_sota_bridge.factor_set import sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LATEST_LOG, LOGS, SESSION_FOLDER, logs
-from rdagent_sota_bridge.factor_set.sessions import Session
+from rdagent_sota_bridge.factor_set.sessions import Experiment, Session
 
 _RELATIVE = "a relative path is relative to the folder that the command is started in"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the manifest of a set that was fetched says of the run that left it; its log is elsewhere.
-
-    Attributes:
-        run: The name of the run's log folder; None where nobody knows.
-        loop: The loop's number.
-        workspace_id: The name of its workspace.
-        accepted: The verdict on it.
-    """
+    """What the manifest of a set that was fetched says of the run that left it; its log is elsewhere."""
 
     run: str | None = None
     loop: int | None = None
@@ -47,9 +41,9 @@ class Located:
     Attributes:
         path: The factor file, absolute, links followed.
         log: The log folder that led to it; None where a workspace was named.
-        loop: The number of the accepted loop, where a log tells it.
-        workspace_id: Name of the workspace folder, where a log tells it.
-        accepted: The verdict on its loop; None without a log that tells.
+        loop: The number of the accepted loop, where a log has it.
+        workspace_id: Name of the workspace folder, where a log has it.
+        accepted: The verdict on its loop; None without a log.
         notes: What the user should know about the choice.
         url: Where the file was fetched from, without secrets; empty for one that was not.
         fetched: When, in ISO form.
@@ -100,16 +94,23 @@ def factor_sets(
             f"workspace folder of an accepted factor loop, the one that holds {FACTOR_FILE}; "
             "`rdagent-sota list` shows both",
         )
-    named = _each_once([_workspace_set(path, fetch) for path in workspace_paths])
-    logged = _each_once([_accepted_set(path) for path in log_paths])
-    if named and logged and {found.path for found in named} != {found.path for found in logged}:
+    named: dict[Path, Located] = {}
+    logged: dict[Path, Located] = {}
+    for path in workspace_paths:
+        found = fetch(path) if urls.is_url(path) else _workspace_set(path)
+        named.setdefault(found.path, found)
+    for path in log_paths:
+        found = _accepted_set(path)
+        logged.setdefault(found.path, found)
+    if named and logged and set(named) != set(logged):
+        shown = [" and ".join(map(str, paths)) for paths in (named, logged)]
         raise LocateError(
             "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets",
-            f"{_shown(named)} by the first, {_shown(logged)} by the second",
+            f"{shown[0]} by the first, {shown[1]} by the second",
             "unset one of them; to join sets, name them all in one of them, with "
             f"{os.pathsep!r} between the paths",
         )
-    return logged or named
+    return tuple((logged or named).values())
 
 
 def named(text: str, fetch: Fetch = _no_fetch) -> Located:
@@ -122,36 +123,22 @@ def named(text: str, fetch: Fetch = _no_fetch) -> Located:
         return _accepted_set(text)
     if urls.is_url(text):
         return fetch(text)
-    path = _existing(text, lambda where: _nothing_named(text, where))
-    try:
-        is_folder = path.is_dir()
-        is_log = SESSION_FOLDER in path.parts or (path / SESSION_FOLDER).is_dir() or path.name == LATEST_LOG
-        is_set = not is_folder or (path / FACTOR_FILE).exists()
-        what = "" if is_log or is_set else _what_it_is(path)
-    except OSError as error:
-        raise _nothing_named(text, str(error)) from None
-    if is_log:
-        return _accepted_set(text)
-    if not is_set:
-        raise _nothing_named(text, f"{path} {what}")
-    return Located((path / FACTOR_FILE if is_folder else path).resolve())
-
-
-def _nothing_named(text: str, where: str) -> LocateError:
-    return LocateError(
-        f"Neither a factor workspace nor a run's log: {text}",
-        where,
-        _near(text)
-        or f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds "
-        f"{SESSION_FOLDER}; `rdagent-sota list` shows both",
+    fact = f"Neither a factor workspace nor a run's log: {text}"
+    fix = _near(text) or (
+        f"name a folder that holds {FACTOR_FILE}, or a log folder, which holds {SESSION_FOLDER}; "
+        "`rdagent-sota list` shows both"
     )
-
-
-def _near(text: str) -> str:
-    """Return the fix for a text that may be a name written wrong; empty if it is none."""
-    names = [LATEST, *(str(LOGS / log.name) for log in logs())]
-    near = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.8)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    path = _existing(text, fact, fix, LocateError)
+    try:
+        if SESSION_FOLDER in path.parts or (path / SESSION_FOLDER).is_dir() or path.name == LATEST_LOG:
+            return _accepted_set(text)
+        file = path / FACTOR_FILE if path.is_dir() else path
+        where = "" if file.exists() else f"{path} {_what_it_is(path)}"
+    except OSError as error:
+        where = str(error)
+    if where:
+        raise LocateError(fact, where, fix)
+    return Located(file.resolve())
 
 
 def with_its_log(found: Located) -> Located:
@@ -182,15 +169,11 @@ def existing_log(named: str) -> Path:
     Raises:
         SessionError: if nothing is there.
     """
-
-    def not_found(where: str) -> SessionError:
-        fix = f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; {_RELATIVE}"
-        return SessionError(f"Log path not found: {named}", where, fix)
-
-    return _existing(named, not_found)
+    fix = f"name a log folder such as log/2026-01-31_09-00-00-000000, or `{LATEST}`; {_RELATIVE}"
+    return _existing(named, f"Log path not found: {named}", fix, SessionError)
 
 
-def _existing(text: str, not_found: Callable[[str], LocateError]) -> Path:
+def _existing(text: str, fact: str, fix: str, error_class: type[LocateError], variable: str = "") -> Path:
     """Return the absolute path that a text names, or raise the error of nothing being there."""
     try:
         path = Path.cwd() / Path(text).expanduser()
@@ -199,61 +182,49 @@ def _existing(text: str, not_found: Callable[[str], LocateError]) -> Path:
         where = f"looked for at {path}"
     except (OSError, RuntimeError, ValueError) as error:  # a closed folder; ~name of nobody; a null byte
         where = str(error)
-    raise not_found(where)
+    raise error_class(fact, variable + where, fix)
 
 
-def _each_once(found: list[Located]) -> tuple[Located, ...]:
-    first: dict[Path, Located] = {}
-    for one in found:
-        first.setdefault(one.path, one)
-    return tuple(first.values())
-
-
-def _shown(found: tuple[Located, ...]) -> str:
-    return " and ".join(str(one.path) for one in found)
+def _near(text: str) -> str:
+    """Return the fix for a text that may be a name written wrong; empty if it is none."""
+    names = [LATEST, *(str(LOGS / log.name) for log in logs())]
+    near = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.8)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 # --- a workspace ---
 
 
-def _workspace_set(workspace_path: str, fetch: Fetch) -> Located:
-    if urls.is_url(workspace_path):
-        return fetch(workspace_path)
-
-    def not_found(where: str) -> WorkspaceNotFoundError:
-        fact = f"SOTA workspace path not found: {workspace_path}"
-        return WorkspaceNotFoundError(fact, f"SOTA_WORKSPACE_PATH, {where}", f"correct the path; {_RELATIVE}")
-
-    path = _existing(workspace_path, not_found)
+def _workspace_set(text: str) -> Located:
+    fact, fix = f"SOTA workspace path not found: {text}", f"correct the path; {_RELATIVE}"
+    path = _existing(text, fact, fix, WorkspaceNotFoundError, "SOTA_WORKSPACE_PATH, ")
     try:
         file = path / FACTOR_FILE if path.is_dir() else path
-        if not file.exists():
-            raise FactorFileNotFoundError(
-                f"SOTA factors file not found: {Path(workspace_path).expanduser() / FACTOR_FILE}",
-                f"SOTA_WORKSPACE_PATH={workspace_path} {_what_it_is(path)}",
-                _better_folder(path),
-            )
-        return Located(file.resolve())
+        if file.exists():
+            return Located(file.resolve())
+        raise FactorFileNotFoundError(
+            f"SOTA factors file not found: {Path(text).expanduser() / FACTOR_FILE}",
+            f"SOTA_WORKSPACE_PATH={text} {_what_it_is(path)}",
+            _better_folder(path),
+        )
     except OSError as error:
         raise LocateError(
             f"SOTA workspace path can't be read: {error.strerror}",
-            f"SOTA_WORKSPACE_PATH={workspace_path}",
-            "name a folder, or a factor file, that you may read (ls -ld tells)",
+            f"SOTA_WORKSPACE_PATH={text}",
+            "name a folder, or a factor file, that you may read (ls -ld shows the rights)",
         ) from None
 
 
 def _what_it_is(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
-    if not names:
-        return "(an empty folder)"
-    if SESSION_FOLDER in names:
-        return "(a log folder: name it in SOTA_LOG_PATH instead)"
-    if "factor.py" in names:
-        return "(a coder's folder: it holds factor.py, the code of one factor)"
-    if "model.py" in names:
-        return "(a model's folder: it holds model.py)"
-    shown = ", ".join(names[:3])
-    return f"(it holds {shown}{', …' if len(names) > 3 else ''})"
+    kinds = {
+        SESSION_FOLDER: "(a log folder: name it in SOTA_LOG_PATH instead)",
+        "factor.py": "(a coder's folder: it holds factor.py, the code of one factor)",
+        "model.py": "(a model's folder: it holds model.py)",
+    }
+    shown = f"(it holds {', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+    kind = next((text for name, text in kinds.items() if name in names), shown)
+    return kind if names else "(an empty folder)"
 
 
 def _better_folder(folder: Path) -> str:
@@ -273,59 +244,138 @@ def _better_folder(folder: Path) -> str:
 # --- a log ---
 
 
-def _accepted_set(log_path: str) -> Located:
+def _accepted_set(text: str) -> Located:
     """Return the set of the last accepted factor loop of a log, or of the newest log."""
+    notes: tuple[str, ...] = ()
     try:
-        if log_path != LATEST:
-            path = _log_of(log_path)
-            return _set_of(path, sessions.read_session(path))
-        log, session, notes = sessions.newest_log(
-            lambda session: bool(session.accepted_factors),
-            "No log accepted a factor loop",
-            "run `rdagent fin_factor` in this folder, or name the log folder of another project",
-            NothingAcceptedError,
-        )
-        return _set_of(log.resolve(), session, notes)
+        if text == LATEST:
+            path, session, notes = sessions.newest_log(
+                lambda session: bool(session.accepted_factors),
+                "No log accepted a factor loop",
+                "run `rdagent fin_factor` in this folder, or name the log folder of another project",
+                NothingAcceptedError,
+            )
+        else:
+            path = _log_of(text)
+            session = sessions.read_session(path)
+        log = sessions.log_folder(path.resolve())
+        experiment = _last_accepted(session)
+        file = _file_of(experiment, log)
+        notes += _missing_factors(file, experiment, session, log)
+        return Located(file, log, experiment.loop, experiment.workspace_id, True, notes)
     except OSError as error:
         raise LocateError(
             f"The workspace of an accepted loop can't be looked for: {error.strerror}",
-            f"{error.filename}, for SOTA_LOG_PATH={log_path}",
+            f"{error.filename}, for SOTA_LOG_PATH={text}",
             "name the workspace itself in SOTA_WORKSPACE_PATH, or make the folder one that you may enter",
         ) from None
 
 
-def _log_of(log_path: str) -> Path:
-    if urls.is_url(log_path):
+def _log_of(text: str) -> Path:
+    place = f"SOTA_LOG_PATH={text}"
+    if urls.is_url(text):
         raise SessionError(
             "SOTA_LOG_PATH names a URL, and logs are read from the disk",
-            f"SOTA_LOG_PATH={urls.without_secrets(log_path)}",
+            f"SOTA_LOG_PATH={urls.without_secrets(text)}",
             "push the set where its log is (`rdagent-sota push LOG URL`), and name that URL in "
             "SOTA_WORKSPACE_PATH",
         )
-
-    def not_found(where: str) -> SessionError:
-        fix = _near(log_path) or f"correct the path; {_RELATIVE}"
-        return SessionError(f"SOTA log path not found: {log_path}", f"SOTA_LOG_PATH, {where}", fix)
-
-    path = _existing(log_path, not_found)
+    fix = _near(text) or f"correct the path; {_RELATIVE}"
+    path = _existing(text, f"SOTA log path not found: {text}", fix, SessionError, "SOTA_LOG_PATH, ")
     if path.name == LATEST_LOG:
-        raise SessionError(
-            "SOTA_LOG_PATH names the text log, which holds no session",
-            f"SOTA_LOG_PATH={log_path}",
-            f"name `{LATEST}`, or the log folder of a run, which is beside it",
-        )
+        fix = f"name `{LATEST}`, or the log folder of a run, which is beside it"
+        raise SessionError("SOTA_LOG_PATH names the text log, which holds no session", place, fix)
     if path.is_dir() and (path / FACTOR_FILE).exists():
-        raise SessionError(
+        fact, place = (
             "SOTA_LOG_PATH names a workspace, not a log folder",
-            f"SOTA_LOG_PATH={log_path}, which holds {FACTOR_FILE}",
-            "name it in SOTA_WORKSPACE_PATH instead",
+            f"{place}, which holds {FACTOR_FILE}",
         )
-    return path.resolve()
+        raise SessionError(fact, place, "name it in SOTA_WORKSPACE_PATH instead")
+    return path
 
 
-def _set_of(path: Path, session: Session, notes: tuple[str, ...] = ()) -> Located:
-    experiment = accepted.last_accepted(session)
-    log = sessions.log_folder(path)
-    file = accepted.file_of(experiment, log)
-    notes += accepted.missing_factors(file, experiment, session, log)
-    return Located(file, log, experiment.loop, experiment.workspace_id, True, notes)
+def _last_accepted(session: Session) -> Experiment:
+    """Return the last accepted experiment on factors, or raise the error of a run without one."""
+    place = str(session.file)
+    if not session.mines_factors:
+        what = "fin_model" if session.loop_class == "ModelRDLoop" else "another command"
+        raise SessionError(
+            f"The log is one of {what} ({session.loop_class}), which mines no factors",
+            place,
+            "name a log folder of fin_factor or fin_quant; `rdagent-sota list` shows which runs left sets",
+        )
+    if session.accepted_factors:
+        return session.accepted_factors[-1]
+    fact = "The run has not finished a loop: no factor set has a verdict yet"
+    fix = "let it finish a loop, or name another log"
+    if session.experiments:
+        count = sum(one.is_factor for one in session.experiments)
+        fact = f"The run accepted no factor loop (finished factor loops: {count})"
+        fix = "resume the run, or name another log; a rejected set is used if SOTA_WORKSPACE_PATH names it"
+    raise NothingAcceptedError(fact, place, fix)
+
+
+def _file_of(experiment: Experiment, log: Path | None) -> Path:
+    """Return the factor file of an accepted loop; the recorded path is stale once the project has moved."""
+    places = sessions.workspaces_of(experiment, log)
+    for place in places:
+        if (place / FACTOR_FILE).is_file():
+            return (place / FACTOR_FILE).resolve()
+    which = f"workspace of the accepted loop {_number(experiment)}" + (
+        f" of {log}" if log is not None else ""
+    )
+    there = [place for place in places if place.is_dir()]
+    if there:
+        raise FactorFileNotFoundError(
+            f"SOTA factors file not found: {there[0] / FACTOR_FILE}",
+            f"{which}. RD-Agent leaves none where it answers a loop from its result cache",
+            "name the workspace of another accepted loop in SOTA_WORKSPACE_PATH (`rdagent-sota list` shows "
+            "them), or mine it again with RD-Agent's CACHE_WITH_PICKLE=false",
+        )
+    raise WorkspaceNotFoundError(
+        f"SOTA workspace path not found: {experiment.workspace_id or 'no workspace is recorded'}",
+        f"{which}, looked for at {', '.join(map(str, places))}",
+        "start in the project folder of that run or set WORKSPACE_PATH to the folder of its workspaces; if "
+        "the workspace was removed, name another log",
+    )
+
+
+def _number(experiment: Experiment) -> str:
+    return "of unknown number" if experiment.loop is None else str(experiment.loop)
+
+
+def _missing_factors(file: Path, accepted: Experiment, session: Session, log: Path | None) -> tuple[str, ...]:
+    """Return a note for each accepted loop whose factors the last accepted file lacks.
+
+    A loop starts from what was accepted when it was proposed: one that ran beside it is not in its file.
+    """
+    siblings = [one for one in session.accepted_factors if one is not accepted]
+    if not siblings:
+        return ()
+    from rdagent_sota_bridge.factor_set import parquet  # late: pandas and pyarrow
+
+    try:
+        columns = parquet.read_footer(file).columns
+    except FactorFileError:
+        return ()  # whatever reads the set next refuses it, with every reason
+    notes = []
+    for sibling in siblings:
+        files = [place / FACTOR_FILE for place in sessions.workspaces_of(sibling, log)]
+        found = next((one for one in files if one.is_file()), None)
+        both = f"loop {_number(sibling)} was accepted too, and"
+        try:
+            names = sibling.factor_names if found is None else parquet.read_footer(found).columns
+        except FactorFileError as error:
+            notes.append(f"{both} its set could not be compared: {error.failures[0]} ({found})")
+            continue
+        if missing := ", ".join(name for name in names if name not in columns):
+            end = (
+                "; its own file is gone"
+                if found is None
+                else (
+                    " (loops that run side by side do not see each other's). To join both: "
+                    f"SOTA_WORKSPACE_PATH={found.resolve().parent}{os.pathsep}{file.parent}"
+                )
+            )
+            notes.append(f"{both} the set of loop {_number(accepted)} lacks its {missing}{end}")
+    return tuple(notes)

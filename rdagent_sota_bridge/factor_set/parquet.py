@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +27,9 @@ INSTRUMENT = "instrument"
 FEATURE = "feature"
 """The column group under which RD-Agent nests factors (`scenarios/qlib/developer/factor_runner.py`)."""
 
-_PARQUET_MAGIC = b"PAR1"
-_BLOCK = 1 << 22
 _EXAMPLES = 2
 # What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
-_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
-
+_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
 
 Days = Annotated[
     pd.DatetimeIndex,
@@ -50,8 +48,8 @@ class FactorSet:
         digest: What names the set.
         rows: Number of (datetime, instrument) rows.
         columns: Names of the factors, in order, each once.
-        dates: The days (or times) that have a row, each once, ascending.
-        instruments: The instruments that have a row, each once, sorted.
+        dates: As in `Index`.
+        instruments: As in `Index`.
     """
 
     path: Path
@@ -62,30 +60,13 @@ class FactorSet:
     instruments: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Footer:
-    """What a factor file's footer tells of it, without a look at the data.
-
-    Attributes:
-        rows: Number of (datetime, instrument) rows.
-        columns: Names of the factors, in the file's order, each once.
-        start: The first day (or time); None where the footer has no statistics of it.
-        end: The last one; likewise.
-    """
+class Footer(NamedTuple):
+    """What a factor file's footer says of it: rows, factors, first and last day (None without statistics)."""
 
     rows: int
     columns: tuple[str, ...]
     start: pd.Timestamp | None
     end: pd.Timestamp | None
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Parquet's names of the two levels, and the factors' names with parquet's for each."""
-
-    datetime_field: str
-    instrument_field: str
-    fields: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,29 +96,56 @@ class FactorFile:
 
     Attributes:
         path: The factor file, absolute.
-        digest: `sha256:` and the digest of the file's bytes; it names the set.
-        columns: Names of the factors, in the file's order, each once.
-        index: The rows' keys; None where they have faults.
-        failures: The faults of the rows' keys.
+        fields: The factors, in the file's order, each once, with parquet's name of it.
+        levels: Parquet's names of the levels datetime and instrument.
     """
 
     path: Path
-    digest: str
-    columns: tuple[str, ...]
-    index: Index | None
-    failures: tuple[Failure, ...]
+    fields: dict[str, str]
+    levels: tuple[str, str]
+    _file: BinaryIO
     _parquet: pq.ParquetFile
-    _fields: dict[str, str]
 
     @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return int(self._parquet.metadata.num_rows)
+    def columns(self) -> tuple[str, ...]:
+        """Names of the factors, in the file's order, each once."""
+        return tuple(self.fields)
 
     @property
     def schema(self) -> pa.Schema:
         """The file's Arrow schema, with what pandas wrote of its index and columns."""
         return self._parquet.schema_arrow
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:` and the digest of the file's bytes; it names the set."""
+        return _digest_of(self._file)
+
+    @cached_property
+    def keys(self) -> tuple[Index | None, tuple[Failure, ...]]:
+        """The rows' keys, None where they have faults, and the faults."""
+        days, codes = (self._read(*level) for level in zip(self.levels, (DATETIME, INSTRUMENT), strict=True))
+        if failures := tuple(_level_failures(days, codes)):
+            return None, failures
+        with _damaged(self.path, INSTRUMENT):
+            found, date_codes = _encoded(days)
+            instruments, instrument_codes = _encoded(codes)
+        try:
+            dates = pd.DatetimeIndex(found).astype("datetime64[ns]")
+        except pd.errors.OutOfBoundsDatetime as error:
+            fix = "name a set with dates that pandas can hold, 1677 to 2262"
+            return None, (Failure(Reason.NOT_DATES, fix, DATETIME, examples=(_text(error),)),)
+        index = Index(dates, date_codes, tuple(instruments), instrument_codes)
+        keys = date_codes.astype(np.int64) * len(instruments) + instrument_codes
+        if (keys[1:] > keys[:-1]).all():  # sorted, as RD-Agent writes them
+            return index, ()
+        order = np.argsort(keys, kind="stable")
+        repeated = order[1:][keys[order][1:] == keys[order][:-1]]
+        if not len(repeated):
+            return index, ()
+        examples = tuple(index.label(row) for row in sorted(repeated)[:_EXAMPLES])
+        fix = "keep one row of each: df[~df.index.duplicated()]"
+        return index, (Failure(Reason.DUPLICATE_ROW, fix, None, len(repeated), examples),)
 
     def read(self, column: str) -> Any:
         """Return a factor's values, one a row in the file's order, NaN where there is none.
@@ -145,10 +153,29 @@ class FactorFile:
         Raises:
             FactorFileError: if they are not numbers, all NaN, infinite, or can't be read.
         """
-        values = _read_field(self.path, self._parquet, self._fields[column], column)
-        if failures := _column_failures(column, values, self.index):
-            raise FactorFileError(str(self.path), tuple(failures))
-        return values.to_numpy()
+        values = self._read(self.fields[column], column)
+        if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+            fix = "convert it to numbers, or leave it out"
+            raise _refused(self.path, Reason.NOT_NUMERIC, fix, column, len(values), _examples(values))
+        numbers = values.to_numpy()
+        if np.isnan(numbers).all():
+            fix = "leave it out, or mine it again"
+            raise _refused(self.path, Reason.ALL_NAN, fix, column, len(numbers))
+        infinite = np.flatnonzero(np.isinf(numbers))
+        if len(infinite):
+            index = self.keys[0]
+            label = "row {}".format if index is None else index.label
+            examples = tuple(label(row) for row in infinite[:_EXAMPLES])
+            fix = "replace them: df.replace([np.inf, -np.inf], np.nan)"
+            raise _refused(self.path, Reason.INFINITE, fix, column, len(infinite), examples)
+        return numbers
+
+    def _read(self, field: str, column: str) -> pa.ChunkedArray:
+        with _damaged(self.path, column):
+            values = self._parquet.read(columns=[field], use_pandas_metadata=False)[field]
+            if len(values) != (rows := self._parquet.metadata.num_rows):
+                raise ValueError(f"{len(values)} values for {rows} rows")
+            return values
 
 
 @contextmanager
@@ -156,76 +183,40 @@ def opened(path: Path) -> Iterator[FactorFile]:
     """Open a factor file, so that digest and values are of the same bytes even if it is replaced meanwhile.
 
     Raises:
-        FactorFileError: if it can't be read, or is no table of factors; faults of its rows stand in
-            `FactorFile.failures`. At the end, if it was changed while it was open.
+        FactorFileError: if it can't be read, or is no table of factors. At the end, if it was changed while
+            it was open.
     """
-    with _opened(path) as file:
-        digest = _digest_of(file)
-        parquet = _parquet(path, file)
-        layout = _layout(path, parquet)
-        index, failures = _read_index(path, parquet, layout)
-        columns = tuple(layout.fields)
-        yield FactorFile(path, digest, columns, index, tuple(failures), parquet, layout.fields)
-
-
-def load(path: Path, digest: str, column: str) -> pd.Series:
-    """Load one factor of a file that was checked before.
-
-    Args:
-        path: The factor file.
-        digest: The digest that it had then.
-        column: The factor.
-
-    Returns:
-        Its values, with index levels (datetime, instrument), in the file's row order.
-
-    Raises:
-        SetChangedError: if the content has another digest by now.
-        FactorFileError: if the file can't be read any more.
-    """
-    with opened(path) as file:
-        if file.digest != digest:
-            raise changed_set(path, digest, file.digest)
-        if file.index is None:
-            raise FactorFileError(str(path), file.failures)
-        instruments = pd.Index(file.index.instruments, dtype=object).take(file.index.instrument_codes)
-        levels = [file.index.dates.take(file.index.date_codes), instruments]
-        index = pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT])
-        return pd.Series(file.read(column), index=index, name=column)
+    with _open(path) as file:
+        yield _factor_file(path, file)
 
 
 def read_footer(path: Path) -> Footer:
-    """Return what the footer of a factor file says; values are neither read nor checked.
-
-    Raises:
-        FactorFileError: if the file can't be read, or has a layout that is not known.
-    """
-    with _opened(path) as file:
-        parquet = _parquet(path, file)
-        layout = _layout(path, parquet)
-        start, end = _date_range(path, parquet, layout.datetime_field)
-        return Footer(int(parquet.metadata.num_rows), tuple(layout.fields), start, end)
+    """Return what the footer of a factor file says; raises as `opened` does."""
+    with opened(path) as file:
+        metadata, start, end = file._parquet.metadata, None, None
+        place = file.schema.get_field_index(file.levels[0])
+        with _damaged(path):
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            found = [group.column(place).statistics for group in groups if group.num_rows]
+            if all(one is not None and one.has_min_max for one in found):
+                start = pd.Timestamp(min(one.min for one in found))
+                end = pd.Timestamp(max(one.max for one in found))
+        return Footer(metadata.num_rows, file.columns, start, end)
 
 
 def count_instruments(path: Path) -> int:
-    """Return how many instruments have a row; reads that one column.
-
-    Raises:
-        FactorFileError: if the file can't be read, or has a layout that is not known.
-    """
-    with _opened(path) as file:
-        parquet = _parquet(path, file)
-        values = _read_field(path, parquet, _layout(path, parquet).instrument_field, INSTRUMENT)
-        return len(values.unique().drop_null())
+    """Return how many instruments have a row; reads that one column, and raises as `opened` does."""
+    with opened(path) as file:
+        return len(file._read(file.levels[1], INSTRUMENT).unique().drop_null())
 
 
 def current_digest(path: Path) -> str:
-    """Return the digest of a factor file as it is now. One whose size, times and inode are known is not read.
+    """Return a file's digest as it is now; one whose size, times and inode are known is not read.
 
     Raises:
         FactorFileError: if the file can't be read.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return _digest_of(file)
 
 
@@ -233,7 +224,7 @@ def content_digest(file: BinaryIO) -> str:
     """Return `sha256:` and the digest of an open file's bytes."""
     digest = hashlib.sha256()
     file.seek(0)
-    while block := file.read(_BLOCK):
+    while block := file.read(1 << 22):
         digest.update(block)
     file.seek(0)
     return f"sha256:{digest.hexdigest()}"
@@ -250,9 +241,7 @@ def changed_set(path: Path, began: str, now: str) -> SetChangedError:
 
 
 def metrics_beside(path: Path) -> dict[str, float]:
-    """Return the metrics that the factor run left beside its factor file, or {} where it left none.
-
-    A metric that is no number is NaN.
+    """Return the metrics that the factor run left beside its factor file (NaN for no number), {} for none.
 
     Raises:
         OSError, ValueError: if the file of the metrics can't be read; the text names it.
@@ -268,113 +257,80 @@ def metrics_beside(path: Path) -> dict[str, float]:
     return dict(zip(table.index.astype(str), values, strict=True))
 
 
+# --- the file ---
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        fix = "make it a file that you may read (ls -l shows the rights), or name another one"
+        raise _refused(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None
+    with file:
+        before = os.fstat(file.fileno())
+        yield file
+        now = os.fstat(file.fileno())
+        # Without the time of a change of the file's own record: a chmod or a new link spoils nothing.
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            fix = "wait until whatever writes the file has ended, then start again"
+            raise _refused(path, Reason.CHANGED, fix)
+
+
 @contextmanager
 def _damaged(path: Path, column: str | None = None) -> Iterator[None]:
     """Make one failure of whatever pyarrow and pandas raise on damaged bytes."""
     try:
         yield
     except _DAMAGE as error:
-        fix = "copy the file anew"
-        raise _one_failure(path, Reason.DAMAGED, fix, column, examples=(_text(error),)) from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file once, so that digest and values are of the same bytes even if it is replaced."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        fix = "make it a file that you may read (ls -l tells), or name another one"
-        raise _one_failure(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None
-    with file:
-        before = _signature(file)
-        yield file
-        # Without the time of a change of the file's own record: a chmod or a new link spoils nothing.
-        if _signature(file)[:-1] != before[:-1]:
-            fix = "wait until whatever writes the file has ended, then start again"
-            raise _one_failure(path, Reason.CHANGED, fix)
-
-
-def _signature(file: BinaryIO) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+        raise _refused(path, Reason.DAMAGED, "copy the file anew", column, examples=(_text(error),)) from None
 
 
 def _digest_of(file: BinaryIO) -> str:
     key = [str(Path(file.name).absolute()), cache.identity(os.fstat(file.fileno()))]
-    name: str = cache.find_once("digests-1", key, lambda: content_digest(file))
-    return name
+    return str(cache.find_once("digests-1", key, lambda: content_digest(file)))
 
 
-def _parquet(path: Path, file: BinaryIO) -> pq.ParquetFile:
-    file.seek(0)
-    head = file.read(len(_PARQUET_MAGIC))
+def _factor_file(path: Path, file: BinaryIO) -> FactorFile:
+    head = file.read(4)
     file.seek(0)
     try:
-        return pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file)
     except _DAMAGE as error:
-        if head == _PARQUET_MAGIC:
-            fix = "copy the file anew: it begins as parquet and does not end as parquet"
-            raise _one_failure(path, Reason.DAMAGED, fix, examples=(_text(error),)) from None
+        reason, example = Reason.NOT_PARQUET, f"its first bytes {head!r}"
         fix = "name a parquet file, such as pandas' DataFrame.to_parquet writes"
-        raise _one_failure(path, Reason.NOT_PARQUET, fix, examples=(f"its first bytes {head!r}",)) from None
-
-
-def _layout(path: Path, parquet: pq.ParquetFile) -> _Layout:
+        if head == b"PAR1":
+            reason, example = Reason.DAMAGED, _text(error)
+            fix = "copy the file anew: it begins as parquet and does not end as parquet"
+        raise _refused(path, reason, fix, examples=(example,)) from None
     if parquet.metadata.num_rows == 0:
-        raise _one_failure(
-            path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0
-        )
+        raise _refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
     schema = parquet.schema_arrow
     with _damaged(path):
         described = (schema.pandas_metadata or {}).get("index_columns", [])
         header = schema.empty_table().to_pandas()
     index_fields = [name for name in described if isinstance(name, str)]
     levels = list(header.index.names) if index_fields else []
-    missing = [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]
-    if missing:
-        raise FactorFileError(
-            str(path), tuple(_missing_level(name, levels, schema.names) for name in missing)
-        )
+    if missing := [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]:
+        raise FactorFileError(str(path), tuple(_missing(name, levels, schema.names) for name in missing))
     if len(levels) > 2:
         others = tuple(str(name) for name in levels if name not in (DATETIME, INSTRUMENT))
         fix = "keep the levels datetime and instrument alone: df.reset_index([...], drop=True)"
-        raise _one_failure(path, Reason.LAYOUT, fix, examples=others[:_EXAMPLES])
+        raise _refused(path, Reason.LAYOUT, fix, examples=others[:_EXAMPLES])
     fields = tuple(name for name in schema.names if name not in index_fields)
     if not fields:
-        raise _one_failure(path, Reason.NO_COLUMNS, "name a file with at least one factor column", count=0)
+        raise _refused(path, Reason.NO_COLUMNS, "name a file with at least one factor column", count=0)
     columns = _column_names(path, header.columns)
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
-        fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
-        raise FactorFileError(
-            str(path),
-            tuple(Failure(Reason.DUPLICATE_NAME, fix, name, columns.count(name)) for name in twice),
-        )
-    return _Layout(
-        index_fields[levels.index(DATETIME)],
-        index_fields[levels.index(INSTRUMENT)],
-        dict(zip(columns, fields, strict=True)),
-    )
+    fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
+    counts = Counter(columns).items()
+    if twice := [Failure(Reason.DUPLICATE_NAME, fix, name, count) for name, count in counts if count > 1]:
+        raise FactorFileError(str(path), tuple(twice))
+    dates, instruments = (index_fields[levels.index(name)] for name in (DATETIME, INSTRUMENT))
+    by_name = dict(zip(columns, fields, strict=True))
+    return FactorFile(path, by_name, (dates, instruments), file, parquet)
 
 
-def _date_range(path: Path, parquet: pq.ParquetFile, field: str) -> tuple[Any, Any]:
-    """Return the first and the last date by the statistics of the row groups, or (None, None)."""
-    with _damaged(path):
-        groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
-        chunks = [
-            group.column(parquet.schema_arrow.get_field_index(field)) for group in groups if group.num_rows
-        ]
-        statistics = [chunk.statistics for chunk in chunks]
-        if not all(found is not None and found.has_min_max for found in statistics):
-            return None, None
-        return (
-            pd.Timestamp(min(found.min for found in statistics)),
-            pd.Timestamp(max(found.max for found in statistics)),
-        )
-
-
-def _missing_level(name: str, levels: list[Any], names: list[str]) -> Failure:
+def _missing(name: str, levels: list[Any], names: list[str]) -> Failure:
     if name in names:
         fix = f"make the column {name} a level: df.set_index(['datetime', 'instrument'])"
     elif levels.count(name) > 1:
@@ -387,116 +343,49 @@ def _missing_level(name: str, levels: list[Any], names: list[str]) -> Failure:
 
 def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
     """Return the factors' names of the two layouts: flat, or nested under `feature`."""
-    if columns.nlevels == 1:
-        return tuple(str(name) for name in columns)
     groups = sorted({str(group) for group in columns.get_level_values(0)})
-    if columns.nlevels == 2 and groups == [FEATURE]:
-        return tuple(str(name) for name in columns.get_level_values(1))
-    found = f"{columns.nlevels} column levels, the first with {', '.join(groups[:3])}"
-    fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
-    raise _one_failure(path, Reason.LAYOUT, fix, examples=(found,))
+    if columns.nlevels > 2 or (columns.nlevels == 2 and groups != [FEATURE]):
+        found = f"{columns.nlevels} column levels, the first with {', '.join(groups[:3])}"
+        fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
+        raise _refused(path, Reason.LAYOUT, fix, examples=(found,))
+    return tuple(str(name) for name in columns.get_level_values(-1))
 
 
-def _read_field(path: Path, parquet: pq.ParquetFile, field: str, column: str) -> pa.ChunkedArray:
-    with _damaged(path, column):
-        values = parquet.read(columns=[field], use_pandas_metadata=False)[field]
-        if len(values) != parquet.metadata.num_rows:
-            raise ValueError(f"{len(values)} values for {parquet.metadata.num_rows} rows")
-        return values
-
-
-def _read_index(path: Path, parquet: pq.ParquetFile, layout: _Layout) -> tuple[Index | None, list[Failure]]:
-    days = _read_field(path, parquet, layout.datetime_field, DATETIME)
-    codes = _read_field(path, parquet, layout.instrument_field, INSTRUMENT)
-    failures = _level_failures(days, codes)
-    if failures:
-        return None, failures
-    with _damaged(path, INSTRUMENT):
-        # Hashed, not sorted: five million rows have a thousand days.
-        day_codes, found_days = _encoded(days)
-        instrument_codes, found_instruments = _encoded(codes)
-        days_there, names = found_days.to_numpy(zero_copy_only=False), found_instruments.to_pylist()
-    days_there, day_codes = _in_order(days_there, day_codes)
-    try:
-        dates = pd.DatetimeIndex(days_there).astype("datetime64[ns]")
-    except pd.errors.OutOfBoundsDatetime as error:
-        fix = "name a set with dates that pandas can hold, 1677 to 2262"
-        return None, [Failure(Reason.NOT_DATES, fix, DATETIME, examples=(_text(error),))]
-    instruments, instrument_codes = _in_order(np.array(names, dtype=object), instrument_codes)
-    index = Index(dates, day_codes, tuple(instruments), instrument_codes)
-    return index, _duplicate_rows(index)
-
-
-def _encoded(values: pa.ChunkedArray) -> tuple[Any, pa.Array]:
-    """Return a level as codes, one a row, and what they stand for."""
-    encoded = values.combine_chunks()
+def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
+    """Return the values that have a row, each once and sorted, and each row's position in them (int32)."""
+    encoded = level.combine_chunks()
     if not pa.types.is_dictionary(encoded.type):
-        encoded = encoded.dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary
-
-
-def _in_order(values: Any, codes: Any) -> tuple[Any, Any]:
-    """Return the values that have a code, each once and sorted, and the codes into them (int32)."""
+        encoded = encoded.dictionary_encode()  # hashed, not sorted: five million rows have a thousand days
+    codes, values = encoded.indices.to_numpy(), encoded.dictionary.to_numpy(zero_copy_only=False)
     # Only what has a row: a categorical level may name instruments that the file does not have, or one twice.
     there = np.flatnonzero(np.bincount(codes, minlength=len(values)))
     found, order = np.unique(values[there], return_inverse=True)
-    new_codes = np.zeros(len(values), dtype=np.int32)
-    new_codes[there] = order
-    return found, new_codes[codes]
+    positions = np.zeros(len(values), dtype=np.int32)
+    positions[there] = order
+    return found, positions[codes]
 
 
-def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> list[Failure]:
-    failures = []
+def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> Iterator[Failure]:
     if not pa.types.is_timestamp(days.type):
         fix = "convert the level: pd.to_datetime(...)"
-        failures.append(Failure(Reason.NOT_DATES, fix, DATETIME, len(days), _values(days)))
+        yield Failure(Reason.NOT_DATES, fix, DATETIME, len(days), _examples(days))
     elif days.type.tz is not None:
         fix = "take the zone off: index.tz_localize(None), in the market's local time"
-        failures.append(Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",)))
+        yield Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",))
     text = codes.type.value_type if pa.types.is_dictionary(codes.type) else codes.type
     if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
         fix = "write codes as the market does, such as SH600000"
-        failures.append(Failure(Reason.NOT_TEXT, fix, INSTRUMENT, len(codes), _values(codes)))
+        yield Failure(Reason.NOT_TEXT, fix, INSTRUMENT, len(codes), _examples(codes))
     for name, level in ((DATETIME, days), (INSTRUMENT, codes)):
         if level.null_count:
-            failures.append(Failure(Reason.NULL_INDEX, "drop those rows", name, level.null_count))
-    return failures
+            yield Failure(Reason.NULL_INDEX, "drop those rows", name, level.null_count)
 
 
-def _duplicate_rows(index: Index) -> list[Failure]:
-    keys = index.date_codes.astype(np.int64) * len(index.instruments) + index.instrument_codes
-    if (keys[1:] > keys[:-1]).all():  # sorted, as RD-Agent writes them
-        return []
-    order = np.argsort(keys, kind="stable")
-    repeated = order[1:][keys[order][1:] == keys[order][:-1]]
-    if not len(repeated):
-        return []
-    examples = tuple(index.label(row) for row in sorted(repeated)[:_EXAMPLES])
-    fix = "keep one row of each: df[~df.index.duplicated()]"
-    return [Failure(Reason.DUPLICATE_ROW, fix, None, len(repeated), examples)]
-
-
-def _column_failures(column: str, values: pa.ChunkedArray, index: Index | None) -> list[Failure]:
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        fix = "convert it to numbers, or leave it out"
-        return [Failure(Reason.NOT_NUMERIC, fix, column, len(values), _values(values))]
-    numbers = values.to_numpy()
-    if np.isnan(numbers).all():
-        return [Failure(Reason.ALL_NAN, "leave it out, or mine it again", column, len(numbers))]
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if len(infinite):
-        rows = infinite[:_EXAMPLES]
-        examples = tuple(index.label(row) if index is not None else f"row {row}" for row in rows)
-        fix = "replace them: df.replace([np.inf, -np.inf], np.nan)"
-        return [Failure(Reason.INFINITE, fix, column, len(infinite), examples)]
-    return []
-
-
-def _values(values: pa.ChunkedArray) -> tuple[str, ...]:
+def _examples(values: pa.ChunkedArray) -> tuple[str, ...]:
     return tuple(repr(value) for value in values.slice(0, _EXAMPLES).to_pylist())
 
 
-def _one_failure(
+def _refused(
     path: Path,
     reason: Reason,
     fix: str,

@@ -1,26 +1,35 @@
 """Pickles read without foreign code: plain data, and inert stand-ins for everything else.
 
 Nothing that a pickle names is imported or called. What pandas and numpy wrote is kept as the bytes that it
-is, and becomes numbers through code of ours alone (`metrics`, `table`), where they are asked
-for: numpy itself takes whatever type a file gives to bytes, and so lets 136 of them crash the process.
+is, and becomes numbers through code of ours alone (`metrics`, `table`), where they are asked for: numpy
+itself takes whatever type a file gives to bytes, and so lets 136 of them crash the process. What RD-Agent
+signs is read through its own check of the signature (`load_logged`).
 """
 
 from __future__ import annotations
 
 import collections
 import datetime
+import hashlib
+import io
+import os
 import pathlib
 import pickle
 from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
+
+from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
+from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
 
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
     AttributeError,
     ImportError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
     ValueError,
     OverflowError,
@@ -31,11 +40,7 @@ DAMAGE = (
 
 
 def load(content: BinaryIO) -> Any:
-    """Return what a pickle holds.
-
-    Raises:
-        DAMAGE: if it is damaged, or no pickle.
-    """
+    """Return what a pickle holds; raise one of `DAMAGE` where it is damaged, or no pickle."""
     return _Unpickler(content).load()
 
 
@@ -53,22 +58,14 @@ class _StandIn:
 
     def __setstate__(self, state: Any) -> None:
         # Two dictionaries where the class has slots; other forms belong to foreign data such as arrays.
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
+        for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.__dict__.update(part)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+    def _ignore(self, *args: Any) -> None:
+        """Take what a list, a set or a dictionary would hold."""
 
-    def append(self, value: Any) -> None:
-        """Take what a list would hold."""
-
-    def extend(self, values: Any) -> None:
-        """Take what a list would hold."""
-
-    def add(self, value: Any) -> None:
-        """Take what a set would hold."""
+    __setitem__ = append = extend = add = _ignore
 
 
 class _Kept(_StandIn):
@@ -108,12 +105,12 @@ _PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "deque"): collections.deque,
     ("datetime", "datetime"): _moment,
     **{("datetime", name): getattr(datetime, name) for name in ("date", "timedelta", "timezone")},
-}
-_PATHS = {
-    "PosixPath": pathlib.PurePosixPath,
-    "PurePosixPath": pathlib.PurePosixPath,
-    "WindowsPath": pathlib.PureWindowsPath,
-    "PureWindowsPath": pathlib.PureWindowsPath,
+    **{
+        (module, f"{pure}{kind}"): getattr(pathlib, f"Pure{kind}")
+        for module in ("pathlib", "pathlib._local")  # the second in Python 3.13
+        for kind in ("PosixPath", "WindowsPath")
+        for pure in ("", "Pure")
+    },
 }
 # The names of which series and frames are made (pandas 1.5 to 3.0, numpy 1.24 to 2.5). None of them is
 # called: what they would be given is kept.
@@ -135,10 +132,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the class for a name in the pickle, never by importing it."""
-        if module in ("pathlib", "pathlib._local") and name in _PATHS:  # 3.13 has them in _local
-            return _PATHS[name]
-        plain = _PLAIN.get((module, name))
-        if plain is not None:
+        if plain := _PLAIN.get((module, name)):
             return plain
         if name in _KEPT and module.split(".")[0] in ("numpy", "pandas", "builtins"):
             return type(name, (_Kept,), {"__module__": module, "name": name})
@@ -149,11 +143,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def metrics(series: Any) -> dict[str, float]:
-    """Return the numbers of a pickled series by their names, as `load` left it.
-
-    Raises:
-        DAMAGE: if it is no series of numbers with names.
-    """
+    """Return the numbers of a pickled series by their names; raise one of `DAMAGE` where it is none."""
     axes, blocks = _parts(series._mgr)
     ((values, _),) = blocks
     names, numbers = _index(axes[0]), _numbers(_array(values))
@@ -161,11 +151,7 @@ def metrics(series: Any) -> dict[str, float]:
 
 
 def table(frame: Any) -> Any:
-    """Return the DataFrame of numbers that a pickled one is, as `load` left it.
-
-    Raises:
-        DAMAGE: if it is no frame of numbers.
-    """
+    """Return the DataFrame of numbers that a pickled one is; raise one of `DAMAGE` where it is none."""
     import pandas as pd  # late, as numpy below: a listing of sessions starts fast without them
 
     axes, blocks = _parts(frame._mgr)
@@ -237,3 +223,151 @@ def _dtype(kept: Any) -> str:
     if kind[:2] in ("f4", "f8", "i4", "i8", "M8") and byte_order in ("<", ">"):
         return f"{byte_order}{kind}"
     raise ValueError(f"an array of type {kept.arguments[0]}")
+
+
+# --- what RD-Agent pickles into its log ---
+
+_SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
+_PICKLE = b"\x80"  # every pickle of protocol 2 and above begins so
+_WORKSPACE_ITSELF = "name the workspace itself in SOTA_WORKSPACE_PATH"
+_NAME_KEY = (
+    "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
+    f"the key of that run; or {_WORKSPACE_ITSELF}"
+)
+
+
+class _Serializer:
+    """The form of `pickle` that `rdagent.core.serialization.load` takes (1.0.0)."""
+
+    def dumps(self, obj: object, protocol: int | None = None) -> bytes:
+        """Refuse: sessions are read here, never written."""
+        raise NotImplementedError
+
+    def loads(self, data: bytes) -> Any:
+        """Unpickle with stand-ins."""
+        return load(io.BytesIO(data))
+
+
+def load_logged(file: Path) -> Any:
+    """Return what a file in a log holds, with stand-ins, through RD-Agent's own loader where it has one.
+
+    Args:
+        file: A session (then it is the run's loop), or another pickle that RD-Agent wrote into its log.
+
+    Raises:
+        UntrustedSessionError: if RD-Agent's loader refuses the signature.
+        SessionError: if it can't be read.
+    """
+    try:
+        with file.open("rb") as content:
+            head = content.read(len(_SIGNED))
+            if not head.startswith(_PICKLE) and not _SIGNED.startswith(head):
+                # Before the look at the signature: of such a file it would advise to trust what is unsigned.
+                fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
+                raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), fix)
+            content.seek(0)
+            return _verified(file, content, head == _SIGNED)
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except DAMAGE as error:
+        raise SessionError(
+            f"The session can't be read: {type(error).__name__}: {_text(error)}",
+            str(file),
+            f"if the file is cut off, name an earlier session file of that log, or {_WORKSPACE_ITSELF}",
+        ) from None
+
+
+def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
+    serialization = _serialization()
+    if serialization is None:
+        if not signed:
+            return load(content)
+        raise UntrustedSessionError(
+            "The session is signed, and the installed RD-Agent can't verify signatures",
+            str(file),
+            f"use the RD-Agent of that run (1.0.0 or later), or {_WORKSPACE_ITSELF}",
+        )
+    key_file = Path(serialization.RD_AGENT_SETTINGS.artifact_signing_key_path).expanduser()
+    has_key = bool(serialization.RD_AGENT_SETTINGS.artifact_signing_key)
+    try:
+        has_key = has_key or bool(key_file.stat())
+    except FileNotFoundError:
+        pass
+    except OSError:  # in a closed folder: RD-Agent's loader says so
+        has_key = True
+    if signed and not has_key:
+        # RD-Agent's loader would make one first, which can't be the right one.
+        raise UntrustedSessionError(
+            "The session is signed, and there is no signing key to verify it with",
+            f"{file}, with the key looked for at {key_file}",
+            _NAME_KEY,
+        )
+    try:
+        return serialization.load(content, serializer=_Serializer())
+    except serialization.UntrustedArtifactError as error:
+        fact = f"RD-Agent refuses the session: {error}. It was signed with another key, or changed since"
+        fix = _NAME_KEY
+        if not signed:
+            fact = "RD-Agent refuses the session: it is not signed, as those of RD-Agent 0.8.0 are not"
+            fix = (
+                f"{_WORKSPACE_ITSELF}; or, if you trust where the file comes from, set "
+                "RD-Agent's own ALLOW_UNSAFE_LEGACY_PICKLE=true"
+            )
+        raise UntrustedSessionError(fact, str(file), fix) from None
+
+
+def _serialization() -> ModuleType | None:
+    """Return RD-Agent's loader of signed pickles, or None for an RD-Agent that signs nothing (0.8.0)."""
+    try:
+        return import_module("rdagent.core.serialization")
+    except ModuleNotFoundError as error:
+        if error.name == "rdagent.core.serialization":
+            return None
+        raise
+
+
+def unreadable(file: Path, error: OSError) -> SessionError:
+    """Return the error of a file that the system does not let this user read."""
+    return SessionError(
+        f"The session can't be read: {error.strerror or error}",
+        str(file),
+        "make it, and RD-Agent's signing key, files that you may read (ls -l shows the rights)",
+    )
+
+
+def unknown_form(file: Path, error: Exception) -> SessionError:
+    """Return the error of a file that could be unpickled, and is no session."""
+    return SessionError(
+        f"The file is no session of RD-Agent's, or of a form that is not known: {_text(error)}",
+        str(file),
+        f"name the log folder of a run, the one that holds {SESSION_FOLDER}",
+    )
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def trust() -> list[Any]:
+    """Return all that RD-Agent's verdict on a signature depends on, without importing it.
+
+    Its release, and the settings of `core/conf.py` and `core/serialization.py` (1.0.0): the key or its file,
+    and whether unsigned sessions are allowed. Names of settings count in any case, as pydantic has it.
+    """
+    settings = {name.upper(): value for name, value in os.environ.items()}
+    key_file = Path(
+        settings.get("ARTIFACT_SIGNING_KEY_PATH") or "~/.rdagent/artifact_signing.key"
+    ).expanduser()
+    try:
+        status = key_file.stat()
+        # Without the time of a change of the file's own record: RD-Agent sets its mode whenever it reads it.
+        identity = [status.st_size, status.st_mtime_ns, status.st_ino]
+    except OSError:  # no key yet, or one that may not be read: RD-Agent's loader says so
+        identity = []
+    return [
+        metadata.version("rdagent"),
+        hashlib.sha256(settings.get("ARTIFACT_SIGNING_KEY", "").encode()).hexdigest(),
+        str(key_file),
+        identity,
+        settings.get("ALLOW_UNSAFE_LEGACY_PICKLE", ""),
+    ]

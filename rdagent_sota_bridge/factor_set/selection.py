@@ -1,12 +1,19 @@
-"""Factors that say the same: mean daily cross-sectional |correlation|, and which of them is dropped."""
+"""Which factors of a set are taken: those that the user names, without those that say the same.
+
+Two factors say the same where their mean daily cross-sectional |correlation| is high.
+"""
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rdagent_sota_bridge.errors import ChoiceError
 from rdagent_sota_bridge.factor_set.panel import Panel
 
 SAMPLE_CELLS = 100_000
@@ -18,15 +25,55 @@ _ROUNDING = 1e-9
 _ROUNDING_OF_VALUES = 1e-12
 
 
+def chosen(
+    names: Sequence[str], wanted: Sequence[str], excluded: Sequence[str], place: str
+) -> tuple[str, ...]:
+    """Return the factors that are wanted and not excluded, in the set's order.
+
+    Args:
+        names: The factors of the set.
+        wanted: Names or shell patterns (`SOTA_FACTORS`); empty for all. A text that is a name is that name,
+            whatever signs it holds.
+        excluded: Names or shell patterns (`SOTA_FACTORS_EXCLUDE`).
+        place: What a message calls the set.
+
+    Raises:
+        ChoiceError: if a text fits no name, or none is left.
+    """
+    has = f"the set has {', '.join(names[:12])}" + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+
+    def fitting(texts: Sequence[str], variable: str) -> set[str]:
+        fitting: set[str] = set()
+        for text in texts:
+            found = {text} & set(names) or {name for name in names if fnmatch.fnmatchcase(name, text)}
+            if not found:
+                pattern = "has a pattern that fits no factor"
+                what = pattern if set(text) & set("*?[") else "names a factor that is not"
+                near = difflib.get_close_matches(text, names, n=3) or _same_letters(text, names)
+                fix = f"did you mean {' or '.join(near)}?" if near else has
+                raise ChoiceError(f"{variable} {what} in the set: {text}", place, fix)
+            fitting |= found
+        return fitting
+
+    kept = fitting(wanted, "SOTA_FACTORS") if wanted else set(names)
+    kept -= fitting(excluded, "SOTA_FACTORS_EXCLUDE")
+    if not kept:
+        raise ChoiceError(
+            f"No factor is left of the {len(names)} of the set",
+            f"SOTA_FACTORS={','.join(wanted)} SOTA_FACTORS_EXCLUDE={','.join(excluded)}, {place}",
+            f"leave one in; {has}",
+        )
+    return tuple(name for name in names if name in kept)
+
+
+def _same_letters(text: str, names: Sequence[str]) -> list[str]:
+    letters = text.casefold().strip("*")
+    return [name for name in names if letters and letters in name.casefold()][:3]
+
+
 @dataclass(frozen=True)
 class Dropped:
-    """A factor that is left out.
-
-    Attributes:
-        column: The factor.
-        kept: The earlier factor that says the same.
-        correlation: Their mean daily cross-sectional |correlation|.
-    """
+    """A factor that is left out, the earlier one that says the same, and their mean |correlation|."""
 
     column: str
     kept: str
@@ -55,24 +102,18 @@ def to_drop(panel: Panel, sample: Any, rows_of_dates: list[slice], threshold: fl
     if not np.isfinite(threshold) or len(panel.columns) < 2:
         return []
     highest = _sampled(sample, rows_of_dates)
-    dropped: list[Dropped] = []
-    kept: list[int] = []
+    dropped: dict[int, Dropped] = {}
     for later, column in enumerate(panel.columns):
-        found, values = None, None
-        for earlier in kept:
-            # NaN, no sampled day in common, is computed too.
-            if not highest[earlier, later] < threshold:
-                other = panel.columns[earlier]
-                values = panel.read(column) if values is None else values
-                value = _on_all_days(panel.read(other), values, panel)
-                if value >= threshold - _ROUNDING:
-                    found = Dropped(column, other, float(value))
-                    break
-        if found is None:
-            kept.append(later)
-        else:
-            dropped.append(found)
-    return dropped
+        # NaN, no sampled day in common, is computed too.
+        near = [one for one in range(later) if one not in dropped and not highest[one, later] < threshold]
+        values = panel.read(column) if near else None
+        for earlier in near:
+            other = panel.columns[earlier]
+            value = _on_all_days(panel.read(other), values, panel)
+            if value >= threshold - _ROUNDING:
+                dropped[later] = Dropped(column, other, float(value))
+                break
+    return list(dropped.values())
 
 
 def _sampled(sample: Any, rows_of_dates: list[slice]) -> Any:
@@ -116,8 +157,7 @@ def _on_all_days(one: Any, other: Any, panel: Panel) -> float:
     def centred(values: Any) -> Any:
         held = np.where(shared, values, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            middle = np.add.reduceat(held, starts) / count
-        level = middle[panel.date_codes]
+            level = (np.add.reduceat(held, starts) / count)[panel.date_codes]
         held -= level
         # What rounding leaves of a day on which all values are the same is no spread.
         held[~shared | (np.abs(held) <= _ROUNDING_OF_VALUES * np.abs(level))] = 0.0

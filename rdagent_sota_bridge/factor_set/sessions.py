@@ -2,7 +2,7 @@
 
 RD-Agent pickles its whole loop into `<log>/__session__/<loop>/<step>_<name>` after every step
 (`utils/workflow/loop.py`, 0.8.0 and 1.0.0). Unpickling that the usual way runs code that the file names, and
-imports RD-Agent, Qlib and torch for it. Here every class of theirs becomes an inert stand-in (`pickled`).
+imports RD-Agent, Qlib and torch for it. Here every class of theirs becomes an inert stand-in (`safe_pickle`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import SessionError
-from rdagent_sota_bridge.factor_set import safe_pickle, session_files
-from rdagent_sota_bridge.factor_set.names import FACTOR_LOOPS, LATEST, LOGS, SESSION_FOLDER, logs
+from rdagent_sota_bridge.factor_set import safe_pickle
+from rdagent_sota_bridge.factor_set.names import (
+    FACTOR_LOOPS,
+    LATEST,
+    LOGS,
+    SESSION_FOLDER,
+    WORKSPACES,
+    logs,
+    workspace_root,
+)
 from rdagent_sota_bridge.system import cache
 
 FACTOR_EXPERIMENT = "QlibFactorExperiment"
@@ -30,13 +38,13 @@ class Experiment:
     """One experiment that a run finished, with its verdict.
 
     Attributes:
-        loop: The number of its loop; None where the session does not tell.
+        loop: The number of its loop; None where the session does not say.
         kind: The class of the experiment, such as `FACTOR_EXPERIMENT`.
         accepted: The verdict.
         workspace_id: Name of the workspace folder; empty for an experiment without one.
         recorded_path: Where that folder was when the run wrote it.
         factor_names: What the experiment set out to mine; empty for a model.
-        ended: When its loop ended so far; None where the session does not tell.
+        ended: When its loop ended so far; None where the session does not say.
     """
 
     loop: int | None
@@ -86,15 +94,7 @@ class Session:
 
 @dataclass(frozen=True)
 class FactorCode:
-    """The code of one factor, as the coder left it.
-
-    Attributes:
-        name: The factor's name.
-        loop: The number of its loop; None where the session does not tell.
-        accepted: The verdict on its experiment.
-        code: The text of `factor.py`.
-        recorded_path: Where the folder with that file was when the run wrote it.
-    """
+    """The code of one factor (`factor.py`), as the coder left it; the other fields as in `Experiment`."""
 
     name: str
     loop: int | None
@@ -125,23 +125,33 @@ def session_file(path: Path) -> Path | None:
     if not path.is_dir():
         return path if path.is_file() else None
     files = _session_files(path if path.name == SESSION_FOLDER else path / SESSION_FOLDER)
-    return max(files, key=_loop_and_step) if files else None
+    return files[-1] if files else None
 
 
 def _session_files(folder: Path) -> list[Path]:
-    # What a file manager leaves, such as .DS_Store, matches the pattern too.
-    return [
+    """Return the session files, by loop and step; a file manager's, such as .DS_Store, are none."""
+    found = [
         file
         for file in folder.glob("*/*_*")
         if file.parent.name.isdecimal() and re.match(r"\d+_", file.name) and file.is_file()
     ]
+    return sorted(found, key=_loop_and_step)
 
 
 def _loop_and_step(file: Path) -> tuple[int, int]:
     return int(file.parent.name), int(file.name.split("_")[0])
 
 
-# --- what is read ---
+def workspaces_of(experiment: Experiment, log: Path | None) -> list[Path]:
+    """Return where the workspace of an experiment may be, most likely first; the log is that of its run."""
+    if not experiment.workspace_id:
+        return []
+    roots = [] if log is None else [log.parent.parent / WORKSPACES]
+    by_id = [root / experiment.workspace_id for root in (*roots, workspace_root())]
+    return list(dict.fromkeys([*by_id, Path(experiment.recorded_path)]))
+
+
+# --- logs ---
 
 
 def read_session(path: Path) -> Session:
@@ -159,15 +169,13 @@ def read_session(path: Path) -> Session:
     if not path.is_dir():
         return first
     # With parallel loops a lower loop can have ended last: its file has a step that this one has not seen.
-    sessions = [first]
-    last_of_loop = {
-        other.parent: other for other in sorted(_session_files(file.parent.parent), key=_loop_and_step)
-    }
-    for last in last_of_loop.values():
-        loop, step = _loop_and_step(last)
-        if last != file and step >= first.next_steps.get(loop, 0):
-            sessions.append(_read(last))
-    return max(sessions, key=lambda session: len(session.experiments))
+    last_of_loop = {other.parent: other for other in _session_files(file.parent.parent)}
+    later = [
+        last
+        for last in last_of_loop.values()
+        if last != file and _loop_and_step(last)[1] >= first.next_steps.get(_loop_and_step(last)[0], 0)
+    ]
+    return max([first, *map(_read, later)], key=lambda session: len(session.experiments))
 
 
 def newest_log(
@@ -226,21 +234,27 @@ def _may_be_newer(unread: Path, log: Path, written: float) -> bool:
 def factor_codes(path: Path) -> tuple[FactorCode, ...]:
     """Return the code of every factor of the experiments that have a verdict, rejected ones too.
 
-    A factor whose code the coder itself gave up on is left out: RD-Agent takes no values from it.
-
-    Args:
-        path: A log folder, its `__session__`, or one session file.
-
-    Raises:
-        UntrustedSessionError: if RD-Agent's loader refuses the signature.
-        SessionError: if there is no session, or it can't be read.
+    A factor whose code the coder itself gave up on is left out: RD-Agent takes no values from it. Path and
+    errors are as in `read_session`.
     """
     file = read_session(path).file
-    loop = session_files.load(file)
+    loop = safe_pickle.load_logged(file)
     try:
-        return tuple(_codes(loop))
+        return tuple(
+            FactorCode(
+                name=str(task.factor_name),
+                loop=loop_of(loop, index, experiment),
+                accepted=bool(feedback.decision),
+                code=code,
+                recorded_path=str(workspace.workspace_path),
+            )
+            for index, (experiment, feedback) in enumerate(loop.trace.hist)
+            if type(experiment).__name__ == FACTOR_EXPERIMENT
+            for task, workspace, code in implementations(experiment)
+            if code
+        )
     except safe_pickle.DAMAGE as error:
-        raise session_files.unknown_form(file, error) from None
+        raise safe_pickle.unknown_form(file, error) from None
 
 
 def _named_session(path: Path) -> Path:
@@ -248,29 +262,31 @@ def _named_session(path: Path) -> Path:
     if file is not None:
         return file
     below = sorted(found.parent for found in path.glob(f"*/{SESSION_FOLDER}")) if path.is_dir() else []
+    fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
     if below:
         fix = f"name one run's log folder; {len(below)} folder(s) there hold sessions, such as {below[-1]}"
-    else:
-        fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
     fact = "The log folder holds no session of RD-Agent" if path.exists() else "The log is not there"
     raise SessionError(fact, str(path), fix)
 
 
 def _read(file: Path) -> Session:
     try:
-        key = [str(file), cache.identity(file.stat()), session_files.trust()]
+        key = [str(file), cache.identity(file.stat()), safe_pickle.trust()]
     except OSError as error:
-        raise session_files.unreadable(file, error) from None
+        raise safe_pickle.unreadable(file, error) from None
     plain = cache.find_once("sessions-2", key, lambda: _SESSION.dump_python(_session(file), mode="json"))
     return _SESSION.validate_python(plain)
 
 
+# --- RD-Agent's loop, as `load_logged` returns it ---
+
+
 def _session(file: Path) -> Session:
-    loop = session_files.load(file)
+    loop = safe_pickle.load_logged(file)
     try:
-        history = enumerate(loop.trace.hist)
         experiments = tuple(
-            _experiment(loop, index, experiment, feedback) for index, (experiment, feedback) in history
+            _experiment(loop, index, experiment, feedback)
+            for index, (experiment, feedback) in enumerate(loop.trace.hist)
         )
         finished = {found.loop for found in experiments}
         ends = [end.timestamp() for number in loop.loop_trace for end in _ends(loop, number)]
@@ -283,7 +299,7 @@ def _session(file: Path) -> Session:
             written=max(ends, default=0.0),
         )
     except safe_pickle.DAMAGE as error:
-        raise session_files.unknown_form(file, error) from None
+        raise safe_pickle.unknown_form(file, error) from None
 
 
 def _experiment(loop: Any, index: int, experiment: Any, feedback: Any) -> Experiment:
@@ -309,12 +325,9 @@ def workspace_of(experiment: Any) -> tuple[str, str]:
 
 
 def loop_of(loop: Any, index: int, experiment: Any) -> int | None:
-    """Return the number of an experiment's loop: 1.0.0 writes it down; in 0.8.0 its steps hold the object.
+    """Return the number of the loop that made the experiment of an index in the run's history.
 
-    Args:
-        loop: The run's loop, from `load`.
-        index: The position of the experiment in the run's history.
-        experiment: The experiment.
+    1.0.0 writes it down; in 0.8.0 the outputs of the loop's steps hold the object.
     """
     number = loop.trace.idx2loop_id.get(index)
     if number is not None:
@@ -334,41 +347,15 @@ def _ends(loop: Any, number: int | None) -> list[datetime.datetime]:
     return [end for end in ends if isinstance(end, datetime.datetime)]
 
 
-def _codes(loop: Any) -> list[FactorCode]:
-    found = []
-    for index, (experiment, feedback) in enumerate(loop.trace.hist):
-        if type(experiment).__name__ != FACTOR_EXPERIMENT:
-            continue
-        found += [
-            FactorCode(
-                name=str(task.factor_name),
-                loop=loop_of(loop, index, experiment),
-                accepted=bool(feedback.decision),
-                code=code,
-                recorded_path=str(workspace.workspace_path),
-            )
-            for task, workspace, code in implementations(experiment)
-            if code
-        ]
-    return found
-
-
 def implementations(experiment: Any) -> list[tuple[Any, Any, str]]:
-    """Return each factor's task, its coder's workspace (or None), and its code.
-
-    The code is empty where the coder gave up on it.
-    """
-    # `process_factor_data` takes a factor's values where the coder's feedback on it is truthy.
-    told = getattr(getattr(experiment, "prop_dev_feedback", None), "feedback_list", None)
+    """Return each factor's task, its coder's workspace (or None), and its code, empty where it gave up."""
     tasks = list(experiment.sub_tasks)
-    verdicts = [told is None] * len(tasks)
-    if told is not None:
-        verdicts[: len(told)] = [_passed(one) for one in told][: len(tasks)]
     spaces = [*experiment.sub_workspace_list, *[None] * len(tasks)]
+    # `process_factor_data` takes a factor's values where the coder's feedback on it is truthy.
+    feedback = getattr(getattr(experiment, "prop_dev_feedback", None), "feedback_list", None)
+    passed = [True] * len(tasks)
+    if feedback is not None:
+        passed = [bool(getattr(one, "final_decision", False)) for one in feedback] + [False] * len(tasks)
     codes = [str(getattr(space, "file_dict", {}).get("factor.py") or "") for space in spaces]
-    made = zip(tasks, spaces, codes, verdicts, strict=False)
-    return [(task, space, code if passed else "") for task, space, code, passed in made]
-
-
-def _passed(feedback: Any) -> bool:
-    return bool(getattr(feedback, "final_decision", False))
+    made = zip(tasks, spaces, codes, passed, strict=False)
+    return [(task, space, code if good else "") for task, space, code, good in made]

@@ -20,8 +20,8 @@ import filelock
 from pydantic import TypeAdapter, ValidationError
 
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
-from rdagent_sota_bridge.factor_set import normal, parquet
-from rdagent_sota_bridge.factor_set import panel as panels
+from rdagent_sota_bridge.factor_set import panel as joined
+from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
 from rdagent_sota_bridge.system import files
 
@@ -35,20 +35,15 @@ _FORM = 1  # of the normal form and of the entries
 # What fails where something can't be read or written, and the fix.
 _COPY = (
     "The factor set can't be copied into the store",
-    "set SOTA_STORE_PATH to a folder that can be written and has the room",
+    "set SOTA_STORE_PATH to a writable folder with room",
 )
 _PLACE = (
     "The factor set can't be placed in the model's workspace",
-    "make room there, or let it be written, and resume the run",
+    "make room, or make it writable, and resume",
 )
-_READ = (
-    "The store can't be read",
-    "make it readable (ls -l tells), or set SOTA_STORE_PATH to another folder",
-)
-_PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l tells)")
+_READ = ("The store can't be read", "make it readable, or set SOTA_STORE_PATH to another folder")
+_PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l shows the rights)")
 _NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
-# It is not there yet; or the store may only be read, and nobody here prunes it.
-_NO_TIME_OF_USE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 
 Identity = tuple[int, int, int]  # size, time and inode; not the change time, which every new link moves
 
@@ -118,15 +113,22 @@ class Stored(Entry):
 
 
 _ENTRY = TypeAdapter(Entry)
+_verified: set[tuple[str, Identity]] = set()  # read whole in this process, and found as written
 
 
 def folder(named: str | None) -> Path:
-    """Return the folder of the store.
-
-    Args:
-        named: `SOTA_STORE_PATH`; None for the folder beside RD-Agent's workspaces.
-    """
+    """Return the folder of the store: `SOTA_STORE_PATH`, or for None the one beside RD-Agent's workspaces."""
     return workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
+
+
+def file_of(digest: str, place: Path) -> Path:
+    """Return where the store's copy of a set lies, by what names the set."""
+    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
+
+
+def fetched_file(digest: str, place: Path) -> Path:
+    """Return where a file that was fetched lies in the store, by the digest of its bytes."""
+    return place / FETCHED / digest.removeprefix("sha256:") / FACTOR_FILE
 
 
 def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: None) -> Stored:
@@ -169,18 +171,8 @@ def mark_used(entry: Path) -> None:
     try:
         os.utime(entry)
     except OSError as error:
-        if error.errno not in _NO_TIME_OF_USE:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}:
             raise
-
-
-def file_of(digest: str, place: Path) -> Path:
-    """Return where the store's copy of a set lies, by what names the set."""
-    return place / f"{digest.removeprefix('sha256:')}.sota.parquet"
-
-
-def fetched_file(digest: str, place: Path) -> Path:
-    """Return where a file that was fetched lies in the store, by the digest of its bytes."""
-    return place / FETCHED / digest.removeprefix("sha256:") / FACTOR_FILE
 
 
 def find(digest: str, place: Path) -> Stored | None:
@@ -191,7 +183,7 @@ def find(digest: str, place: Path) -> Stored | None:
     """
     with failing_at(place, _READ):
         stored, _ = _read(file_of(digest, place))
-        return None if stored is None or _trouble(stored, by_digest=False) else stored
+        return None if stored is None or trouble_of(stored, whole=False) else stored
 
 
 def hand_out(stored: Stored, target: Path, *, link: bool) -> files.How:
@@ -222,15 +214,24 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
             stored, trouble = _read(place / f"{name}.parquet")
             if stored is not None:
                 found.append(stored)
-                trouble = _trouble(stored, by_digest=False)
+                trouble = trouble_of(stored, whole=False)
             if trouble:
                 troubles.append(trouble)
     return sorted(found, key=lambda stored: stored.used), troubles
 
 
-def trouble_of(stored: Stored) -> str:
-    """Return what is wrong with a stored set, read whole; empty if nothing is."""
-    return _trouble(stored, by_digest=True)
+def trouble_of(stored: Stored, *, whole: bool = True) -> str:
+    """Return what is wrong with a set, read whole or by its size, time and inode; empty for nothing."""
+    try:
+        with stored.path.open("rb") as file:
+            found = _identity(os.fstat(file.fileno()))
+            if found != stored.identity:
+                return f"{stored.path} was changed: size, time, inode {found} in place of {stored.identity}"
+            if whole and (content := parquet.content_digest(file)) != stored.content:
+                return f"{stored.path} was changed: {content} in place of {stored.content}"
+    except OSError as error:
+        return f"{stored.path} can't be read: {error.strerror}"
+    return ""
 
 
 def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
@@ -257,16 +258,15 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
                 # What is hidden belongs to a run that writes now, unless the lock says that there is none.
                 found = [] if dry_run else _leftovers(path)
                 found += pair if last < before.timestamp() else []
-                removed += _removed(found, dry_run)
+                removed += found
+                for file in () if dry_run else found:
+                    file.unlink()
         # What release 0.1.0 kept of data that Qlib had built.
-        removed += _removed(sorted(place.glob("prepared/*.prepared")), dry_run)
+        prepared = sorted(place.glob("prepared/*.prepared"))
+        for file in () if dry_run else prepared:
+            file.unlink()
+        removed += prepared
     return removed
-
-
-def _removed(found: list[Path], dry_run: bool) -> list[Path]:
-    for file in found if not dry_run else ():
-        file.unlink()
-    return found
 
 
 # --- the files ---
@@ -280,11 +280,26 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.lock")
 
 
+def _leftovers(path: Path) -> list[Path]:
+    """Return what a process that was killed while it wrote a set left: all hidden names but the lock's."""
+    return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
+
+
+def check_folder(place: Path) -> None:
+    """Raise an OSError where something else than a folder has the store's name."""
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+
+
+def _names(place: Path) -> list[str]:
+    """Return the names of what is the store's in a folder; there may be a user's files beside."""
+    check_folder(place)
+    found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
+    return sorted({name[1] for name in found if name})
+
+
 def _identity(status: os.stat_result) -> Identity:
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-_verified: set[tuple[str, Identity]] = set()  # read whole in this process, and found as written
 
 
 def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
@@ -295,8 +310,7 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
     if stored.columns != wanted.columns:
         return None, f"{_entry_of(path)} was changed: it names other factors"
     known = (str(path), stored.identity)
-    trouble = _trouble(stored, by_digest=known not in _verified)
-    if trouble:
+    if trouble := trouble_of(stored, whole=known not in _verified):
         return None, trouble
     _verified.add(known)
     return stored, ""
@@ -304,43 +318,23 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
 
 def _read(path: Path) -> tuple[Stored | None, str]:
     """Return what the entry says, or None and what is wrong; nothing is where there is neither."""
+    record = _entry_of(path)
     if not path.exists():
-        return None, f"{path} is missing, and its entry is there" if _entry_of(path).exists() else ""
+        return None, f"{path} is missing, and its entry is there" if record.exists() else ""
     try:
-        entry = _ENTRY.validate_json(_entry_of(path).read_bytes())
+        entry = _ENTRY.validate_json(record.read_bytes())
         if entry.form != _FORM:
             return None, f"{path} was written in form {entry.form}, by another release"
         if entry.digest != f"sha256:{path.name.partition('.')[0]}":
-            return None, f"{_entry_of(path)} is the entry of another set, {entry.digest}"
-        used = datetime.fromtimestamp(_entry_of(path).stat().st_mtime, timezone.utc)
-        return Stored(**vars(entry), path=path, used=used, links=_links(path, entry.digest)), ""
+            return None, f"{record} is the entry of another set, {entry.digest}"
+        used = datetime.fromtimestamp(record.stat().st_mtime, timezone.utc)
+        fetched = fetched_file(entry.digest, path.parent)  # which is another name of it, perhaps
+        links = path.stat().st_nlink - 1 - (fetched.exists() and fetched.samefile(path))
+        return Stored(**vars(entry), path=path, used=used, links=links), ""
     except FileNotFoundError:
-        return None, f"{path} is there, and its entry {_entry_of(path).name} is missing"
+        return None, f"{path} is there, and its entry {record.name} is missing"
     except (OSError, ValidationError) as error:
-        return None, f"{_entry_of(path)} does not say what {path.name} is ({type(error).__name__})"
-
-
-def _links(path: Path, digest: str) -> int:
-    """Return how many other names a file has, but for that of the fetched file which it may be."""
-    fetched = fetched_file(digest, path.parent)
-    shared = fetched.exists() and fetched.samefile(path)
-    return path.stat().st_nlink - 1 - shared
-
-
-def _trouble(stored: Stored, *, by_digest: bool) -> str:
-    try:
-        with stored.path.open("rb") as file:
-            found = _identity(os.fstat(file.fileno()))
-            if found != stored.identity:
-                return f"{stored.path} was changed: size, time, inode {found} in place of {stored.identity}"
-            if by_digest and (content := parquet.content_digest(file)) != stored.content:
-                return f"{stored.path} was changed: {content} in place of {stored.content}"
-    except OSError as error:
-        return f"{stored.path} can't be read: {error.strerror}"
-    return ""
-
-
-# --- writing ---
+        return None, f"{record} does not say what {path.name} is ({type(error).__name__})"
 
 
 def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
@@ -381,55 +375,31 @@ def _write_copy(wanted: Wanted, target: Path) -> str | None:
         ((source, expected),) = digests.items()
         _copy_whole(source, expected, target)
         return expected
-    with panels.opened(list(digests), lambda _: wanted.columns) as panel:
+    with joined.opened(list(digests), lambda _: wanted.columns) as panel:
         for found in panel.files:
             if found.digest != digests[found.path]:
                 raise parquet.changed_set(found.path, digests[found.path], found.digest)
-        if normal.is_normal(panel):
+        if joined.is_normal(panel):
             _copy_whole(panel.files[0].path, panel.files[0].digest, target)
             return panel.files[0].digest
         with target.open("xb") as file:
-            normal.write(panel, file, target.parent)
+            joined.write_normal(panel, file, target.parent)
             files.flush(file)
         return None
 
 
 def _copy_whole(source: Path, digest: str, target: Path) -> None:
     """Copy a file; one that was fetched is the store's own, and becomes a link, for one copy is enough."""
-    if source == fetched_file(digest, target.parent).resolve():
-        files.place(source, target, link=True)
-        return
     try:
-        original = source.open("rb")
+        files.put(source, target, link=source == fetched_file(digest, target.parent).resolve())
     except OSError as error:
+        if error.filename != str(source) or error.filename2 is not None:
+            raise
         raise FactorFileNotFoundError(
             f"SOTA factors file can't be read any more: {source} ({error.strerror})",
             str(source),
             "put the file back, and start again",
         ) from None
-    with original, target.open("xb") as file:
-        if files.clone(original, file):
-            files.flush(file)
-        else:
-            files.copy(original, file)
-
-
-def _leftovers(path: Path) -> list[Path]:
-    """Return what a process that was killed while it wrote a set left: all hidden names but the lock's."""
-    return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
-
-
-def check_folder(place: Path) -> None:
-    """Raise an OSError where something else than a folder has the store's name."""
-    if place.exists() and not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-
-
-def _names(place: Path) -> list[str]:
-    """Return the names of what is the store's in a folder; there may be a user's files beside."""
-    check_folder(place)
-    found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
-    return sorted({name[1] for name in found if name})
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ import pandas as pd
 
 from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
-from rdagent_sota_bridge.factor_set import panel as panels
-from rdagent_sota_bridge.factor_set.panel import Panel
+from rdagent_sota_bridge.factor_set.panel import Panel, opened, union
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.market import read_market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, inside
@@ -75,7 +74,7 @@ def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> Factor
         sources: Its files, each with the digest that it had and the factors taken from it.
         task: The market, test segment and label; None where nothing says them.
     """
-    columns = panels.union([source.columns for source in sources])
+    columns = union([source.columns for source in sources])
     nothing = FactorAnalysis(digest, task, columns, (), (), np.empty((0, 0)), ())
     notes = [
         f"The file {one.path} is not there any more, so its factors can't be shown."
@@ -87,7 +86,7 @@ def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> Factor
     if notes:
         return replace(nothing, notes=tuple(notes))
     try:
-        with panels.opened([source.path for source in sources], lambda _: columns) as panel:
+        with opened([source.path for source in sources], lambda _: columns) as panel:
             notes = _changes(panel, sources)
             return replace(nothing, notes=tuple(notes)) if notes else _with_figures(nothing, panel)
     except BridgeError as error:  # a file that is damaged, or was replaced while it was read
@@ -97,7 +96,7 @@ def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> Factor
 def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
     """Return what the files have otherwise than when the set was used, by the bytes that are read."""
     digests = {file.path: file.digest for file in panel.files}
-    there = panels.union([file.columns for file in panel.files])
+    there = union([file.columns for file in panel.files])
     return [
         f"The file {one.path} was changed since, so the factors can't be shown as they were: it "
         f"had the digest {one.digest}, and has {digests[one.path]}."

@@ -136,7 +136,7 @@ def gather(logs: Sequence[Path]) -> Report:
 
 
 @dataclass(frozen=True)
-class _FactorSet:
+class _GivenSet:
     """A factor set before it is analysed; `mined` has log and loop of each source, with its factors."""
 
     digest: str
@@ -145,14 +145,14 @@ class _FactorSet:
     mined: tuple[tuple[Path | None, int | None, tuple[str, ...]], ...]
 
 
-def _factor_sets(runs: Sequence[Run], notes: list[str]) -> dict[str, _FactorSet]:
+def _factor_sets(runs: Sequence[Run], notes: list[str]) -> dict[str, _GivenSet]:
     """Return the sets that models were given, by digest, then those that only a factor run accepted."""
-    found: dict[str, _FactorSet] = {}
+    found: dict[str, _GivenSet] = {}
     for run in runs:
         for loop in run.loops:
             if loop.manifest is not None:
                 with history.noting(notes, f"The manifest of loop {loop.number} of {run.log.name}"):
-                    one = _given_set(loop.manifest["factor_set"], loop, task_of(run, loop))
+                    one = _set_of_manifest(loop.manifest["factor_set"], loop, task_of(run, loop))
                     found.setdefault(one.digest, one)
     for run in runs:
         if role(run) == "factor mining" or any(loop.kind == "factor" for loop in run.loops):
@@ -162,7 +162,7 @@ def _factor_sets(runs: Sequence[Run], notes: list[str]) -> dict[str, _FactorSet]
     return found
 
 
-def _given_set(factor_set: Any, loop: Loop, task: Task | None) -> _FactorSet:
+def _set_of_manifest(factor_set: Any, loop: Loop, task: Task | None) -> _GivenSet:
     # The first manifests of this package knew one file a set, and named it in `factor_set` itself.
     listed = factor_set.get("sources") or [factor_set]
     sources = tuple(Source(Path(one["path"]), str(one["digest"]), _columns(one)) for one in listed)
@@ -174,7 +174,7 @@ def _given_set(factor_set: Any, loop: Loop, task: Task | None) -> _FactorSet:
         kept = loop.workspace / FACTOR_FILE
         if kept.is_file():  # it holds the same values as what is gone or changed
             sources = (Source(kept, str(stored["digest"]), _columns(factor_set)),)
-    return _FactorSet(str(factor_set["digest"]), sources, task, mined)
+    return _GivenSet(str(factor_set["digest"]), sources, task, mined)
 
 
 def _columns(entry: Any) -> tuple[str, ...]:
@@ -189,16 +189,16 @@ def _is_there(source: Source) -> bool:
         return False
 
 
-def _accepted_set(run: Run) -> _FactorSet:
+def _accepted_set(run: Run) -> _GivenSet:
     found = locate.named(str(run.log))
     digest, columns = parquet.current_digest(found.path), tuple(parquet.read_footer(found.path).columns)
     loops = [loop for loop in run.loops if loop.kind == "factor" and loop.number == found.loop]
     task = task_of(run, loops[-1] if loops else None)
-    return _FactorSet(digest, (Source(found.path, digest, columns),), task, ((run.log, found.loop, columns),))
+    return _GivenSet(digest, (Source(found.path, digest, columns),), task, ((run.log, found.loop, columns),))
 
 
 def _origins(
-    runs: Sequence[Run], sets: Iterable[_FactorSet], notes: list[str]
+    runs: Sequence[Run], sets: Iterable[_GivenSet], notes: list[str]
 ) -> dict[tuple[str, str], FactorOrigin]:
     known: dict[Path, Run | None] = {run.log: run for run in runs}
     found = {}
@@ -326,14 +326,13 @@ def tested_alike(runs: Sequence[Run]) -> bool:
 
     A run whose records say none of it is not known to differ.
     """
-    tasks = set()
-    for run in runs:
-        for loop in run.loops:
-            task = task_of(run, loop)
-            if loop.kind == "model" and loop.metrics and task is not None:
-                # Data is known by its folder's name; where it is can differ between machines.
-                data = task.provider_uri.rstrip("/").rpartition("/")[2]
-                tasks.add((data, task.market, str(task.test), "".join(task.label.split())))
+    tasks = {
+        # Data is known by its folder's name; where it is can differ between machines.
+        (Path(task.provider_uri).name, task.market, str(task.test), "".join(task.label.split()))
+        for run in runs
+        for loop in run.loops
+        if loop.kind == "model" and loop.metrics and (task := task_of(run, loop)) is not None
+    }
     return len(tasks) <= 1
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from rdagent_sota_bridge.bridge import verdict
 from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.factor_set import parquet, safe_pickle, session_files, sessions
-from rdagent_sota_bridge.factor_set.accepted import workspaces_of
+from rdagent_sota_bridge.factor_set import parquet, safe_pickle, sessions
 from rdagent_sota_bridge.factor_set.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
@@ -30,14 +29,7 @@ _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Factor:
-    """One factor that a loop set out to mine.
-
-    Attributes:
-        name: The factor's name, which is its column.
-        description: The LLM's description; may be empty.
-        formulation: The LLM's formula; may be empty.
-        code: The text of `factor.py`; empty where the coder gave up on it.
-    """
+    """One factor that a loop set out to mine; `code` (of `factor.py`) is empty where the coder gave it up."""
 
     name: str
     description: str
@@ -57,8 +49,7 @@ class Loop:
         accepted: The verdict; None for a loop without one.
         failure: Why the loop has no result; empty where it has one.
         hypothesis: What the LLM set out to show.
-        observations: What the LLM saw in the result; may be empty.
-        reason: The reason for the verdict; may be empty.
+        observations: What the LLM saw in the result; may be empty, as the reason for the verdict.
         started: When its first step began (UTC); None where the session does not say.
         ended: When its last step ended (UTC).
         seconds: The time of its steps together, without the pauses between them; None if not known.
@@ -69,7 +60,6 @@ class Loop:
         workspace: The workspace folder, where it is today; None where it is gone or was never made.
         manifest: The content of `sota_manifest.json`; None where there is none.
         record: What Qlib recorded; None where nothing is recorded there.
-        factors: Of a factor loop.
         code: Of a model loop the text of `model.py`; may be empty.
         asked: Of a model loop how its verdict was asked for; None where the log does not say.
     """
@@ -130,7 +120,7 @@ def read_run(log: Path) -> Run:
     """
     session = sessions.read_session(log)
     folder = sessions.log_folder(log.absolute())
-    loop = session_files.load(session.file)
+    loop = safe_pickle.load_logged(session.file)
     notes: list[str] = []
     try:
         found = [
@@ -139,7 +129,7 @@ def read_run(log: Path) -> Run:
         ]
         found += [_unfinished(loop, number, folder, notes) for number in session.unfinished]
     except safe_pickle.DAMAGE as error:
-        raise session_files.unknown_form(session.file, error) from None
+        raise safe_pickle.unknown_form(session.file, error) from None
     return Run(
         log=folder or session.file,
         command=COMMANDS.get(session.loop_class, session.loop_class),
@@ -200,7 +190,7 @@ def _finished(
         request = _newest(log / f"Loop_{number}" / "feedback", "**/debug_llm/**/*.pkl")
         if request is not None:
             with noting(notes, f"how the verdict was asked for in {request}"):
-                content = session_files.load(request)
+                content = safe_pickle.load_logged(request)
                 asked = verdict.asked(str(content["system"]), str(content["resp"]))
     return Loop(
         **fields,
@@ -265,7 +255,7 @@ def _fields(
             "code": str(next(filter(None, codes), "")),
         }
     # The recorded path is stale once the project has moved.
-    workspace = next((place for place in workspaces_of(summary, log) if place.is_dir()), None)
+    workspace = next((place for place in sessions.workspaces_of(summary, log) if place.is_dir()), None)
     return fields | _left(workspace, notes)
 
 
@@ -328,7 +318,7 @@ def _settings(log: Path, notes: list[str]) -> dict[str, str]:
         if last is None:
             continue
         with noting(notes, f"what was asked in {last}"):
-            content = session_files.load(last)
+            content = safe_pickle.load_logged(last)
             if not isinstance(content, dict):
                 content = getattr(content, "__dict__", {}).get("__dict__", {})
             found |= {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.factor_set import parquet
@@ -21,7 +21,6 @@ from rdagent_sota_bridge.report.history import Loop, Run
 State = Literal["factors", "none", "not trained", "not verified", "broken"]
 
 _HANDED_OVER = "# rdagent-sota-bridge: "  # begins the line that a hand-off writes into the YAML
-_MINES = ("fin_factor", "fin_factor_report")
 
 Finding = tuple[bool, str]  # one look at a claim: whether it agrees, and what was seen
 
@@ -61,66 +60,63 @@ class Verification:
 # --- the form of a claim ---
 
 
-class _Form(BaseModel):
+class _Claim(BaseModel):
+    """What a manifest claims; `stored` and `loaded` are None where it says nothing of them."""
+
     model_config = ConfigDict(strict=True)
 
-
-class _ClaimedSet(_Form):
-    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
-    columns: list[str]
-    stored: dict[str, Any] | None = None  # the file in the workspace; release 0.1.0 did not name it
-
-
-class _ClaimedBase(_Form):
-    name: str
-    digest: str
-    features: dict[str, str]
-
-
-class _Loaded(_Form):
-    columns: list[str] | None
-    num_features: int | None
-
-
-class _ReadBack(_Loaded):
-    recorder: str
-    columns_without_training_values: list[str]
-
-
-class _Claim(_Form):
-    """What a manifest claims."""
-
-    manifest_version: int
-    factor_set: _ClaimedSet
-    mined_columns: Annotated[list[str], Field(min_length=1)]
-    base_set: _ClaimedBase
-    qlib_loaded: _Loaded | None
+    version: int = Field(validation_alias="manifest_version")
+    digest: str = Field(validation_alias=AliasPath("factor_set", "digest"), pattern="^sha256:[0-9a-f]{64}$")
+    chosen: list[str] = Field(validation_alias=AliasPath("factor_set", "columns"))
+    stored: str | None = Field(None, validation_alias=AliasPath("factor_set", "stored", "digest"))
+    mined: list[str] = Field(validation_alias="mined_columns", min_length=1)
+    base_name: str = Field(validation_alias=AliasPath("base_set", "name"))
+    base_digest: str = Field(validation_alias=AliasPath("base_set", "digest"))
+    features: dict[str, str] = Field(validation_alias=AliasPath("base_set", "features"))
+    loaded: list[str] | None = Field(None, validation_alias=AliasPath("qlib_loaded", "columns"))
+    width: int | None = Field(None, validation_alias=AliasPath("qlib_loaded", "num_features"))
     from_cache: bool = False  # release 0.1.0 wrote it
+    factor_set: dict[str, Any]
+    qlib_loaded: dict[str, Any] | None
+
+    @property
+    def whole_base(self) -> BaseSet:
+        """The base set that was handed over."""
+        return BaseSet(self.base_name, tuple(self.features.items()))
 
     @property
     def base(self) -> BaseSet:
         """The base features beside the mined columns."""
-        features = tuple(self.base_set.features.items())
-        return BaseSet(self.base_set.name, features).without(self.mined_columns)
+        return self.whole_base.without(self.mined)
 
     @property
     def columns(self) -> list[str]:
         """All that the network is to see, sorted."""
-        return sorted({*self.base.names, *self.mined_columns})
+        return sorted({*self.base.names, *self.mined})
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> _Claim:
-        loaded, width = self.qlib_loaded, len(self.columns)
-        whole = BaseSet(self.base_set.name, tuple(self.base_set.features.items()))
-        if self.manifest_version != MANIFEST_VERSION:
-            raise ValueError(f"manifest_version is {self.manifest_version}")
-        if self.base_set.digest != f"sha256:{whole.digest}":
+        if self.version != MANIFEST_VERSION:
+            raise ValueError(f"manifest_version is {self.version}")
+        if self.stored is None and self.factor_set.get("stored") is not None:
+            raise ValueError("its stored file has no digest")
+        if self.loaded is None and self.qlib_loaded is not None:
+            raise ValueError("what Qlib loaded has no columns")
+        if self.base_digest != f"sha256:{self.whole_base.digest}":
             raise ValueError("its base set's features are not those of its digest")
-        if not set(self.factor_set.columns) <= set(self.mined_columns):
+        if not set(self.chosen) <= set(self.mined):
             raise ValueError("the set has columns that are not among the mined ones")
-        if loaded is not None and loaded.num_features not in (None, width):
-            raise ValueError(f"num_features is {loaded.num_features} for {width} columns")
+        if self.width not in (None, len(self.columns)):
+            raise ValueError(f"num_features is {self.width} for {len(self.columns)} columns")
         return self
+
+
+class _ReadBack(BaseModel):
+    """What the probe read back of a training."""
+
+    recorder: str
+    columns: list[str] | None
+    columns_without_training_values: list[str]
 
 
 # --- the verdicts ---
@@ -132,16 +128,14 @@ def verify(run: Run) -> list[Verification]:
     Raises:
         SessionError: if the run has no model loop.
     """
-    models = [] if run.command in _MINES else [loop for loop in run.loops if loop.kind != "factor"]
+    mines = run.command in ("fin_factor", "fin_factor_report")
+    models = [loop for loop in run.loops if loop.kind != "factor" and not mines]
     if not models:
-        mines = run.command in _MINES or any(loop.kind == "factor" for loop in run.loops)
-        what = (
-            f"The log is one of {run.command}, which has mined factors and trained no model"
-            if mines
-            else f"The run of {run.command} has begun no loop"
-        )
+        fact = f"The run of {run.command} has begun no loop"
+        if mines or run.loops:
+            fact = f"The log is one of {run.command}, which has mined factors and trained no model"
         fix = "name the log folder of a run that trained models, or `latest`"
-        raise SessionError(f"{what}: there is nothing to verify", str(run.log), fix)
+        raise SessionError(f"{fact}: there is nothing to verify", str(run.log), fix)
     found = [_verify(loop) for loop in models]
     claiming = sum(bool(one.digest) for one in found)
     without = (
@@ -164,21 +158,19 @@ def _verify(loop: Loop) -> Verification:
     except ValidationError as error:
         trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
         return replace(unknown, text=f"what it claims is not known: {trouble}", contradictions=(trouble,))
-    digest = claim.factor_set.digest
+    unknown = replace(unknown, digest=claim.digest)
     if claim.from_cache:
         text = "answered from RD-Agent's cache by release 0.1.0: not verified"
-        return replace(unknown, state="not verified", text=text, digest=digest, contradictions=(text,))
+        return replace(unknown, state="not verified", text=text, contradictions=(text,))
     findings = tuple(_findings(workspace, claim, loop.record))
     against = tuple(text for agrees, text in findings if not agrees)
-    parts = f"{len(claim.mined_columns)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
-    shown = f"factor set {digest[:19]} ({parts})"
+    parts = f"{len(claim.mined)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
+    shown = f"factor set {claim.digest[:19]} ({parts})"
+    unproven = f"claims {shown}, which is not shown: {'; '.join(against)}"
     return replace(
         unknown,
         state="broken" if against else "factors",
-        text=f"claims {shown}, which is not shown: {'; '.join(against)}"
-        if against
-        else f"trained on {shown}",
-        digest=digest,
+        text=unproven if against else f"trained on {shown}",
         evidence=tuple(text for agrees, text in findings if agrees),
         contradictions=against,
     )
@@ -198,10 +190,7 @@ def _without_claim(loop: Loop) -> tuple[State, str]:
     if not record.has_factor_file:
         return "none", f"trained without factors, and claims none ({wide})"
     if _HANDED_OVER not in _yaml(loop.workspace):
-        return (
-            "none",
-            f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})",
-        )
+        return "none", f"claims no handed-over set; Qlib read a {FACTOR_FILE} of this run itself ({wide})"
     if not loop.metrics:
         return "not trained", _one_line(loop.failure)
     return "broken", f"{CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
@@ -214,7 +203,7 @@ def _findings(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iter
     """Yield every look at a claim, each at something that the manifest's author did not write into it."""
     yield _file(workspace, claim)
     text, base = _yaml(workspace), claim.base
-    for kind, name in (("factor", claim.factor_set.digest), ("base", f"{base.name} sha256:{base.digest}")):
+    for kind, name in (("factor", claim.digest), ("base", f"{base.name} sha256:{base.digest}")):
         named = f"{kind} set {name}" in text
         yield named, f"{CONFIG_FILE} {'names' if named else 'does not name'} the claimed {kind} set"
     if record is None:
@@ -236,20 +225,17 @@ def _file(workspace: Path, claim: _Claim) -> Finding:
     file = workspace / FACTOR_FILE
     if not file.is_file():
         return False, f"no {FACTOR_FILE} is in its workspace"
-    stored = None if claim.factor_set.stored is None else claim.factor_set.stored.get("digest")
     try:
         columns = parquet.read_footer(file).columns
-        digest = None if claim.factor_set.stored is None else parquet.current_digest(file)
+        digest = None if claim.stored is None else parquet.current_digest(file)
     except FactorFileError as error:
         return False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}"
-    if sorted(columns) != sorted(claim.mined_columns):
-        return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined_columns)}"
-    if digest != stored:
-        return False, f"its {FACTOR_FILE} is another file ({digest}, not {stored})"
-    return (
-        True,
-        f"{FACTOR_FILE} is the claimed one, by {'columns' if stored is None else 'digest and columns'}",
-    )
+    if sorted(columns) != sorted(claim.mined):
+        return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}"
+    if digest != claim.stored:
+        return False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})"
+    by = "columns" if claim.stored is None else "digest and columns"
+    return True, f"{FACTOR_FILE} is the claimed one, by {by}"
 
 
 def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
@@ -274,7 +260,7 @@ def _read_back(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Ite
     """Look at what was read back of the data that Qlib trained on."""
     file = workspace / LOADED_FILE
     if not file.is_file():
-        if claim.qlib_loaded is not None:
+        if claim.loaded is not None:
             yield False, f"{LOADED_FILE}, which says what Qlib loaded, is gone"
         return
     try:
@@ -283,13 +269,13 @@ def _read_back(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Ite
         yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
         return
     columns = sorted(found.columns or ())
-    claimed = claim.columns if claim.qlib_loaded is None else sorted(claim.qlib_loaded.columns or ())
+    claimed = claim.columns if claim.loaded is None else sorted(claim.loaded)
     if columns == claimed == claim.columns:
         yield True, f"the data that Qlib trained on has the {len(columns)} claimed columns"
     else:
         others = sorted((set(columns) ^ set(claim.columns)) | (set(claimed) ^ set(claim.columns)))
         yield False, f"the data that Qlib trained on has other columns: {_few(others)}"
-    empty = [name for name in claim.mined_columns if name in found.columns_without_training_values]
+    empty = [name for name in claim.mined if name in found.columns_without_training_values]
     if empty:
         yield False, f"no value of the mined columns {_few(empty)} was in the training segment"
     if record is not None and found.recorder != record.recorder:
@@ -306,5 +292,6 @@ def _few(names: Sequence[str]) -> str:
 def _one_line(text: object) -> str:
     if isinstance(text, ValidationError):  # the first thing that is wrong with a form
         first = text.errors()[0]
-        text = ".".join(map(str, first["loc"])) + f" {first['msg']}"
+        entry, fact = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        text = f"{entry}: {fact}" if entry else fact
     return " ".join(str(text).split())[:200]

@@ -1,7 +1,7 @@
 """A cache of what was found out once: small JSON files in the user's cache folder.
 
-Nothing here is needed for a right answer: deleted, it is found out anew. A key holds what an answer depends
-on (a digest, or a file's identity), so that a change asks anew.
+It is safe to delete. A key holds all that an answer depends on (a digest, or a file's identity), so that a
+change asks anew.
 """
 
 from __future__ import annotations
@@ -20,21 +20,18 @@ import platformdirs
 
 from rdagent_sota_bridge.system.files import write_whole
 
-_DAYS = 90
-"""How long an entry is kept after it was written."""
-
+_SECONDS_KEPT = 90 * 24 * 3600
 _COARSE_CLOCK = 2_000_000_000  # nanoseconds; FAT keeps two seconds
-
 _log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Return the folder of what is kept; `XDG_CACHE_HOME` moves it where the platform knows that variable."""
+    """Return the folder of the cache; `XDG_CACHE_HOME` moves it where the platform knows that variable."""
     return Path(platformdirs.user_cache_path("rdagent-sota-bridge", appauthor=False))
 
 
 def identity(status: os.stat_result) -> list[int] | None:
-    """Return what tells a file's content from an earlier one without reading it.
+    """Return what distinguishes a file's content from an earlier one without reading it.
 
     None for a file that was written just now: it can change again without a new time, where the file system's
     clock is coarse.
@@ -66,7 +63,7 @@ def get(kind: str, key: list[Any]) -> Any:
     """Return what is kept under a key, or None; kind and key as in `find_once`."""
     try:
         entry = json.loads(_file(kind, key).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never written, or not readable any more: it is found out anew
+    except (OSError, ValueError):  # never written, or damaged: it is found out anew
         return None
     if not isinstance(entry, dict) or entry.get("key") != json.loads(json.dumps(key)):
         return None
@@ -76,34 +73,30 @@ def get(kind: str, key: list[Any]) -> Any:
 def put(kind: str, key: list[Any], content: Any) -> None:
     """Keep something under a key, whole or not at all. A folder that can't be written is one warning."""
     file = _file(kind, key)
-    text = json.dumps({"key": key, "content": content})  # in ASCII: a path may hold what is no UTF-8
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         file.parent.mkdir(exist_ok=True)
-        write_whole(file, text)
+        # In ASCII: a path may hold what is no UTF-8.
+        write_whole(file, json.dumps({"key": key, "content": content}))
         _remove_old(file.parent)
     except OSError as error:
         _warn(f"Nothing can be kept in {folder()}, so it is found out anew each time: {error.strerror}")
 
 
 def _file(kind: str, key: list[Any]) -> Path:
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    return folder() / kind / f"{name}.json"
+    return folder() / kind / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
 
 
-@functools.cache
+@functools.cache  # once a process
 def _warn(text: str) -> None:
-    """Log a warning, once a process."""
     _log.warning(text)
 
 
-@functools.cache
+@functools.cache  # once a process
 def _remove_old(place: Path) -> None:
-    """Remove the entries of a kind that were written long ago; once a process."""
-    oldest = time.time() - _DAYS * 24 * 3600
     for file in place.glob("*.json"):
         try:
-            if file.stat().st_mtime < oldest:
+            if file.stat().st_mtime < time.time() - _SECONDS_KEPT:
                 file.unlink()
         except FileNotFoundError:  # another process removes them too
             continue

@@ -23,7 +23,6 @@ import filelock
 How = Literal["clone", "link", "copy"]
 """A clone shares the blocks of the original until one of the two is changed; a link is the same file."""
 
-_BLOCK = 1 << 22
 _FICLONE = 0x40049409  # linux/fs.h
 # What a file system says that has no clones or no links (or not between these two, or not for this user).
 _NOT_POSSIBLE = {
@@ -37,10 +36,8 @@ _LOCK_SECONDS = 10.0  # until a process that waits for another one says so, and 
 def write_whole(target: Path, content: str | bytes, like: os.stat_result | None = None) -> None:
     """Write a file under a temporary name beside the target, flush it, and rename it.
 
-    A kill at any moment leaves the old file or the new one.
-
     Args:
-        target: The file.
+        target: The file; a kill at any moment leaves the old one or the new one.
         content: What it is to hold; a text is written as UTF-8.
         like: Of whose mode it is to be, and (where root writes) whose; None for one that all may read.
 
@@ -80,7 +77,7 @@ def place(source: Path, target: Path, *, link: bool) -> How:
             left.unlink(missing_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        how = _put(source, temporary, link)
+        how = put(source, temporary, link=link)
         temporary.replace(target)
     finally:
         # A rename does nothing where both names are links to one file (POSIX): the temporary one is left.
@@ -88,48 +85,27 @@ def place(source: Path, target: Path, *, link: bool) -> How:
     return how
 
 
-def _put(source: Path, temporary: Path, link: bool) -> How:
-    with source.open("rb") as original, temporary.open("xb") as file:
-        if clone(original, file):
-            return "clone"
-        if not link:
-            copy(original, file)
-            return "copy"
-    temporary.unlink()
+def put(source: Path, new: Path, *, link: bool) -> How:
+    """Make a new file with another one's content, as `place` does; what fails may leave a part of it."""
+    with source.open("rb") as original, new.open("xb") as file:
+        cloned = _clone(original, file)
+        if not cloned and not link:
+            shutil.copyfileobj(original, file, 1 << 22)
+        flush(file)
+    if cloned or not link:
+        return "clone" if cloned else "copy"
+    new.unlink()
     try:
-        os.link(source, temporary)
+        os.link(source, new)
     except OSError as error:
         if error.errno not in _NOT_POSSIBLE:
             raise
-        return _put(source, temporary, link=False)
+        return put(source, new, link=False)
     return "link"
 
 
-def detach(target: Path) -> None:
-    """Take a file's name away where it is a link, so that whoever writes to it begins a file of its own."""
-    if target.is_symlink() or (target.is_file() and target.stat().st_nlink > 1):
-        target.unlink()
-
-
-def flush(file: BinaryIO) -> None:
-    """Flush what was written to a file to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def copy(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy all bytes, and flush them to the disk."""
-    source.seek(0)
-    shutil.copyfileobj(source, target, _BLOCK)
-    flush(target)
-
-
-def clone(source: BinaryIO, target: BinaryIO) -> bool:
-    """Let `target` share the blocks of `source`, and return True; False where the file system can't.
-
-    Raises:
-        OSError: if it can, and fails.
-    """
+def _clone(source: BinaryIO, target: BinaryIO) -> bool:
+    """Let `target` share the blocks of `source`, and return True; False where the file system can't."""
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError as error:
@@ -142,6 +118,18 @@ def clone(source: BinaryIO, target: BinaryIO) -> bool:
         target.truncate()
         return False
     return True
+
+
+def detach(target: Path) -> None:
+    """Take a file's name away where it is a link, so that whoever writes to it begins a file of its own."""
+    if target.is_symlink() or (target.is_file() and target.stat().st_nlink > 1):
+        target.unlink()
+
+
+def flush(file: BinaryIO) -> None:
+    """Flush what was written to a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from rdagent_sota_bridge.errors import ChoiceError
-from rdagent_sota_bridge.factor_set.choice import chosen
+from rdagent_sota_bridge.factor_set.selection import chosen
 from tests.frames import assert_survives_pickling
 
 NAMES = ("mom_5", "mom_20", "Vol[5]", "vol*", "动量", "size")

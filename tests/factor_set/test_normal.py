@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.factor_set import normal, panel, parquet, store
+from rdagent_sota_bridge.factor_set import panel, parquet, store
+from rdagent_sota_bridge.factor_set import panel as normal
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import seams
 from tests.frames import factor_frame, nested, with_level, write, write_table

@@ -54,7 +54,7 @@ def check_panel(paths: Sequence[Path], frames: Sequence[pd.DataFrame]) -> None:
         for name, values in panel.values(found):
             assert values.dtype == np.float64
             np.testing.assert_array_equal(values, [cells.get(name, np.nan) for cells in table.values()])
-        assert found.day(0) == f"({rows[0][0]}, {rows[0][1]})"
+        assert found.label(0) == f"({rows[0][0]}, {rows[0][1]})"
 
 
 def holes(frame: pd.DataFrame, share: float = 0.3, seed: int = 3) -> pd.DataFrame:

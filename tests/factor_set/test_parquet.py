@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set import panel, parquet
 from tests.frames import (
     INSTRUMENTS,
     assert_survives_pickling,
@@ -50,7 +50,7 @@ def make_old(path: Path) -> None:
 def loaded_whole(path: Path) -> pd.DataFrame:
     """Return all factors of a file, each loaded by itself."""
     found = examine(path)
-    return pd.concat({column: parquet.load(path, found.digest, column) for column in found.columns}, axis=1)
+    return pd.concat({column: panel.load(path, found.digest, column) for column in found.columns}, axis=1)
 
 
 def assert_loads_exactly(path: Path, flat: pd.DataFrame) -> None:
@@ -320,7 +320,7 @@ def test_load_after_a_change_names_both_digests(tmp_path: Path) -> None:
     began = examine(path).digest
     write(factor_frame(seed=8), tmp_path)
     with pytest.raises(SetChangedError) as caught:
-        parquet.load(path, began, "momentum")
+        panel.load(path, began, "momentum")
     assert caught.value.fact == (
         "The factor set is not the one that this run began with: "
         f"it began with {began}, the file now has {sha256(path)}"
@@ -335,7 +335,7 @@ def test_load_of_a_file_that_is_gone(tmp_path: Path) -> None:
     digest = examine(path).digest
     path.unlink()
     with pytest.raises(FactorFileError) as caught:
-        parquet.load(path, digest, "momentum")
+        panel.load(path, digest, "momentum")
     assert [failure.reason for failure in caught.value.failures] == [Reason.UNREADABLE]
     with pytest.raises(FactorFileError):
         parquet.current_digest(path)
@@ -344,7 +344,7 @@ def test_load_of_a_file_that_is_gone(tmp_path: Path) -> None:
 def test_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
     """Columns read from before and after a write can't be told apart: the file is refused."""
     path = write(factor_frame(), tmp_path)
-    with pytest.raises(FactorFileError) as caught, parquet._opened(path):
+    with pytest.raises(FactorFileError) as caught, parquet._open(path):
         path.write_bytes(path.read_bytes() + b"more")
     (failure,) = caught.value.failures
     assert (failure.reason, failure.column, failure.count) == (Reason.CHANGED, None, None)
@@ -428,7 +428,7 @@ def test_corrupted_page_is_damaged(tmp_path: Path, column: str) -> None:
     assert (failure.reason, failure.column, failure.fix) == (Reason.DAMAGED, column, "copy the file anew")
     with pytest.raises(FactorFileError) as caught:
         wanted = "momentum" if column in ("datetime", "instrument") else column
-        parquet.load(path, parquet.current_digest(path), wanted)
+        panel.load(path, parquet.current_digest(path), wanted)
     assert [failure.reason for failure in caught.value.failures] == [Reason.DAMAGED]
 
 

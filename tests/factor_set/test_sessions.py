@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
-from rdagent_sota_bridge.factor_set import session_files, sessions
+from rdagent_sota_bridge.factor_set import safe_pickle as session_files
+from rdagent_sota_bridge.factor_set import sessions
 from rdagent_sota_bridge.system import cache
 from tests import logs
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -388,8 +389,8 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "cache").exists()
     damaged.unlink()
     loaded: list[Path] = []
-    load = session_files.load
-    monkeypatch.setattr(session_files, "load", lambda file: loaded.append(file) or load(file))
+    load = session_files.load_logged
+    monkeypatch.setattr(session_files, "load_logged", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1

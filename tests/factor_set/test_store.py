@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdagent_sota_bridge.errors import FactorFileError, SetChangedError, StoreError, UnequalFactorError
-from rdagent_sota_bridge.factor_set import normal, store
+from rdagent_sota_bridge.factor_set import panel as normal
+from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import workspace_root
 from rdagent_sota_bridge.factor_set.parquet import FactorFile
 from rdagent_sota_bridge.system import files
@@ -133,7 +134,7 @@ def test_normal_source_is_copied_as_bytes(
     source = normal_source(tmp_path)
     monkeypatch.setattr(FactorFile, "read", None)  # called, it fails
     if known:
-        monkeypatch.setattr(store.panels, "opened", None)
+        monkeypatch.setattr(store.joined, "opened", None)
     before = state(source)
     wanted = dataclasses.replace(wanted_of(source), is_normal=known)
     stored = store.keep(wanted, place)
@@ -448,9 +449,9 @@ def test_digest_is_compared_once_a_process(
     monkeypatch.setattr(store, "_verified", set())  # as in a new process
     read = []
     monkeypatch.setattr(
-        store.factors,
+        store.parquet,
         "content_digest",
-        lambda file, whole=store.factors.content_digest: (read.append(file.name), whole(file))[1],
+        lambda file, whole=store.parquet.content_digest: (read.append(file.name), whole(file))[1],
     )
     for _ in range(3):
         store.keep(wanted, place)

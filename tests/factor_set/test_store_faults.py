@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.errors import StoreError
-from rdagent_sota_bridge.factor_set import normal, store
+from rdagent_sota_bridge.factor_set import panel as normal
+from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.panel import Panel
 from tests.factor_set.test_store import (
     assert_lock_is_free,
@@ -184,7 +185,7 @@ def keep_while_another_writes(folder: str) -> list[Any]:
             os.write(send, b"x")
             time.sleep(600)
 
-        store.normal.write = stay  # it has the lock, and has begun to write
+        normal.write_normal = stay  # it has the lock, and has begun to write
         store.keep(wanted, place)
     os.read(receive, 1)
     waiting_read, waiting_write = os.pipe()
@@ -486,14 +487,14 @@ def prune_while_another_writes(folder: str) -> list[Any]:
     go_read, go_write = os.pipe()
     writer = os.fork()
     if writer == 0:
-        write_normal = normal.write
+        write_normal = normal.write_normal
 
         def slowly(*arguments: Any) -> None:
             os.write(send, b"x")
             os.read(go_read, 1)
             write_normal(*arguments)
 
-        store.normal.write = slowly
+        normal.write_normal = slowly
         store.keep(wanted, place)
         os._exit(0)
     os.read(receive, 1)

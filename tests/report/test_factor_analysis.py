@@ -1,4 +1,4 @@
-"""A factor set's figures on the market of its task, the matrix of correlations, and notes on what lacks."""
+"""A factor set's figures on the market of its task, its correlations, and notes on what is missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,14 @@ import pytest
 
 from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.check.quality import Source
+from rdagent_sota_bridge.errors import MarketError
 from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.qlib_files import label
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.report import factor_analysis
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis, analyse, mean_correlation
 from tests import seams
-from tests.frames import public_folder, without_privileges, write
+from tests.frames import write
 
 DAY = pd.Timestamp
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
@@ -112,15 +115,13 @@ def test_two_files(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
 def test_membership_and_order(demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
     """Cells outside the market change nothing, whatever they hold; nor does the order of the rows."""
     folder = tmp_path / "data"
-    folder.mkdir()
+    (folder / "instruments").mkdir(parents=True)
     for name in ("calendars", "features"):
         (folder / name).symlink_to(demo.provider / name)
     codes = sorted(demo.instruments)
-    (folder / "instruments").mkdir()
-    (folder / "instruments" / "some.txt").write_text(
-        "".join(f"{code}\t2008-01-01\t2018-12-31\n" for code in codes[:30])
-        + "".join(f"{code}\t2018-06-01\t2020-12-31\n" for code in codes[20:50])
-    )
+    lines = [f"{code}\t2008-01-01\t2018-12-31\n" for code in codes[:30]]
+    lines += [f"{code}\t2018-06-01\t2020-12-31\n" for code in codes[20:50]]
+    (folder / "instruments" / "some.txt").write_text("".join(lines))
     some = dataclasses.replace(task, provider_uri=str(folder), market="some")
     found = figures(write(frame, tmp_path), some, "overnight_gap", "mixed")
     days, names = (frame.index.get_level_values(level) for level in frame.index.names)
@@ -141,24 +142,40 @@ def test_membership_and_order(demo: DemoMarket, task: Task, frame: pd.DataFrame,
 
 
 @pytest.mark.parametrize(
-    ("change", "note"),
+    ("change", "note", "whole"),
     [
-        ({"provider_uri": "/nowhere/cn_data"}, "Qlib's data of the market csi300 is not in /nowhere/cn_data"),
-        ({"market": "csi999"}, "Qlib's data of the market csi999 is not in "),
-        ({"test": (DAY("2031-01-01"), DAY("2031-12-31"))}, "has no day in the test segment"),
+        ({"provider_uri": "/nowhere/cn"}, "Qlib's data of the market csi300 is not in /nowhere/cn: ", False),
+        ({"market": "csi999"}, "Qlib's data of the market csi999 is not in ", False),
+        ({"test": (DAY("2031-01-01"), DAY("2031-12-31"))}, " has no day in the test segment: ", True),
+        (None, "Neither market nor test segment is known: ", True),
+        (
+            {"label": "Rank($close, 5)"},
+            "The label Rank($close, 5) is no plain return between two days",
+            False,
+        ),
+        ({"provider_uri": "no prices"}, " has no prices for the label in the test segment: ", False),
     ],
+    ids=["no data", "no market", "no day", "no task", "another label", "no prices"],
 )
-def test_without_a_market(
-    task: Task, frame: pd.DataFrame, tmp_path: Path, change: dict[str, Any], note: str
+def test_without_returns(
+    change: dict[str, Any] | None,
+    note: str,
+    whole: bool,
+    demo: DemoMarket,
+    task: Task,
+    frame: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
-    """Without Qlib's data it says so, and there is the matrix of the mined factors on the set's own rows."""
-    path = write(frame, tmp_path)
-    found = figures(path, dataclasses.replace(task, **change), "overnight_gap", "mixed")
-    assert found.sheets == ()
-    assert note in found.notes[0]
-    assert "no IC" in found.notes[0]
-    assert found.names == ("overnight_gap", "mixed")
-    rows = frame if "test" in change else in_test(frame)
+    """Without a market or a label the note says so, and there is the matrix, on the set's rows."""
+    for name in ("calendars", "instruments"):
+        (tmp_path / name).symlink_to(demo.provider / name)
+    if change == {"provider_uri": "no prices"}:
+        change = {"provider_uri": str(tmp_path)}
+    other = None if change is None else dataclasses.replace(task, **change)
+    found = figures(write(frame, tmp_path), other, "overnight_gap", "mixed")
+    assert (found.sheets, found.names) == ((), ("overnight_gap", "mixed"))
+    assert [note in one and one.endswith("no IC, no returns.") for one in found.notes] == [True]
+    rows = frame if whole else in_test(frame)
     expected = correlations(rows[["overnight_gap", "mixed"]])
     np.testing.assert_allclose(found.correlation, expected, rtol=0, atol=1e-9)
 
@@ -179,114 +196,59 @@ def test_the_market_of_a_container(
     assert any(str(host / "qlib_data" / "cn_data") in note for note in found.notes) is not mounted
 
 
-@pytest.mark.parametrize(
-    ("label", "note"),
-    [
-        (None, "Neither market nor test segment is known: no IC, no returns."),
-        (
-            "Rank($close, 5)",
-            "The label Rank($close, 5) is no plain return between two days: no IC, no returns.",
-        ),
-    ],
-)
-def test_without_a_label(
-    label: str | None, note: str, task: Task, frame: pd.DataFrame, tmp_path: Path
-) -> None:
-    """Without a task the matrix is on all rows of the set; with another label, on the market's cells."""
-    other = None if label is None else dataclasses.replace(task, label=label)
-    found = figures(write(frame, tmp_path), other, "overnight_gap", "mixed")
-    assert (found.sheets, found.notes) == ((), (note,))
-    rows = frame if label is None else in_test(frame)
-    expected = correlations(rows[["overnight_gap", "mixed"]])
-    np.testing.assert_allclose(found.correlation, expected, rtol=0, atol=1e-9)
-
-
-def test_no_prices(demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
-    """A data folder without prices has no label."""
-    for name in ("calendars", "instruments"):
-        (tmp_path / name).symlink_to(demo.provider / name)
-    other = dataclasses.replace(task, provider_uri=str(tmp_path))
-    found = figures(write(frame, tmp_path), other, "overnight_gap")
-    assert found.sheets == ()
-    assert "no prices for the label" in found.notes[0]
-
-
-def test_prices_that_can_not_be_read(
-    demo: DemoMarket, task: Task, frame: pd.DataFrame, tmp_path: Path
-) -> None:
-    """A price file of another user's is told with the system's reason; the report goes on."""
-    path = write(frame, tmp_path)
-    given = source(path, "overnight_gap")
-    with public_folder() as folder:
-        for name in ("calendars", "instruments"):
-            (folder / name).mkdir()
-            for file in (demo.provider / name).iterdir():
-                (folder / name / file.name).write_bytes(file.read_bytes())
-        place = folder / "features" / "sh600000" / "close.day.bin"
-        place.parent.mkdir(parents=True)
-        place.write_bytes(b"\0" * 8)
-        place.chmod(0o000)
-        set_file = folder / "set.parquet"
-        set_file.write_bytes(path.read_bytes())
-        other = dataclasses.replace(task, provider_uri=str(folder))
-        with without_privileges():
-            found = analyse("x", [dataclasses.replace(given, path=set_file)], other)
-    assert (found.sheets, found.names) == ((), ("overnight_gap",))
-    assert found.notes == (f"Qlib's prices can't be read: Permission denied ({place}).",)
-
-
 def test_an_open_end(task: Task, demo: DemoMarket, frame: pd.DataFrame, tmp_path: Path) -> None:
-    """A test segment without an end goes on to the calendar's last day that has a label."""
-    found = figures(
-        write(frame, tmp_path), dataclasses.replace(task, test=(DAY("2017-01-01"), pd.NaT)), "overnight_gap"
-    )
+    """A test segment without an end reaches to the calendar's last day that has a label."""
+    endless = dataclasses.replace(task, test=(DAY("2017-01-01"), pd.NaT))
+    found = figures(write(frame, tmp_path), endless, "overnight_gap")
     assert found.sheets[0].days[-1] == demo.days[-3]
 
 
-@pytest.mark.parametrize("case", ["gone", "changed", "damaged", "no column", "no source", "duplicate rows"])
-def test_no_figures(task: Task, frame: pd.DataFrame, tmp_path: Path, case: str) -> None:
+def test_prices_that_can_not_be_read(
+    task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price file that may not be read (as in test_label) is noted with the system's reason."""
+    error = MarketError("Qlib's prices can't be read: Permission denied", "/data/close.day.bin", "")
+    monkeypatch.setattr(label, "values", Mock(side_effect=error))
+    found = figures(write(frame, tmp_path), task, "overnight_gap")
+    assert (found.sheets, found.names) == ((), ("overnight_gap",))
+    assert found.notes == ("Qlib's prices can't be read: Permission denied (/data/close.day.bin).",)
+
+
+@pytest.mark.parametrize(
+    ("case", "note"),
+    [
+        ("gone", "The file {path} is not there any more"),
+        ("changed", "The file {path} was changed since"),
+        ("replaced meanwhile", "The file {path} was changed since"),
+        ("damaged", "the file is damaged or cut off"),
+        ("no column", "have no factor gone"),
+        ("no source", "Nothing says which factors the set has"),
+        ("duplicate rows", "rows stand there more than once"),
+    ],
+)
+def test_no_figures(
+    case: str, note: str, task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is gone, is not what was used, or can't be read, has a note that says so, no figures."""
-    path = write(frame, tmp_path)
-    if case == "duplicate rows":
-        path = write(pd.concat([frame, frame.iloc[:1]]), tmp_path)
+    path = write(frame if case != "duplicate rows" else pd.concat([frame, frame.iloc[:1]]), tmp_path)
     if case == "damaged":
         path.write_bytes(path.read_bytes()[:-100])
-    sources = [source(path, "overnight_gap", *(("gone",) if case == "no column" else ()))]
+    given = source(path, "overnight_gap", *(("gone",) if case == "no column" else ()))
     if case == "gone":
         path.unlink()
-    elif case == "changed":
+    elif case in ("changed", "replaced meanwhile"):
         write(frame + 1, tmp_path)
-    elif case == "no source":
-        sources = []
-    found = analyse("sha256:00", sources, task)
+    if case == "replaced meanwhile":  # the digest that counts is that of the bytes that are read
+        monkeypatch.setattr(parquet, "current_digest", lambda path: given.digest)
+    found = analyse("sha256:00", [] if case == "no source" else [given], task)
     assert (found.sheets, found.names, found.correlation.shape) == ((), (), (0, 0))
     assert (found.digest, found.task, len(found.notes)) == ("sha256:00", task, 1)
-    told = {
-        "gone": f"The file {path} is not there any more",
-        "changed": f"The file {path} was changed since",
-        "damaged": "the file is damaged or cut off",
-        "no column": "have no factor gone",
-        "no source": "Nothing says which factors the set has",
-        "duplicate rows": "rows stand there more than once",
-    }
-    assert told[case] in found.notes[0]
+    assert note.format(path=path) in found.notes[0]
     assert "\n" not in found.notes[0]
 
 
-def test_a_file_that_is_replaced_meanwhile(
-    task: Task, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The digest is that of the bytes that are read, not of those that were there a moment before."""
-    given = source(write(frame, tmp_path), "overnight_gap")
-    write(frame + 1, tmp_path)
-    monkeypatch.setattr(parquet, "current_digest", lambda path: given.digest)
-    found = analyse("sha256:00", [given], task)
-    assert found.sheets == ()
-    assert "was changed since" in found.notes[0]
-
-
 def test_odd_factors(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
-    """A factor that can't be used, one without values in the test segment, and one of few values are told."""
+    """A factor of infinite values, one without any in the test segment, and one of few have a note."""
     frame["infinite"] = np.inf
     frame["early"] = frame["noise"].where(frame.index.get_level_values(0) < "2017-01-01")
     frame["sign"] = np.sign(frame["overnight_gap"])
@@ -300,11 +262,11 @@ def test_odd_factors(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
     assert sign.mean_ic > 0.5
     assert (sign.uncut_days, gap.uncut_days) == (133, 0)
     assert np.isnan(sign.quantile_returns).all()
-    told = " | ".join(found.notes)
-    assert "No figures of infinite: " in told
-    assert "has infinite values" in told
-    assert "early has no IC" in told
-    assert "On 133 days the values of sign can't be cut into 5 groups" in told
+    notes = " | ".join(found.notes)
+    assert "No figures of infinite: " in notes
+    assert "has infinite values" in notes
+    assert "early has no IC" in notes
+    assert "On 133 days the values of sign can't be cut into 5 groups" in notes
     assert len(found.notes) == 3
     assert np.isnan(found.correlation[:2]).all()
     assert found.correlation[2, 3] > 0.7
@@ -342,9 +304,5 @@ def test_matrix_against_pandas(scale: float) -> None:
     np.testing.assert_allclose(found, correlations(frame), rtol=0, atol=1e-9)
     assert np.isnan(found[4]).all()
     np.testing.assert_allclose(np.diag(found)[:4], 1.0)
-
-
-def test_matrix_of_nothing() -> None:
-    """No day, and no instrument, is NaN for each pair."""
-    assert np.isnan(mean_correlation(np.empty((0, 2, 3)))).all()
-    assert np.isnan(mean_correlation(np.empty((3, 2, 0)))).all()
+    assert np.isnan(mean_correlation(block[:0])).all()
+    assert np.isnan(mean_correlation(block[..., :0])).all()

@@ -36,11 +36,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     logs.write_run(tmp_path / "log" / "models", root, (MODEL, (), True), kind="ModelRDLoop")
     logs.write_run(tmp_path / "log" / "base", root, (BASE, (), False), kind="ModelRDLoop")
     file = write(nested(factor_frame()), root / MINED)
-    told = reports.manifest(("momentum", "turnover"), str(tmp_path / "log" / "mined"), 0)
+    content = reports.manifest(("momentum", "turnover"), str(tmp_path / "log" / "mined"), 0)
     source = {"path": str(file), "digest": parquet.current_digest(file)}
-    told["factor_set"] |= source
-    told["factor_set"]["sources"][0] |= source
-    (root / MODEL / manifest.MANIFEST_FILE).write_text(json.dumps(told), encoding="utf-8")
+    content["factor_set"] |= source
+    content["factor_set"]["sources"][0] |= source
+    (root / MODEL / manifest.MANIFEST_FILE).write_text(json.dumps(content), encoding="utf-8")
     for name, ic in ((MINED, 0.03), (MODEL, 0.0625), (BASE, 0.0125)):
         lines = [f"{metric},{value!r}" for metric, value in reports.metrics(ic).items()]
         (root / name / RESULT_FILE).write_text("\n".join([",0", *lines]) + "\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def gathered(project: Path, *names: str) -> Report:
 
 
 def test_figures_are_those_of_the_results(project: Path) -> None:
-    """Every metric is the one in `qlib_res.csv`, and runs are told apart by what their models were given."""
+    """Every metric is the one in `qlib_res.csv`, and a run's role is what its models were given."""
     plain = gather.as_plain(gathered(project, "mined", "models", "base"))
     for run, ic in zip(plain["runs"], (0.03, 0.0625, 0.0125), strict=True):
         assert run["loops"][0]["metrics"] == reports.metrics(ic)
@@ -74,14 +74,6 @@ def test_a_set_is_analysed_once(names: tuple[str, ...], project: Path) -> None:
     assert "the code of turnover" in origin.factor.code
 
 
-def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
-    """Where the mining run's log can't be read, the report says so and goes on."""
-    (project / "log" / "mined").rename(project / "elsewhere")
-    found = gathered(project, "models")
-    assert found.origins == {}
-    assert any("The log that mined a factor set: " in note for note in found.notes)
-
-
 @pytest.mark.parametrize("left", [None, b"PAR1", b""], ids=["gone", "replaced", "emptied"])
 def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None, project: Path) -> None:
     """Where the factor run's file is gone or changed, the set is read from the model's own workspace."""
@@ -90,46 +82,41 @@ def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None,
     if left is not None:
         (root / MINED / FACTOR_FILE).write_bytes(left)
     place = root / MODEL / manifest.MANIFEST_FILE
-    told = json.loads(place.read_text(encoding="utf-8"))
-    told["factor_set"]["stored"]["digest"] = told["factor_set"]["digest"]
-    place.write_text(json.dumps(told), encoding="utf-8")
-    found = gathered(project, "models").factor_analyses[0]
-    assert not any("not there" in note or "was changed" in note for note in found.notes)
-    assert np.isfinite(np.asarray(found.correlation)).any()
+    content = json.loads(place.read_text(encoding="utf-8"))
+    content["factor_set"]["stored"]["digest"] = content["factor_set"]["digest"]
+    place.write_text(json.dumps(content), encoding="utf-8")
+    found = gathered(project, "models")
+    (analysis,) = found.factor_analyses
+    assert not any("not there" in note or "was changed" in note for note in analysis.notes)
+    assert np.isfinite(np.asarray(analysis.correlation)).any()
+    assert (analysis.digest, "momentum") in found.origins
 
 
 @pytest.mark.parametrize(
     ("name", "file", "content", "note"),
     [
-        ("models", manifest.MANIFEST_FILE, "{}", "manifest of loop 0 of models can't be read"),
-        (
-            "models",
-            manifest.MANIFEST_FILE,
-            '{"factor_set": []}',
-            "manifest of loop 0 of models can't be read",
-        ),
-        (
-            "models",
-            manifest.MANIFEST_FILE,
-            '{"factor_set": {"digest": "x", "columns": 1}}',
-            "manifest of loop 0 of models",
-        ),
+        ("models", manifest.MANIFEST_FILE, "{}", "The manifest of loop 0 of models can't be read"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": []}', "The manifest of loop 0 of models"),
+        ("models", manifest.MANIFEST_FILE, '{"factor_set": {"digest": "x", "columns": 1}}', "The manifest"),
         ("base", "ret.parquet", "no parquet", "Loop 0 of base"),
         ("base", "ret.pkl", "no pickle", "Loop 0 of base"),
         ("none", "", "", "accepted no factor loop"),
+        ("models", "log", "", "The log that mined a factor set: "),
     ],
 )
 def test_what_can_not_be_shown_is_a_note(
     name: str, file: str, content: str, note: str, project: Path
 ) -> None:
-    """A manifest or returns that can't be read, and a run that accepted nothing, leave a part out."""
+    """A manifest, returns or a log that can't be read, and a run that accepted nothing, leave a part out."""
     root = project / "git_ignore_folder" / "RD-Agent_workspace"
-    if file:
+    if file == "log":
+        (project / "log" / "mined").rename(project / "elsewhere")
+    elif file:
         (root / {"models": MODEL, "base": BASE}[name] / file).write_text(content, encoding="utf-8")
     else:
         logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
     found = gathered(project, name)
-    assert (found.factor_analyses, found.returns) == ((), {})
+    assert (len(found.factor_analyses), found.returns, found.origins) == (file == "log", {}, {})
     assert any(note in one for one in found.notes)
 
 
@@ -140,7 +127,7 @@ def test_no_log_is_no_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loop", "told"),
+    ("loop", "expected"),
     [
         (reports.model_loop(0, 0.1, columns=("a",)), True),
         (reports.model_loop(0, 0.1), False),
@@ -150,9 +137,9 @@ def test_no_log_is_no_report(tmp_path: Path) -> None:
         (reports.model_loop(0, 0.1, record=None, metrics={}), None),
     ],
 )
-def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
-    """The manifest tells, else Qlib's record, else a workspace without either; without one nothing does."""
-    assert gather.has_factors(loop) is told
+def test_whether_a_model_had_factors(loop: Loop, expected: bool | None) -> None:
+    """The manifest says it, else Qlib's record, else a workspace without either; nothing does without one."""
+    assert gather.has_factors(loop) is expected
 
 
 def test_the_comparison_is_best_and_mean_of_each_side() -> None:
@@ -186,7 +173,7 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("answers", "expected"),
     [
         ([(True, READ), (False, READ)], VerdictCount(2, 0, 0)),
         ([(False, OTHER), (False, REFUSED), (False, OTHER)], VerdictCount(0, 3, 2)),
@@ -197,7 +184,7 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
         ([], VerdictCount(0, 0, 0)),
     ],
     ids=[
-        "mended",
+        "read as asked for",
         "RD-Agent's own",
         "an LLM that adds it",
         "changed in between",
@@ -206,9 +193,11 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
         "none",
     ],
 )
-def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
+def test_how_a_run_was_judged(answers: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
     """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
-    loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
+    loops = (
+        reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(answers)
+    )
     assert gather.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
 
 
@@ -216,30 +205,29 @@ def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: V
     ("ours", "base", "alike"),
     [(READ, OTHER, False), (OTHER, OTHER, True), (READ, READ, True), (READ, None, True), (None, None, True)],
 )
-def test_runs_of_other_verdicts_are_told_apart(ours: Asked | None, base: Asked | None, alike: bool) -> None:
+def test_runs_of_other_verdicts_do_not_compare(ours: Asked | None, base: Asked | None, alike: bool) -> None:
     """Models that could be accepted and models that could not don't stand side by side in silence."""
     runs = (
         Run(Path("/a"), "fin_model", (reports.model_loop(1, 0.1, columns=("a",), asked=ours),)),
         Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
     )
-    found = Report(reports.CREATED, runs, {}, (), ())
     assert gather.judged_alike(runs) is alike
-    told = gather.as_plain(found)
-    assert told["judged_alike"] is alike
-    assert told["runs"][0]["judged"] == dataclasses.asdict(gather.judged(runs[0]))
+    plain = gather.as_plain(Report(reports.CREATED, runs, {}, (), ()))
+    assert plain["judged_alike"] is alike
+    assert plain["runs"][0]["judged"] == dataclasses.asdict(gather.judged(runs[0]))
 
 
 def test_json_is_plain() -> None:
     """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
     whole = reports.whole_report(2, 2)
-    told = gather.as_plain(whole)
-    again = json.loads(json.dumps(told, allow_nan=False, ensure_ascii=False).encode())
-    assert again == told
-    assert len(told["returns"]) == len(whole.returns)
-    sheet = told["factor_analyses"][0]["sheets"][0]
+    plain = gather.as_plain(whole)
+    again = json.loads(json.dumps(plain, allow_nan=False, ensure_ascii=False).encode())
+    assert again == plain
+    assert len(plain["returns"]) == len(whole.returns)
+    sheet = plain["factor_analyses"][0]["sheets"][0]
     assert sheet["rolling_ic"][0] is None
     assert sheet["mean_ic"] == whole.factor_analyses[0].sheets[0].mean_ic
-    assert told["returns"][0]["days"][0] == "2017-01-03"
-    assert len(told["origins"]) == 2
-    assert told["comparison"][0]["metric"] == "IC"
-    assert told["tested_alike"] is True
+    assert plain["returns"][0]["days"][0] == "2017-01-03"
+    assert len(plain["origins"]) == 2
+    assert plain["comparison"][0]["metric"] == "IC"
+    assert plain["tested_alike"] is True

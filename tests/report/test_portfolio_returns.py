@@ -12,6 +12,7 @@ import pytest
 
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.report import portfolio_returns
+from rdagent_sota_bridge.report.portfolio_returns import Returns
 
 
 def report(days: int = 250) -> pd.DataFrame:
@@ -25,65 +26,48 @@ def report(days: int = 250) -> pd.DataFrame:
     return frame
 
 
-def write(frame: pd.DataFrame, workspace: Path, name: str) -> Path:
+def written(frame: pd.DataFrame, file: Path, protocol: int = 5) -> Path:
     """Write returns as RD-Agent's `read_exp_res.py` does in 1.0.0 (parquet) and 0.8.0 (pickle)."""
-    file = workspace / name
-    frame.to_parquet(file) if name == "ret.parquet" else frame.to_pickle(file)
-    return file
+    frame.to_parquet(file) if file.suffix == ".parquet" else frame.to_pickle(file, protocol=protocol)
+    return file.parent
 
 
-@pytest.mark.parametrize("name", ["ret.parquet", "ret.pkl"])
-def test_sums_are_qlibs(name: str, tmp_path: Path) -> None:
-    """The last sums and the lowest drawdown are what Qlib's own analysis makes of the same returns."""
+def found_in(workspace: Path) -> Returns:
+    """Return the returns in a workspace, which are there."""
+    found = portfolio_returns.read(workspace)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"), [("ret.parquet", 0), ("ret.pkl", 3), ("ret.pkl", 4), ("ret.pkl", 5)]
+)
+def test_sums_are_qlibs(name: str, protocol: int, tmp_path: Path) -> None:
+    """In each form of the file, the sums and the drawdown are what Qlib's analysis makes of the returns."""
     from qlib.contrib.evaluate import risk_analysis
 
     frame = report()
-    write(frame, tmp_path, name)
-    found = portfolio_returns.read(tmp_path)
-    assert found is not None
+    frame["count"] = range(len(frame))
+    found = found_in(written(frame, tmp_path / name, protocol))
     excess = frame["return"] - frame["bench"]
     assert list(found.days) == list(frame.index)
     np.testing.assert_allclose(found.excess_without_cost, excess.cumsum(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.excess_with_cost, (excess - frame["cost"]).cumsum(), rtol=0, atol=1e-12)
-    summed = risk_analysis(excess - frame["cost"], freq="day").loc["mean", "risk"] * len(frame)
-    assert found.excess_with_cost[-1] == pytest.approx(summed)
-    risk = risk_analysis(frame["return"] - frame["bench"] - frame["cost"], freq="day")
-    assert found.drawdown.min() == pytest.approx(risk.loc["max_drawdown", "risk"], abs=1e-12)
+    risk = risk_analysis(excess - frame["cost"], freq="day")["risk"]
+    assert found.excess_with_cost[-1] == pytest.approx(risk["mean"] * len(frame))
+    assert found.drawdown.min() == pytest.approx(risk["max_drawdown"], abs=1e-12)
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_pickles_of_older_pythons(protocol: int, tmp_path: Path) -> None:
-    """Whatever form Qlib's environment pickles in, the values are the same."""
-    frame = report(5)
-    frame["count"] = range(5)
-    frame.to_pickle(tmp_path / "ret.pkl", protocol=protocol)
-    found = portfolio_returns.read(tmp_path)
-    assert found is not None
-    expected = (frame["return"] - frame["bench"]).cumsum()
-    np.testing.assert_array_equal(found.excess_without_cost, expected.to_numpy())
-
-
-def test_the_parquet_file_wins(tmp_path: Path) -> None:
-    """Without a file there are no returns, which is no error; of both the newer form is read."""
+def test_which_file_and_which_days(tmp_path: Path) -> None:
+    """The newer form wins; days are summed in time, one without a benchmark is skipped, as Qlib does it."""
     assert portfolio_returns.read(tmp_path) is None
-    write(report(3), tmp_path, "ret.pkl")
-    write(report(5), tmp_path, "ret.parquet")
-    found = portfolio_returns.read(tmp_path)
-    assert found is not None
-    assert len(found.days) == 5
-
-
-def test_days_out_of_order_and_without_a_value(tmp_path: Path) -> None:
-    """Days are summed in their order in time, and one without a benchmark is skipped, as Qlib does it."""
     frame = report(6)
     frame.iloc[1, frame.columns.get_loc("bench")] = np.nan
-    write(frame.iloc[::-1], tmp_path, "ret.parquet")
-    found = portfolio_returns.read(tmp_path)
-    assert found is not None
+    written(report(3), tmp_path / "ret.pkl")
+    found = found_in(written(frame.iloc[::-1], tmp_path / "ret.parquet"))
     assert found.days.is_monotonic_increasing
     np.testing.assert_allclose(found.excess_without_cost, (frame["return"] - frame["bench"]).cumsum())
-    assert np.isnan(found.excess_with_cost[1])
-    assert not np.isnan(found.excess_with_cost[2:]).any()
+    assert list(np.isnan(found.excess_with_cost)) == [False, True, False, False, False, False]
 
 
 MARK = Path("was run")

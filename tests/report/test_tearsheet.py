@@ -1,4 +1,4 @@
-"""A factor's figures: those of alphalens-reloaded itself on the same data, and what alphalens can't tell."""
+"""A factor's figures: those of alphalens-reloaded itself on the same data, and what alphalens fails on."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ EQUAL = {"rtol": 0, "atol": 1e-9}
 def cleaned(values: Any, returns: Any, members: Any, days: pd.DatetimeIndex, *, cut: bool = True) -> Any:
     """Return what alphalens makes of the data, on an index whose frequency is the trading calendar's.
 
-    Args:
-        values: The factor.
-        returns: The returns.
-        members: The market's cells.
-        days: The days.
-        cut: As alphalens leaves it, without the days that it can't cut into quantiles; else with them.
+    `cut` takes out the days that it can't cut into quantiles, as alphalens leaves it.
     """
     index = pd.MultiIndex.from_product(
         [days, [f"SH6{number:05d}" for number in range(values.shape[1])]], names=["date", "asset"]
@@ -76,37 +71,18 @@ def assert_as_alphalens(values: Any, returns: Any, members: Any, days: pd.Dateti
     )
     np.testing.assert_allclose(found.autocorrelation, autocorrelation, **EQUAL)
     np.testing.assert_allclose(found.mean_autocorrelation, autocorrelation.mean(), **EQUAL)
-    assert_same_quantiles(found, values, returns, members, days, len(rows.index.unique("date")))
-    return found
-
-
-def assert_same_quantiles(
-    found: Sheet, values: Any, returns: Any, members: Any, days: pd.DatetimeIndex, number: int
-) -> None:
-    """Fail unless the returns by quantile are those of alphalens, which has left out the days it can't cut.
-
-    Args:
-        found: The figures.
-        values: The factor.
-        returns: The returns.
-        members: The market's cells.
-        days: The days.
-        number: How many days there are before alphalens leaves any out.
-    """
-    expected = pd.Series(NAN, index=range(1, QUANTILES + 1))
+    number, expected = len(rows.index.unique("date")), pd.Series(NAN, index=range(1, QUANTILES + 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             rows = cleaned(values, returns, members, days)
         except (ValueError, TypeError):  # alphalens itself fails where no day is left
-            assert found.uncut_days == number
-            assert np.isnan(found.quantile_returns).all()
-            return
+            rows = rows[:0]
         if len(rows):
-            means, _ = performance.mean_return_by_quantile(rows)
-            expected.update(means["1D"])
+            expected.update(performance.mean_return_by_quantile(rows)[0]["1D"])
     np.testing.assert_allclose(found.quantile_returns, expected, **EQUAL)
     assert found.uncut_days == number - len(rows.index.unique("date"))
+    return found
 
 
 def panel(seed: int, days: int = 76, instruments: int = 30) -> tuple[Any, Any, Any]:
@@ -230,37 +206,40 @@ def test_any_panel(data: some.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["no value", "no return", "no member", "no day", "no instrument", "constant"]
+    ("case", "coverage", "uncut"),
+    [
+        ("no value", 0.0, 0),
+        ("no return", 1.0, 0),
+        ("no member", NAN, 0),
+        ("no day", NAN, 0),
+        ("no instrument", NAN, 0),
+        ("constant", 1.0, 5),
+    ],
 )
-def test_nothing_to_tell(case: str) -> None:
+def test_nothing_to_show(case: str, coverage: float, uncut: int) -> None:
     """Without a day that has an IC every figure is NaN or empty, and nothing warns."""
     values, returns, members = panel(8, days=5, instruments=4)
     days = CALENDAR[:5]
-    if case == "no value":
-        values[:] = np.nan
+    if case in ("no value", "constant"):
+        values[:] = np.nan if case == "no value" else 0.1
     elif case == "no return":
         returns[:] = np.nan
     elif case == "no member":
         members[:] = False
     elif case == "no day":
         values, returns, members, days = values[:0], returns[:0], members[:0], days[:0]
-    elif case == "no instrument":
-        values, returns, members = values[:, :0], returns[:, :0], members[:, :0]
     else:
-        values[:] = 0.1
+        values, returns, members = values[:, :0], returns[:, :0], members[:, :0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = sheet("a", values, returns, members, days)
     assert (len(found.days), len(found.ic), len(found.rolling_ic), found.months) == (0, 0, 0, ())
     assert (len(found.monthly_ic), len(found.autocorrelation), len(found.autocorrelation_days)) == (0, 0, 0)
-    told = [found.mean_ic, found.icir, found.t_statistic, found.mean_autocorrelation]
-    assert np.isnan([*told, *found.quantile_returns]).all()
+    unknown = [found.mean_ic, found.icir, found.t_statistic, found.mean_autocorrelation]
+    assert np.isnan([*unknown, *found.quantile_returns]).all()
     assert found.quantile_returns.shape == (QUANTILES,)
-    if case in ("no member", "no day", "no instrument"):
-        assert np.isnan(found.coverage)
-    else:
-        assert found.coverage == (0.0 if case == "no value" else 1.0)
-    assert found.uncut_days == (5 if case == "constant" else 0)
+    np.testing.assert_equal(found.coverage, coverage)
+    assert found.uncut_days == uncut
 
 
 @pytest.mark.parametrize("days", [1, 5])

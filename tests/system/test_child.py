@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.system import child, lifeline
+from rdagent_sota_bridge.system import child
 from tests.processes import is_alive
 from tests.stand_in import wait_until
 
@@ -32,10 +32,10 @@ print(json.dumps([os.getpid(), *(one.pid for one in children)]), flush=True)
 SHORT = """\
 import sys
 sys.path.insert(0, {folder!r})
-import lifeline
-lifeline.WISH_SECONDS = lifeline.INTERRUPT_SECONDS = 1.5  # a busy machine takes its time
-lifeline.TERMINATE_SECONDS = 0.3
-sys.exit(lifeline.main(sys.argv[1:]))
+import child
+child.WISH_SECONDS = child.INTERRUPT_SECONDS = 1.5  # a busy machine takes its time
+child.TERMINATE_SECONDS = 0.3
+sys.exit(child.main(sys.argv[1:]))
 """
 
 
@@ -43,8 +43,8 @@ sys.exit(lifeline.main(sys.argv[1:]))
 def short_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the lifeline wait for moments, so that a stubborn command costs a test less than half a minute."""
     file = tmp_path / "short_lifeline.py"
-    file.write_text(SHORT.format(folder=str(Path(lifeline.__file__).parent)))
-    monkeypatch.setattr(lifeline, "__file__", str(file))
+    file.write_text(SHORT.format(folder=str(Path(child.__file__).parent)))
+    monkeypatch.setattr(child, "_PROGRAM", file)
 
 
 def command(first: str = "", then: str = "time.sleep(600)") -> list[str]:
@@ -75,8 +75,8 @@ def test_end_takes_all_children_along(tmp_path: Path, first: str) -> None:
 def test_killed_starter(tmp_path: Path) -> None:
     """A starter that is killed without a chance to do anything takes the command and its children along."""
     code = (
-        "import os, time; from pathlib import Path\nfrom rdagent_sota_bridge.system import child, lifeline\n"
-        f"lifeline.__file__ = {lifeline.__file__!r}\n"
+        "import os, time; from pathlib import Path\nfrom rdagent_sota_bridge.system import child\n"
+        f"child._PROGRAM = {str(child._PROGRAM)!r}\n"
         f"with child.started({command()!r}, os.environ, Path.cwd(), output=1):\n    time.sleep(600)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
