@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
-from rdagent_sota_bridge.factor_set import safe_pickle as session_files, sessions
+from rdagent_sota_bridge.factor_set import safe_pickle, sessions
 from rdagent_sota_bridge.system import cache
 from tests import logs
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -44,13 +44,13 @@ def refused(path: Path, error_class: type[SessionError] = SessionError) -> Sessi
 
 @pytest.fixture
 def old_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let the memory take files that were written just now, and begin with an empty one."""
+    """Let the cache take files that were written just now, and begin with an empty one."""
     monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_experiments_and_verdicts(tmp_path: Path) -> None:
-    """Every finished loop is told: number, kind, verdict, workspace, factors, and when it ended."""
+    """Of every finished loop there is: number, kind, verdict, workspace, factors, and when it ended."""
     root = tmp_path / "root"
     log = logs.write_run(tmp_path / "log", root, *THREE)
     session = sessions.read_session(log)
@@ -250,10 +250,10 @@ def test_an_unsigned_session_is_refused_unless_rdagent_allows_it(
 
 @signed
 @pytest.mark.parametrize("change", ["another key", "key file", "no longer allowed"])
-def test_what_is_remembered_needs_the_same_trust(
+def test_what_is_cached_needs_the_same_trust(
     change: str, tmp_path: Path, old_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that was read once is not answered from memory where RD-Agent would refuse it by now."""
+    """A session that was read once is not answered from the cache where RD-Agent would refuse it by now."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
     if change == "no longer allowed":
         file = sessions.session_file(log)
@@ -374,7 +374,7 @@ def test_factor_codes(tmp_path: Path) -> None:
     assert [one.name for one in sessions.factor_codes(tmp_path)] == ["a", "c", "d", "e"]
 
 
-# --- memory ---
+# --- cache ---
 
 
 def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,8 +388,8 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "cache").exists()
     damaged.unlink()
     loaded: list[Path] = []
-    load = session_files.load_logged
-    monkeypatch.setattr(session_files, "load_logged", lambda file: loaded.append(file) or load(file))
+    load = safe_pickle.load_logged
+    monkeypatch.setattr(safe_pickle, "load_logged", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1
