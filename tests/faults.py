@@ -138,7 +138,7 @@ class Moments:
         self.count = 0
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        """Take a moment as `sys.setprofile` tells it."""
+        """Take a moment as `sys.setprofile` reports it."""
         counts = frame.f_globals.get("__name__", "").split(".")[0] in self.rooms
         if event in ("c_call", "c_return") and (counts or self.rooms is ROOMS):
             owner = getattr(argument, "__module__", None) or type(argument.__self__).__module__
@@ -178,23 +178,23 @@ def forked(
             returned = function()
             sys.setprofile(None)
             os.write(send, json.dumps([moments.count, returned]).encode())
-        except BaseException as error:  # told to the parent: a fork has no pytest
+        except BaseException as error:  # for the parent: a fork has no pytest
             sys.setprofile(None)
             os.write(send, json.dumps(f"{type(error).__name__}: {error}").encode())
             os._exit(1)
         os._exit(0)
     os.close(send)
     with os.fdopen(receive, "rb") as pipe:
-        told = pipe.read()
+        seen = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, json.loads(told) if told else None
+    return status, json.loads(seen) if seen else None
 
 
 def survived(function: Callable[[], Any]) -> Any:
     """Call a function in a fork of this process that nobody kills, and return what it returned."""
-    status, told = forked(function)
-    assert status == 0, told
-    return told[1]
+    status, seen = forked(function)
+    assert status == 0, seen
+    return seen[1]
 
 
 def spread(last: int, count: int) -> list[int]:

@@ -86,7 +86,7 @@ class Index:
     instrument_codes: Any
 
     def label(self, row: int) -> str:
-        """Name one row for a message."""
+        """Name one row."""
         return f"({self.dates[self.date_codes[row]]}, {self.instruments[self.instrument_codes[row]]})"
 
 
@@ -163,8 +163,7 @@ class FactorFile:
             raise _refused(self.path, Reason.ALL_NAN, fix, column, len(numbers))
         infinite = np.flatnonzero(np.isinf(numbers))
         if len(infinite):
-            index = self.keys[0]
-            label = "row {}".format if index is None else index.label
+            label = "row {}".format if self.keys[0] is None else self.keys[0].label
             examples = tuple(label(row) for row in infinite[:_EXAMPLES])
             fix = "replace them: df.replace([np.inf, -np.inf], np.nan)"
             raise _refused(self.path, Reason.INFINITE, fix, column, len(infinite), examples)
@@ -343,7 +342,7 @@ def _missing(name: str, levels: list[Any], names: list[str]) -> Failure:
 
 def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
     """Return the factors' names of the two layouts: flat, or nested under `feature`."""
-    groups = sorted({str(group) for group in columns.get_level_values(0)})
+    groups = sorted(set(map(str, columns.get_level_values(0))))
     if columns.nlevels > 2 or (columns.nlevels == 2 and groups != [FEATURE]):
         found = f"{columns.nlevels} column levels, the first with {', '.join(groups[:3])}"
         fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"

@@ -20,13 +20,9 @@ import filelock
 from pydantic import TypeAdapter, ValidationError
 
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
-from rdagent_sota_bridge.factor_set import panel as joined
-from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
 from rdagent_sota_bridge.system import files
-
-FOLDER = "sota_store"
-"""The folder of the store, beside RD-Agent's folder of workspaces."""
 
 FETCHED = "fetched"
 """The folder in the store of what was fetched from URLs."""
@@ -118,7 +114,7 @@ _verified: set[tuple[str, Identity]] = set()  # read whole in this process, and 
 
 def folder(named: str | None) -> Path:
     """Return the folder of the store: `SOTA_STORE_PATH`, or for None the one beside RD-Agent's workspaces."""
-    return workspace_root().parent / FOLDER if named is None else Path(named).expanduser().absolute()
+    return workspace_root().parent / "sota_store" if named is None else Path(named).expanduser().absolute()
 
 
 def file_of(digest: str, place: Path) -> Path:
@@ -163,11 +159,7 @@ def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: N
 
 
 def mark_used(entry: Path) -> None:
-    """Give an entry the time of its last use; one in a store that may only be read keeps its time.
-
-    Raises:
-        OSError: if something else is in the way.
-    """
+    """Give an entry the time of its last use; one that is not there, or may only be read, stays as it is."""
     try:
         os.utime(entry)
     except OSError as error:
@@ -176,24 +168,17 @@ def mark_used(entry: Path) -> None:
 
 
 def find(digest: str, place: Path) -> Stored | None:
-    """Return the copy of a set if it is there, and as it was written by its size, time and inode.
-
-    Raises:
-        StoreError: if the store can't be read.
-    """
+    """Return the copy of a set if it is there, and as it was written by its size, time and inode."""
     with failing_at(place, _READ):
         stored, _ = _read(file_of(digest, place))
         return None if stored is None or trouble_of(stored, whole=False) else stored
 
 
 def hand_out(stored: Stored, target: Path, *, link: bool) -> files.How:
-    """Place a set into a model's workspace.
+    """Place a set into a model's workspace, for what is there; with `link` a hard link will do.
 
-    Args:
-        stored: The set.
-        target: The file in the workspace; what is there is replaced.
-        link: True if a hard link will do. In a container it will not: RD-Agent changes the modes of all files
-            there (`_get_chmod_cmd` in `utils/env.py`, 1.0.0), and through a link those of the stored file.
+    In a container it will not: RD-Agent changes the modes of all files there (`_get_chmod_cmd` in
+    `utils/env.py`, 1.0.0), and through a link those of the stored file.
 
     Raises:
         StoreError: if it can't be placed; the target is as it was.
@@ -215,9 +200,8 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
             if stored is not None:
                 found.append(stored)
                 trouble = trouble_of(stored, whole=False)
-            if trouble:
-                troubles.append(trouble)
-    return sorted(found, key=lambda stored: stored.used), troubles
+            troubles.append(trouble)
+    return sorted(found, key=lambda stored: stored.used), list(filter(None, troubles))
 
 
 def trouble_of(stored: Stored, *, whole: bool = True) -> str:
@@ -265,8 +249,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
         prepared = sorted(place.glob("prepared/*.prepared"))
         for file in () if dry_run else prepared:
             file.unlink()
-        removed += prepared
-    return removed
+    return removed + prepared
 
 
 # --- the files ---
@@ -307,13 +290,13 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
     stored, trouble = _read(path)
     if stored is None:
         return None, trouble
-    if stored.columns != wanted.columns:
-        return None, f"{_entry_of(path)} was changed: it names other factors"
     known = (str(path), stored.identity)
-    if trouble := trouble_of(stored, whole=known not in _verified):
-        return None, trouble
-    _verified.add(known)
-    return stored, ""
+    if stored.columns != wanted.columns:
+        trouble = f"{_entry_of(path)} was changed: it names other factors"
+    elif not (trouble := trouble_of(stored, whole=known not in _verified)):
+        _verified.add(known)
+        return stored, ""
+    return None, trouble
 
 
 def _read(path: Path) -> tuple[Stored | None, str]:
@@ -375,15 +358,15 @@ def _write_copy(wanted: Wanted, target: Path) -> str | None:
         ((source, expected),) = digests.items()
         _copy_whole(source, expected, target)
         return expected
-    with joined.opened(list(digests), lambda _: wanted.columns) as panel:
-        for found in panel.files:
+    with panel.opened(list(digests), lambda _: wanted.columns) as joined:
+        for found in joined.files:
             if found.digest != digests[found.path]:
                 raise parquet.changed_set(found.path, digests[found.path], found.digest)
-        if joined.is_normal(panel):
-            _copy_whole(panel.files[0].path, panel.files[0].digest, target)
-            return panel.files[0].digest
+        if panel.is_normal(joined):
+            _copy_whole(joined.files[0].path, joined.files[0].digest, target)
+            return joined.files[0].digest
         with target.open("xb") as file:
-            joined.write_normal(panel, file, target.parent)
+            panel.write_normal(joined, file, target.parent)
             files.flush(file)
         return None
 

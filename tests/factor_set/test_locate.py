@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,147 +29,7 @@ from tests.frames import (
     write,
 )
 
-
-def workspace(root: Path, name: str, age: int = 0) -> Path:
-    """Make a workspace folder with a factor file that is `age` seconds old, and return the folder."""
-    folder = root / name
-    folder.mkdir()
-    file = write(factor_frame(), folder)
-    time = file.stat().st_mtime - age
-    os.utime(file, (time, time))
-    return folder
-
-
-def test_no_path_set() -> None:
-    """The switch on and no path set, the error names both variables and the command that shows sets."""
-    with pytest.raises(LocateError) as caught:
-        factor_file(None)
-    error = caught.value
-    assert type(error) is LocateError
-    assert error.fact == "No factor set is named"
-    assert error.place == (
-        "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
-    )
-    assert "combined_factors_df.parquet" in error.fix
-    assert "rdagent-sota list" in error.fix
-    assert_survives_pickling(error)
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ("git_ignore_folder/absent", "looked for at {here}/git_ignore_folder/absent"),
-        ("set.parquet", "looked for at {here}/set.parquet"),
-        ("link", "looked for at {here}/link"),
-        ("~/absent", "looked for at {here}/home/absent"),
-        ("~no-such-user-here/w", "Could not determine home directory"),
-        ("w" * 300, "File name too long"),
-    ],
-    ids=["folder", "file", "link to nowhere", "below home", "home of nobody", "too long"],
-)
-def test_a_path_that_is_not_there(
-    text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A path that is not there, or can't be, is named as written, with the place where it was looked for."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(WorkspaceNotFoundError) as caught:
-        factor_file(text)
-    error = caught.value
-    assert error.fact == f"SOTA workspace path not found: {text}"
-    assert error.place.startswith("SOTA_WORKSPACE_PATH, ")
-    assert where.format(here=tmp_path) in error.place
-    assert "a relative path is relative to the folder that the command is started in" in error.fix
-    assert_survives_pickling(error)
-
-
-@pytest.mark.parametrize(
-    ("files", "what"),
-    [
-        ((), "(an empty folder)"),
-        (("factor.py", "daily_pv.h5"), "(a coder's folder: it holds factor.py, the code of one factor)"),
-        (("model.py", "conf.yaml"), "(a model's folder: it holds model.py)"),
-        (("b.csv", "a.csv"), "(it holds a.csv, b.csv)"),
-        (("c", "a", "d", "b"), "(it holds a, b, c, …)"),
-    ],
-)
-def test_folder_without_the_file(tmp_path: Path, files: tuple[str, ...], what: str) -> None:
-    """A folder without the file is described, so that a user sees which kind of folder it is."""
-    folder = tmp_path / "alone" / "named"
-    folder.mkdir(parents=True)
-    for name in files:
-        (folder / name).touch()
-    with pytest.raises(FactorFileNotFoundError) as caught:
-        factor_file(str(folder))
-    error = caught.value
-    assert error.fact == f"SOTA factors file not found: {folder / FACTOR_FILE}"
-    assert error.place == f"SOTA_WORKSPACE_PATH={folder} {what}"
-    assert error.fix == f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
-    assert_survives_pickling(error)
-
-
-def test_a_wrong_folder_is_answered_with_sets(tmp_path: Path) -> None:
-    """The newest two below it, else those beside it, with a warning of rejected loops."""
-    root = tmp_path / "RD-Agent_workspace"
-    root.mkdir()
-    middle = workspace(root, "a-middle", age=50)
-    workspace(root, "b-old", age=100)
-    newest = workspace(root, "c-newest")
-    (root / "d-empty").mkdir()
-    workspace(tmp_path, "beside")
-    for named_folder in (root, root / "d-empty"):
-        with pytest.raises(FactorFileNotFoundError) as caught:
-            factor_file(str(named_folder))
-        assert caught.value.fix == (
-            f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, "
-            f"the newest {newest} or {middle}. A rejected loop leaves one too: `rdagent-sota list` "
-            "shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
-        )
-
-
-@pytest.mark.parametrize("name", [FACTOR_FILE, "my set.parquet", "因子", "backup.bin"])
-def test_file_of_any_name(tmp_path: Path, name: str) -> None:
-    """A file is taken as named, whatever its name."""
-    file = write(factor_frame(), tmp_path, name)
-    assert factor_file(str(file)) == file.resolve()
-
-
-@pytest.mark.parametrize("text", ["w", "./w", f"w/{FACTOR_FILE}", "../here/w", "w/", "~/w", "linked", "link"])
-def test_a_workspace_and_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """A workspace or its file, relative to the current folder or to home, or linked, is one absolute path."""
-    here = tmp_path / "here"
-    here.mkdir()
-    expected = workspace(here, "w") / FACTOR_FILE
-    (here / "link").symlink_to(here / "w")
-    (here / "linked").mkdir()
-    (here / "linked" / FACTOR_FILE).symlink_to(expected)
-    monkeypatch.setenv("HOME", str(here))
-    monkeypatch.chdir(here)
-    assert factor_file(text) == named(text).path == expected.resolve()
-    if text == "w":
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(WorkspaceNotFoundError):
-            factor_file(text)
-
-
-@pytest.mark.parametrize("mode", [0o000, 0o100, 0o400])
-def test_folder_that_may_not_be_entered(mode: int) -> None:
-    """A workspace that the user may not enter or list is an error of the package's, not a traceback."""
-    with public_folder() as folder:
-        closed = folder / "closed"
-        closed.mkdir()
-        closed.chmod(mode)
-        try:
-            with without_privileges(), pytest.raises(LocateError):
-                factor_file(str(closed))
-        finally:
-            closed.chmod(0o700)
-
-
-# --- logs ---
-
-MANY = os.pathsep
+Loop = tuple[str, tuple[str, ...], bool]
 
 
 class Project:
@@ -184,16 +45,14 @@ class Project:
         (self.root / name).mkdir()
         return write(factor_frame(columns), self.root / name)
 
-    def run(
-        self,
-        name: str,
-        *loops: tuple[str, tuple[str, ...], bool],
-        kind: str = "FactorRDLoop",
-        hours: int = 0,
-    ) -> Path:
+    def run(self, name: str, *loops: Loop, kind: str = "FactorRDLoop", hours: int = 0) -> Path:
         """Write the log of a run, whose first loop ended `hours` after `logs.BEGIN`."""
         ended = logs.BEGIN + timedelta(hours=hours)
         return logs.write_run(self.folder / "log" / name, self.root, *loops, kind=kind, ended=ended)
+
+    def damaged(self, name: str) -> Path:
+        """Write a log whose session is none, and return the session."""
+        return logs.dump_object(None, self.folder / "log" / name / "__session__" / "0" / "0_step")
 
 
 @pytest.fixture
@@ -204,22 +63,137 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-def from_log(*paths: Path | str) -> Located:
+def from_log(path: Path | str) -> Located:
     """Return the one set that SOTA_LOG_PATH leads to."""
-    (found,) = factor_sets((), tuple(map(str, paths)))
+    (found,) = factor_sets((), (str(path),))
     return found
 
 
-def log_error(path: Path | str, error_class: type[LocateError] = SessionError) -> LocateError:
-    """Return the error of a log that leads to no set; fail where it leads to one."""
+def error_of(ask: Callable[[], object], error_class: type[LocateError]) -> LocateError:
+    """Return the error of what can't be located; fail where it is of another class."""
     with pytest.raises(LocateError) as caught:
-        from_log(path)
+        ask()
     assert type(caught.value) is error_class
     assert_survives_pickling(caught.value)
     return caught.value
 
 
-ACCEPTED_TWICE = (("first", ("a",), True), ("second", ("b",), True), ("third", ("c",), False))
+def log_error(path: Path | str, error_class: type[LocateError] = SessionError) -> LocateError:
+    """Return the error of a log that leads to no set."""
+    return error_of(lambda: from_log(path), error_class)
+
+
+# --- a workspace ---
+
+
+def test_no_path_set() -> None:
+    """The switch on and no path set, the error names both variables and the command that shows sets."""
+    error = error_of(lambda: factor_file(None), LocateError)
+    assert error.fact == "No factor set is named"
+    variables = "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
+    assert error.place == variables
+    assert FACTOR_FILE in error.fix
+    assert "rdagent-sota list" in error.fix
+
+
+@pytest.mark.parametrize("variable", ["SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH"])
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("git_ignore_folder/absent", "looked for at {here}/git_ignore_folder/absent"),
+        ("set.parquet", "looked for at {here}/set.parquet"),
+        ("link", "looked for at {here}/link"),
+        ("~/absent", "looked for at {here}/home/absent"),
+        ("~no-such-user-here/w", "Could not determine home directory"),
+        ("w" * 300, "File name too long"),
+    ],
+    ids=["folder", "file", "link to nowhere", "below home", "home of nobody", "too long"],
+)
+def test_a_path_that_is_not_there(
+    variable: str, text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is not there, or can't be, is named as written, with the place where it was looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    if variable == "SOTA_LOG_PATH":
+        error = log_error(text)
+        assert error.fact == f"SOTA log path not found: {text}"
+    else:
+        error = error_of(lambda: factor_file(text), WorkspaceNotFoundError)
+        assert error.fact == f"SOTA workspace path not found: {text}"
+    assert error.place.startswith(f"{variable}, ")
+    assert where.format(here=tmp_path) in error.place
+    assert "a relative path is relative to the folder that the command is started in" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        ((), "(an empty folder)"),
+        (("factor.py", "daily_pv.h5"), "(a coder's folder: it holds factor.py, the code of one factor)"),
+        (("model.py", "conf.yaml"), "(a model's folder: it holds model.py)"),
+        (("__session__", "x"), "(a log folder: name it in SOTA_LOG_PATH instead)"),
+        (("b.csv", "a.csv"), "(it holds a.csv, b.csv)"),
+        (("c", "a", "d", "b"), "(it holds a, b, c, …)"),
+    ],
+)
+def test_folder_without_the_file(tmp_path: Path, files: tuple[str, ...], what: str) -> None:
+    """A folder without the file is described, so that a user sees which kind of folder it is."""
+    folder = tmp_path / "alone" / "named"
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).touch()
+    error = error_of(lambda: factor_file(str(folder)), FactorFileNotFoundError)
+    assert error.fact == f"SOTA factors file not found: {folder / FACTOR_FILE}"
+    assert error.place == f"SOTA_WORKSPACE_PATH={folder} {what}"
+    assert error.fix == f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"
+
+
+def test_a_wrong_folder_is_answered_with_sets(project: Project) -> None:
+    """The newest two below it, else those beside it, with a warning of rejected loops."""
+    for age, name in enumerate(("newest", "middle", "old")):
+        os.utime(project.set(name), (1_700_000_000 - age,) * 2)
+    (project.root / "empty").mkdir()
+    for folder in (project.root, project.root / "empty"):
+        assert error_of(lambda folder=folder: factor_file(str(folder)), FactorFileNotFoundError).fix == (
+            f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, the "
+            f"newest {project.root / 'newest'} or {project.root / 'middle'}. A rejected loop leaves one too: "
+            "`rdagent-sota list` shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
+        )
+
+
+@pytest.mark.parametrize(
+    "text", ["w", "./w", f"w/{FACTOR_FILE}", "../project/w", "w/", "~/w", "linked", "link", "因子", "b.bin"]
+)
+def test_a_workspace_and_its_file(project: Project, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A workspace or a file of any name, relative to here or to home, or linked, is one absolute path."""
+    (project.folder / "w").mkdir()
+    expected = write(factor_frame(), project.folder / "w")
+    (project.folder / "link").symlink_to(project.folder / "w")
+    (project.folder / "linked").mkdir()
+    (project.folder / "linked" / FACTOR_FILE).symlink_to(expected)
+    for name in ("因子", "b.bin"):
+        (project.folder / name).symlink_to(expected)
+    monkeypatch.setenv("HOME", str(project.folder))
+    assert factor_file(text) == named(text).path == expected.resolve()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o400])
+def test_a_folder_that_may_not_be_entered(mode: int) -> None:
+    """A workspace that the user may not enter or list is an error of the package's, not a traceback."""
+    with public_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir()
+        closed.chmod(mode)
+        try:
+            with without_privileges(), pytest.raises(LocateError):
+                factor_file(str(closed))
+        finally:
+            closed.chmod(0o700)
+
+
+# --- a log ---
 
 
 @pytest.mark.parametrize(
@@ -231,11 +205,12 @@ def test_the_last_accepted_loop_of_a_log(
     """The set is that of the last accepted loop by then, not of the newest folder, which was rejected."""
     monkeypatch.setenv("HOME", str(project.folder))
     files = [project.set("first", "a"), project.set("second", "a", "b"), project.set("third", "a", "b", "c")]
-    log = project.run("run", *ACCEPTED_TWICE)
+    loops = (("first", ("a",), True), ("second", ("b",), True), ("third", ("c",), False))
+    log = project.run("run", *loops)
     (newest,), (early,) = ((log / "__session__" / number).iterdir() for number in ("2", "0"))
     text = {"file": str(newest), "an early file": str(early)}.get(form, form)
     loop = 0 if form == "an early file" else 1
-    assert from_log(text) == Located(files[loop], log, loop, files[loop].parent.name, True)
+    assert from_log(text) == named(text) == Located(files[loop], log, loop, files[loop].parent.name, True)
 
 
 def test_accepted_factors_of_fin_quant(project: Project) -> None:
@@ -253,10 +228,11 @@ def test_a_project_that_was_moved(
     project.set("w", "a")
     log = project.run("run", ("w", ("a",), True))
     moved = tmp_path / "moved"
+    root = moved / "git_ignore_folder" / "RD-Agent_workspace"
     if where == "beside the log":
         project.folder.rename(moved)
         monkeypatch.chdir(tmp_path)
-        log, root = moved / "log" / "run", moved / "git_ignore_folder" / "RD-Agent_workspace"
+        log = moved / "log" / "run"
     elif where == "WORKSPACE_PATH":
         root = project.root.rename(moved)
         monkeypatch.setenv("WORKSPACE_PATH", str(root))
@@ -264,7 +240,6 @@ def test_a_project_that_was_moved(
         project.folder.rename(moved)
         log = (moved / "log" / "run").rename(tmp_path / "log only")
         monkeypatch.chdir(moved)
-        root = moved / "git_ignore_folder" / "RD-Agent_workspace"
     else:
         log = log.rename(tmp_path / "log only")
         monkeypatch.chdir(tmp_path)
@@ -286,19 +261,14 @@ def test_the_project_that_holds_the_log_comes_first(
     assert copy in from_log(moved / "run").path.parents
 
 
-def test_a_workspace_that_is_gone(project: Project) -> None:
-    """The error lists where the workspace was looked for."""
+def test_a_workspace_that_is_gone_or_empty(project: Project) -> None:
+    """The error lists where it was looked for; an empty one is what RD-Agent's result cache leaves."""
     log = project.run("run", ("w", ("a",), True))
     error = log_error(log, WorkspaceNotFoundError)
     assert error.fact == "SOTA workspace path not found: w"
     assert error.place == f"workspace of the accepted loop 0 of {log}, looked for at {project.root / 'w'}"
     assert "WORKSPACE_PATH" in error.fix
-
-
-def test_a_loop_that_was_answered_from_the_cache(project: Project) -> None:
-    """RD-Agent then leaves a workspace without a factor file: the error says so."""
     (project.root / "w").mkdir()
-    log = project.run("run", ("w", ("a",), True))
     error = log_error(log, FactorFileNotFoundError)
     assert error.fact == f"SOTA factors file not found: {project.root / 'w' / FACTOR_FILE}"
     assert "answers a loop from its result cache" in error.place
@@ -327,23 +297,22 @@ def test_a_log_that_mines_no_factors(project: Project, kind: str, what: str) -> 
     assert what in log_error(project.run("run", ("m", (), True), kind=kind)).fact
 
 
-@pytest.mark.parametrize("path", ["log/absent", "~no-such-user-here/log", "w" * 300])
-def test_a_log_path_that_is_not_there(project: Project, path: str) -> None:
-    """A log path that is not there, or can't be, is named as written, with the place or the reason."""
-    error = log_error(path)
-    assert error.fact == f"SOTA log path not found: {path}"
-    assert error.place.startswith("SOTA_LOG_PATH, ")
-    if path == "log/absent":
-        assert error.place == f"SOTA_LOG_PATH, looked for at {project.folder / path}"
+def test_what_is_no_log(project: Project) -> None:
+    """A workspace, and `log/latest.log`, which is easily taken for `latest`, are named as what they are."""
+    assert "names a workspace, not a log folder" in log_error(project.set("w", "a").parent).fact
+    (project.folder / "log").mkdir()
+    (project.folder / "log" / "latest.log").write_text("text")
+    for ask in (lambda: from_log("log/latest.log"), lambda: named("log/latest.log")):
+        error = error_of(ask, SessionError)
+        assert error.fact == "SOTA_LOG_PATH names the text log, which holds no session"
 
 
-def test_the_variables_exchanged(project: Project) -> None:
-    """A workspace in SOTA_LOG_PATH, and a log in SOTA_WORKSPACE_PATH, are told apart."""
-    file = project.set("w", "a")
-    assert "names a workspace, not a log folder" in log_error(file.parent).fact
-    log = project.run("run", ("w", ("a",), True))
-    with pytest.raises(FactorFileNotFoundError, match="a log folder: name it in SOTA_LOG_PATH"):
-        factor_sets((str(log),), ())
+@pytest.mark.parametrize("text", ["lastest", "LATEST", "log/rum"])
+def test_a_near_name_is_offered(project: Project, text: str) -> None:
+    """For a text that is nearly `latest`, or nearly a run, that is offered."""
+    project.run("run", ("w", ("a",), True))
+    expected = f"did you mean {'log/run' if '/' in text else 'latest'}?"
+    assert log_error(text).fix == error_of(lambda: named(text), LocateError).fix == expected
 
 
 def test_a_workspace_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,10 +325,8 @@ def test_a_workspace_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) 
         try:
             with without_privileges(), pytest.raises(LocateError) as caught:
                 from_log(log)
-            assert (
-                caught.value.fact
-                == "The workspace of an accepted loop can't be looked for: Permission denied"
-            )
+            fact = "The workspace of an accepted loop can't be looked for: Permission denied"
+            assert caught.value.fact == fact
             assert caught.value.place == f"{closed / 'w' / FACTOR_FILE}, for SOTA_LOG_PATH={log}"
         finally:
             monkeypatch.undo()
@@ -383,22 +350,21 @@ def test_latest_goes_by_the_times_in_the_sessions(project: Project) -> None:
     assert (found.log, found.workspace_id, found.notes) == (newest, "x", ())
 
 
-def test_latest_tells_of_logs_that_it_can_not_read(project: Project) -> None:
-    """An older log is told of, with its reason; one that may be newer stops, for it may be the latest."""
+def test_latest_names_logs_that_it_can_not_read(project: Project) -> None:
+    """An older log is a note with its reason; one that may be newer stops, for it may be the latest."""
     project.set("x", "x")
     log = project.run("2026-01-05_08-00-00-000000", ("x", ("x",), True))
-    folder = project.folder / "log"
-    damaged = logs.dump_object(None, folder / "2025-12-31_08-00-00-000000" / "__session__" / "0" / "0_step")
+    damaged = project.damaged("2025-12-31_08-00-00-000000")
     (note,) = from_log("latest").notes
     assert "left out of the search" in note
     assert str(damaged) in note
     for name in ("2026-02-01_08-00-00-000000", "a name of the user's"):
-        newer = logs.dump_object(None, folder / name / "__session__" / "0" / "0_step")
-        error = log_error("latest", SessionError)
+        newer = project.damaged(name)
+        error = log_error("latest")
         assert error.fact.startswith("A log that can't be read may be newer than the latest: ")
         assert error.place == f"{newer}; the latest that can be read is {log}"
         assert error.fix.endswith("or name the log to take in place of `latest`")
-        shutil.rmtree(folder / name)
+        shutil.rmtree(project.folder / "log" / name)
 
 
 def test_latest_without_an_accepted_loop(project: Project) -> None:
@@ -407,7 +373,7 @@ def test_latest_without_an_accepted_loop(project: Project) -> None:
     assert error.place == f"{project.folder / 'log'}: 0 log(s), of which 0 can't be read"
     assert "fin_factor" in error.fix
     project.run("a", ("x", ("x",), False))
-    logs.dump_object(None, project.folder / "log" / "b" / "__session__" / "0" / "0_step")
+    project.damaged("b")
     error = log_error("latest", NothingAcceptedError)
     assert error.place.startswith(f"{project.folder / 'log'}: 2 log(s), of which 1 can't be read; ")
     assert "the one that holds __session__" in error.fix, "the fix of the log that can't be read"
@@ -416,30 +382,24 @@ def test_latest_without_an_accepted_loop(project: Project) -> None:
 # --- parallel loops ---
 
 
-def test_a_sibling_whose_factors_are_missing(project: Project) -> None:
-    """Two accepted loops that ran side by side: the note names the loop, its factors and the fix."""
+def test_siblings_whose_factors_are_missing(project: Project) -> None:
+    """Of accepted loops that ran side by side a note names the factors; a file may be gone, or damaged."""
     first = project.set("first", "a", "both")
-    second = project.set("second", "b", "both")
-    log = project.run("run", ("first", ("a",), True), ("second", ("b",), True))
-    found = from_log(log)
-    assert found.path == second
-    assert found.notes == (
-        "loop 0 was accepted too, and the set of loop 1 lacks its a (loops that run side by side do "
-        f"not see each other's). To join both: SOTA_WORKSPACE_PATH={first.parent}{MANY}{second.parent}",
+    project.set("third").write_bytes(b"damaged")
+    last = project.set("last", "b", "both")
+    loops = [(name, (name[0],), True) for name in ("first", "gone", "third", "last")]
+    found = from_log(project.run("run", *loops))
+    assert found.path == last
+    lacks, gone, damaged = found.notes
+    assert lacks == (
+        "loop 0 was accepted too, and the set of loop 3 lacks its a (loops that run side by side do not see "
+        f"each other's). To join both: SOTA_WORKSPACE_PATH={first.parent}{os.pathsep}{last.parent}"
     )
+    assert gone == "loop 1 was accepted too, and the set of loop 3 lacks its g; its own file is gone"
+    assert damaged.startswith("loop 2 was accepted too, and its set could not be compared: ")
 
 
-def test_a_sibling_that_can_not_be_compared(project: Project) -> None:
-    """A sibling whose file is gone is compared by the names in the log; a damaged one is told of."""
-    project.set("third", "a", "c")
-    project.set("second").write_bytes(b"damaged")
-    loops = (("first", ("a", "x"), True), ("second", ("b",), True), ("third", ("c",), True))
-    gone, damaged = from_log(project.run("run", *loops)).notes
-    assert gone == ("loop 0 was accepted too, and the set of loop 2 lacks its x; its own file is gone")
-    assert damaged.startswith("loop 1 was accepted too, and its set could not be compared: ")
-
-
-# --- both variables ---
+# --- both variables, several entries ---
 
 
 def test_both_variables(project: Project) -> None:
@@ -447,10 +407,9 @@ def test_both_variables(project: Project) -> None:
     file, other = project.set("w", "a"), project.set("other", "b")
     log = project.run("run", ("w", ("a",), True))
     assert factor_sets((str(file.parent),), (str(log),)) == (Located(file, log, 0, "w", True),)
-    with pytest.raises(LocateError) as caught:
-        factor_sets((str(other),), (str(log),))
-    assert caught.value.fact == "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets"
-    assert caught.value.place == f"{other} by the first, {file} by the second"
+    error = error_of(lambda: factor_sets((str(other),), (str(log),)), LocateError)
+    assert error.fact == "SOTA_WORKSPACE_PATH and SOTA_LOG_PATH name different factor sets"
+    assert error.place == f"{other} by the first, {file} by the second"
 
 
 def test_several_entries(project: Project) -> None:
@@ -461,9 +420,6 @@ def test_several_entries(project: Project) -> None:
     assert [one.loop for one in factor_sets((), (str(log), "latest"))] == [0]
     with pytest.raises(WorkspaceNotFoundError, match="nowhere"):
         factor_sets((str(other), "nowhere"), ())
-
-
-# --- the root ---
 
 
 @pytest.mark.parametrize(
@@ -487,35 +443,12 @@ def test_workspace_root_is_rdagents(
     assert workspace_root() == tmp_path / expected
 
 
-def test_the_log_that_tells_of_a_workspace(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_of_a_workspace(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workspace that was named is found in the logs of its project, with its verdict, or stays as it is."""
     files = {name: project.set(name, "a") for name in ("w", "x", "y")}
     log = project.run("run", ("w", ("a",), True), ("x", ("b",), False))
-    logs.dump_object(None, project.folder / "log" / "damaged" / "__session__" / "0" / "0_step")
+    project.damaged("damaged")
     monkeypatch.chdir(tmp_path)
     assert with_its_log(Located(files["w"])) == Located(files["w"], log, 0, "w", True)
     assert with_its_log(Located(files["x"])) == Located(files["x"], log, 1, "x", False)
     assert with_its_log(Located(files["y"])) == Located(files["y"])
-
-
-@pytest.mark.parametrize("text", ["lastest", "LATEST", "log/rum"])
-def test_a_near_name_is_offered(project: Project, text: str) -> None:
-    """A log that is nearly `latest`, or nearly a run, is told so."""
-    project.run("run", ("w", ("a",), True))
-    expected = "log/run" if "/" in text else "latest"
-    assert log_error(text, SessionError).fix == f"did you mean {expected}?"
-    with pytest.raises(LocateError) as caught:
-        named(text)
-    assert caught.value.fix == f"did you mean {expected}?"
-
-
-def test_the_text_log_is_no_log_folder(project: Project) -> None:
-    """log/latest.log is easily taken for `latest`: the message says what it is."""
-    (project.folder / "log").mkdir(exist_ok=True)
-    (project.folder / "log" / "latest.log").write_text("text")
-    error = log_error("log/latest.log", SessionError)
-    assert error.fact == "SOTA_LOG_PATH names the text log, which holds no session"
-    with pytest.raises(SessionError, match="names the text log"):
-        named("log/latest.log")

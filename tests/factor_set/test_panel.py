@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rdagent_sota_bridge.errors import FactorFileError, Reason, SetChangedError, UnequalFactorError
-from rdagent_sota_bridge.factor_set import panel, parquet, store
+from rdagent_sota_bridge.errors import FactorFileError, Reason, UnequalFactorError
+from rdagent_sota_bridge.factor_set import panel
 from tests.frames import assert_survives_pickling, factor_frame, nested, with_level, write, write_table
 
 DAYS = pd.bdate_range("2020-01-01", periods=8)
@@ -91,22 +91,14 @@ def shapes() -> dict[str, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("shape", shapes())
-def test_one_file(tmp_path: Path, shape: str) -> None:
-    """One file of any shape gives its rows sorted, and float64 values with NaN where there is none."""
+def test_one_file_alone_and_joined(tmp_path: Path, shape: str) -> None:
+    """A file of any shape, alone or joined, gives sorted rows, and float64 values with NaN for none."""
     frame = shapes()[shape]
     check_panel(written(tmp_path, frame), [frame])
-    check_panel(written(tmp_path, nested(frame)), [frame])
-
-
-@pytest.mark.parametrize("shape", shapes())
-def test_joined_with_another_file(tmp_path: Path, shape: str) -> None:
-    """A file of any shape joins one with other rows, either first, each value in its own row."""
-    frame = shapes()[shape]
-    other = factor_frame(
-        ["reversal"], days=DAYS[3:].union(DAYS[-1:] + pd.Timedelta(days=5)), instruments=CODES[2:]
-    )
+    days = DAYS[3:].union(DAYS[-1:] + pd.Timedelta(days=5))
+    other = factor_frame(["reversal"], days=days, instruments=CODES[2:])
     check_panel(written(tmp_path, frame, other), [frame, other])
-    check_panel(written(tmp_path, other, frame), [other, frame])
+    check_panel(written(tmp_path, other, nested(frame)), [other, frame])
 
 
 def test_three_files(tmp_path: Path) -> None:
@@ -231,113 +223,6 @@ def test_choice(tmp_path: Path) -> None:
         assert list(found.dates) == list(DAYS[4:])
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_faults_of_rows_and_chosen_columns_are_told_together(tmp_path: Path, place: int) -> None:
-    """A file with rows that stand there twice is refused, with the faults of the chosen columns alone."""
-    frame = factor_frame(["a", "b", "c"], days=DAYS, instruments=CODES)
-    frame = pd.concat([frame, frame.iloc[:3]])
-    frame["a"], frame["b"] = np.nan, np.inf
-    frames = [factor_frame(["d"], days=DAYS, instruments=CODES)]
-    frames.insert(place, frame)
-    paths = written(tmp_path, *frames)
-    with pytest.raises(FactorFileError) as caught, panel.opened(paths, lambda columns: ("a", "c", "d")):
-        pass
-    assert caught.value.path == str(paths[place])
-    assert [failure.reason for failure in caught.value.failures] == [Reason.DUPLICATE_ROW, Reason.ALL_NAN]
-
-
-def test_values_tells_every_fault_at_the_end(tmp_path: Path) -> None:
-    """Sound factors are yielded before all faults of a file's factors are raised as one error."""
-    frame = factor_frame(["a", "b", "c", "d"], days=DAYS, instruments=CODES)
-    frame["a"], frame["c"] = np.nan, "text"
-    frame.iloc[3, 3] = -np.inf
-    (path,) = written(tmp_path, frame)
-    seen = []
-    with panel.opened([path]) as found, pytest.raises(FactorFileError) as caught:
-        seen.extend(name for name, _ in panel.values(found))
-    assert seen == ["b"]
-    assert [failure.column for failure in caught.value.failures] == ["a", "c", "d"]
-    with pytest.raises(FactorFileError) as again:
-        panel.examine([path])
-    assert again.value.failures == caught.value.failures
-
-
-def test_examine(tmp_path: Path) -> None:
-    """What is said of a join: the first file's path and digest, all columns, days, instruments and rows."""
-    frames = [
-        factor_frame(["a"], days=DAYS[:4], instruments=CODES[:3]),
-        factor_frame(["b"], days=DAYS[2:], instruments=CODES[1:]),
-    ]
-    paths = written(tmp_path, *frames)
-    found = panel.examine(paths)
-    assert (found.path, found.digest) == (paths[0], parquet.current_digest(paths[0]))
-    assert (found.rows, found.columns, found.instruments) == (len(plain(frames)), ("a", "b"), CODES)
-    assert list(found.dates) == list(DAYS)
-
-
-def test_union() -> None:
-    """Names of several files, each once, where it first stands."""
-    assert panel.union([("b", "a"), (), ("c", "a", "d"), ("b",)]) == ("b", "a", "c", "d")
-    assert panel.union([]) == ()
-
-
-# --- what is kept of it ---
-
-
-def kept(folder: Path, paths: Sequence[Path], columns: Sequence[str]) -> pd.DataFrame:
-    """Return what pandas reads of some factors of files in a store, under flat names."""
-    sources = tuple((path, parquet.current_digest(path)) for path in paths)
-    stored = store.keep(store.Wanted(sources[0][1], tuple(columns), sources), folder / "store")
-    return pd.read_parquet(stored.path)["feature"]
-
-
-@pytest.mark.parametrize("shape", shapes())
-def test_what_is_kept_of_one_file(tmp_path: Path, shape: str) -> None:
-    """Of one file of any shape the factors that are asked for are kept, in that order, with sorted rows."""
-    frame = shapes()[shape]
-    found = kept(tmp_path, written(tmp_path, frame), ["turnover", "momentum"])
-    table = plain([frame])
-    assert list(found.index) == list(table)
-    assert found.index.names == ["datetime", "instrument"]
-    assert list(found) == ["turnover", "momentum"]
-    expected = [[cells[name] for name in found] for cells in table.values()]
-    np.testing.assert_array_equal(found.to_numpy(float), expected)
-
-
-@pytest.mark.parametrize("rows", ["other", "the same", "the same, unsorted"])
-def test_what_is_kept_of_several_files_is_what_the_panel_reads(tmp_path: Path, rows: str) -> None:
-    """What was checked and what is kept are the same rows and values, sorted."""
-    frame = factor_frame(["a", "b", "c"], days=DAYS, instruments=CODES)
-    frames = [frame[["a", "b"]].astype("float32"), frame[["c", "b"]]]
-    if rows == "other":
-        frames = [frames[0].iloc[:30].sample(frac=1, random_state=1), holes(frames[1].iloc[10:])]
-    elif rows == "the same, unsorted":
-        frames = [part.sample(frac=1, random_state=1) for part in frames]
-    paths = written(tmp_path, *frames)
-    found = kept(tmp_path, paths, ["a", "b", "c"])
-    assert list(found.index) == list(plain(frames))
-    assert list(found) == ["a", "b", "c"]
-    with panel.opened(paths) as checked:
-        for name, values in panel.values(checked):
-            np.testing.assert_array_equal(found[name].to_numpy(np.float64), values)
-    assert list(kept(tmp_path / "chosen", paths, ["b", "c"])) == ["b", "c"]
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_changed_file_is_not_kept(tmp_path: Path, place: int) -> None:
-    """A file that is not the one that was checked stops the hand-over, whichever of several it is."""
-    frames = [factor_frame([name], days=DAYS, instruments=CODES) for name in "ab"]
-    paths = written(tmp_path, *frames)
-    wanted = store.Wanted(
-        "sha256:" + "0" * 64, ("a", "b"), tuple((path, parquet.current_digest(path)) for path in paths)
-    )
-    write(frames[place] + 1, tmp_path, f"{place}.parquet")
-    with pytest.raises(SetChangedError) as caught:
-        store.keep(wanted, tmp_path / "store")
-    assert caught.value.place == str(paths[place])
-    assert not list((tmp_path / "store").glob("*.parquet"))
-
-
 def test_arrow_dictionary_with_an_instrument_twice(tmp_path: Path) -> None:
     """Codes of a dictionary that holds one instrument twice are one instrument."""
     frame = factor_frame(["a"], days=DAYS[:2], instruments=CODES[:2])
@@ -361,3 +246,18 @@ def test_unequal_among_three_files(tmp_path: Path) -> None:
     ):
         found.read("a")
     assert f"{shared} and {paths[2]}" in caught.value.place
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_faults_of_rows_and_chosen_columns_stand_together(tmp_path: Path, place: int) -> None:
+    """A file with rows that stand there twice is refused, with the faults of the chosen columns alone."""
+    frame = factor_frame(["a", "b", "c"], days=DAYS, instruments=CODES)
+    frame = pd.concat([frame, frame.iloc[:3]])
+    frame["a"], frame["b"] = np.nan, np.inf
+    frames = [factor_frame(["d"], days=DAYS, instruments=CODES)]
+    frames.insert(place, frame)
+    paths = written(tmp_path, *frames)
+    with pytest.raises(FactorFileError) as caught, panel.opened(paths, lambda columns: ("a", "c", "d")):
+        pass
+    assert caught.value.path == str(paths[place])
+    assert [failure.reason for failure in caught.value.failures] == [Reason.DUPLICATE_ROW, Reason.ALL_NAN]

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
-from rdagent_sota_bridge.factor_set import safe_pickle as session_files
-from rdagent_sota_bridge.factor_set import sessions
+from rdagent_sota_bridge.factor_set import safe_pickle, sessions
 from rdagent_sota_bridge.system import cache
 from tests import logs
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -45,13 +44,13 @@ def refused(path: Path, error_class: type[SessionError] = SessionError) -> Sessi
 
 @pytest.fixture
 def old_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let the memory take files that were written just now, and begin with an empty one."""
+    """Let the cache take files that were written just now, and begin with an empty one."""
     monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_experiments_and_verdicts(tmp_path: Path) -> None:
-    """Every finished loop is told: number, kind, verdict, workspace, factors, and when it ended."""
+    """Of every finished loop there is: number, kind, verdict, workspace, factors, and when it ended."""
     root = tmp_path / "root"
     log = logs.write_run(tmp_path / "log", root, *THREE)
     session = sessions.read_session(log)
@@ -201,60 +200,50 @@ def test_reading_imports_neither_loops_nor_qlib(tmp_path: Path) -> None:
 # --- what is refused ---
 
 
+KEYS = ("the key of the run, of 32 bytes at least", "another key, of 32 bytes or more, too")
+UNTRUSTED = {
+    "one flipped byte": ("Artifact signature verification failed.", "ARTIFACT_SIGNING_KEY_PATH"),
+    "another key": ("It was signed with another key", "ARTIFACT_SIGNING_KEY_PATH"),
+    "a short key": ("ARTIFACT_SIGNING_KEY must contain at least 32 bytes", ""),
+    "unsigned": ("is not signed", "ALLOW_UNSAFE_LEGACY_PICKLE=true"),
+}
+
+
 @signed
-def test_a_changed_session_is_refused(tmp_path: Path) -> None:
-    """One flipped byte breaks the signature: the error names the file, the key and the other way."""
+@pytest.mark.parametrize("what", UNTRUSTED)
+def test_untrusted_sessions(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was changed, signed with another key, or not signed is refused with file, reason and fix."""
+    from rdagent.core.conf import RD_AGENT_SETTINGS
+
+    monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key", KEYS[0])
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
     file = sessions.read_session(log).file
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    if what == "one flipped byte":
+        content[len(content) // 2] ^= 1
+    elif what == "unsigned":
+        content = content[25 + 32 :]
+    else:
+        key = KEYS[1] if what == "another key" else "short"
+        monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key", key)
     file.write_bytes(content)
-    error = refused(log, UntrustedSessionError)
-    assert error.fact.startswith("RD-Agent refuses the session: Artifact signature verification failed.")
+    fact, fix = UNTRUSTED[what]
+    error = refused(log, SessionError if what == "a short key" else UntrustedSessionError)
+    assert fact in error.fact
     assert error.place == str(file)
-    assert "ARTIFACT_SIGNING_KEY_PATH" in error.fix
+    assert fix in error.fix
     assert "SOTA_WORKSPACE_PATH" in error.fix
-
-
-@signed
-def test_a_session_signed_with_another_key_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The key of the run is needed; with it the session is read."""
-    from rdagent.core.conf import RD_AGENT_SETTINGS
-
-    monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key", "the key of the run, of 32 bytes at least")
-    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    assert len(sessions.read_session(log).experiments) == 3
-    monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key", "another key, of 32 bytes or more, too")
-    assert "It was signed with another key" in refused(log, UntrustedSessionError).fact
-    monkeypatch.setattr(RD_AGENT_SETTINGS, "artifact_signing_key", "short")
-    assert "ARTIFACT_SIGNING_KEY must contain at least 32 bytes" in refused(log).fact
-
-
-@signed
-def test_an_unsigned_session_is_refused_unless_rdagent_allows_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A session of 0.8.0 is read under 1.0.0 only with RD-Agent's own setting for it."""
-    from rdagent.core.conf import RD_AGENT_SETTINGS
-
-    log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
-    file = sessions.read_session(log).file
-    file.write_bytes(file.read_bytes()[25 + 32 :])
-    error = refused(log, UntrustedSessionError)
-    assert "is not signed" in error.fact
-    assert "ALLOW_UNSAFE_LEGACY_PICKLE=true" in error.fix
-    monkeypatch.setattr(RD_AGENT_SETTINGS, "allow_unsafe_legacy_pickle", True)
-    assert len(sessions.read_session(log).experiments) == 3
+    if what == "unsigned":
+        monkeypatch.setattr(RD_AGENT_SETTINGS, "allow_unsafe_legacy_pickle", True)
+        assert len(sessions.read_session(log).experiments) == 3
 
 
 @signed
 @pytest.mark.parametrize("change", ["another key", "key file", "no longer allowed"])
-def test_what_is_remembered_needs_the_same_trust(
+def test_what_is_cached_needs_the_same_trust(
     change: str, tmp_path: Path, old_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that was read once is not answered from memory where RD-Agent would refuse it by now."""
+    """A session that was read once is not answered from the cache where RD-Agent would refuse it by now."""
     log = logs.write_run(tmp_path / "log", tmp_path, *THREE)
     if change == "no longer allowed":
         file = sessions.session_file(log)
@@ -375,7 +364,7 @@ def test_factor_codes(tmp_path: Path) -> None:
     assert [one.name for one in sessions.factor_codes(tmp_path)] == ["a", "c", "d", "e"]
 
 
-# --- memory ---
+# --- cache ---
 
 
 def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,8 +378,8 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "cache").exists()
     damaged.unlink()
     loaded: list[Path] = []
-    load = session_files.load_logged
-    monkeypatch.setattr(session_files, "load_logged", lambda file: loaded.append(file) or load(file))
+    load = safe_pickle.load_logged
+    monkeypatch.setattr(safe_pickle, "load_logged", lambda file: loaded.append(file) or load(file))
     first = sessions.read_session(log)
     assert sessions.read_session(log) == first
     assert len(loaded) == 1

@@ -17,19 +17,18 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.errors import StoreError
-from rdagent_sota_bridge.factor_set import panel as normal
-from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.panel import Panel
 from tests.factor_set.test_store import (
     assert_lock_is_free,
     days_ago,
     digest_of,
     longer,
+    message_of,
     names_of,
     normal_source,
     same,
     stored_names,
-    told_of,
     unsorted_source,
     wanted_of,
 )
@@ -41,7 +40,7 @@ from tests.system.test_files import state
 
 
 def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
-    """Keep a set again and again, killed a moment later every time; tell how it went.
+    """Keep a set again and again, killed a moment later every time; return how it went.
 
     Every try has a store of its own, and the next run is a process of its own.
     """
@@ -93,13 +92,13 @@ def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
     kills = [*spread(moments, int(tries)), *(-at for at in spread(size, int(tries) // 5))]
     for tried in kills:
         begin()
-        status, told = forked(run, moment=max(tried, 0), bytes_written=max(-tried, 0), rooms=rooms)
+        status, seen = forked(run, moment=max(tried, 0), bytes_written=max(-tried, 0), rooms=rooms)
         killed += status in (-signal.SIGKILL, -signal.SIGXFSZ)
-        assert status <= 0, told
+        assert status <= 0, seen
         assert (*state(source), source.stat().st_nlink) == before, tried
-        status, told = forked(look_and_run)
-        assert status == 0, (tried, told, list(place().iterdir()))
-        state_found, note = told[1]
+        status, seen = forked(look_and_run)
+        assert status == 0, (tried, seen, list(place().iterdir()))
+        state_found, note = seen[1]
         states.add(state_found)
         assert not note or (state_found == "old" and (spoilt or "is missing, and its entry is there" in note))
         assert (*state(source), source.stat().st_nlink) == before, tried
@@ -114,20 +113,20 @@ def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
 )
 def test_killed_at_any_moment(tmp_path: Path, case: str) -> None:
     """Killed at 25 moments and 5 sizes: the old state or the new, and the next run puts all in order."""
-    told = elsewhere(keep_and_be_killed, tmp_path, case, 25)
-    assert told["killed"] >= 25
-    assert told["states"] == ["new", "old"]
+    seen = elsewhere(keep_and_be_killed, tmp_path, case, 25)
+    assert seen["killed"] >= 25
+    assert seen["states"] == ["new", "old"]
 
 
 # --- two at once ---
 
 
 def keep_at_once(folder: str) -> list[Any]:
-    """Let several processes keep the same set and hand it out at once, several times; tell what each got."""
+    """Let several processes keep one set and hand it out at once, several times; return what each got."""
     root = Path(folder)
     source = unsorted_source(root)
     wanted = wanted_of(source)
-    told = []
+    seen = []
     for turn in range(4):
         place = root / f"store{turn}"
         if turn == 3:  # of a copy that was spoilt
@@ -157,23 +156,23 @@ def keep_at_once(folder: str) -> list[Any]:
         for child in children:
             os.waitpid(child, 0)
         with os.fdopen(receive) as lines:
-            told.append([json.loads(line) for line in lines])
+            seen.append([json.loads(line) for line in lines])
         assert stored_names(place) == names_of(wanted)
-    return told
+    return seen
 
 
 def test_several_at_once(tmp_path: Path) -> None:
-    """Of five runs that start at once on a set one writes it, and tells of a spoilt one; all get its file."""
+    """Of five runs that start at once on a set one writes it, and notes a spoilt one; all get its file."""
     turns = elsewhere(keep_at_once, tmp_path)
     assert len(turns) == 4
-    for number, told in enumerate(turns):
-        assert [len(answer) for answer in told] == [4] * 5, told
-        assert len({tuple(answer[:3]) for answer in told}) == 1
-        assert sum(bool(answer[3]) for answer in told) == (1 if number == 3 else 0)
+    for number, seen in enumerate(turns):
+        assert [len(answer) for answer in seen] == [4] * 5, seen
+        assert len({tuple(answer[:3]) for answer in seen}) == 1
+        assert sum(bool(answer[3]) for answer in seen) == (1 if number == 3 else 0)
 
 
 def keep_while_another_writes(folder: str) -> list[Any]:
-    """Let a process hold the lock and be killed while another one waits; tell what the other got."""
+    """Let a process hold the lock and be killed while another one waits; return what the other got."""
     root = Path(folder)
     source, place = unsorted_source(root), root / "store"
     wanted = wanted_of(source)
@@ -185,7 +184,7 @@ def keep_while_another_writes(folder: str) -> list[Any]:
             os.write(send, b"x")
             time.sleep(600)
 
-        normal.write_normal = stay  # it has the lock, and has begun to write
+        panel.write_normal = stay  # it has the lock, and has begun to write
         store.keep(wanted, place)
     os.read(receive, 1)
     waiting_read, waiting_write = os.pipe()
@@ -204,7 +203,7 @@ def keep_while_another_writes(folder: str) -> list[Any]:
 
 
 def test_killed_while_it_holds_the_lock(tmp_path: Path) -> None:
-    """A run that waits for one that is writing goes on when that one is killed, and removes what it left."""
+    """A run that waits for one that is writing takes over when that is killed, and removes what it left."""
     waited, left, status, note, content, names = elsewhere(keep_while_another_writes, tmp_path)
     assert (waited, left, status, note) == (True, 1, 0, "")
     stem = names[0].removesuffix(".json")
@@ -216,7 +215,7 @@ def test_killed_while_it_holds_the_lock(tmp_path: Path) -> None:
 
 
 def keep_on_a_full_disk(folder: str, case: str) -> list[Any]:
-    """Keep a set on disks of several sizes, and then with room; tell where each failed, and what it said."""
+    """Keep a set on disks of several sizes, then with room; return where each failed, and what it said."""
     root = Path(folder)
     days = pd.bdate_range("2015-01-01", periods=1000)
     frame = nested(factor_frame(("momentum", "turnover"), days=days))
@@ -229,19 +228,19 @@ def keep_on_a_full_disk(folder: str, case: str) -> list[Any]:
     sizes = (
         [4096, size // 2, pages] if case == "copied" else [4096, spill // 2, spill + 8192, spill + size // 2]
     )
-    told = []
+    seen = []
     place = root / "store"
     place.mkdir()
     for at in sizes:
         with small_disk(place, at):
             try:
                 store.keep(wanted, place)
-                told.append(["worked"])
-            except Exception as error:  # told to the test
+                seen.append(["worked"])
+            except Exception as error:  # for the test
                 context = error.__context__
                 steps = [step.name for step in traceback.extract_tb(context and context.__traceback__)]
-                stage = [name for name in ("_write_copy", "write", "write_whole", "tofile") if name in steps]
-                told.append([type(error).__name__, *error.args[:3], stage])
+                stage = [name for name in ("_write_copy", "write_normal", "write_whole") if name in steps]
+                seen.append([type(error).__name__, *error.args[:3], stage])
             assert stored_names(place) == [], at
             assert state(source) == before
             if os.environ["CAN_MOUNT"]:
@@ -252,15 +251,15 @@ def keep_on_a_full_disk(folder: str, case: str) -> list[Any]:
                 assert stored_names(place) == names_of(wanted)
                 assert_lock_is_free(place)
     assert store.keep(wanted, root / "elsewhere").rows == len(frame)
-    return told
+    return seen
 
 
 @pytest.mark.parametrize("case", ["copied", "normalised"])
 def test_full_disk(tmp_path: Path, case: str) -> None:
     """Wherever the room ends, in spill file, copy or entry: one error with place and fix, and no half."""
-    told = elsewhere(keep_on_a_full_disk, tmp_path, case, mounts=True)
-    assert {answer[0] for answer in told} == {"StoreError"}, told
-    for _, fact, place, fix, _ in told:
+    seen = elsewhere(keep_on_a_full_disk, tmp_path, case, mounts=True)
+    assert {answer[0] for answer in seen} == {"StoreError"}, seen
+    for _, fact, place, fix, _ in seen:
         assert fact in (
             "The factor set can't be copied into the store: No space left on device",
             "The factor set can't be copied into the store: File too large",
@@ -268,14 +267,14 @@ def test_full_disk(tmp_path: Path, case: str) -> None:
         assert place.startswith(str(tmp_path / "store"))
         assert "SOTA_STORE_PATH" in fix
     if can_mount() and case == "copied":
-        assert "write_whole" in told[-1][4]  # there was room for the copy, and none for the entry
-        assert "write_whole" not in told[0][4]
+        assert "write_whole" in seen[-1][4]  # there was room for the copy, and none for the entry
+        assert "write_whole" not in seen[0][4]
 
 
 def keep_with_file_limits(folder: str) -> list[list[Any]]:
-    """Keep a set while no file may have more than so many bytes, for many sizes; tell what each came to."""
+    """Keep a set while no file may have more than so many bytes, for many sizes; return what each came to."""
     root = Path(folder)
-    told = []
+    seen = []
     for days in (20, 400):  # a factor fits whole into the buffer of a file, or does not
         frame = factor_frame(("a", "b", "c"), days=pd.bdate_range("2020-01-01", periods=days))
         source = write(frame, root, f"{days}.parquet")
@@ -291,22 +290,22 @@ def keep_with_file_limits(folder: str) -> list[list[Any]]:
                     try:
                         store.keep(wanted, place)
                         answer = ["worked"]
-                    except Exception as error:  # told to the test
+                    except Exception as error:  # for the test
                         answer = [type(error).__name__, *map(str, error.args)]
                 return [days, limit, stored_names(place), *answer]
 
-            told.append(survived(run))
-    return told
+            seen.append(survived(run))
+    return seen
 
 
 def test_any_byte_that_finds_no_room(tmp_path: Path) -> None:
-    """Wherever in the spill file a write ends short, it is told: no factor is read back cut off."""
-    told = elsewhere(keep_with_file_limits, tmp_path)
-    assert len(told) >= 12
-    for _, _, left, *error in told:
+    """Wherever in the spill file a write ends short, it is an error: no factor is read back cut off."""
+    seen = elsewhere(keep_with_file_limits, tmp_path)
+    assert len(seen) >= 12
+    for _, _, left, *error in seen:
         assert left == []
         assert error[:2] == ["StoreError", "The factor set can't be copied into the store: File too large"], (
-            told
+            seen
         )
 
 
@@ -316,7 +315,7 @@ def keep_while_room_comes_back(folder: str) -> list[Any]:
     frame = factor_frame(("a", "b"), days=pd.bdate_range("2020-01-01", periods=1000))
     wanted = wanted_of(write(frame, root), columns=("a", "b"))
     read = Panel.read_as_stored
-    told = []
+    seen = []
     for room in (20480, 22000, 8 * len(frame) - 1):
 
         def run(room: int = room) -> list[Any]:
@@ -334,21 +333,21 @@ def keep_while_room_comes_back(folder: str) -> list[Any]:
                 answer = error.fact
             return [answer, stored_names(place)]
 
-        told.append(survived(run))
-    return told
+        seen.append(survived(run))
+    return seen
 
 
 def test_room_that_comes_back(tmp_path: Path) -> None:
-    """Bytes of a factor that found no room are written later or told of, and no others are made up."""
-    told = elsewhere(keep_while_room_comes_back, tmp_path)
-    assert len(told) == 3
-    for answer, left in told:
+    """Bytes of a factor that found no room are written later, or are an error; none are made up."""
+    seen = elsewhere(keep_while_room_comes_back, tmp_path)
+    assert len(seen) == 3
+    for answer, left in seen:
         failed = ("The factor set can't be copied into the store: File too large", 0)
         assert (answer, len(left)) in (("0 values are wrong", 2), failed)
 
 
 def hand_out_on_a_full_disk(folder: str) -> list[Any]:
-    """Hand a set out into a workspace on a full disk, then with room; tell the error."""
+    """Hand a set out into a workspace on a full disk, then with room; return the error."""
     root = Path(folder)
     workspace = root / "workspace"
     workspace.mkdir()
@@ -358,16 +357,16 @@ def hand_out_on_a_full_disk(folder: str) -> list[Any]:
         target.write_bytes(b"old")
         try:
             store.hand_out(stored, target, link=False)
-            told = ["worked"]
+            seen = ["worked"]
         except StoreError as error:
-            told = [told_of(error), error.place, error.fix]
+            seen = [message_of(error), error.place, error.fix]
         assert target.read_bytes() == b"old"
         assert list(workspace.iterdir()) == [target]
         if os.environ["CAN_MOUNT"]:
             remount(workspace, "size=1m")
             assert store.hand_out(stored, target, link=True) == "copy"
             assert digest_of(target) == stored.content
-    return [*told, str(target)]
+    return [*seen, str(target)]
 
 
 def test_workspace_on_a_full_disk(tmp_path: Path) -> None:
@@ -375,16 +374,16 @@ def test_workspace_on_a_full_disk(tmp_path: Path) -> None:
     fact, place, fix, target = elsewhere(hand_out_on_a_full_disk, tmp_path, mounts=True)
     assert fact.split(": ")[1] in ("No space left on device", "File too large")
     assert place == target
-    assert fix == "make room there, or let it be written, and resume the run"
+    assert fix == "make room, or make it writable, and resume"
 
 
 def keep_in_a_read_only_store(folder: str) -> list[Any]:
-    """Keep sets in a store that may only be read, one that is there and others; tell the errors."""
+    """Keep sets in a store that may only be read, one that is there and others; return the errors."""
     root = Path(folder)
     place, workspace = root / "store", root / "workspace"
     workspace.mkdir()
     one, other, third = (wanted_of(normal_source(root / str(seed), seed=seed)) for seed in (1, 2, 3))
-    told = []
+    seen = []
     with mounted(place, "size=16m"):
         kept = store.keep(one, place)
         longer(store.keep(third, place).path, place)
@@ -398,15 +397,15 @@ def keep_in_a_read_only_store(folder: str) -> list[Any]:
         for wanted, at in ((other, place), (third, place), (other, place / "below")):
             try:
                 store.keep(wanted, at)
-                told.append(["worked"])
+                seen.append(["worked"])
             except StoreError as error:
-                told.append([told_of(error), error.place, error.fix])
+                seen.append([message_of(error), error.place, error.fix])
         found, troubles = store.entries(place)
-        told.append(
+        seen.append(
             [len(found), len(troubles), [bool(store.trouble_of(stored)) for stored in found].count(True)]
         )
         assert sorted((file.name, file.stat().st_mtime_ns) for file in place.iterdir()) == before
-    return told
+    return seen
 
 
 def test_read_only_store(tmp_path: Path) -> None:
@@ -418,7 +417,7 @@ def test_read_only_store(tmp_path: Path) -> None:
     for fact, place, fix in errors:
         assert fact == "The factor set can't be copied into the store: Read-only file system"
         assert place.startswith(str(tmp_path / "store"))
-        assert "set SOTA_STORE_PATH to a folder that can be written" in fix
+        assert "set SOTA_STORE_PATH to a writable folder" in fix
     assert entries == [2, 1, 1]
 
 
@@ -439,7 +438,7 @@ def test_store_without_the_right_to_write(mode: int) -> None:
                     store.keep(wanted, place)
         finally:
             place.chmod(0o755)
-        assert told_of(caught.value).endswith("Permission denied")
+        assert message_of(caught.value).endswith("Permission denied")
         assert caught.value.place.startswith(str(place))
         assert "SOTA_STORE_PATH" in caught.value.fix
         assert stored_names(place) == names_of(wanted_of(one))
@@ -451,7 +450,7 @@ def test_store_where_a_file_is(tmp_path: Path, at: str) -> None:
     (tmp_path / "file").write_text("a user's")
     with pytest.raises(StoreError) as caught:
         store.keep(wanted_of(normal_source(tmp_path)), tmp_path / at)
-    told_of(caught.value)
+    message_of(caught.value)
     assert caught.value.place.startswith(str(tmp_path / "file"))
     assert "SOTA_STORE_PATH" in caught.value.fix
     assert (tmp_path / "file").read_text() == "a user's"
@@ -467,7 +466,7 @@ def test_folder_in_place_of_a_file_of_the_store(tmp_path: Path, name: int) -> No
     (taken / "file").write_text("a user's")
     with pytest.raises(StoreError) as caught:
         store.keep(wanted, place)
-    assert told_of(caught.value).endswith("Is a directory")
+    assert message_of(caught.value).endswith("Is a directory")
     assert caught.value.place == str(taken)
     assert (taken / "file").read_text() == "a user's"
     assert not [found for found in stored_names(place) if found.startswith(".")]
@@ -479,7 +478,7 @@ def test_prune_waits_for_a_run_that_writes(tmp_path: Path) -> None:
 
 
 def prune_while_another_writes(folder: str) -> list[Any]:
-    """Prune while another process is writing a set; tell whether both waited and worked."""
+    """Prune while another process is writing a set; return whether both waited and worked."""
     root = Path(folder)
     source, place = unsorted_source(root), root / "store"
     wanted = wanted_of(source)
@@ -487,14 +486,14 @@ def prune_while_another_writes(folder: str) -> list[Any]:
     go_read, go_write = os.pipe()
     writer = os.fork()
     if writer == 0:
-        write_normal = normal.write_normal
+        write_normal = panel.write_normal
 
         def slowly(*arguments: Any) -> None:
             os.write(send, b"x")
             os.read(go_read, 1)
             write_normal(*arguments)
 
-        normal.write_normal = slowly
+        panel.write_normal = slowly
         store.keep(wanted, place)
         os._exit(0)
     os.read(receive, 1)

@@ -157,7 +157,7 @@ def test_the_stored_set_is_the_fetched_file(
     bucket: Bucket, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fetched set in normal form takes its room once, its links are no change, and it is read once."""
-    monkeypatch.setattr(written_files, "clone", lambda *_: False)  # which takes no room either
+    monkeypatch.setattr(written_files, "_clone", lambda *_: False)  # which takes no room either
     found = get(bucket.put(storage.factor_file(tmp_path / "mined"), "run"), place)
     digest = parquet.current_digest(found.path)
     stored = store.keep(store.Wanted(digest, ("momentum", "turnover"), ((found.path, digest),)), place)

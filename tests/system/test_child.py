@@ -16,7 +16,7 @@ from rdagent_sota_bridge.system import child
 from tests.processes import is_alive
 from tests.stand_in import wait_until
 
-# A command that tells its pid and those of two children: one in a process group of its own, as those of
+# A command that prints its pid and those of two children: one in a process group of its own, as those of
 # `timeout` are, and one that ignores what it can.
 COMMAND = """\
 import json, os, signal, subprocess, sys, time
@@ -53,7 +53,7 @@ def command(first: str = "", then: str = "time.sleep(600)") -> list[str]:
 
 
 def pids_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the pids that the command tells."""
+    """Return the pids that the command prints."""
     assert process.stdout is not None
     pids: list[int] = json.loads(process.stdout.readline())
     assert all(map(is_alive, pids))
@@ -187,7 +187,7 @@ def test_output_to_a_file(tmp_path: Path) -> None:
 
 
 def test_quiet_output(tmp_path: Path) -> None:
-    """While a command is quiet, empty pieces come, so that the time on a display goes on."""
+    """While a command is quiet, empty pieces come, so that the time on a display moves."""
     with child.started(["sh", "-c", "echo a; sleep 1.3; echo b"], os.environ, tmp_path) as process:
         pieces = list(child.output(process))
     assert b"" in pieces

@@ -113,7 +113,7 @@ def test_write_whole_that_fails(tmp_path: Path, trouble: str) -> None:
 
 
 def write_and_be_killed(folder: str) -> list[str]:
-    """Write over a file, killed a moment later every time; tell what was there after each."""
+    """Write over a file, killed a moment later every time; return what was there after each."""
     path = Path(folder) / "a.json"
 
     def run() -> None:
@@ -149,7 +149,7 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
 def test_place(source: Path, target: Path, tmp_path: Path, there: str, link: bool) -> None:
     """A clone where there are clones, else a link where one will do, else a copy.
 
-    Whatever has the name gives way, and a precious file that it is another name of stays as it was.
+    Whatever has the name is replaced, and a precious file that it is another name of stays as it was.
     """
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
@@ -346,7 +346,7 @@ def test_detach(tmp_path: Path, target: Path, there: str, stays: bool) -> None:
 
 
 def place_and_be_killed(folder: str, link: str) -> dict[str, Any]:
-    """Place over an existing file again and again, killed a moment later every time; tell how it went."""
+    """Place over an existing file again and again, killed a moment later every time; return how it went."""
     place = Path(folder)
     source, precious = place / "stored.parquet", place / "precious"
     source.write_bytes(CONTENT)
@@ -369,14 +369,14 @@ def place_and_be_killed(folder: str, link: str) -> dict[str, Any]:
     _, (moments, how) = forked(run)
     for tried in [*spread(moments, 40), *(-size for size in spread(len(CONTENT), 10))]:
         again()
-        status, told = forked(run, moment=max(tried, 0), bytes_written=max(-tried, 0))
+        status, seen = forked(run, moment=max(tried, 0), bytes_written=max(-tried, 0))
         killed += status in (-signal.SIGKILL, -signal.SIGXFSZ)
         # A clone is refused under a limit of the size, where there are clones: then it is a link.
-        assert status < 0 or tried < 0 or told[1] == how, told
+        assert status < 0 or tried < 0 or seen[1] == how, seen
         states.add({CONTENT: "new", b"precious" * 100: "old"}[target.read_bytes()])
         assert (state(source), state(precious)) == before, tried
-        status, told = forked(run)
-        assert (status, told[1]) == (0, how), (tried, told)
+        status, seen = forked(run)
+        assert (status, seen[1]) == (0, how), (tried, seen)
         assert target.read_bytes() == CONTENT
         assert list(workspace.iterdir()) == [target], tried
         assert precious.stat().st_nlink == 1
@@ -386,18 +386,18 @@ def place_and_be_killed(folder: str, link: str) -> dict[str, Any]:
 @pytest.mark.parametrize("link", ["link", "copy"])
 def test_killed_at_any_moment(tmp_path: Path, link: str) -> None:
     """Killed at 40 moments, or at a size of the copy: the old file or the new, and the next run works."""
-    told = elsewhere(place_and_be_killed, tmp_path, link)
-    assert told["how"] == ("clone" if can_clone(tmp_path) else link)
-    assert told["killed"] >= 40
-    assert told["states"] == ["new", "old"]
+    seen = elsewhere(place_and_be_killed, tmp_path, link)
+    assert seen["how"] == ("clone" if can_clone(tmp_path) else link)
+    assert seen["killed"] >= 40
+    assert seen["states"] == ["new", "old"]
 
 
 def place_on_a_full_disk(folder: str, link: str) -> list[Any]:
-    """Place onto disks of several sizes, and tell of each what came of it."""
+    """Place onto disks of several sizes, and return of each what came of it."""
     source, workspace = Path(folder) / "stored.parquet", Path(folder) / "workspace"
     source.write_bytes(CONTENT * 10)
     workspace.mkdir()
-    told: list[Any] = []
+    seen: list[Any] = []
     for size in (4096, 16 * 4096, 32 * 4096):
         with small_disk(workspace, size):
             target = workspace / "combined_factors_df.parquet"
@@ -409,15 +409,15 @@ def place_on_a_full_disk(folder: str, link: str) -> list[Any]:
                 outcome = errno.errorcode[error.errno]
                 assert target.read_bytes() == b"old"
             assert list(workspace.iterdir()) == [target]
-            told.append(outcome)
-    return told
+            seen.append(outcome)
+    return seen
 
 
 @pytest.mark.parametrize("link", ["link", "copy"])
 def test_full_disk(tmp_path: Path, link: str) -> None:
     """On a disk without room for the copy: an error, the old file as it was, and no half of the new one."""
-    told = elsewhere(place_on_a_full_disk, tmp_path, link, mounts=True)
+    seen = elsewhere(place_on_a_full_disk, tmp_path, link, mounts=True)
     if can_mount():
-        assert told == ["ENOSPC", "ENOSPC", "copy"]
+        assert seen == ["ENOSPC", "ENOSPC", "copy"]
     else:
-        assert told == (["link"] * 3 if link == "link" else ["EFBIG", "EFBIG", "copy"])
+        assert seen == (["link"] * 3 if link == "link" else ["EFBIG", "EFBIG", "copy"])

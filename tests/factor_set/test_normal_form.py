@@ -21,7 +21,6 @@ from hypothesis.extra import numpy as numpy_strategies
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.factor_set import panel, parquet, store
-from rdagent_sota_bridge.factor_set import panel as normal
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import seams
 from tests.frames import factor_frame, nested, with_level, write, write_table
@@ -282,7 +281,7 @@ def plain_case(frame: pd.DataFrame) -> Case:
 def test_what_is_handed_over_is_what_pandas_writes(case: Case, rows: int) -> None:
     """Whatever the frame and however it is written, each value, type, name and level arrives."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(normal, "_GROUP_ROWS", rows)
+        patch.setattr(panel, "_GROUP_ROWS", rows)
         folder = Path(name)
         path = case.written(folder)
         content = path.read_bytes()
@@ -300,7 +299,7 @@ def test_what_is_handed_over_is_what_pandas_writes(case: Case, rows: int) -> Non
 def test_joins_are_what_pandas_makes(drawn: list[Case], rows: int, choose: Any) -> None:
     """Two or three files, any of their columns in any order, arrive as pandas' join of them."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(normal, "_GROUP_ROWS", rows)
+        patch.setattr(panel, "_GROUP_ROWS", rows)
         folder, paths, seen = Path(name), [], set()
         for number, case in enumerate(drawn):
             (folder / str(number)).mkdir()
@@ -411,7 +410,7 @@ def test_chosen_columns(tmp_path: Path, columns: tuple[str, ...], order: str) ->
 @pytest.mark.parametrize("group_rows", [1, 7, 40, 1 << 18])
 def test_several_files(tmp_path: Path, group_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three files with gaps, a factor in two and in three of them, in few rows a group and in many."""
-    monkeypatch.setattr(normal, "_GROUP_ROWS", group_rows)
+    monkeypatch.setattr(panel, "_GROUP_ROWS", group_rows)
     frame = base().assign(d=base()["a"] * 2)
     frames = [
         frame[["a", "b"]].iloc[:18].sample(frac=1, random_state=1),
@@ -461,18 +460,6 @@ def test_types_in_a_join(tmp_path: Path, first: str, second: str | None, gap: bo
     assert found["feature"]["a"].dtype == expected
 
 
-def test_the_first_file_has_the_word(tmp_path: Path) -> None:
-    """Where two files have nearly the same value the first one's is taken, to the last bit and sign."""
-    frame = base()[["a"]]
-    frame.iloc[3] = -0.0
-    other = frame * (1 + 1e-9)
-    other.iloc[3] = 0.0
-    for number, frames in enumerate(([frame, other], [other, frame])):
-        (tmp_path / str(number)).mkdir()
-        found = check_files(written(tmp_path / str(number), *frames), tmp_path / str(number))
-        assert found["feature"]["a"].to_numpy().tobytes() == frames[0]["a"].to_numpy().tobytes()
-
-
 def test_integers_that_no_float_holds(tmp_path: Path) -> None:
     """Large integers arrive to the last digit: unsorted, and in a join; two types make one."""
     frame = base()[["a"]].assign(a=2**62 + 1 + np.arange(40))
@@ -495,7 +482,7 @@ def test_integers_that_no_float_holds(tmp_path: Path) -> None:
 def decide(path: Path, columns: tuple[str, ...] | None = None) -> bool:
     """Return what `is_normal` says of a file."""
     with panel.opened([path], None if columns is None else lambda _: columns) as found:
-        return normal.is_normal(found)
+        return panel.is_normal(found)
 
 
 @pytest.mark.parametrize("writer", ["pandas", "row groups", "plain", "NaN kept"])
@@ -554,11 +541,11 @@ def other_fields_first(table: pa.Table) -> pa.Table:
     return table.select([*table.schema.names[-2:], *table.schema.names[:-2]])
 
 
-def told_otherwise(part: str, table: pa.Table) -> pa.Table:
+def described_otherwise(part: str, table: pa.Table) -> pa.Table:
     """Let pandas' description of the last level or column say more than pandas does."""
-    told = table.schema.pandas_metadata
-    told[part][-1]["metadata"] = {"encoding": "UTF-8", "note": "ours"}
-    return table.replace_schema_metadata({b"pandas": json.dumps(told).encode()})
+    said = table.schema.pandas_metadata
+    said[part][-1]["metadata"] = {"encoding": "UTF-8", "note": "ours"}
+    return table.replace_schema_metadata({b"pandas": json.dumps(said).encode()})
 
 
 NOT_NORMAL: dict[str, Callable[[Path], Path]] = {
@@ -592,8 +579,8 @@ NOT_NORMAL: dict[str, Callable[[Path], Path]] = {
         lambda table: table.set_column(4, "instrument", table["instrument"].dictionary_encode())
     ),
     "levels first": arrow(other_fields_first),
-    "extra words about a level": arrow(functools.partial(told_otherwise, "columns")),
-    "extra words about the columns": arrow(functools.partial(told_otherwise, "column_indexes")),
+    "extra words about a level": arrow(functools.partial(described_otherwise, "columns")),
+    "extra words about the columns": arrow(functools.partial(described_otherwise, "column_indexes")),
 }
 
 
@@ -616,26 +603,5 @@ def test_a_part_of_a_set_or_two_files_are_not_normal(tmp_path: Path) -> None:
     assert [decide(paths[0], some) for some in columns] == [True, True, False, False]
     assert decide(paths[1])
     with panel.opened(paths) as found:
-        assert not normal.is_normal(found)
+        assert not panel.is_normal(found)
     check_files(paths, tmp_path)
-
-
-def test_a_level_of_index_and_a_column_of_one_name(tmp_path: Path) -> None:
-    """A factor called like a level stands beside it, flat or nested."""
-    frame = base().set_axis(["datetime", "instrument", "a"], axis=1)
-    for number, form in enumerate((frame, nested(frame), frame.iloc[::-1], nested(frame.iloc[::-1]))):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = check_files(written(folder, form), folder)
-        assert list(found["feature"]) == ["datetime", "instrument", "a"]
-        np.testing.assert_array_equal(found["feature"].to_numpy(), frame.to_numpy())
-
-
-def test_nothing_is_left_beside_the_set(tmp_path: Path) -> None:
-    """The store holds the set and its entry, and no temporary file; the folder of the source nothing new."""
-    (path,) = written(tmp_path, base().iloc[::-1])
-    stored = kept([path], tmp_path / "store")
-    left = {file.suffix for file in (tmp_path / "store").iterdir()}
-    assert left <= {".parquet", ".json", ".lock"}
-    assert stored.path.stat().st_mode & 0o777 == 0o444
-    assert list(tmp_path.glob("*.parquet")) == [path]
