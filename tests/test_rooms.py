@@ -17,7 +17,6 @@ ROOMS = (
     "market",
     "mounts",
     "qlib_config",
-    "yaml_template",
     "dry_run",
     "stop",
     "manifest",
