@@ -120,7 +120,7 @@ class BaseSet:
 
     @property
     def digest(self) -> str:
-        """What tells two base sets apart: the SHA-256 of names and expressions, in order."""
+        """The SHA-256 of names and expressions, in order."""
         return hashlib.sha256(json.dumps(self.features).encode()).hexdigest()
 
     def without(self, mined: Iterable[str]) -> BaseSet:

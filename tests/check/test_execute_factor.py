@@ -146,7 +146,7 @@ def test_forms_of_a_result(
     ids=["no levels", "no instrument", "zone", "numbers", "rows twice"],
 )
 def test_results_of_another_form(form: Callable[[pd.DataFrame], pd.DataFrame], part: str) -> None:
-    """A result whose rows can't be told apart is refused with the reason and a fix."""
+    """A result with rows that are not distinct is refused with the reason and a fix."""
     with pytest.raises(NotCheckedError) as caught:
         flat(form(FRAME))
     assert part in caught.value.fact

@@ -102,7 +102,7 @@ def test_the_handler_of_080(tmp_path: Path) -> None:
     assert (record.task, record.base_names, record.has_factor_file) == (TASK, ("RESI5", "KLEN"), False)
 
 
-def test_two_widths_are_told(tmp_path: Path) -> None:
+def test_two_widths_are_a_doubt(tmp_path: Path) -> None:
     """A parameter that was edited contradicts the configuration."""
     run = trained.write_record(tmp_path, trained.config(width=4))
     (run / "params" / "model.kwargs.pt_model_kwargs.num_features").write_text("24")
@@ -117,7 +117,7 @@ def test_two_widths_are_told(tmp_path: Path) -> None:
     ids=["damaged", "a number", "another form", "missing"],
 )
 def test_a_configuration_that_can_not_be_read(content: bytes | None, tmp_path: Path) -> None:
-    """What a configuration would tell is not known without it, and the record says so."""
+    """Without a configuration its parts are not known, and the record says so."""
     run = trained.write_record(tmp_path, trained.config())
     file = run / "artifacts" / "config"
     file.unlink() if content is None else file.write_bytes(content)
