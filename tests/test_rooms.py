@@ -17,6 +17,7 @@ ROOMS = (
     "market",
     "mounts",
     "qlib_config",
+    "yaml_template",
     "dry_run",
     "stop",
     "manifest",

@@ -59,8 +59,8 @@ def looked_at(
     """Write a frame, and return the ground and the figures of its factors; the sample is all days if None."""
     with panel.opened([write(frame, folder)]) as factors:
         sampled = np.arange(len(factors.dates)) if dates is None else np.array(dates)
-        on = figures.ground(factors, at, wanted, sampled)
-        return on, {name: figures.take(values, factors, on) for name, values in panel.values(factors)}
+        on = FigureGround(factors, at, wanted, sampled)
+        return on, {name: on.take(values) for name, values in panel.values(factors)}
 
 
 # --- the same in plain loops ---

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market as DemoMarket
-from rdagent_sota_bridge.check import figures, quality
+from rdagent_sota_bridge.check import quality
+from rdagent_sota_bridge.check.figures import FigureGround
 from rdagent_sota_bridge.check.quality import Quality, Wish, look
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
 from rdagent_sota_bridge.factor_set import parquet, store
@@ -201,8 +202,8 @@ def test_what_is_known_is_not_computed_again(
     frame = seams.factor_frame(demo, noise=1.0)
     first = look([write(frame, tmp_path)], Wish(), market, TASK)
     taken: list[float] = []
-    take = figures.take
-    monkeypatch.setattr(figures, "take", lambda *given: taken.append(1.0) or take(*given))
+    take = FigureGround.take
+    monkeypatch.setattr(FigureGround, "take", lambda *given: taken.append(1.0) or take(*given))
     (tmp_path / "other").mkdir()
     path = write(frame * 2 if change == "set" else frame, tmp_path / "other")
     wish = Wish(excluded=("noise",)) if change == "wish" else Wish()
