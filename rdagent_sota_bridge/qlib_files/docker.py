@@ -26,7 +26,7 @@ _WHERE_TO_MOUNT = f"{CONTAINER_HOME}/.qlib/"
 _VARIABLE = "QLIB_DOCKER_EXTRA_VOLUMES"
 
 
-class QlibPlace(BaseSettings):
+class _Place(BaseSettings):
     """`ModelCoSTEERSettings` in `components/coder/model_coder/conf.py` (0.8.0 and 1.0.0)."""
 
     model_config = SettingsConfigDict(env_prefix="MODEL_CoSTEER_", extra="ignore")
@@ -44,6 +44,11 @@ class _Volumes(BaseSettings):
 
 class _PrefixedVolumes(_Volumes):
     model_config = SettingsConfigDict(env_prefix="QLIB_DOCKER_", extra="ignore")
+
+
+def env_type() -> str:
+    """Return where RD-Agent's settings say that Qlib runs: `conda`, `docker`, or what it does not know."""
+    return _Place().env_type
 
 
 def volumes() -> dict[str, str]:
@@ -93,7 +98,7 @@ def on_host(folder: str) -> Path | None:
 
 def is_qlib_in_docker() -> bool:
     """Return True where RD-Agent's settings say that Qlib runs in a container."""
-    return QlibPlace().env_type == "docker"
+    return _Place().env_type == "docker"
 
 
 def shown(folder: str) -> str:
