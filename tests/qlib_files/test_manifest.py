@@ -111,13 +111,13 @@ def test_probe_replaces_an_older_result(tmp_path: Path, monkeypatch: pytest.Monk
     norm = Norm(COLUMNS, [0.1, 0.2, 0.3])
     norm.mean_train = norm.mean_train.reshape(1, 3)
     run_probe(Recorder(norm, {"model.class": "GeneralPTNN"}))
-    loaded = read_loaded(tmp_path)
-    assert loaded is not None
-    assert (loaded.num_features, loaded.columns_without_training_values) == (None, ())
+    first = read_loaded(tmp_path)
     run_probe(Recorder(Norm(COLUMNS[:1], [0.1]), {**PARAMETERS, "a.pt_model_kwargs.num_features": "1"}))
-    loaded = read_loaded(tmp_path)
-    assert loaded is not None
-    assert loaded.columns == ("RESI5",)
+    second = read_loaded(tmp_path)
+    assert first is not None
+    assert second is not None
+    assert (first.num_features, first.columns_without_training_values) == (None, ())
+    assert second.columns == ("RESI5",)
 
 
 def test_probe_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_probe_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(AttributeError):
         run_probe(Recorder(object(), PARAMETERS))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
-    assert read_loaded(tmp_path) is None
+    assert read_loaded(tmp_path) is read_loaded(tmp_path / "absent") is None
 
 
 def test_probe_of_lightgbm_writes_its_number_of_features(
@@ -141,31 +141,12 @@ def test_probe_of_lightgbm_writes_its_number_of_features(
     assert (loaded.columns, loaded.num_features) == (None, 23)
 
 
-def test_nothing_loaded(tmp_path: Path) -> None:
-    """Where the probe wrote nothing, nothing is read; a folder of that name is nothing either."""
-    assert read_loaded(tmp_path) is None
-    assert read_loaded(tmp_path / "absent") is None
-    (tmp_path / LOADED_FILE).mkdir()
-    assert read_loaded(tmp_path) is None
-
-
 # --- what was loaded against what was asked for ---
 
 
 def loaded(*columns: str, empty: tuple[str, ...] = (), width: int | None = -1) -> Loaded:
     """Return what Qlib loaded; the width is right where it is not given."""
     return Loaded(columns, empty, len(columns) if width == -1 else width, {})
-
-
-def problem(found: Loaded, base: tuple[str, ...], mined: tuple[str, ...]) -> str:
-    """Return why what was loaded is refused; fail where it is accepted."""
-    with pytest.raises(HandOffError) as caught:
-        check_loaded(found, base, mined, Path("/workspace"))
-    assert caught.value.place == "/workspace"
-    assert_survives_pickling(caught.value)
-    start = "The model was not trained on the factors: "
-    assert caught.value.fact.startswith(start)
-    return caught.value.fact.removeprefix(start)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +200,11 @@ ALL = (
 )
 def test_what_is_refused(found: Loaded, base: str, mined: str, expected: str) -> None:
     """Every way in which the model was not trained on the factors is one error that names it."""
-    assert problem(found, tuple(base), tuple(mined)) == expected
+    with pytest.raises(HandOffError) as caught:
+        check_loaded(found, tuple(base), tuple(mined), Path("/workspace"))
+    assert caught.value.place == "/workspace"
+    assert_survives_pickling(caught.value)
+    assert caught.value.fact == f"The model was not trained on the factors: {expected}"
 
 
 # --- the manifest ---
