@@ -114,7 +114,7 @@ def lines(set_size: int, place: Path, look: Callable[[], Seams | Line] = look_at
         for name in ("RDAGENT_SOTA_BRIDGE", "QLIB_MODEL_RUNNER", "MLFLOW_ALLOW_FILE_STORE")
     )
     root = workspace_root()
-    copies = gets_copies(place, root) or docker.is_qlib_in_docker()
+    copies = docker.env_type() == "docker" or gets_copies(place, root)
     return [
         rdagent_line(installed("rdagent")),
         *([seams] if isinstance(seams, Line) else seams_lines(seams, switch, runner, way)),
@@ -238,12 +238,12 @@ def file_store_line(side: QlibSide | Line, allowed: str) -> Line:
     fix = "set MLFLOW_ALLOW_FILE_STORE=true in the environment or in .env"
     if isinstance(side, Line):
         text = "Qlib's side was not looked at (see qlib)"
-        if allowed.lower() in ("true", "1") and not docker.is_qlib_in_docker():  # the words that mlflow takes
+        if allowed.lower() in ("true", "1") and docker.env_type() != "docker":  # the words that mlflow takes
             state, fix = "pass", ""
             text += f"; MLFLOW_ALLOW_FILE_STORE={allowed} is set, so any mlflow takes ./mlruns"
         else:
             text += "; from 3.13 on mlflow refuses ./mlruns without MLFLOW_ALLOW_FILE_STORE=true"
-        if docker.is_qlib_in_docker():
+        if docker.env_type() == "docker":
             text += ", and RD-Agent hands containers none of your variables"
             fix = "where back-tests fail on it, hand it in (RD-Agent 1.0.0): "
             fix += """QLIB_DOCKER_ENV_DICT='{"MLFLOW_ALLOW_FILE_STORE": "true"}', or set it in the image"""
@@ -334,7 +334,7 @@ def look_at_qlib() -> QlibSide | Line:
     """Let the environment in which RD-Agent starts Qlib answer; a line where it can't. Takes seconds."""
     if installed("rdagent") is None:
         return _unseen("qlib", "warn", *_NOT_INSTALLED)
-    kind, name = docker.QlibPlace().env_type, _QlibConda().conda_env_name
+    kind, name = docker.env_type(), _QlibConda().conda_env_name
     if kind == "docker":
         fix = "look at the versions in sota_manifest.json after the first model"
         return _unseen("qlib", "warn", "Qlib runs in Docker (MODEL_CoSTEER_ENV_TYPE=docker)", fix)

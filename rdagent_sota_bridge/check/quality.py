@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from rdagent_sota_bridge.check import figures
-from rdagent_sota_bridge.check.figures import FactorFigures
+from rdagent_sota_bridge.check.figures import FactorFigures, FigureGround
 from rdagent_sota_bridge.factor_set import panel, parquet, selection
 from rdagent_sota_bridge.factor_set.parquet import Days, FactorSet
 from rdagent_sota_bridge.factor_set.selection import Dropped
@@ -126,11 +125,11 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
         described = FactorSet(first.path, first.digest, rows.rows, rows.columns, rows.dates, rows.instruments)
         check_fit(described, market, task.train)
         dates = selection.sampled_dates(rows)
-        ground = figures.ground(rows, market, task, dates)
+        ground = FigureGround(rows, market, task, dates)
         sample = np.empty((len(rows.columns), len(ground.sample)), dtype=np.float64)
         found = {}
         for number, (column, values) in enumerate(panel.values(rows)):
-            found[column] = figures.take(values, rows, ground)
+            found[column] = ground.take(values)
             sample[number] = values[ground.sample]
         starts = np.searchsorted(rows.date_codes[ground.sample], np.append(dates, len(rows.dates)))
         days = [slice(*pair) for pair in itertools.pairwise(starts)]

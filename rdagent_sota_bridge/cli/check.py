@@ -192,7 +192,7 @@ def show(
 
 
 def _while(waiting: Status, blocks: Iterable[list[Line]]) -> Iterator[list[Line]]:
-    """Yield the blocks; a terminal shows that something goes on while the next one is awaited."""
+    """Yield the blocks; a terminal shows a spinner while the next one is awaited."""
     following = iter(blocks)
     while True:
         with waiting:
