@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ import pytest
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge.bridge import seams
 from rdagent_sota_bridge.settings import FALSE_WORDS
-from tests.forking import Forks
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,20 +112,22 @@ def test_the_two_lists_of_off_words_are_one() -> None:
     assert set(startup.OFF_WORDS) == set(FALSE_WORDS)
 
 
-def test_a_reloaded_module_is_patched_again(forks_of_rdagent: Forks) -> None:
+def test_a_reloaded_module_is_patched_again() -> None:
     """importlib.reload makes new classes: they get the seams that the old ones had."""
     code = """
         import importlib
         from rdagent.scenarios.qlib.developer import model_runner
-        from rdagent_sota_bridge.bridge import seams
+        from rdagent_sota_bridge.bridge import seams as patch
         importlib.reload(model_runner)
         runner = model_runner.QlibModelRunner
-        print(seams.is_ours(runner, "develop"), seams.is_ours(model_runner, "process_factor_data"))
-        seams.revert()
-        print(seams.is_ours(model_runner.QlibModelRunner, "develop"))
+        print(patch.is_ours(runner, "develop"), patch.is_ours(model_runner, "process_factor_data"))
+        patch.revert()
+        print(patch.is_ours(model_runner.QlibModelRunner, "develop"))
     """
-    found = forks_of_rdagent.run(code)
-    assert found.stdout.split() == ["True", "True", "False"], found.stderr
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "True", "False"]
 
 
 def test_a_start_without_the_package_is_silent(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_loader_is_as_it_was_after_its_module_has_run(
     from rdagent_sota_bridge.errors import SeamError
 
     (tmp_path / "stand_in.py").write_text("value = 1\n")
-    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')\n")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('as ever')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(startup, "SEAM_MODULES", frozenset({"stand_in", "broken"}))
     applied = []
@@ -193,7 +195,7 @@ def test_a_loader_is_as_it_was_after_its_module_has_run(
         module = importlib.import_module("stand_in")
         assert (module.value, applied) == (1, ["stand_in"])
         assert vars(module.__spec__.loader).keys() == vars(type(module.__spec__.loader)("a", "b")).keys()
-        with pytest.raises(RuntimeError, match="broken"):
+        with pytest.raises(RuntimeError, match="as ever"):
             importlib.import_module("broken")
         assert applied == ["stand_in"]
         assert importlib.util.find_spec("no_such_module_at_all") is None
