@@ -22,18 +22,18 @@ import importlib, importlib.util, json, os, pathlib, sys
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import rdagent_sota_bridge as startup
 startup.unregister()
-from rdagent_sota_bridge import dry_run, patch
+from rdagent_sota_bridge.bridge import dry_run, seams
 from rdagent.core.conf import RD_AGENT_SETTINGS
 object.__setattr__(RD_AGENT_SETTINGS, "initial_fator_library_size", 20)  # a setting of theirs
 told = {}
-for seam in patch.SEAMS:
+for seam in seams.SEAMS:
     package, _, name = seam.module.rpartition(".")
     importlib.import_module(package)
     file = pathlib.Path(sys.argv[1], *seam.module.split(".")).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(f"{package}.{name}_of_a_release", file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    told[seam.name] = sorted({attribute for _, attribute, _ in patch.function_of(seam.patches)(module)})
+    told[seam.name] = sorted({attribute for _, attribute, _ in seam.replacements(module)})
     if seam.name == "runner":
         sys.modules[seam.module] = module
         told["asked"] = str(dry_run.ask_model_runner(module.QlibModelRunner))
