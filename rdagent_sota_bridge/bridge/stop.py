@@ -40,7 +40,7 @@ def refuse(error: BridgeError) -> None:
 
 
 def say(error: BridgeError) -> None:
-    """Write one line to stderr about what is missing in a run that did not ask for the factors."""
+    """Write one line to stderr about what a run that can do without it lacks."""
     sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
 
 

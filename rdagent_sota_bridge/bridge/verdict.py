@@ -10,7 +10,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CodeType, ModuleType
@@ -20,14 +20,15 @@ from rdagent_sota_bridge.bridge import stop
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, SeamError
 from rdagent_sota_bridge.settings import is_enabled, read_settings
 
-DECISION = "Decision"
-"""What `QlibModelExperiment2Feedback` reads, and the prompt `model_feedback_generation` asks for."""
-
-REPLACE = "Replace Best Result"
-"""What the prompt `factor_feedback_generation` asks for."""
-
 _FACTOR_PROMPT = "factor_feedback_generation"
 _MODEL_PROMPT = "model_feedback_generation"
+
+DECISION = "Decision"
+"""What `QlibModelExperiment2Feedback` reads, and the model prompt asks for."""
+
+REPLACE = "Replace Best Result"
+"""What the factor prompt asks for."""
+
 # The address of a prompt, such as `scenarios.qlib.prompts:model_feedback_generation.system`.
 _PROMPT = re.compile(rf"(?:[\w.]*:)?({_FACTOR_PROMPT}|{_MODEL_PROMPT})(?:\.\w+)?")
 
@@ -128,28 +129,30 @@ def _reads_what_it_asks(generate_feedback: Any) -> bool:
     names = {found[1] for text in texts if (found := _PROMPT.fullmatch(text))}
     if not names or not texts & {DECISION, REPLACE}:
         name = getattr(generate_feedback, "__qualname__", generate_feedback)
-        raise SeamError(
-            "The verdict on a model has a shape that is not known: "
-            f"{name} {'reads no verdict' if names else 'names no prompt'}",
-            "rdagent.scenarios.qlib.developer.feedback: QlibModelExperiment2Feedback",
-            OTHER_RELEASE,
-        )
+        raise _unknown(f"{name} {'reads no verdict' if names else 'names no prompt'}")
     return _FACTOR_PROMPT not in names or REPLACE in texts
+
+
+def _unknown(reason: str) -> SeamError:
+    return SeamError(
+        f"The verdict on a model has a shape that is not known: {reason}",
+        "rdagent.scenarios.qlib.developer.feedback: QlibModelExperiment2Feedback.generate_feedback",
+        OTHER_RELEASE,
+    )
 
 
 def _texts_in(function: Any) -> set[str]:
     """Return the texts in a function's own code, wrapped or not; none of what has no Python code."""
-
-    def texts(constant: Any) -> Iterator[str]:
+    found = set()
+    constants = [getattr(inspect.unwrap(function), "__code__", None)]
+    for constant in constants:
         if isinstance(constant, str):
-            yield constant
+            found.add(constant)
         elif isinstance(constant, CodeType):
-            yield from texts(constant.co_consts)
+            constants += constant.co_consts
         elif isinstance(constant, (tuple, frozenset)):  # the keys of a dictionary stand there together
-            for part in constant:
-                yield from texts(part)
-
-    return set(texts(getattr(inspect.unwrap(function), "__code__", None)))
+            constants += constant
+    return found
 
 
 # --- the seam of the verdict ---
@@ -174,20 +177,18 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     What it looks up in its module is steered while it runs: the templates' class `T`, and `json`. A fork that
     reads what it asks is left alone.
     """
-    feedback_class = getattr(module, "QlibModelExperiment2Feedback", None)
-    feedback_before = getattr(feedback_class, "generate_feedback", None)
-    if feedback_before is None:
-        raise _unknown("there is no QlibModelExperiment2Feedback.generate_feedback", module)
+    feedback_class: Any = getattr(module, "QlibModelExperiment2Feedback", None)
+    feedback_before: Any = getattr(feedback_class, "generate_feedback", None)
     if _reads_what_it_asks(feedback_before):
         return []
-    missing = [name for name in ("T", "json", "convert2bool") if not hasattr(module, name)]
-    if missing:
-        raise _unknown(f"its module has no {' and no '.join(missing)}", module)
+    templates: Any = getattr(module, "T", None)
     # RD-Agent's `RDAT` keeps the address that its constructor gets.
-    constructor = getattr(getattr(module.T, "__init__", None), "__code__", None)
-    keeps_address = isinstance(module.T, type) and "uri" in getattr(constructor, "co_names", ())
-    if module.json is not json or not keeps_address or not hasattr(module.T, "r"):
-        raise _unknown("its T is no class of templates with a uri, or its json is not Python's", module)
+    constructor = getattr(getattr(templates, "__init__", None), "__code__", None)
+    keeps_address = isinstance(templates, type) and "uri" in getattr(constructor, "co_names", ())
+    if not keeps_address or not hasattr(templates, "r"):
+        raise _unknown("its T is no class of templates with a uri")
+    if getattr(module, "json", None) is not json or not hasattr(module, "convert2bool"):
+        raise _unknown("it does not read its answer with json and convert2bool")
 
     @functools.wraps(feedback_before)
     def generate_feedback(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -204,16 +205,10 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         return feedback
 
     return [
-        (module, "T", _steered_templates(module.T)),
+        (module, "T", _steered_templates(templates)),
         (module, "json", _SteeredJson()),
         (feedback_class, "generate_feedback", generate_feedback),
     ]
-
-
-def _unknown(reason: str, module: ModuleType) -> SeamError:
-    return SeamError(
-        f"The verdict on a model has a shape that is not known: {reason}", module.__name__, OTHER_RELEASE
-    )
 
 
 def _is_changed() -> bool:

@@ -181,13 +181,15 @@ def test_a_fork_that_repaired_it_is_left_alone(fork: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        (ModuleType("empty"), "there is no QlibModelExperiment2Feedback"),
+        (ModuleType("empty"), "None names no prompt"),
         (module_of(Asks.without_prompt), "names no prompt"),
         (module_of(Asks.without_verdict), "reads no verdict"),
-        (module_of(Asks.as_released, T=None, convert2bool=None), "has no T and no convert2bool"),
+        (module_of(Asks.as_released, T=None), "its T is no class of templates"),
+        (module_of(Asks.as_released, json=None), "with json and convert2bool"),
+        (module_of(Asks.as_released, convert2bool=None), "with json and convert2bool"),
         (module_of(Asks.as_released, T=print), "its T is no class of templates"),
         (module_of(Asks.as_released, T=Nameless), "its T is no class of templates"),
-        (module_of(Asks.as_released, json=pd), "its json is not Python's"),
+        (module_of(Asks.as_released, json=pd), "with json and convert2bool"),
     ],
 )
 def test_another_shape_is_refused(module: ModuleType, expected: str) -> None:
