@@ -53,7 +53,7 @@ class SotaModelRunner(QlibModelRunner):  # type: ignore[misc]
         Raises:
             typer.Exit: if the model was not trained on the set, with one message on stderr.
         """
-        return model_runner.hand_over_without_hook(super().develop, self, exp)
+        return model_runner.hand_over(super().develop, self, exp)
 
 
 # At import, so that a process that unpickles a session has them too; idle outside of a hand-off.

@@ -117,7 +117,7 @@ def _check_new_loop(loop: Any) -> None:
             return
         try:
             plans.check_runner(_runner(loop))
-            factor_runner.share(loop, _runner(loop))
+            factor_runner.copy_to_factor_runner(loop, _runner(loop))
         except HandOffError as error:
             stop.refuse(error)
 
@@ -126,7 +126,7 @@ def _resume_with(loop: Any, plan: plans.Plan | None) -> None:
     runner = _runner(loop)
     if runner is not None:
         plans.resume_with(runner, plan)
-        factor_runner.share(loop, runner)
+        factor_runner.copy_to_factor_runner(loop, runner)
 
 
 def _runner(loop: Any) -> Any:

@@ -49,9 +49,11 @@ SEAMS = (
     Seam("loop", "rdagent.utils.workflow.loop", "bridge.loop:patches"),
     Seam("docker", "rdagent.utils.env", "qlib_files.docker:patches"),
     Seam("workspace", "rdagent.scenarios.qlib.experiment.workspace", "bridge.backtest:workspace_patches"),
-    Seam("merge", "rdagent.scenarios.qlib.developer.model_runner", "bridge.merge:merge_patches"),
+    Seam("merge", "rdagent.scenarios.qlib.developer.model_runner", "bridge.model_runner:merge_patches"),
     Seam("runner", "rdagent.scenarios.qlib.developer.model_runner", "bridge.model_runner:runner_patches"),
-    Seam("factor merge", "rdagent.scenarios.qlib.developer.factor_runner", "bridge.merge:merge_patches"),
+    Seam(
+        "factor merge", "rdagent.scenarios.qlib.developer.factor_runner", "bridge.model_runner:merge_patches"
+    ),
     Seam(
         "factor runner",
         "rdagent.scenarios.qlib.developer.factor_runner",
