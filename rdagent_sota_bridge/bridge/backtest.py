@@ -1,4 +1,4 @@
-"""What happens at the seam of the back-test: the YAML says what is handed over, Qlib's record is read."""
+"""The back-test: stored set and YAML are put in place before qrun, and Qlib's record is read after it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge.bridge import handoff, merge
+from rdagent_sota_bridge.bridge import dry_run, handoff
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
-from rdagent_sota_bridge.factor_set import normal, parquet
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.qlib_files import manifest, model_yaml
+from rdagent_sota_bridge.factor_set import normal, parquet, store
+from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml
 
 RESULT_SCRIPT = "read_exp_res.py"
 """RD-Agent's reader of a back-test's results, which runs in Qlib's environment after qrun."""
@@ -63,11 +62,10 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         )
     config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
     if hand_off.to_place is None:
-        file = Path(workspace.workspace_path) / FACTOR_FILE
         # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
-        hand_off.mined = _merged_columns(file)
+        hand_off.mined = _merged_columns(hand_off.file)
         if not hand_off.is_of_model:
-            _look_at_rows(hand_off, file, config, run_env)
+            _check_rows(hand_off, config, run_env)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **model_yaml.feature_variables(base, hand_off.mined), "num_features": str(width)}
@@ -75,18 +73,18 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     def attempt() -> Any:
         # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
         # knows these texts and no segments, and would answer with another training.
-        hand_off.training = uuid.uuid4().hex
-        note = f"{hand_off.note}, training {hand_off.training}"
+        note = f"{hand_off.note}, training {uuid.uuid4().hex}"
         adapted = model_yaml.adapt(config, base, note, hand_off.mined)
         workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
         (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
-        merge.place_set(hand_off)
+        _place_set(hand_off)
         result = None
         try:
             result, output = run(qlib_config_name=config_name, run_env=run_env)
         finally:
-            if result is None:
-                merge.take_away(hand_off)
+            if result is None and hand_off.stored is not None:
+                # A fork may write and train again, and must not write through a link.
+                hand_off.file.unlink(missing_ok=True)
         return result, output
 
     result, output = attempt()
@@ -95,8 +93,41 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         result, output = attempt()
     hand_off.trained = True
     if result is not None:
-        _look_at_loaded(hand_off, workspace.workspace_path)
+        _check_loaded(hand_off, workspace.workspace_path)
     return result, output
+
+
+def _text_in(workspace: Any, name: str) -> str:
+    text = workspace.file_dict.get(name)
+    if text is None:
+        raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
+    return str(text)
+
+
+def _place_set(hand_off: HandOff) -> None:
+    """Put the stored set in place of the nine rows that `develop` got, before Qlib reads it.
+
+    Raises:
+        HandOffError: if something else than those rows lies there.
+        StoreError: if it can't be placed.
+    """
+    stored, file = hand_off.to_place, hand_off.file
+    if stored is None:
+        return
+    if (hand_off.stored is None or file.exists()) and not dry_run.is_sample(file, stored.columns):
+        raise HandOffError(
+            "RD-Agent's develop wrote other factors than it was given", str(file), OTHER_RELEASE
+        )
+    how = store.hand_out(stored, file, link=not docker.is_qlib_in_docker())
+    if hand_off.stored is None:
+        logger().info(f"SOTA factors placed in the model's workspace: a {how} of {stored.path}")
+    hand_off.stored = {"path": str(stored.path), "digest": stored.content, "placed_as": how}
+
+
+def put_back(hand_off: HandOff) -> None:
+    """Put the set back once `develop` has ended, for whoever looks into a workspace in which qrun failed."""
+    if hand_off.stored is not None and not hand_off.file.exists():
+        _place_set(hand_off)
 
 
 def _merged_columns(file: Path) -> tuple[str, ...]:
@@ -113,13 +144,13 @@ def _merged_columns(file: Path) -> tuple[str, ...]:
         raise handoff.loop_is_empty("no row has a value of every factor, old and new") from None
 
 
-def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, Any]) -> None:
-    """Tell how many rows a factor loop is trained on: RD-Agent keeps those with a value of every factor.
+def _check_rows(hand_off: HandOff, text: str, run_env: dict[str, Any]) -> None:
+    """Log how many rows a factor loop is trained on: RD-Agent keeps those with a value of every factor.
 
     Raises:
         FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
     """
-    days = normal.days(file)
+    days = normal.days(hand_off.file)
     train = model_yaml.read_task(text, {name: str(value) for name, value in run_env.items()}).train
     trained = int(model_yaml.inside(days, train).sum())
     logger().info(
@@ -133,14 +164,7 @@ def _look_at_rows(hand_off: HandOff, file: Path, text: str, run_env: dict[str, A
         )
 
 
-def _text_in(workspace: Any, name: str) -> str:
-    text = workspace.file_dict.get(name)
-    if text is None:
-        raise SeamError(f"A model's workspace has no {name}", str(workspace.workspace_path), OTHER_RELEASE)
-    return str(text)
-
-
-def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:
+def _check_loaded(hand_off: HandOff, workspace: Path) -> None:
     loaded = manifest.read_loaded(workspace)
     if loaded is None:
         logger().warning(
@@ -148,9 +172,10 @@ def _look_at_loaded(hand_off: HandOff, workspace: Path) -> None:
             "loop has no proof that they were used"
         )
         return
-    manifest.check_loaded(loaded, hand_off.base_beside_mined.names, hand_off.mined, workspace)
+    base = hand_off.base_beside_mined
+    manifest.check_loaded(loaded, base.names, hand_off.mined, workspace)
     hand_off.loaded = loaded
-    kinds = f"({len(hand_off.mined)} mined, {len(hand_off.base_beside_mined.features)} base)"
+    kinds = f"({len(hand_off.mined)} mined, {len(base.features)} base)"
     if loaded.columns is None:
         logger().info(f"SOTA factors used: LightGBM was trained on {loaded.num_features} columns {kinds}")
         return

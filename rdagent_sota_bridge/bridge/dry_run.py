@@ -1,4 +1,4 @@
-"""What a runner's `develop` does with a factor set: it is asked, with known rows and without a training."""
+"""What a runner's `develop` does with a factor set: it is run on nine known rows, and without a training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from types import FunctionType, ModuleType
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas.core.groupby import DataFrameGroupBy
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.factor_set import normal
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
 
@@ -29,8 +33,10 @@ MERGE = "process_factor_data"
 ASTRAY = "does not lead to the develop of RD-Agent's runner"
 CACHED = "has a result cache around it, which answers before any factors are handed over"
 
+PROBED = ("probe_a", "probe_b")
+"""The factors of the nine rows where no set is known."""
+
 _DEVELOPER = "rdagent.scenarios.qlib.developer"
-_RECORD = {"path": "probe", "digest": "sha256:probe", "columns": ["probe_a", "probe_b"], "metrics": {}}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class DryRun:
 
     Attributes:
         keeps_frame: True where it writes the merged frame as it got it, all rows, names and values. Where it
-            does not, it has to be given the whole frame, and its own file has to stay.
+            does not, it has to get the whole set, and the file that it writes has to stay.
         start: What it would start Qlib with.
     """
 
@@ -47,14 +53,14 @@ class DryRun:
     start: QlibStart
 
 
-def of_models() -> DryRun:
-    """Return what the `develop` of RD-Agent's own model runner does.
+def of_models(columns: tuple[str, ...] = PROBED) -> DryRun:
+    """Return what the `develop` of RD-Agent's own model runner does with a set of these factors.
 
     Raises:
         SeamError: if it can't be given the factors; it says why.
     """
     module = import_module(f"{_DEVELOPER}.model_runner")
-    asked = ask_model_runner(module.QlibModelRunner)
+    asked = ask_model_runner(module.QlibModelRunner, columns)
     if isinstance(asked, DryRun):
         return asked
     raise SeamError(
@@ -65,19 +71,48 @@ def of_models() -> DryRun:
 
 
 @functools.cache  # once a process
-def ask_model_runner(runner_class: Any) -> DryRun | str:
+def ask_model_runner(runner_class: Any, columns: tuple[str, ...] = PROBED) -> DryRun | str:
     """Return what the `develop` of a model runner does, or why it can't be given the factors."""
-    home = import_module(f"{_DEVELOPER}.model_runner")
-    found = [_ask(runner_class, home.QlibModelRunner, kind) for kind in ("Tabular", "TimeSeries")]
-    return _together(found, (model_yaml.CONFIG_FILE,))
+    rdagents = import_module(f"{_DEVELOPER}.model_runner").QlibModelRunner
+    found = _ask(runner_class, rdagents, "Tabular", columns)
+    other = _ask(runner_class, rdagents, "TimeSeries", columns)
+    if isinstance(found, str) or isinstance(other, str):
+        return found if isinstance(found, str) else other
+    return dataclasses.replace(found, keeps_frame=found.keeps_frame and other.keeps_frame)
 
 
 @functools.cache
 def ask_factor_runner(runner_class: Any) -> DryRun | str:
     """Return what the `develop` of a factor runner does in fin_quant, or why it can't have the factors."""
-    home = import_module(f"{_DEVELOPER}.factor_runner")
-    found = [_ask(runner_class, home.QlibFactorRunner, kind, of_models=False) for kind in ("", "Tabular")]
-    return _together(found, model_yaml.FACTOR_CONFIG_FILES)
+    rdagents = import_module(f"{_DEVELOPER}.factor_runner").QlibFactorRunner
+    found = _ask(runner_class, rdagents, "", PROBED, of_models=False)
+    other = _ask(runner_class, rdagents, "Tabular", PROBED, of_models=False)
+    return other if isinstance(other, str) else found
+
+
+def sample(columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return the nine rows that a model's `develop` gets in place of a set: it needs its names alone.
+
+    They show what a fork's `develop` does with a set: a filter of dates or of an exchange takes rows away,
+    and so does a `dropna`, of columns too, for most values are missing; a fill, a clip, a rank, a scaling or
+    another type changes the three values of a column.
+    """
+    days = pd.to_datetime(["1700-01-01", "2020-01-02", "2200-01-01"])
+    index = pd.MultiIndex.from_product(
+        [days, ["BJ430047", "SH600000", "SZ000001"]], names=[DATETIME, INSTRUMENT]
+    )
+    values = np.full((len(index), len(columns)), np.nan)
+    values[3:6] = np.outer([-1e9 / 3, 0.1, 1e9 / 3], np.arange(1, len(columns) + 1))
+    return pd.DataFrame(values, index, pd.Index(columns, dtype=object))
+
+
+def is_sample(file: Path, columns: tuple[str, ...]) -> bool:
+    """Return True if what `develop` wrote is the sample that it got, in rows, names and values."""
+    expected = sample(columns).set_axis(normal.nested_columns(columns), axis=1)
+    try:
+        return bool(pd.read_parquet(file).equals(expected))
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def merge_places(module: ModuleType) -> list[tuple[ModuleType, str]]:
@@ -95,11 +130,11 @@ def merge_places(module: ModuleType) -> list[tuple[ModuleType, str]]:
     ]
 
 
-def result_cache(develop: Any) -> dict[str, Any] | None:
-    """Return the variables of the result cache around a `develop`, or None for one without.
+def has_result_cache(develop: Any) -> bool:
+    """Return True for a `develop` with RD-Agent's result cache around it.
 
-    That is RD-Agent's (`cache_with_pickle` in `core/utils.py`, 0.5.0 to 1.0.0): `hash_func` makes its key,
-    and with `force` no setting turns it off. They stand in the closure of the decorator alone.
+    `cache_with_pickle` (`core/utils.py`, 0.5.0 to 1.0.0) leaves no other trace than its closure, where
+    `hash_func` makes the key.
     """
     waiting, seen = [develop], set()
     while waiting:
@@ -109,50 +144,58 @@ def result_cache(develop: Any) -> dict[str, Any] | None:
         if not isinstance(function, FunctionType) or function in seen:
             continue
         seen.add(function)
-        found = dict(inspect.getclosurevars(function).nonlocals)
+        found = inspect.getclosurevars(function).nonlocals
         if callable(found.get("hash_func")):
-            return found
+            return True
         waiting += [value for value in found.values() if getattr(value, "__name__", "") == "develop"]
-    return None
+    return False
+
+
+def is_ours(function: Any) -> bool:
+    """Return True for a function of this package."""
+    home = str(getattr(function, "__globals__", {}).get("__name__"))
+    return home.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _without_ours(function: Any) -> Any:
+    """Return a function of RD-Agent's that lies below our replacements of it."""
+    while is_ours(function) and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
 
 
 # --- the dry run ---
 
 
-class _Reached(BaseException):
+class _ReachedError(BaseException):
     """Ends a dry run where Qlib would be started; a fork that catches `Exception` does not catch it."""
 
 
-def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool = True) -> DryRun | str:
+def _ask(
+    runner_class: type, rdagents: type, model_type: str, columns: tuple[str, ...], *, of_models: bool = True
+) -> DryRun | str:
     """Run `develop` up to where Qlib would be started; return what it did, or why it can't have the factors.
 
     Every file that it may write goes into a temporary folder, and RD-Agent's logger is silent. Our own
-    `develop`, merge and `execute` are replaced too, so no hand-off is looked at.
-
-    Args:
-        runner_class: The class of the runner.
-        rdagents: RD-Agent's own class for it.
-        model_type: The type of the model; for factors, of the best model so far, or empty for none.
-        of_models: False for a factor runner.
+    `develop`, merge and `execute` are replaced too, so no hand-off is looked at. `model_type` is that of the
+    model; for factors, that of the best model so far, or empty for none.
     """
     from rdagent_sota_bridge.bridge import experiment  # late: it imports RD-Agent
 
     owner: Any
-    before = list(runner_class.__mro__)
-    for position, kind in enumerate(before):
-        if is_ours(vars(kind).get("develop")) or kind is rdagents:
-            owner, before = kind, before[:position]
+    for owner in runner_class.__mro__:
+        if is_ours(vars(owner).get("develop")) or owner is rdagents:
             break
+        if has_result_cache(vars(owner).get("develop")):
+            return CACHED
     else:
         return ASTRAY
-    if any(result_cache(vars(kind).get("develop")) is not None for kind in before):
-        return CACHED
     runner: Any = object.__new__(runner_class)
     below = _without_ours(owner.develop)
     if is_ours(below):  # our own runner class, which wraps none
         below = _without_ours(super(owner, runner).develop.__func__)
     seen: dict[str, Any] = {}
-    loaded = _known_rows(of_models=of_models)
+    loaded = sample(columns)
 
     def develop(self: Any, exp: Any) -> Any:
         seen["led"] = True
@@ -164,19 +207,19 @@ def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool
         if any(experiment.stands_for_a_set(one) for one in listed):
             seen["merged"] = True
             return loaded.copy()
-        return pd.DataFrame({"probe_new": [2.0, 1.0, 3.0]}, index=loaded.index)  # a loop's new factor
+        return pd.DataFrame({"probe_new": [2.0, 1.0, 3.0] * 3}, index=loaded.index)  # a loop's new factor
 
     def execute(self: Any, qlib_config_name: str = "", run_env: Any = None, *_: Any, **__: Any) -> Any:
         file = Path(self.workspace_path) / FACTOR_FILE
-        written = pd.read_parquet(file) if file.is_file() else None
-        seen.setdefault(
-            "training", (written, qlib_config_name, self.file_dict.get(qlib_config_name), run_env)
-        )
-        raise _Reached
+        keeps = is_sample(file, columns) if file.is_file() else None
+        config = str(self.file_dict.get(qlib_config_name) or "")
+        variables = {key: str(value) for key, value in (run_env or {}).items() if value is not None}
+        seen.setdefault("training", (keeps, QlibStart(qlib_config_name, config, variables)))
+        raise _ReachedError
 
     def start(*_: Any, **__: Any) -> None:
         seen.setdefault("training", None)
-        raise _Reached
+        raise _ReachedError
 
     settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
     logger = import_module("rdagent.log").rdagent_logger
@@ -193,7 +236,8 @@ def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool
         for name in ("_log", "log_object"):
             replace(logger, name, lambda *_, **__: None)
         exp = _model(model_type) if of_models else _factors()
-        based = [experiment.base_experiment(), experiment.synthetic_experiment(_RECORD, "probe")]
+        record = {"path": "probe", "digest": "sha256:probe", "columns": list(columns), "metrics": {}}
+        based = [experiment.base_experiment(), experiment.synthetic_experiment(record, "probe")]
         if model_type and not of_models:
             based.append(_model(model_type))
         replace(owner, "develop", develop)
@@ -205,7 +249,7 @@ def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool
             replace(at, name, merge)
         try:
             runner.develop(exp)
-        except _Reached:
+        except _ReachedError:
             pass
         except Exception as raised:  # whatever foreign code raises is the answer here
             error = f" ({type(raised).__name__}: {raised})"
@@ -217,87 +261,33 @@ def _ask(runner_class: type, rdagents: type, model_type: str, *, of_models: bool
         return f"ends before it starts Qlib{error}"
     if seen["training"] is None:
         return "starts Qlib by itself, not by its workspace's execute"
-    written, name, text, run_env = seen["training"]
-    if written is None:
+    found = DryRun(*seen["training"])
+    fitting = (model_yaml.CONFIG_FILE,) if of_models else model_yaml.FACTOR_CONFIG_FILES
+    if found.start.config_name not in fitting:
+        return f"takes {found.start.config_name} in place of {' or '.join(fitting)}, without the factors"
+    if found.keeps_frame is None:
         return f"writes no {FACTOR_FILE}"
-    nested = pd.concat({"feature": loaded}, axis=1)
-    variables = {key: str(value) for key, value in (run_env or {}).items() if value is not None}
-    launch = QlibStart(name, "" if text is None else str(text), variables)
-    return DryRun(written.equals(nested), launch)
-
-
-def _together(found: list[DryRun | str], config_names: tuple[str, ...]) -> DryRun | str:
-    """Return what is the same in all of some dry runs, or why one of them can't have the factors."""
-    asked = [one for one in found if isinstance(one, DryRun)]
-    if len(asked) < len(found):
-        return next(one for one in found if isinstance(one, str))
-    for one in asked:
-        if one.start.config_name not in config_names:
-            return (
-                f"takes {one.start.config_name} in place of {' or '.join(config_names)}, without the factors"
-            )
-        if not one.start.config:
-            return f"has no {one.start.config_name} in its workspace"
-    return dataclasses.replace(asked[0], keeps_frame=all(one.keeps_frame for one in asked))
-
-
-def _known_rows(*, of_models: bool) -> pd.DataFrame:
-    """Return three rows of a set of two factors.
-
-    For a model runner one value is NaN, no market has the instruments, and one day is long ago, one far
-    ahead: whatever filters or fills them changes them. A factor runner correlates the factors of each day.
-    """
-    days = ["1990-01-01", "2015-06-30", "2090-01-01"] if of_models else ["2015-06-30"] * 3
-    levels = [pd.DatetimeIndex(days), ["probe 1", "probe 2", "probe 3"]]
-    index = pd.MultiIndex.from_arrays(levels, names=["datetime", "instrument"])
-    second = float("nan") if of_models else 2.0
-    return pd.DataFrame({"probe_a": [1.0, second, 3.0], "probe_b": [0.5, 8.0, 0.25]}, index=index)
+    if not found.start.config:
+        return f"has no {found.start.config_name} in its workspace"
+    return found
 
 
 def _model(model_type: str) -> Any:
-    """Return a model experiment of RD-Agent's, with a result."""
     coder = import_module("rdagent.components.coder.model_coder.model")
-    task = coder.ModelTask(
-        name="probe",
-        description="",
-        architecture="",
-        hyperparameters={},
-        training_hyperparameters={},
-        formulation="",
-        variables={},
-        model_type=model_type,
-    )
-    model = import_module("rdagent.scenarios.qlib.experiment.model_experiment").QlibModelExperiment([task])
+    experiments = import_module("rdagent.scenarios.qlib.experiment.model_experiment")
+    parameters: dict[str, Any] = {"hyperparameters": {}, "training_hyperparameters": {}, "variables": {}}
+    task = coder.ModelTask("probe", "", "", **parameters, formulation="", model_type=model_type)
+    model = experiments.QlibModelExperiment([task])
     model.sub_workspace_list[0] = coder.ModelFBWorkspace(target_task=task)
     model.sub_workspace_list[0].file_dict["model.py"] = "model_cls = None"
     model.base_features = dict(base_sets.ALPHA20)
-    model.based_experiments = []
     model.result = pd.Series({"IC": 0.0})
     return model
 
 
 def _factors() -> Any:
-    """Return a factor experiment of RD-Agent's."""
     coder = import_module("rdagent.components.coder.factor_coder.factor")
-    factors = import_module("rdagent.scenarios.qlib.experiment.factor_experiment").QlibFactorExperiment(
-        [coder.FactorTask("probe_new", "", "")]
-    )
+    experiments = import_module("rdagent.scenarios.qlib.experiment.factor_experiment")
+    factors = experiments.QlibFactorExperiment([coder.FactorTask("probe_new", "", "")])
     factors.base_features = dict(base_sets.ALPHA20)
-    factors.based_experiments = []
     return factors
-
-
-# --- what is ours ---
-
-
-def is_ours(function: Any) -> bool:
-    """Return True for a function of this package."""
-    home = str(getattr(function, "__globals__", {}).get("__name__"))
-    return home.partition(".")[0] == __name__.partition(".")[0]
-
-
-def _without_ours(function: Any) -> Any:
-    """Return a function of RD-Agent's that lies below our replacements of it."""
-    while is_ours(function) and hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function

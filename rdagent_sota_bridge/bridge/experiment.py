@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from typing import Any
 
@@ -14,23 +12,17 @@ from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 ATTRIBUTE = "sota_factor_set"
-"""The attribute that tells a synthetic experiment from RD-Agent's own: a plain dict, so that a session loads
-after the package is uninstalled."""
+"""The attribute that our experiments alone have: a plain dict, so that a session loads after an uninstall."""
 
-# What RD-Agent reads with `.loc[...]` from a result, and a few beside: IMPORTANT_METRICS of
-# `scenarios/qlib/developer/feedback.py` and QLIB_SELECTED_METRICS of `log/ui/app.py` (0.8.0, 1.0.0). A
-# missing name is a KeyError there.
+# IMPORTANT_METRICS of `scenarios/qlib/developer/feedback.py` and QLIB_SELECTED_METRICS of `log/ui/app.py`
+# (0.8.0, 1.0.0), which RD-Agent reads with `.loc`: a missing name is a KeyError there.
 METRICS = (
-    "IC",
-    "ICIR",
-    "Rank IC",
-    "Rank ICIR",
-    "1day.excess_return_without_cost.annualized_return",
-    "1day.excess_return_without_cost.information_ratio",
-    "1day.excess_return_without_cost.max_drawdown",
-    "1day.excess_return_with_cost.annualized_return",
-    "1day.excess_return_with_cost.information_ratio",
-    "1day.excess_return_with_cost.max_drawdown",
+    *("IC", "ICIR", "Rank IC", "Rank ICIR"),
+    *(
+        f"1day.excess_return_{costs}_cost.{figure}"
+        for costs in ("without", "with")
+        for figure in ("annualized_return", "information_ratio", "max_drawdown")
+    ),
 )
 
 
@@ -38,12 +30,8 @@ def synthetic_experiment(record: dict[str, Any], base_digest: str) -> Any:
     """Return a `QlibFactorExperiment` that stands for a set: a path, a digest and names, never the data.
 
     Its one sub-task carries the digests of the set and of the base set into RD-Agent's cache key, which is
-    the text of the sub-tasks (`components/runner/__init__.py`, 0.8.0 and 1.0.0).
-
-    Args:
-        record: The plain record of the set: path, digest, columns, and the factor run's own metrics, of
-            which RD-Agent gets the missing ones as NaN.
-        base_digest: The digest of the base set.
+    the text of the sub-tasks (`components/runner/__init__.py`, 0.8.0 and 1.0.0). Of the factor run's metrics
+    RD-Agent gets the missing ones as NaN.
     """
     task = FactorTask(
         factor_name="SOTA factor set",
@@ -62,18 +50,15 @@ def reference_experiment(record: dict[str, Any], base_digest: str, like: Any) ->
     """Return a `QlibFactorExperiment` that RD-Agent's factor runner can back-test: a set on a base set.
 
     A factor loop of `fin_quant` in which nothing is accepted yet is compared with its result, where RD-Agent
-    takes that of its base features alone (`developer/factor_runner.py`, 0.8.0 and 1.0.0).
-
-    Args:
-        record: The plain record of the set.
-        base_digest: The digest of the base set.
-        like: The loop's experiment, whose base features (1.0.0: names, expressions, code) it gets.
+    takes that of its base features alone (`developer/factor_runner.py`, 0.8.0 and 1.0.0). It gets the base
+    features (1.0.0: names, expressions, code) of the loop's experiment, `like`.
     """
-    reference = QlibFactorExperiment(synthetic_experiment(record, base_digest).sub_tasks, hypothesis=None)
+    synthetic = synthetic_experiment(record, base_digest)
+    reference = QlibFactorExperiment(synthetic.sub_tasks, hypothesis=None)
     reference.based_experiments = [base_experiment()]
     reference.base_features = getattr(like, "base_features", None) or {}
     reference.base_feature_codes = getattr(like, "base_feature_codes", None) or {}
-    setattr(reference, ATTRIBUTE, {name: record[name] for name in ("path", "digest", "columns")})
+    setattr(reference, ATTRIBUTE, getattr(synthetic, ATTRIBUTE))
     return reference
 
 
@@ -119,16 +104,6 @@ def with_code(experiments: list[Any]) -> list[Any]:
 def is_factor_experiment(experiment: Any) -> bool:
     """Return True for a factor experiment. (RD-Agent's `FactorExperiment` is an alias for models too.)"""
     return isinstance(experiment, QlibFactorExperiment)
-
-
-def base_code_digest(experiment: Any) -> str:
-    """Return the SHA-256 of the code of an experiment's base features (1.0.0); empty without any."""
-    codes = getattr(experiment, "base_feature_codes", None)
-    return _digest(sorted(codes.items())) if codes else ""
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _bare_experiment(tasks: list[FactorTask], hypothesis: Hypothesis | None) -> Any:

@@ -8,14 +8,14 @@ loops get it too: like is compared with like. `fin_factor` uses the same runner 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-import math
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.bridge import dry_run, handoff, model_runner, stop
 from rdagent_sota_bridge.bridge import plan as plans
@@ -27,7 +27,6 @@ from rdagent_sota_bridge.factor_set import normal
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.system import files
-from rdagent_sota_bridge.system.files import write_whole
 
 REFERENCE_FILE = "sota_reference.json"
 """The metrics of the loaded set alone, in the run's log folder."""
@@ -39,7 +38,7 @@ _FEW = 0.9
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/scenarios/qlib/developer/factor_runner.py` (0.8.0, 1.0.0).
 
-    Idle but for a runner that `share` has told of a set. As with models, RD-Agent's cache stays inside.
+    Idle but for a runner that carries a set. As with models, RD-Agent's cache stays inside.
     """
     runner_class = getattr(module, "QlibFactorRunner", None)
     develop_before = getattr(runner_class, "develop", None)
@@ -53,7 +52,7 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     return [(runner_class, "develop", develop)]
 
 
-def share(loop: Any, runner: Any) -> None:
+def copy_to_factor_runner(loop: Any, runner: Any) -> None:
     """Let the factor runner of a loop of `fin_quant` carry what its model runner carries; idle elsewhere.
 
     Where a factor runner can't be given the set, one warning says what that means for the run's verdicts.
@@ -78,14 +77,15 @@ def share(loop: Any, runner: Any) -> None:
                 stop.stop_before_loop(error)
             plans.warn_of_unlike_factor_loops(error.fact)
             return
-    plans.copy_to_factor_runner(runner, factor_runner)
+    vars(factor_runner).pop(plans.RUNNER_ATTRIBUTE, None)
+    if plans.RUNNER_ATTRIBUTE in vars(runner):
+        setattr(factor_runner, plans.RUNNER_ATTRIBUTE, getattr(runner, plans.RUNNER_ATTRIBUTE))
 
 
 def _check_complete_rows(record: Record, train: model_yaml.Segment) -> None:
     """Check that RD-Agent's factor loops, which keep the rows with a value of every factor, keep some.
 
-    A set of many factors, or one joined of other markets or years, may have few of them or none, and models
-    train on it all the same.
+    A set of many factors, or one joined of other markets or years, may have few or none.
 
     Raises:
         HandOffError: if none is in the training segment.
@@ -120,7 +120,6 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
     try:
         model_runner.check_unchanged(record)
         base = handoff.base_of_run(record, exp)
-        columns = tuple(record["columns"])
         # RD-Agent puts an empty experiment first, and runs it (its base features alone) where it is the last.
         accepted = [
             based for based in exp.based_experiments if not experiment.is_ours(based) and based.sub_tasks
@@ -129,11 +128,18 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
         if not accepted:
             loaded.result = _reference_result(develop_before, runner, exp, record, base)
         exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
-        logger().info(f"SOTA factors join the factor loop: {len(columns)} loaded, beside {_shown(accepted)}")
-        hand_off = HandOff(record, base, exp, columns, model_yaml.FACTOR_CONFIG_FILES)
-        return model_runner.develop_with(develop_before, runner, hand_off)
+        beside = (
+            f"{len(accepted)} experiments that this run accepted" if accepted else "none of the run's own yet"
+        )
+        logger().info(f"SOTA factors join the factor loop: {len(record['columns'])} loaded, beside {beside}")
+        return _develop(develop_before, runner, exp, record, base)
     except BridgeError as error:
         stop.stop_in_step(error)
+
+
+def _develop(develop_before: Any, runner: Any, exp: Any, record: Record, base: base_sets.BaseSet) -> Any:
+    hand_off = HandOff(record, base, exp, tuple(record["columns"]), model_yaml.FACTOR_CONFIG_FILES)
+    return model_runner.develop_with(develop_before, runner, hand_off)
 
 
 def _reference_result(
@@ -146,7 +152,7 @@ def _reference_result(
     """
     from rdagent_sota_bridge.bridge import experiment
 
-    key = _reference_key(exp, record, base)
+    key = _reference_key(runner, exp, record, base)
     file = Path(logger().storage.path).absolute() / REFERENCE_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with files.held(file.with_suffix(".lock"), logger().info, "back-tests the loaded set alone"):
@@ -155,33 +161,29 @@ def _reference_result(
             logger().info(
                 f"SOTA factors: the factor loop is compared with the loaded set alone, as in {file}"
             )
-            return pd.Series(metrics, name="0")
+            return pd.Series(metrics, name="0", dtype=float)
         logger().info(
             "SOTA factors: the loaded set alone is back-tested first, for the factor loop to be compared with"
         )
         reference = experiment.reference_experiment(record, base.digest, exp)
-        hand_off = HandOff(record, base, reference, tuple(record["columns"]), model_yaml.FACTOR_CONFIG_FILES)
-        result: pd.Series[float] = model_runner.develop_with(develop_before, runner, hand_off).result
-        # JSON knows no NaN.
-        finite = {str(name): float(value) if math.isfinite(value) else None for name, value in result.items()}
-        write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
+        result: pd.Series[float] = _develop(develop_before, runner, reference, record, base).result
+        finite = to_jsonable_python(result.to_dict(), inf_nan_mode="null")  # JSON knows no NaN
+        files.write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
         return result
 
 
-def _reference_key(exp: Any, record: Record, base: base_sets.BaseSet) -> dict[str, Any]:
-    """Return what the metrics of a reference depend on: the sets, and what Qlib is told of the market."""
-    from rdagent_sota_bridge.bridge import experiment
-
-    # The dates that RD-Agent hands to the YAML: settings in 1.0.0; 0.8.0 has them written there.
-    settings = import_module("rdagent.app.qlib_rd_loop.conf").FactorBasePropSetting().model_dump()
-    variables = {name: str(value) for name, value in settings.items() if value is not None}
-    task = model_yaml.read_task(
-        exp.experiment_workspace.file_dict.get(model_yaml.FACTOR_CONFIG_FILES[0], ""), variables
-    )
+def _reference_key(runner: Any, exp: Any, record: Record, base: base_sets.BaseSet) -> dict[str, Any]:
+    """Return what the metrics of a reference depend on: the sets, and the market and dates that Qlib gets."""
+    kind: type = type(runner)
+    asked = dry_run.ask_factor_runner(kind)
+    variables = {} if isinstance(asked, str) else asked.start.run_env
+    text = exp.experiment_workspace.file_dict.get(model_yaml.FACTOR_CONFIG_FILES[0], "")
+    task = model_yaml.read_task(text, variables)
+    codes = getattr(exp, "base_feature_codes", None) or {}
     return {
         "set": record["digest"],
         "base_set": base.digest,
-        "base_code": experiment.base_code_digest(exp),
+        "base_code": hashlib.sha256(json.dumps(sorted(codes.items())).encode()).hexdigest(),
         "segments": {name: [str(day) for day in days] for name, days in task.segments.items()},
         "data": task.provider_uri,
         "market": task.market,
@@ -189,16 +191,10 @@ def _reference_key(exp: Any, record: Record, base: base_sets.BaseSet) -> dict[st
     }
 
 
-def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
+def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float | None] | None:
     """Return the metrics that were written for a key; None where there are none."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(kept, dict) or kept.get("key") != key:
-        return None
-    return {name: math.nan if value is None else value for name, value in kept["metrics"].items()}
-
-
-def _shown(accepted: list[Any]) -> str:
-    return f"{len(accepted)} experiments that this run accepted" if accepted else "none of the run's own yet"
+    return kept["metrics"] if isinstance(kept, dict) and kept.get("key") == key else None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.bridge import dry_run
@@ -15,6 +16,7 @@ from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
 
 
@@ -28,14 +30,13 @@ class HandOff:
         experiment: RD-Agent's experiment: a model's, or that of a factor loop of fin_quant.
         mined: The mined columns; with fin_quant's own factors, once RD-Agent has merged.
         configs: The YAML files that train on factors; RD-Agent has to take one of them.
-        replaced: Loaded factors that give way to fin_quant's own of the same name.
+        whole: True where `develop` has to get the whole set, for it changes what it gets.
+        replaced: Loaded factors that are replaced by fin_quant's own of the same name.
+        to_place: The set that is to be placed over the nine rows that `develop` got, if it got those.
+        stored: The stored file in the model's workspace, once it is placed there.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
-        whole: True where `develop` has to get the whole set, for it changes what it gets.
-        to_place: The set that is to be placed over the sample that `develop` got, if it got that.
-        stored: The stored file in the model's workspace, once it is placed there.
-        training: The id of the last qrun, which no other has.
-        failed: What ended the merge or the training. A `develop` that catches it must not go on.
+        failed: What ended the merge or the training. A `develop` that catches it must not continue.
         uses_cache: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
     """
 
@@ -44,13 +45,12 @@ class HandOff:
     experiment: Any
     mined: tuple[str, ...]
     configs: tuple[str, ...] = (model_yaml.CONFIG_FILE,)
-    replaced: tuple[str, ...] = ()
-    trained: bool = False
-    loaded: manifest.Loaded | None = None
     whole: bool = False
+    replaced: tuple[str, ...] = ()
     to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
-    training: str = ""
+    trained: bool = False
+    loaded: manifest.Loaded | None = None
     failed: BridgeError | None = None
     uses_cache: bool = True
 
@@ -58,6 +58,11 @@ class HandOff:
     def is_of_model(self) -> bool:
         """True for a model's experiment, False for one on factors (in fin_quant)."""
         return model_yaml.CONFIG_FILE in self.configs
+
+    @property
+    def file(self) -> Path:
+        """The factor file in the experiment's workspace."""
+        return Path(self.experiment.experiment_workspace.workspace_path) / FACTOR_FILE
 
     @property
     def base_beside_mined(self) -> base_sets.BaseSet:
@@ -92,7 +97,7 @@ def activate(hand_off: HandOff | None) -> Iterator[None]:
 def fail_once(hand_off: HandOff, work: Callable[[], Any]) -> Any:
     """Do the work of a seam inside `develop`; after one that failed there is none.
 
-    A fork may retry, or go on without the factors, at whatever exception comes.
+    A fork may retry, or continue without the factors, at whatever exception comes.
     """
     if hand_off.failed is not None:
         raise hand_off.failed
@@ -116,7 +121,7 @@ def cache_switched(on: bool) -> Iterator[None]:
 
 
 def loop_is_empty(reason: str) -> Exception:
-    """Return RD-Agent's error for factors without values, on which it skips the loop and tells the LLM."""
+    """Return RD-Agent's error for factors without values: it skips the loop, and the LLM reads the reason."""
     error: Exception = import_module("rdagent.core.exception").FactorEmptyError(reason)
     return error
 
@@ -130,10 +135,9 @@ def base_of_run(record: Record, exp: Any) -> base_sets.BaseSet:
     The record remembers which, from the first model on: later ones must have the same.
     """
     asked = record["base_set"]
-    base = base_sets.BaseSet(
-        asked["name"], tuple((name, expression) for name, expression in asked["features"])
-    )
-    given = _chosen_in_rdagent(exp)
+    features = tuple((name, expression) for name, expression in asked["features"])
+    base = base_sets.BaseSet(asked["name"], features)
+    given = _chosen_in_rdagent(record, exp)
     if given and not asked["explicit"]:
         base = base_sets.given_set(given)
     began_name, began_digest = record.setdefault("base_of_run", [base.name, base.digest])
@@ -144,22 +148,24 @@ def base_of_run(record: Record, exp: Any) -> base_sets.BaseSet:
     return base
 
 
-def _chosen_in_rdagent(exp: Any) -> dict[str, str]:
+def _chosen_in_rdagent(record: Record, exp: Any) -> dict[str, str]:
     """Return the base features that the user chose in RD-Agent, or wrote into its YAML; empty for ALPHA20."""
     given = getattr(exp, "base_features", None)
     if given and not base_sets.same_features(given, base_sets.ALPHA20):
         return dict(given)
     # A factor loop's workspace has other YAML files; its base features have to be the models'.
     text = exp.experiment_workspace.file_dict.get(model_yaml.CONFIG_FILE)
-    written = model_yaml.written_features(dry_run.of_models().start.config if text is None else text)
+    if text is None:
+        text = dry_run.of_models(tuple(record["columns"])).start.config
+    written = model_yaml.written_features(text)
     return {} if written == base_sets.ALPHA20 else written
 
 
 def log_base_set(hand_off: HandOff) -> None:
-    """Tell what a model gets beside the mined columns: the line of the plan, and what gives way to what."""
+    """Log what a model gets beside the mined columns, and which base features they replace."""
     log = logger()
     base, beside = hand_off.base, hand_off.base_beside_mined
-    given = _chosen_in_rdagent(hand_off.experiment)
+    given = _chosen_in_rdagent(hand_off.record, hand_off.experiment)
     if base.name == base_sets.GIVEN:
         shown = ", ".join(base.names[:5]) + (", …" if len(base.names) > 5 else "")
         log.info(f"Base features chosen in RD-Agent are kept, for ALPHA_FACTORS is not set: {shown}")
@@ -169,7 +175,7 @@ def log_base_set(hand_off: HandOff) -> None:
         log.info("USE_ALPHA_FACTORS is off: the model trains on the mined factors alone")
         return
     log.info(f"叠加Alpha因子: {len(beside.features)}个")
-    replaced = [name for name in base.names if name not in set(beside.names)]
+    replaced = [name for name in base.names if name not in beside.names]
     if replaced:
         log.info(
             f"{len(replaced)} of the {len(base.features)} features of {base.name} give way to mined columns "

@@ -1,4 +1,4 @@
-"""What happens at the seam of the model runner: the check when it is built, and the hand-off in `develop`."""
+"""RD-Agent's model runner: the set is checked when it is built, and handed over in `develop`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 from pydantic_core import to_jsonable_python
 
-from rdagent_sota_bridge.bridge import handoff, merge, stop
+from rdagent_sota_bridge.bridge import backtest, dry_run, handoff, stop
 from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
@@ -23,10 +24,14 @@ from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     HandOffError,
     SeamError,
+    StoreError,
 )
-from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set import normal, parquet
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.system import files
+
+_checked: weakref.WeakSet[Any] = weakref.WeakSet()  # runners that were checked in this process
 
 
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -46,13 +51,9 @@ def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(develop_before)
     def develop(self: Any, exp: Any) -> Any:
-        check_if_unseen(self)
         return hand_over(functools.partial(develop_before, self), self, exp)
 
     return [(runner_class, "__init__", __init__), (runner_class, "develop", develop)]
-
-
-_checked: weakref.WeakSet[Any] = weakref.WeakSet()  # runners that were checked in this process
 
 
 def check_when_built(runner: Any) -> None:
@@ -69,7 +70,7 @@ def check_when_built(runner: Any) -> None:
         _warn_without_loop_seam(runner)
 
 
-def check_if_unseen(runner: Any) -> None:
+def _check_if_unseen(runner: Any) -> None:
     """Check the set for a runner of a resumed session, once, where the loop's seam is not there to do it."""
     from rdagent_sota_bridge.bridge import seams
 
@@ -84,24 +85,12 @@ def check_if_unseen(runner: Any) -> None:
 
 
 def _warn_without_loop_seam(runner: Any) -> None:
-    """Warn a run of `fin_quant` whose factor runner nothing can tell of the set (see `quant.share`)."""
+    """Warn a run of `fin_quant` whose factor runner can't learn of the set."""
     from rdagent_sota_bridge.bridge import seams
 
     quant = type(getattr(runner, "scen", None)).__name__ == "QlibQuantScenario"
     if quant and plans.record_of(runner) is not None and not seams.is_applied("loop"):
-        plans.warn_of_unlike_factor_loops("the seam of the loop, which tells them of the set, is not applied")
-
-
-def hand_over_without_hook(develop_before: Any, runner: Any, exp: Any) -> Any:
-    """Run `develop` with the runner's set, where no hook has looked at the session that it may come from.
-
-    Args:
-        develop_before: RD-Agent's `develop`, bound to the runner.
-        runner: The runner, which the check of a resume has not seen.
-        exp: RD-Agent's model experiment.
-    """
-    check_if_unseen(runner)
-    return hand_over(develop_before, runner, exp)
+        plans.warn_of_unlike_factor_loops("the seam of the loop, which gives them the set, is not applied")
 
 
 def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
@@ -109,24 +98,36 @@ def hand_over(develop_before: Any, runner: Any, exp: Any) -> Any:
 
     Without a set, or inside another hand-off (develop calls itself; a patched class may have a patched
     parent), the original is called and nothing else happens.
+
+    Args:
+        develop_before: RD-Agent's `develop`, bound to the runner.
+        runner: The runner.
+        exp: RD-Agent's model experiment.
     """
     from rdagent_sota_bridge.bridge import experiment
 
+    _check_if_unseen(runner)
     record = plans.record_of(runner)
     if record is None or handoff.current() is not None:
         return develop_before(exp)
     try:
         check_unchanged(record)
         base = handoff.base_of_run(record, exp)
-        hand_off = HandOff(record, base, exp, tuple(record["columns"]))
+        keeps_frame = plans.check_runner(runner).keeps_frame
+        hand_off = HandOff(record, base, exp, tuple(record["columns"]), whole=not keeps_frame)
         others = [based for based in exp.based_experiments or [] if not experiment.is_ours(based)]
-        if not any(experiment.is_factor_experiment(based) for based in others):
+        own = [based for based in others if experiment.is_factor_experiment(based)]
+        if not own:
             others.insert(0, experiment.base_experiment())
         exp.based_experiments = [*others, experiment.synthetic_experiment(record, base.digest)]
         logger().info("SOTA factor experiment added to based_experiments")
-        if not experiment.with_code([one for one in others if experiment.is_factor_experiment(one)]):
-            # Else once the run's own factors are merged: names may be the same.
+        if not experiment.with_code(own):  # else once the run's own factors are merged: names may be the same
             handoff.log_base_set(hand_off)
+        if hand_off.whole:
+            logger().info(
+                "RD-Agent's develop changes the factors that it is given: it gets the whole set, and the "
+                "model is trained on the file that it writes"
+            )
         developed = develop_with(develop_before, runner, hand_off)
         _write_manifest(hand_off, developed)
         return developed
@@ -140,7 +141,7 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
     RD-Agent's cache of results is off: its key knows no segments, market or label.
 
     Raises:
-        HandOffError: if what RD-Agent did is not what was handed over.
+        BridgeError: if what RD-Agent did is not what was handed over.
     """
     exp = hand_off.experiment
     hand_off.uses_cache = import_module("rdagent.core.conf").RD_AGENT_SETTINGS.cache_with_pickle
@@ -150,19 +151,12 @@ def develop_with(develop_before: Any, runner: Any, hand_off: HandOff) -> Any:
             handoff.give_base_features(hand_off)
             developed = develop_before(exp)
     except Exception:
-        if hand_off.failed is None and not merge.changed_sample(hand_off):
+        if hand_off.failed is None:  # else a fork may have raised its own in place of ours
             raise
     finally:
         if given is not None:
             exp.base_features = given
-        merge.put_back(hand_off)
-    if merge.changed_sample(hand_off):
-        logger().info(
-            "RD-Agent's develop changes the factors that it is given: it gets the whole set, and the model "
-            "is trained on the file that it writes"
-        )
-        hand_off.whole, hand_off.to_place, hand_off.failed = True, None, None
-        return develop_with(develop_before, runner, hand_off)
+        backtest.put_back(hand_off)
     if hand_off.failed is not None:
         raise hand_off.failed
     if not hand_off.trained:
@@ -188,19 +182,13 @@ def check_unchanged(record: Record) -> None:
                 f"{path}, {source['digest']}",
                 "put the file back and resume the run",
             )
-        now = _digest_now(path, source)
+        now = fetched.current_digest(path) if "url" in source else parquet.current_digest(path)
         if now != source["digest"]:
             raise parquet.changed_set(path, source["digest"], now)
 
 
-def _digest_now(path: Path, source: Record) -> str:
-    if "url" not in source:
-        return parquet.current_digest(path)
-    return fetched.current_digest(path)
-
-
 def _write_manifest(hand_off: HandOff, exp: Any) -> None:
-    record, base = hand_off.record, hand_off.base
+    record, base, loaded = hand_off.record, hand_off.base, hand_off.loaded
     workspace = Path(exp.experiment_workspace.workspace_path)
     workspace.mkdir(parents=True, exist_ok=True)
     task = exp.sub_tasks[0]
@@ -225,10 +213,108 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
             },
-            "qlib_loaded": None if hand_off.loaded is None else hand_off.loaded.as_record(),
+            "qlib_loaded": None if loaded is None else loaded.as_record(),
             "versions": {
                 "rd_agent_side": manifest.versions(),
-                "qlib_side": {} if hand_off.loaded is None else hand_off.loaded.versions,
+                "qlib_side": {} if loaded is None else loaded.versions,
             },
         },
     )
+
+
+# --- the merge ---
+
+
+def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
+    """Return the replacements of `process_factor_data` wherever it is held; idle outside a hand-off.
+
+    RD-Agent's own (`scenarios/qlib/developer/utils.py`, 0.8.0, 1.0.0) runs factor code again, and raises
+    FactorEmptyError for experiments without any, on which the loop is skipped with its LLM calls spent.
+    """
+    places = dry_run.merge_places(module)
+    if not places:
+        raise SeamError("RD-Agent's runner has no process_factor_data", module.__name__, OTHER_RELEASE)
+    return [
+        (owner, name, _merge_in_place_of(getattr(owner, name)))
+        for owner, name in places
+        if owner is module or not dry_run.is_ours(getattr(owner, name))
+    ]
+
+
+def _merge_in_place_of(process_before: Any) -> Any:
+    @functools.wraps(process_before)
+    def process_factor_data(exp_or_list: Any) -> Any:
+        hand_off = handoff.current()
+        if hand_off is None:
+            return process_before(exp_or_list)
+
+        def process_own(experiments: Any) -> Any:
+            # Outside of the hand-off: where a fork looks the merge up in its module, others have the
+            # replacement from there too, and one may lie in another.
+            with handoff.activate(None), handoff.cache_switched(hand_off.uses_cache):
+                return process_before(experiments)
+
+        return handoff.fail_once(hand_off, lambda: _merged(process_own, exp_or_list, hand_off))
+
+    return process_factor_data
+
+
+def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.DataFrame:
+    """Return the loaded set, and beside it what this run's own factor experiments (fin_quant) bring.
+
+    What RD-Agent asks for without the set (a factor loop's new factors) is RD-Agent's own.
+    """
+    from rdagent_sota_bridge.bridge import experiment
+
+    listed = experiments if isinstance(experiments, list) else [experiments]
+    if not any(experiment.stands_for_a_set(based) for based in listed):
+        new: pd.DataFrame = process_before(experiments)  # the new factors of a factor loop
+        _warn_of_names(hand_off, new.columns)
+        return new
+    stored = plans.keep_in_store(hand_off.record)
+    files.detach(hand_off.file)  # RD-Agent writes there, and may not write through a link
+    own = experiment.with_code(listed)
+    if hand_off.is_of_model and not own and not hand_off.whole:
+        hand_off.to_place = stored
+        frame = dry_run.sample(stored.columns)
+    else:
+        try:
+            frame = pd.read_parquet(stored.path)
+        except OSError as error:  # pruned, or its disk is gone
+            raise StoreError(
+                f"The stored factor set can't be read any more: {error.strerror or error}",
+                str(stored.path),
+                "resume the run; it writes the set's copy anew",
+            ) from None
+        frame = frame.set_axis(pd.Index(stored.columns, dtype=object), axis=1)
+    if experiment.stands_for_a_set(hand_off.experiment):
+        # The reference of factor loops, in which RD-Agent keeps the rows with a value of every factor.
+        frame = frame[normal.complete_rows(stored.path)]
+    if own:
+        # The set was read first: that it is gone is said before minutes of factor code.
+        mined = process_before(own)
+        try:
+            frame = pd.concat([frame, mined], axis=1)
+        except (ValueError, pd.errors.InvalidIndexError) as error:  # a row twice in what a factor's code made
+            # RD-Agent's own error for it (`developer/utils.py`, 1.0.0): the loop is skipped.
+            raise handoff.loop_is_empty(
+                f"the run's own factors can't be joined with the loaded set: {error}"
+            ) from None
+        _warn_of_names(hand_off, mined.columns)
+    hand_off.mined = tuple(dict.fromkeys(str(name) for name in frame.columns))
+    handoff.give_base_features(hand_off)
+    if own and hand_off.is_of_model:
+        handoff.log_base_set(hand_off)
+    return frame
+
+
+def _warn_of_names(hand_off: HandOff, names: Any) -> None:
+    """Warn of loaded factors whose name the run's own have: RD-Agent's merge keeps the newer one."""
+    both = [str(name) for name in names if str(name) in set(hand_off.record["columns"])]
+    new = [name for name in both if name not in hand_off.replaced]
+    if new:
+        hand_off.replaced += tuple(new)
+        logger().warning(
+            f"{len(new)} loaded factors give way to factors of the same name that this run mined itself: "
+            f"{', '.join(new)}"
+        )

@@ -34,17 +34,15 @@ Record = dict[str, Any]
 RECORD_VERSION = 2
 """The form of the records that runners carry; 1 was that of one file taken whole.
 
-What an upgrade of the package may break: a session goes on with every later release that has this form. So a
-release may add entries, and may not need them of a session. It may not take away those that `check_same_set`
-reads, or give them or a digest another meaning: the same file, and the same base set, keep their digests. A
-release that has to raises this number, and sessions of another form are refused, before RD-Agent touches
-them, with the release that they are for. With the switch off, or without the package, any session goes on.
+A release may add entries, and may not need them of a session. One that takes away an entry that
+`check_same_set` reads, or gives it or a digest another meaning, raises this number: sessions of another form
+are refused, before RD-Agent touches them, with the release that they are for.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do: hand over the set of `record`, or go on without factors for `reason`."""
+    """What a run is going to do: hand over the set of `record`, or train without factors for `reason`."""
 
     record: Record | None
     reason: str = ""
@@ -57,7 +55,7 @@ def checked_plan() -> Plan | None:
     """Check everything that a run needs, and return its plan; None where the switch is off.
 
     Where the factors can't be used and `SOTA_ON_ERROR=baseline`, the reason is logged as a warning and the
-    plan is to go on without them.
+    plan is to train without them.
 
     Raises:
         BridgeError: where the factors can't be used otherwise, and for a setting that means nothing.
@@ -67,8 +65,7 @@ def checked_plan() -> Plan | None:
     settings = read_settings()
     try:
         record = _checked_record(settings)
-        # Now, rather than in the first loop: a full disk is told before an LLM call is paid.
-        keep_in_store(record)
+        keep_in_store(record)  # now, so that a full disk is noticed before an LLM call is paid
         plan = Plan(record)
     except SettingsError:
         raise
@@ -83,15 +80,26 @@ def checked_plan() -> Plan | None:
 
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
-    asked = _check_rdagent()
+    for status in seams.status():
+        if status.state == "misfit" and status.seam.carries_factors:
+            raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
     fetched = fetch.into_store(settings.store_path, lambda text: logger().info(f"SOTA factors fetch: {text}"))
     located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetched)
-    found = inspect.inspect(settings, asked.start, located)
+    columns = dict.fromkeys(name for at in located for name in parquet.read_footer(at.path).columns)
+    found = inspect.inspect(settings, dry_run.of_models(tuple(columns)).start, located)
     found.raise_failures()
     _log_loaded(found)
     held, base = found.quality.factors, found.base
-    metrics = {source.path: _metrics_beside(source.path) for source in found.quality.sources}
-    whole = found.quality.sources[0].digest == held.digest
+    sources = [
+        {
+            "path": str(source.path),
+            "digest": source.digest,
+            "columns": list(source.columns),
+            "metrics": _metrics_beside(source.path),
+            **_origin(source.path, found.located),
+        }
+        for source in found.quality.sources
+    ]
     return {
         "version": RECORD_VERSION,
         "release": __version__,
@@ -104,17 +112,8 @@ def _checked_record(settings: Settings) -> Record:
         "end": str(held.dates[-1]),
         "is_normal": found.quality.is_normal,
         # Those of a back-test of the whole set say nothing of a part of it, or of a join.
-        "metrics": metrics[held.path] if whole else {},
-        "sources": [
-            {
-                "path": str(source.path),
-                "digest": source.digest,
-                "columns": list(source.columns),
-                "metrics": metrics[source.path],
-                **_origin(source.path, found.located),
-            }
-            for source in found.quality.sources
-        ],
+        "metrics": sources[0]["metrics"] if sources[0]["digest"] == held.digest else {},
+        "sources": sources,
         "choice": {
             "factors": list(settings.factor_patterns),
             "exclude": list(settings.excluded_patterns),
@@ -129,6 +128,53 @@ def _checked_record(settings: Settings) -> Record:
             "explicit": settings.alpha_factors_explicit or not settings.use_alpha_factors,
         },
     }
+
+
+def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
+    """Return what led to a file: its log, or its URL without secrets; {} where its path was named."""
+    for at in located:
+        if at.path == path and at.url:
+            return {"url": at.url, "fetched": at.fetched}
+        if at.path == path and at.log is not None:
+            return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
+    return {}
+
+
+def _metrics_beside(path: Path) -> dict[str, float]:
+    try:
+        return parquet.metrics_beside(path)
+    except (OSError, ValueError) as error:
+        logger().warning(f"The factor run's own metrics are left out, for {error}")
+        return {}
+
+
+def _log_loaded(found: inspect.Inspection) -> None:
+    log, held = logger(), found.quality.factors
+    for at in found.located:
+        if at.accepted:
+            log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
+        if at.url:
+            log.info(f"SOTA factors fetched from {at.url} ({at.fetched})")
+        for note in at.notes:
+            log.warning(note)
+    for source in found.quality.sources:
+        log.info(f"SOTA factors loaded from workspace: {source.path}")
+    log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
+    log.info(f"SOTA factors digest: {held.digest}")
+    for line in found.lines:
+        if line.state == "warn":
+            log.warning(f"SOTA factors check: {line}")
+
+
+def _warn_of_verdict(settings: Settings) -> None:
+    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
+    # A loop imports it after its runner; with the hook that applies its seam.
+    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
+    judge = getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None)
+    at = next(status for status in seams.status() if status.seam.name == "verdict")
+    misfit = "" if at.state == "applied" else at.reason or "the seam verdict is not applied"
+    if trouble := verdict.trouble(judge, settings.verdict_on_models, misfit):
+        logger().warning(f"SOTA model verdict: {trouble}")
 
 
 def keep_in_store(record: Record) -> store.Stored:
@@ -150,112 +196,34 @@ def keep_in_store(record: Record) -> store.Stored:
     return stored
 
 
-def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
-    """Return what led to a file: its log, or its URL without secrets; {} where its path was named."""
-    for at in located:
-        if at.path == path and at.url:
-            return {"url": at.url, "fetched": at.fetched}
-        if at.path == path and at.log is not None:
-            return {"log": str(at.log), "loop": at.loop, "workspace_id": at.workspace_id}
-    return {}
-
-
-def _log_loaded(found: inspect.Inspection) -> None:
-    log = logger()
-    for at in found.located:
-        if at.accepted:
-            log.info(f"SOTA factors accepted in loop {at.loop} of {at.log}")
-        if at.url:
-            log.info(f"SOTA factors fetched from {at.url} ({at.fetched})")
-        for note in at.notes:
-            log.warning(note)
-    for source in found.quality.sources:
-        log.info(f"SOTA factors loaded from workspace: {source.path}")
-    held = found.quality.factors
-    log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
-    log.info(f"SOTA factors digest: {held.digest}")
-    for line in found.lines:
-        if line.state == "warn":
-            log.warning(f"SOTA factors check: {line}")
-
-
-def _warn_of_verdict(settings: Settings) -> None:
-    """Warn a run that can't accept a model in fin_model, or perhaps can't."""
-    # A loop imports it after its runner; with the hook that applies its seam.
-    feedback = import_module("rdagent.scenarios.qlib.developer.feedback")
-    misfit = next(
-        status.reason or "the seam verdict is not applied"
-        for status in seams.status()
-        if status.seam.name == "verdict"
-    )
-    trouble = verdict.trouble(
-        getattr(getattr(feedback, "QlibModelExperiment2Feedback", None), "generate_feedback", None),
-        settings.verdict_on_models,
-        "" if seams.is_applied("verdict") else misfit,
-    )
-    if trouble:
-        logger().warning(f"SOTA model verdict: {trouble}")
-
-
-def _metrics_beside(path: Path) -> dict[str, float]:
-    try:
-        return parquet.metrics_beside(path)
-    except (OSError, ValueError) as error:
-        logger().warning(f"The factor run's own metrics are left out, for {error}")
-        return {}
-
-
-def _check_rdagent() -> dry_run.DryRun:
-    """Return what RD-Agent's own `develop` does; raise where what the hand-off needs does not fit."""
-    for status in seams.status():
-        if status.state == "misfit" and status.seam.carries_factors:
-            raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
-    return dry_run.of_models()
-
-
-# --- the runner's memory ---
+# --- what a runner carries ---
 
 
 def record_of(runner: Any) -> Record | None:
     """Return the record of the set that a runner hands over, or None."""
-    carried = getattr(runner, RUNNER_ATTRIBUTE, None) or {}
-    return carried.get("record")
-
-
-def was_asked(runner: Any) -> bool:
-    """Return True if this runner was built with the switch on, whatever came of it."""
-    return hasattr(runner, RUNNER_ATTRIBUTE)
+    return getattr(runner, RUNNER_ATTRIBUTE, {}).get("record")
 
 
 def remember(runner: Any, plan: Plan | None) -> None:
     """Let a runner carry a plan through its session; None takes away what it carries."""
+    vars(runner).pop(RUNNER_ATTRIBUTE, None)
     if plan is not None:
         setattr(runner, RUNNER_ATTRIBUTE, dataclasses.asdict(plan))
-    elif was_asked(runner):
-        delattr(runner, RUNNER_ATTRIBUTE)
-
-
-def copy_to_factor_runner(runner: Any, other: Any) -> None:
-    """Let another runner of the same loop carry what a runner carries, or nothing, as that one does."""
-    if was_asked(runner):
-        setattr(other, RUNNER_ATTRIBUTE, getattr(runner, RUNNER_ATTRIBUTE))
-    elif was_asked(other):
-        delattr(other, RUNNER_ATTRIBUTE)
 
 
 def resume_with(runner: Any, plan: Plan | None) -> None:
-    """Give a resumed runner the plan of this process, with one warning where the run changes its footing.
+    """Give a resumed runner the plan of this process; warn where factors come or go.
 
     Raises:
-        SetChangedError: if the run would go on with another set, or another base set, than it began with.
+        SetChangedError: if the run would continue with another set, or base set, than it began with.
     """
     began, now = record_of(runner), None if plan is None else plan.record
     if began is not None and now is not None:
         check_same_set(began, now)
         if "base_of_run" in began:
             now["base_of_run"] = began["base_of_run"]
-        if began.get("release", now["release"]) != now["release"]:
-            then, here = began["release"], now["release"]
+        then, here = began.get("release"), now["release"]
+        if then not in (None, here):
             logger().info(f"This run began with rdagent-sota-bridge {then}, and goes on with {here}")
     elif began is not None:
         why = "LOAD_SOTA_FROM_WORKSPACE is off" if plan is None else "the set can't be used"
@@ -272,7 +240,7 @@ def resume_with(runner: Any, plan: Plan | None) -> None:
 
 
 def check_same_set(began: Record, now: Record) -> None:
-    """Check that a run goes on with the set and the base set that it began with.
+    """Check that a run continues with the set and the base set that it began with.
 
     Raises:
         SetChangedError: if not; it names both digests.
@@ -294,20 +262,20 @@ def check_same_set(began: Record, now: Record) -> None:
             "set them as they were and resume, or start a new run",
         )
     if began["digest"] != now["digest"]:
+        paths = os.pathsep.join(source["path"] for source in began["sources"])
         raise SetChangedError(
             "The factor set is not the one that this run began with: "
             f"it began with {began['digest']}, now named is {now['digest']}",
             f"{began['path']} then, {now['path']} now",
-            f"name the set of the first digest and resume (SOTA_WORKSPACE_PATH={_named_again(began)}, and "
+            f"name the set of the first digest and resume (SOTA_WORKSPACE_PATH={paths}, and "
             "SOTA_LOG_PATH not set), or start a new run with the new set",
         )
     before, after = began["base_set"], now["base_set"]
     if (before["digest"], before["explicit"]) != (after["digest"], after["explicit"]):
-        raise changed_base_set(_asked_for(before), _asked_for(after))
-
-
-def _named_again(record: Record) -> str:
-    return os.pathsep.join(str(source["path"]) for source in record["sources"])
+        asked = {True: "by ALPHA_FACTORS or USE_ALPHA_FACTORS", False: "by default"}
+        raise changed_base_set(
+            *(f"{base['name']} ({base['digest']}, {asked[base['explicit']]})" for base in (before, after))
+        )
 
 
 def changed_base_set(began: str, now: str) -> SetChangedError:
@@ -320,28 +288,24 @@ def changed_base_set(began: str, now: str) -> SetChangedError:
     )
 
 
-def _asked_for(base: dict[str, Any]) -> str:
-    how = "by ALPHA_FACTORS or USE_ALPHA_FACTORS" if base["explicit"] else "by default"
-    return f"{base['name']} ({base['digest']}, {how})"
-
-
 # --- runner classes ---
 
 
-def check_runner(runner: Any) -> None:
-    """Check that a runner's `develop` leads to the hand-off, whatever class QLIB_MODEL_RUNNER names.
+def check_runner(runner: Any) -> dry_run.DryRun:
+    """Return what a runner's `develop` does with the set that the runner carries.
 
     Raises:
-        HandOffError: if it does not; the run would drop the factors in silence.
+        HandOffError: if it does not lead to the hand-off; the run would drop the factors in silence.
     """
-    check_runner_class(type(runner))
+    record = record_of(runner)
+    return check_runner_class(type(runner), dry_run.PROBED if record is None else tuple(record["columns"]))
 
 
-def check_runner_class(runner_class: type) -> None:
-    """Check the class of a runner, as `check_runner` does; once the seams are applied."""
-    asked = dry_run.ask_model_runner(runner_class)
+def check_runner_class(runner_class: type, columns: tuple[str, ...] = dry_run.PROBED) -> dry_run.DryRun:
+    """Return what the `develop` of any class that QLIB_MODEL_RUNNER may name does, as `check_runner` does."""
+    asked = dry_run.ask_model_runner(runner_class, columns)
     if isinstance(asked, dry_run.DryRun):
-        return
+        return asked
     raise HandOffError(
         "LOAD_SOTA_FROM_WORKSPACE is on, and the run's model runner can't be given the factors",
         f"{runner_class.__module__}.{runner_class.__qualname__}, whose develop {asked}",

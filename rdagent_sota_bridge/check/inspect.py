@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import import_module
 
 from rdagent_sota_bridge.check import lines as checks
 from rdagent_sota_bridge.check import quality
@@ -13,7 +12,7 @@ from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import FactorFileError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
-from rdagent_sota_bridge.qlib_files import base_sets, market
+from rdagent_sota_bridge.qlib_files import base_sets, docker, market
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart, Task
 from rdagent_sota_bridge.settings import REMOVED, Settings, misspelt_names
@@ -74,12 +73,6 @@ def inspect(
     return Inspection(located, base, task, home, found, lines)
 
 
-def is_qlib_in_docker() -> bool:
-    """Return True where RD-Agent's settings say that Qlib runs in a container."""
-    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
-    return bool(coder.env_type == "docker")
-
-
 def _settings_lines() -> list[Line]:
     removed = Line(
         "settings",
@@ -102,7 +95,7 @@ def _settings_lines() -> list[Line]:
 
 def _cache_lines() -> list[Line]:
     """Return the line of RD-Agent's cache of qruns (`utils/env.py`, 0.8.0, 1.0.0), where it is on."""
-    names = [*(["QLIB_DOCKER_ENABLE_CACHE"] if is_qlib_in_docker() else []), "ENABLE_CACHE"]
+    names = [*(["QLIB_DOCKER_ENABLE_CACHE"] if docker.is_qlib_in_docker() else []), "ENABLE_CACHE"]
     name = next((name for name in names if os.environ.get(name)), "")
     if os.environ.get(name, "").lower() not in ("1", "on", "t", "true", "y", "yes"):
         return []

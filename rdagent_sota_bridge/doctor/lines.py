@@ -200,7 +200,7 @@ def seam_lines(seams: Seams | Unseen) -> list[Line]:
 
 def _seam_line(seam: Seam, seams: Seams) -> Line:
     name = f"seam {seam.name}"
-    figures: dict[str, Any] = {"module": seam.module, "purpose": seam.purpose}
+    figures: dict[str, Any] = {"module": seam.module}
     reason = seams.misfits.get(seam.name)
     if reason is not None:
         state: State = "fail" if seam.carries_factors else "warn"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
+import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -89,7 +90,14 @@ def on_host(folder: str) -> Path | None:
 
 
 def is_qlib_in_docker() -> bool:
-    """Return True where RD-Agent's settings say that Qlib runs in a container."""
+    """Return True where RD-Agent's settings say that Qlib runs in a container.
+
+    Its own object says so once it is there, for a fork may have another default. It is not imported for that,
+    which takes seconds.
+    """
+    conf = sys.modules.get("rdagent.components.coder.model_coder.conf")
+    if conf is not None and hasattr(conf, "MODEL_COSTEER_SETTINGS"):
+        return bool(conf.MODEL_COSTEER_SETTINGS.env_type == "docker")
     return _Place().env_type == "docker"
 
 

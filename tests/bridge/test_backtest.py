@@ -141,9 +141,12 @@ def test_a_training_that_went_well(qlib: Qlib) -> None:
 
 
 def test_a_colliding_name_is_handed_over_once(qlib: Qlib) -> None:
-    """A mined MA20 takes the place of the base feature: 23 columns, 21 features in the YAML."""
+    """A mined MA20 takes the place of the base feature: 23 columns, 21 features in YAML and log."""
     seams.write_set(qlib.set, seams.factor_frame(qlib.market, MA20=1.0))
-    seams.build_runner().develop(model(qlib))
+    with seams.logged() as lines:
+        seams.build_runner().develop(model(qlib))
+    assert "INFO: 叠加Alpha因子: 21个\n" in lines
+    assert any("1 of the 22 features of alpha22 give way" in line and "MA20" in line for line in lines)
     assert qlib.environment["num_features"] == "23"
     assert "MA20" not in json.loads(qlib.environment["feature_names"])
     assert len(json.loads(qlib.environment["feature_names"])) == 21
@@ -154,6 +157,7 @@ def test_a_colliding_name_is_handed_over_once(qlib: Qlib) -> None:
     [
         ({"columns": sorted(ALPHA22), "num_features": 22}, "missing: ['overnight_gap']"),
         ({"num_features": 20}, "the network is 20 wide for 23 columns"),
+        ({"columns": None, "num_features": 22}, "22 wide for 23 columns"),
         ({"columns_without_training_values": ["overnight_gap"]}, "no value of the 1 mined columns"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import multiprocessing
 import os
@@ -19,9 +20,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer
-import yaml
 from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.components.runner import CachedRunner
 from rdagent.core.exception import FactorEmptyError
+from rdagent.core.utils import cache_with_pickle
 from rdagent.log import rdagent_logger
 from rdagent.scenarios.qlib.developer import factor_runner, model_runner
 from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
@@ -31,22 +33,13 @@ from rdagent.utils.workflow import LoopBase, LoopMeta
 from rdagent.utils.workflow.loop import LoopTrace
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.bridge import (
-    backtest,
-    dry_run,
-    experiment,
-    merge,
-    plan,
-)
-from rdagent_sota_bridge.bridge import (
-    factor_runner as quant,
-)
-from rdagent_sota_bridge.bridge import (
-    seams as patch,
-)
-from rdagent_sota_bridge.errors import HandOffError, SeamError
+from rdagent_sota_bridge.bridge import backtest, dry_run, experiment, plan
+from rdagent_sota_bridge.bridge import factor_runner as bridge
+from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge.model_runner import merge_patches
+from rdagent_sota_bridge.errors import HandOffError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
+from rdagent_sota_bridge.qlib_files import model_yaml
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
 from tests import seams
 
@@ -91,7 +84,7 @@ class BackTest:
 
     @property
     def base_features(self) -> list[str]:
-        """The names of the base features that Qlib is told to load."""
+        """The names of the base features that Qlib has to load."""
         kwargs = self.config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         features: list[str] = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"][
             "feature"
@@ -183,7 +176,7 @@ def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
     for module in (factor_runner, model_runner):
         stand_in = ModuleType("stand_in")
         stand_in.process_factor_data = process  # type: ignore[attr-defined]
-        ((_, _, replacement),) = merge.merge_patches(stand_in)
+        ((_, _, replacement),) = merge_patches(stand_in)
         monkeypatch.setattr(module, "process_factor_data", replacement)
     monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
 
@@ -244,19 +237,6 @@ def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
     assert exp.based_experiments[-2:] == accepted
     again = loop.factor_runner.develop(exp)
     assert len(again.based_experiments) == 4, "ours are replaced where a loop is developed again"
-
-
-def test_a_model_loop_has_the_set_from_the_first_accepted_factor_on(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent's own merge needs two factor experiments; with the set one of the run's own is enough."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
-    model = seams.model_experiment()
-    model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
-    seams.develop_up_to_qlib(loop.model_runner, model)
-    written = pd.read_parquet(model.experiment_workspace.workspace_path / FACTOR_FILE)["feature"]
-    assert list(written.columns) == ["overnight_gap", "first"]
 
 
 def test_base_features_that_are_code_join_both_back_tests(
@@ -358,13 +338,14 @@ def test_a_reference_of_something_else_is_not_taken(
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
     loop.factor_runner.develop(factor_experiment("a"))
-    file = Path(rdagent_logger.storage.path) / quant.REFERENCE_FILE
+    file = Path(rdagent_logger.storage.path) / bridge.REFERENCE_FILE
     kept = json.loads(file.read_text())
     exp = factor_experiment("b")
     if what in OTHER_YAML:
         text = exp.experiment_workspace.file_dict[LIGHTGBM]
         exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
         monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+        dry_run.ask_factor_runner.cache_clear()
     elif what == "base_code":
         exp.base_feature_codes = {"coded.py": "…"}
     elif what == "a broken file":
@@ -406,7 +387,7 @@ def test_a_factor_loop_that_skips_the_merge_stops_the_run(
         given.experiment_workspace.execute(qlib_config_name="conf_baseline.yaml", run_env={})
 
     with pytest.raises(typer.Exit):
-        quant.join_factor_loop(develop, loop.factor_runner, exp)
+        bridge.join_factor_loop(develop, loop.factor_runner, exp)
     assert "RD-Agent took conf_baseline.yaml in place of" in capsys.readouterr().err
     assert place.qlib.tests == []
 
@@ -421,18 +402,6 @@ def test_a_set_that_changed_stops_a_factor_loop(
     with pytest.raises(typer.Exit):
         loop.factor_runner.develop(factor_experiment("mine"))
     assert capsys.readouterr().err.count("sha256:") == 2
-
-
-@pytest.mark.parametrize(("width", "good"), [(23, True), (22, False)])
-def test_the_width_that_lightgbm_tells_is_compared(width: int, good: bool, tmp_path: Path) -> None:
-    """LightGBM keeps no names: the number of features it was trained on has to be that of the columns."""
-    loaded = manifest.Loaded(None, (), width, {})
-    names = tuple(ALPHA22)
-    if good:
-        manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
-    else:
-        with pytest.raises(HandOffError, match="22 wide for 23 columns"):
-            manifest.check_loaded(loaded, names, ("overnight_gap",), tmp_path)
 
 
 # --- rows, names and codes ---
@@ -504,7 +473,7 @@ def test_new_factors_without_training_values_skip_the_loop(
             index = seams.factor_frame(place.market).index
             doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
             stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
-            (_, _, code), *_ = merge.merge_patches(stand_in)
+            (_, _, code), *_ = merge_patches(stand_in)
             exp = twice
         else:
             exp = factor_experiment("late")
@@ -513,20 +482,22 @@ def test_new_factors_without_training_values_skip_the_loop(
             loop.factor_runner.develop(exp)
 
 
-def test_an_own_factor_of_a_loaded_ones_name_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_factor_of_a_loaded_ones_name_is_a_warning(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RD-Agent's merge keeps the newer one: a line names it, in factor loops and models, and the manifest."""
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
     with seams.logged() as lines:
         exp = loop.factor_runner.develop(factor_experiment("overnight_gap"))
-    told = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
-    assert sum(told in line for line in lines) == 1
+    said = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
+    assert sum(said in line for line in lines) == 1
     assert place.qlib.tests[-1].columns == ["overnight_gap"]
     model = seams.model_experiment()
     model.based_experiments = [of_accepted(exp, 0.1)]
     with seams.logged() as lines:
         seams.develop_up_to_qlib(loop.model_runner, model)
-    assert sum(told in line for line in lines) == 1
+    assert sum(said in line for line in lines) == 1
 
 
 def test_base_features_are_counted_once_the_runs_own_factors_are_known(
@@ -542,7 +513,7 @@ def test_base_features_are_counted_once_the_runs_own_factors_are_known(
     assert [line for line in lines if "叠加Alpha因子" in line] == ["INFO: 叠加Alpha因子: 21个\n"]
 
 
-def test_the_cache_of_qruns_tells_factor_loops_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_qruns_knows_factor_loops_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENABLE_CACHE knows texts alone: those of the reference and of two loops' new factors all differ."""
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
@@ -559,35 +530,50 @@ def test_the_cache_of_qruns_tells_factor_loops_apart(place: Place, monkeypatch: 
 # --- which runner knows the set ---
 
 
-@pytest.mark.parametrize("kind", ["model", "factor"])
-def test_a_runner_with_a_cache_of_its_own_around_it_is_out_of_reach(
-    kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A derived runner decorated as RD-Agent's are would answer before any factors are handed over."""
-    from rdagent.components.runner import CachedRunner
-    from rdagent.core.utils import cache_with_pickle
+def own_runner(parent: Any) -> Any:
+    """Return a derived runner that is decorated as RD-Agent's are, and answers before the hand-off."""
 
-    parent = model_runner.QlibModelRunner if kind == "model" else QlibFactorRunner
-
-    class Own(parent):  # type: ignore[misc, valid-type]
+    class Own(parent):  # type: ignore[misc]
         @cache_with_pickle(CachedRunner.get_cache_key, CachedRunner.assign_cached_result)
         def develop(self, exp: Any) -> Any:
             return super().develop(exp)
 
-    ask = dry_run.ask_model_runner if kind == "model" else dry_run.ask_factor_runner
-    assert ask(Own) == dry_run.CACHED
+    return Own(None)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (OtherRunner, f"test_factor_runner.OtherRunner, whose develop {dry_run.ASTRAY}"),
+        (functools.partial(own_runner, QlibFactorRunner), f"Own, whose develop {dry_run.CACHED}"),
+    ],
+    ids=["another family", "a cache of its own"],
+)
+def test_a_factor_runner_out_of_reach_is_a_warning(
+    make: Any, reason: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models still get the set; one line says what that means for the verdicts on factor loops."""
     seams.switch_on(monkeypatch, place.set_folder)
-    if kind == "model":
-        with pytest.raises(HandOffError, match="has a result cache around it"):
-            plan.check_runner(Own(None))
-    else:
-        with seams.logged() as lines:
-            loop = QuantRDLoop(Own(None))
-        assert sum("can't join the factor loops" in line for line in lines) == 1
-        assert plan.record_of(loop.factor_runner) is None
+    with seams.logged() as lines:
+        loop = QuantRDLoop(make())
+    (warning,) = [line for line in lines if "can't join the factor loops" in line]
+    assert warning.startswith("WARNING: ")
+    assert reason in warning
+    assert plan.record_of(loop.model_runner) is not None
+    assert plan.record_of(loop.factor_runner) is None
 
 
-def test_both_runners_know_the_set_in_a_steps_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_runner_out_of_reach_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache around a derived model runner would answer before any factors are handed over."""
+    seams.switch_on(monkeypatch, place.set_folder)
+    runner = own_runner(model_runner.QlibModelRunner)
+    with pytest.raises(HandOffError, match="has a result cache around it"):
+        plan.check_runner(runner)
+
+
+def test_both_runners_carry_the_set_into_a_steps_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The factor runner carries what the model runner does, through a pickle too."""
     seams.switch_on(monkeypatch, place.set_folder)
     loop = QuantRDLoop(QlibFactorRunner(None))
@@ -597,7 +583,7 @@ def test_both_runners_know_the_set_in_a_steps_process(place: Place, monkeypatch:
     assert records[0] == records[1]
 
 
-def test_a_resume_tells_the_factor_runner_too(
+def test_a_resume_reaches_the_factor_runner(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resumed with the set at another place, the factor runner has that one; switched off, none."""
@@ -612,19 +598,6 @@ def test_a_resume_tells_the_factor_runner_too(
     assert record["path"] == str(moved / FACTOR_FILE)
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
     assert plan.RUNNER_ATTRIBUTE not in vars(QuantRDLoop.load(folder).factor_runner)
-
-
-def test_a_factor_runner_that_can_not_be_told_is_a_warning(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The models still get the set; one line says what that means for the verdicts on factor loops."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    with seams.logged() as lines:
-        loop = QuantRDLoop(OtherRunner())
-    (warning,) = [line for line in lines if "can't join the factor loops" in line]
-    assert warning.startswith("WARNING: ")
-    assert "test_quant.OtherRunner" in warning
-    assert plan.record_of(loop.model_runner) is not None
 
 
 class QlibQuantScenario:
@@ -647,24 +620,3 @@ def test_without_the_seam_of_the_loop_a_run_is_warned_once(
                 model.based_experiments = [of_accepted(factor_experiment("first"), 0.1)]
                 seams.develop_up_to_qlib(runner, model)
         assert sum("can't join the factor loops" in line for line in lines) == times
-
-
-def test_a_develop_of_another_shape_is_refused_by_name() -> None:
-    """A module without a factor runner is not patched, and one that goes another way is told so."""
-    module = ModuleType("fork")
-    module.__file__ = "fork.py"
-    with pytest.raises(SeamError, match="no QlibFactorRunner"):
-        quant.runner_patches(module)
-    module.QlibFactorRunner = OtherRunner  # type: ignore[attr-defined]
-    assert dry_run.ask_factor_runner(OtherRunner) == dry_run.ASTRAY
-
-
-def test_the_yaml_of_factor_loops_is_adapted_as_the_models_is() -> None:
-    """Both of RD-Agent's YAML files take the base set, and stay YAML without one."""
-    folder = Path(str(import_module("rdagent.scenarios.qlib.experiment").__path__[0])) / "factor_template"
-    for name in model_yaml.FACTOR_CONFIG_FILES:
-        text = (folder / name).read_text(encoding="utf-8")
-        base = base_sets.base_set("alpha22")
-        for given in (base, base_sets.NO_BASE_SET):
-            adapted = model_yaml.adapt(text, given, "a note")
-            assert yaml.safe_load(adapted.splitlines()[0]) is None, "the note is a comment"

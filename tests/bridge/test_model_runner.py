@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from rdagent.components.coder.factor_coder.factor import FactorTask
+from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.bridge import dry_run, merge, plan, stop
-from rdagent_sota_bridge.bridge import model_runner as handoff
-from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge import dry_run, model_runner, plan, stop
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.doctor import lines as environment
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
@@ -41,6 +42,16 @@ class Place:
 
     market: Market
     workspace: Path
+    patch: pytest.MonkeyPatch
+
+    def switch_on(self, **variables: str) -> None:
+        """Set the variables of a run with the good set."""
+        seams.switch_on(self.patch, self.workspace, **variables)
+
+    def developed(self, runner: Any = None) -> Path:
+        """Develop a model up to where Qlib would be started, and return the factor file in its workspace."""
+        runner = runner or seams.build_runner()
+        return in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
 
 
 @pytest.fixture
@@ -49,7 +60,7 @@ def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.
     folder, market = market_home
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(tmp_path)
-    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)))
+    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)), monkeypatch)
 
 
 def in_workspace(experiment: Any) -> Path:
@@ -60,28 +71,20 @@ def in_workspace(experiment: Any) -> Path:
 # --- bad input ---
 
 
-@dataclass(frozen=True)
 class Bad:
     """One kind of bad input: how it is made, and what the message has to name."""
 
-    name: str
-    make: Callable[[Place], Path | str | None]
-    expected: tuple[str, ...]
-    reason: Reason | None
-    line: str
-    variables: dict[str, str]
-
-
-def bad(
-    name: str,
-    make: Callable[[Place], Path | str | None],
-    *expected: str,
-    reason: Reason | None = None,
-    line: str = "Failed to load SOTA factors from workspace: ",
-    **variables: str,
-) -> Bad:
-    """Return a kind of bad input."""
-    return Bad(name, make, expected, reason, line, variables)
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[Place], Path | str | None],
+        *expected: str,
+        reason: Reason | None = None,
+        line: str = "Failed to load SOTA factors from workspace: ",
+        **variables: str,
+    ) -> None:
+        self.name, self.make, self.expected = name, make, expected
+        self.reason, self.line, self.variables = reason, line, variables
 
 
 def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Place], Path]:
@@ -200,148 +203,101 @@ def turned(codes: pd.Index) -> object:
     return [f"{code[2:]}.{code[:2]}" for code in codes]
 
 
+def text_dates(days: pd.Index) -> object:
+    """Write days as text."""
+    return days.strftime("%Y-%m-%d")
+
+
+TRAINING = "2008-01-01 to 2014-12-31"
+MALFORMED = base_file("mine.yaml", "MA20: [1, 2")
+UNCLOSED = base_file("mine.json", '{"MA20": "Mean($close, 20"}')
+STORE = base_file("store", "")
 NOT_FOUND = "SOTA workspace path not found: nowhere"
 NO_FILE, NO_COPY = "SOTA factors file not found: ", "The factor set can't be copied into the store"
 CSV = b"datetime,instrument,x\n"
+CHANGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], Reason, tuple[str, ...]]] = {
+    "no rows": (lambda frame: frame.iloc[:0], Reason.NO_ROWS, ("no rows",)),
+    "no columns": (lambda frame: frame[[]], Reason.NO_COLUMNS, ("no factor columns",)),
+    "no datetime level": (
+        lambda frame: frame.rename_axis(["day", "instrument"]),
+        Reason.NO_LEVEL,
+        ("[datetime]",),
+    ),
+    "no instrument level": (
+        lambda frame: frame.rename_axis(["datetime", "code"]),
+        Reason.NO_LEVEL,
+        ("[instrument]",),
+    ),
+    "no index": (lambda frame: frame.reset_index(), Reason.NO_LEVEL, ("set_index",)),
+    "rows twice": (
+        lambda frame: pd.concat([frame, frame.iloc[:3]]),
+        Reason.DUPLICATE_ROW,
+        ("3 in all", "SH600001"),
+    ),
+    "a column of text": (
+        lambda frame: frame.assign(sector="bank"),
+        Reason.NOT_NUMERIC,
+        ("[sector]", "'bank'"),
+    ),
+    "a column all NaN": (with_value(np.nan, slice(None)), Reason.ALL_NAN, ("[noise]",)),
+    "infinite values": (with_value(np.inf, slice(0, 5)), Reason.INFINITE, ("[noise]", "5 in all")),
+    "other column groups": (lambda frame: pd.concat({"label": frame}, axis=1), Reason.LAYOUT, ("label",)),
+    "no training day": (lambda frame: frame.loc["2016-01-01":], Reason.NO_TRAINING_DATE, (TRAINING,)),
+    "no value in training": (only_after_training, Reason.NO_TRAINING_VALUE, (TRAINING,)),
+    "too little of a segment": (
+        lambda frame: frame.loc[:"2015-06-30"],
+        Reason.LOW_COVERAGE,
+        ("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
+    ),
+    "too little of a factor": (
+        with_value(np.nan, slice(0, 27_000)),
+        Reason.LOW_COVERAGE,
+        ("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
+    ),
+}
+ZONED = with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai"))
+AT_CLOSE = with_level("datetime", lambda days: days + pd.Timedelta(hours=15))
+NUMBERS = with_level("instrument", lambda codes: [int(code[2:]) for code in codes])
 BAD = [
-    bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
-    bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
-    bad("folder without the file", empty_folder, "an empty folder", line=NO_FILE),
-    bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
-    bad("not parquet", raw_bytes(lambda _: CSV), "not parquet", reason=Reason.NOT_PARQUET),
-    bad("empty file", raw_bytes(lambda _: b""), "not parquet", reason=Reason.NOT_PARQUET),
-    bad(
+    *(Bad(name, changed(change), *said, reason=why) for name, (change, why, said) in CHANGED.items()),
+    Bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
+    Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
+    Bad("folder without the file", empty_folder, "an empty folder", line=NO_FILE),
+    Bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
+    Bad("not parquet", raw_bytes(lambda _: CSV), "not parquet", reason=Reason.NOT_PARQUET),
+    Bad("empty file", raw_bytes(lambda _: b""), "not parquet", reason=Reason.NOT_PARQUET),
+    Bad(
         "truncated", raw_bytes(lambda content: content[: len(content) // 2]), "cut off", reason=Reason.DAMAGED
     ),
-    bad("no rows", changed(lambda frame: frame.iloc[:0]), "no rows", reason=Reason.NO_ROWS),
-    bad("no columns", changed(lambda frame: frame[[]]), "no factor columns", reason=Reason.NO_COLUMNS),
-    bad(
-        "no datetime level",
-        changed(lambda frame: frame.rename_axis(["day", "instrument"])),
-        "[datetime]",
-        reason=Reason.NO_LEVEL,
-    ),
-    bad(
-        "no instrument level",
-        changed(lambda frame: frame.rename_axis(["datetime", "code"])),
-        "[instrument]",
-        reason=Reason.NO_LEVEL,
-    ),
-    bad("no index", changed(lambda frame: frame.reset_index()), "set_index", reason=Reason.NO_LEVEL),
-    bad("no pandas metadata", of_another_tool, "df.set_index", reason=Reason.NO_LEVEL),
-    bad(
-        "dates are text",
-        with_level("datetime", lambda days: days.strftime("%Y-%m-%d")),
-        "to_datetime",
-        reason=Reason.NOT_DATES,
-    ),
-    bad(
-        "dates with a zone",
-        with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai")),
-        "Asia/Shanghai",
-        reason=Reason.TIME_ZONE,
-    ),
-    bad(
-        "times of day",
-        with_level("datetime", lambda days: days + pd.Timedelta(hours=15)),
-        "15:00:00",
-        reason=Reason.TIME_OF_DAY,
-    ),
-    bad(
-        "instruments are numbers",
-        with_level("instrument", lambda codes: [int(code[2:]) for code in codes]),
-        "SH600000",
-        reason=Reason.NOT_TEXT,
-    ),
-    bad(
-        "rows twice",
-        changed(lambda frame: pd.concat([frame, frame.iloc[:3]])),
-        *("3 in all", "SH600001"),
-        reason=Reason.DUPLICATE_ROW,
-    ),
-    bad(
-        "a column of text",
-        changed(lambda frame: frame.assign(sector="bank")),
-        *("[sector]", "'bank'"),
-        reason=Reason.NOT_NUMERIC,
-    ),
-    bad("a column all NaN", changed(with_value(np.nan, slice(None))), "[noise]", reason=Reason.ALL_NAN),
-    bad(
-        "infinite values",
-        changed(with_value(np.inf, slice(0, 5))),
-        *("[noise]", "5 in all"),
-        reason=Reason.INFINITE,
-    ),
-    bad("a column twice", twice, "[overnight_gap]", reason=Reason.DUPLICATE_NAME),
-    bad(
-        "other column groups",
-        changed(lambda frame: pd.concat({"label": frame}, axis=1)),
-        "label",
-        reason=Reason.LAYOUT,
-    ),
-    bad(
+    Bad("no pandas metadata", of_another_tool, "df.set_index", reason=Reason.NO_LEVEL),
+    Bad("dates are text", with_level("datetime", text_dates), "to_datetime", reason=Reason.NOT_DATES),
+    Bad("dates with a zone", ZONED, "Asia/Shanghai", reason=Reason.TIME_ZONE),
+    Bad("times of day", AT_CLOSE, "15:00:00", reason=Reason.TIME_OF_DAY),
+    Bad("instruments are numbers", NUMBERS, "SH600000", reason=Reason.NOT_TEXT),
+    Bad("a column twice", twice, "[overnight_gap]", reason=Reason.DUPLICATE_NAME),
+    Bad(
         "other market's codes",
         with_level("instrument", turned),
         *("600000.SH", "SH600000", "SH600001"),
         reason=Reason.NO_INSTRUMENT,
     ),
-    bad(
-        "no training day",
-        changed(lambda frame: frame.loc["2016-01-01":]),
-        "2008-01-01 to 2014-12-31",
-        reason=Reason.NO_TRAINING_DATE,
-    ),
-    bad(
-        "no value in training",
-        changed(only_after_training),
-        "2008-01-01 to 2014-12-31",
-        reason=Reason.NO_TRAINING_VALUE,
-    ),
-    bad(
-        "too little of a segment",
-        changed(lambda frame: frame.loc[:"2015-06-30"]),
-        *("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
-        reason=Reason.LOW_COVERAGE,
-    ),
-    bad(
-        "too little of a factor",
-        changed(with_value(np.nan, slice(0, 27_000))),
-        *("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
-        reason=Reason.LOW_COVERAGE,
-    ),
-    bad("misspelt factor", good, "overnight_gap", SOTA_FACTORS="overnite_gap"),
-    bad("misspelt exclusion", good, "SOTA_FACTORS_EXCLUDE", SOTA_FACTORS_EXCLUDE="noise*"),
-    bad("no factor left", good, "No factor is left", SOTA_FACTORS_EXCLUDE="*"),
-    bad("log missing", nothing, "SOTA log path not found: log/no", SOTA_LOG_PATH="log/no"),
-    bad("log that is none", nothing, "no session", SOTA_LOG_PATH="."),
-    bad("no log at all", nothing, "No log accepted", SOTA_LOG_PATH="latest"),
-    bad("factor unequal in two sets", unequal, "other values in two sets", "the first of 1 rows"),
-    bad("unknown entry of a list", good, "SOTA_LOG_PATH", "is empty", SOTA_LOG_PATH="a::b"),
-    bad("unknown correlation", good, "SOTA_MAX_CORRELATION", SOTA_MAX_CORRELATION="1.5"),
-    bad("unknown switch", good, "LOAD_SOTA_FROM_WORKSPACE", "'ture'", LOAD_SOTA_FROM_WORKSPACE="ture"),
-    bad("unknown alpha switch", good, "USE_ALPHA_FACTORS", "'maybe'", USE_ALPHA_FACTORS="maybe"),
-    bad("unknown base set", good, "ALPHA_FACTORS", "alpha20, alpha22, alpha158", ALPHA_FACTORS="alpha21"),
-    bad("unknown error mode", good, "SOTA_ON_ERROR", "'ignore'", SOTA_ON_ERROR="ignore"),
-    bad("base-set file missing", good, "ALPHA_FACTORS", "No such file", ALPHA_FACTORS="mine.json"),
-    bad(
-        "base-set file malformed",
-        base_file("mine.yaml", "MA20: [1, 2"),
-        *("mine.yaml", "malformed"),
-        ALPHA_FACTORS="mine.yaml",
-    ),
-    bad(
-        "base-set expression malformed",
-        base_file("mine.json", '{"MA20": "Mean($close, 20"}'),
-        "MA20",
-        ALPHA_FACTORS="mine.json",
-    ),
-    bad(
-        "store that is a file",
-        base_file("store", ""),
-        "SOTA_STORE_PATH",
-        line=NO_COPY,
-        SOTA_STORE_PATH="store",
-    ),
+    Bad("misspelt factor", good, "overnight_gap", SOTA_FACTORS="overnite_gap"),
+    Bad("misspelt exclusion", good, "SOTA_FACTORS_EXCLUDE", SOTA_FACTORS_EXCLUDE="noise*"),
+    Bad("no factor left", good, "No factor is left", SOTA_FACTORS_EXCLUDE="*"),
+    Bad("log missing", nothing, "SOTA log path not found: log/no", SOTA_LOG_PATH="log/no"),
+    Bad("log that is none", nothing, "no session", SOTA_LOG_PATH="."),
+    Bad("no log at all", nothing, "No log accepted", SOTA_LOG_PATH="latest"),
+    Bad("factor unequal in two sets", unequal, "other values in two sets", "the first of 1 rows"),
+    Bad("unknown entry of a list", good, "SOTA_LOG_PATH", "is empty", SOTA_LOG_PATH="a::b"),
+    Bad("unknown correlation", good, "SOTA_MAX_CORRELATION", SOTA_MAX_CORRELATION="1.5"),
+    Bad("unknown switch", good, "LOAD_SOTA_FROM_WORKSPACE", "'ture'", LOAD_SOTA_FROM_WORKSPACE="ture"),
+    Bad("unknown alpha switch", good, "USE_ALPHA_FACTORS", "'maybe'", USE_ALPHA_FACTORS="maybe"),
+    Bad("unknown base set", good, "ALPHA_FACTORS", "alpha20, alpha22, alpha158", ALPHA_FACTORS="alpha21"),
+    Bad("unknown error mode", good, "SOTA_ON_ERROR", "'ignore'", SOTA_ON_ERROR="ignore"),
+    Bad("base-set file missing", good, "ALPHA_FACTORS", "No such file", ALPHA_FACTORS="mine.json"),
+    Bad("base-set file malformed", MALFORMED, "mine.yaml", "malformed", ALPHA_FACTORS="mine.yaml"),
+    Bad("base-set expression malformed", UNCLOSED, "MA20", ALPHA_FACTORS="mine.json"),
+    Bad("store that is a file", STORE, "SOTA_STORE_PATH", line=NO_COPY, SOTA_STORE_PATH="store"),
 ]
 
 
@@ -359,13 +315,13 @@ def test_bad_input(what: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in what.variables.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as stopped:
         seams.build_runner()
-    said = stop.value.code
+    said = stopped.value.code
     assert isinstance(said, str), "a text as code is printed and makes status 1"
     assert said.startswith(what.line)
     assert [text for text in (*what.expected, "fix:") if text not in said] == []
-    error = stop.value.__cause__
+    error = stopped.value.__cause__
     assert isinstance(error, BridgeError)
     if what.reason is not None:
         assert isinstance(error, FactorFileError)
@@ -422,14 +378,14 @@ def test_unreadable_file_stops_the_run(place: Place, monkeypatch: pytest.MonkeyP
         file = seams.write_set(folder, seams.factor_frame(place.market)) / FACTOR_FILE
         file.chmod(0)
         monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(file))
-        with nobody(), pytest.raises(SystemExit) as stop:
+        with nobody(), pytest.raises(SystemExit) as stopped:
             seams.build_runner()
     finally:
         (folder / FACTOR_FILE).unlink()
         folder.rmdir()
-    assert "Permission denied" in str(stop.value.code)
-    assert isinstance(stop.value.__cause__, FactorFileError)
-    assert stop.value.__cause__.failures[0].reason is Reason.UNREADABLE
+    assert "Permission denied" in str(stopped.value.code)
+    assert isinstance(stopped.value.__cause__, FactorFileError)
+    assert stopped.value.__cause__.failures[0].reason is Reason.UNREADABLE
 
 
 def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
@@ -450,7 +406,7 @@ def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
 def test_qlib_data_that_is_not_there_is_one_warning(
     spoil: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without Qlib's data, or with half of a download, the run goes on and says once what it can't check."""
+    """Without Qlib's data, or with half of a download, one warning says what can't be checked."""
     home = tmp_path / "home"
     folder = seams.put_market(home).provider
     if spoil == "garbage":
@@ -502,34 +458,21 @@ def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
 # --- the shape of RD-Agent ---
 
 
-def module_of_another_shape() -> object:
-    """Return a stand-in for a future model_runner module."""
-    import types
-
-    module = types.ModuleType("rdagent.scenarios.qlib.developer.model_runner")
-    module.__file__ = "model_runner.py"
+def test_another_shape_stops_a_run_that_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no develop, a run with the switch on stops; else it costs one line on stderr."""
+    module = ModuleType("model_runner")
     module.QlibModelRunner = type("QlibModelRunner", (), {})  # type: ignore[attr-defined]
-    return module
-
-
-def test_another_shape_stops_a_run_that_asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no develop, a run with the switch on stops, with the reason."""
     with pytest.raises(SeamError, match=r"has no QlibModelRunner\.develop"):
-        handoff.runner_patches(module_of_another_shape())  # type: ignore[arg-type]
-    seams.switch_on(monkeypatch, place.workspace)
-    with pytest.raises(SystemExit, match="a shape that is not known"):
-        stop.refuse(
-            SeamError("QlibModelRunner.develop has a shape that is not known", "model_runner.py", "m")
-        )
-
-
-def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the switch off a shape that is not known costs one line on stderr, and nothing else."""
-    stop.refuse(SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m"))
-    assert (
-        capsys.readouterr().err
-        == "rdagent-sota-bridge: QlibModelRunner.develop has another shape (model_runner.py)\n"
-    )
+        model_runner.runner_patches(module)
+    error = SeamError("QlibModelRunner.develop has another shape", "model_runner.py", "m")
+    stop.refuse(error)
+    line = "rdagent-sota-bridge: QlibModelRunner.develop has another shape (model_runner.py)\n"
+    assert capsys.readouterr().err == line
+    place.switch_on()
+    with pytest.raises(SystemExit, match="develop has another shape"):
+        stop.refuse(error)
 
 
 # --- the hand-off ---
@@ -537,79 +480,64 @@ def test_another_shape_is_said_once_where_nobody_asked(capsys: pytest.CaptureFix
 
 def test_switched_off_the_original_is_called_and_nothing_else(place: Place) -> None:
     """Without the switch the runner carries nothing, and the experiment is what RD-Agent made."""
-    runner = seams.build_runner()
-    assert not plan.was_asked(runner)
-    before = seams.model_experiment()
+    runner, before = seams.build_runner(), seams.model_experiment()
+    assert plan.RUNNER_ATTRIBUTE not in vars(runner)
     features = getattr(before, "base_features", None)
     experiment = seams.develop_up_to_qlib(runner, before)
     assert experiment.based_experiments == []
     assert getattr(experiment, "base_features", None) is features
-    assert [
-        file.name for file in experiment.experiment_workspace.workspace_path.glob("*sota_manifest*")
-    ] == []
+    assert list(experiment.experiment_workspace.workspace_path.glob("*sota_manifest*")) == []
 
 
-def test_the_merge_path_writes_the_set_into_the_workspace(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent's own merge writes exactly the set's values, nested under `feature`."""
-    seams.switch_on(monkeypatch, place.workspace)
+def test_the_workspace_gets_the_set(place: Place) -> None:
+    """RD-Agent's own merge path ends with exactly the set's values, nested under `feature`.
+
+    The user's file keeps its bytes and times, and nothing is written beside it; a runner that was pickled
+    into a step's process knows its set from the session, not from the environment.
+    """
+    file = place.workspace / FACTOR_FILE
+    before = file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())
+    place.switch_on()
     with seams.logged() as lines:
-        experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
-    written = pd.read_parquet(in_workspace(experiment))
-    pd.testing.assert_frame_equal(written, pd.read_parquet(place.workspace / FACTOR_FILE).sort_index())
+        runner = pickle.loads(pickle.dumps(seams.build_runner()))
+        place.patch.delenv("SOTA_WORKSPACE_PATH")
+        written = pd.read_parquet(place.developed(runner))
+    pd.testing.assert_frame_equal(written, pd.read_parquet(file).sort_index())
     said = "".join(lines)
-    rows = len(written)
     for line in (
-        f"INFO: SOTA factors loaded from workspace: {place.workspace / FACTOR_FILE}\n",
-        f"INFO: SOTA factors shape: ({rows}, 1)\n",
+        f"INFO: SOTA factors loaded from workspace: {file}\n",
+        f"INFO: SOTA factors shape: ({len(written)}, 1)\n",
         "INFO: SOTA factor experiment added to based_experiments\n",
         "INFO: SOTA factor processing ...\n",
         "INFO: 叠加Alpha因子: 22个\n",
     ):
         assert line in said
+    assert (file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())) == before
 
 
-def test_colliding_names_are_counted_once(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a mined column has a base feature's name the mined one wins, and the log counts so."""
-    seams.switch_on(
-        monkeypatch, seams.write_set(tmp_path / "two", seams.factor_frame(place.market, RESI5=1.0))
-    )
-    with seams.logged() as lines:
-        seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
-    assert "INFO: 叠加Alpha因子: 21个\n" in lines
-    assert any("1 of the 22 features of alpha22 give way" in line and "RESI5" in line for line in lines)
-
-
-def test_features_chosen_in_rdagent_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_chosen_in_rdagent_are_kept(place: Place) -> None:
     """Base features that the user chose in RD-Agent 1.0.0 stay, unless ALPHA_FACTORS is set explicitly."""
-    chosen = {"MINE": "$close/$open"}
-    seams.switch_on(monkeypatch, place.workspace)
-    experiment = seams.model_experiment(base_features=chosen)
-    if not hasattr(experiment, "base_features"):
-        experiment.base_features = chosen  # 0.8.0 knows no such choice; the rule is the same
-    with seams.logged() as lines:
-        seams.develop_up_to_qlib(seams.build_runner(), experiment)
-    assert experiment.base_features == chosen
-    assert any("Base features chosen in RD-Agent are kept" in line and "MINE" in line for line in lines)
-    assert "INFO: 叠加Alpha因子: 1个\n" in lines
-
-    monkeypatch.setenv("ALPHA_FACTORS", "alpha20")
-    experiment = seams.model_experiment(base_features=chosen)
-    experiment.base_features = chosen
-    with seams.logged() as lines:
-        seams.develop_up_to_qlib(seams.build_runner(), experiment)
-    assert "INFO: 叠加Alpha因子: 20个\n" in lines
-    assert "INFO: The base set alpha20 takes the place of 1 base features chosen in RD-Agent\n" in lines
+    place.switch_on()
+    for explicit in (False, True):
+        if explicit:
+            place.patch.setenv("ALPHA_FACTORS", "alpha20")
+        experiment = seams.model_experiment()
+        chosen = experiment.base_features = {"MINE": "$close/$open"}  # 0.8.0 knows no such choice
+        with seams.logged() as lines:
+            seams.develop_up_to_qlib(seams.build_runner(), experiment)
+        said = "".join(lines)
+        assert experiment.base_features == chosen
+        assert ("Base features chosen in RD-Agent are kept" in said and "MINE" in said) is not explicit
+        taken = "INFO: The base set alpha20 takes the place of 1 base features chosen in RD-Agent\n"
+        assert (taken in lines) is explicit
+        assert f"INFO: 叠加Alpha因子: {20 if explicit else 1}个\n" in lines
 
 
 def test_chosen_features_that_change_in_a_run_stop_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run keeps its base set too, also where it is the user's choice in RD-Agent."""
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     runner = seams.build_runner()
     experiments = [seams.model_experiment(), seams.model_experiment()]
     for experiment, name in zip(experiments, ("ONE", "TWO"), strict=True):
@@ -620,14 +548,11 @@ def test_chosen_features_that_change_in_a_run_stop_it(
     assert "The base set is not the one that this run began with" in capsys.readouterr().err
 
 
-def test_the_synthetic_experiment_is_light_and_plain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_synthetic_experiment_is_light_and_plain(place: Place) -> None:
     """It pickles without the data, leaves no folder, and unpickles where the package is not installed."""
-    from rdagent.core.conf import RD_AGENT_SETTINGS
-    from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
-
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     runner, experiment = seams.build_runner(), seams.model_experiment()
-    root = Path(RD_AGENT_SETTINGS.workspace_path)
+    root = Path(import_module("rdagent.core.conf").RD_AGENT_SETTINGS.workspace_path)
     before = set(root.iterdir())
     seams.develop_up_to_qlib(runner, experiment)
     own = (experiment.experiment_workspace, experiment.sub_workspace_list[0])
@@ -648,14 +573,12 @@ def test_the_synthetic_experiment_is_light_and_plain(place: Place, monkeypatch: 
     assert found.stdout.decode().split() == ["QlibFactorExperiment", synthetic.sota_factor_set["digest"]]
 
 
-def test_the_results_hold_every_metric_that_rdagent_asks_for(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_results_hold_every_metric_that_rdagent_asks_for(place: Place) -> None:
     """The factor run's metrics are there where it left them, else NaN; `.loc` works."""
     from rdagent.scenarios.qlib.developer.feedback import IMPORTANT_METRICS
 
     (place.workspace / "qlib_res.csv").write_text(",0\nIC,0.0521\nl2.train,0.99\nbroken,x\n")
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
     # QLIB_SELECTED_METRICS of RD-Agent's log/ui/app.py, which can't be imported outside streamlit.
     selected = [*IMPORTANT_METRICS, "1day.excess_return_with_cost.information_ratio"]
@@ -666,13 +589,10 @@ def test_the_results_hold_every_metric_that_rdagent_asks_for(
     assert experiment.based_experiments[-1].result["l2.train"] == 0.99
 
 
-def test_factor_experiments_of_the_run_itself_stay_and_come_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_factor_experiments_of_the_run_itself_stay_and_come_once(place: Place) -> None:
     """Developing the same experiment again replaces our two experiments and keeps RD-Agent's own."""
-    seams.switch_on(monkeypatch, place.workspace)
-    runner, experiment = seams.build_runner(), seams.model_experiment()
-    other = seams.model_experiment("Earlier")
+    place.switch_on()
+    runner, experiment, other = seams.build_runner(), seams.model_experiment(), seams.model_experiment("A")
     other.result = pd.Series({"IC": 0.01})
     experiment.based_experiments = [other]
     for _ in range(2):
@@ -683,12 +603,8 @@ def test_factor_experiments_of_the_run_itself_stay_and_come_once(
 
 
 @pytest.fixture
-def own_factors(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
+def own_factors(place: Place) -> Any:
     """Return an accepted factor experiment of the run itself, whose code RD-Agent would run again."""
-    from rdagent.components.coder.factor_coder.factor import FactorTask
-    from rdagent.scenarios.qlib.developer import model_runner
-    from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
-
     own = QlibFactorExperiment([FactorTask("own", "d", "f")])
     own.result = pd.Series({"IC": 0.02})
     index = seams.factor_frame(place.market).index
@@ -698,26 +614,32 @@ def own_factors(place: Place, monkeypatch: pytest.MonkeyPatch) -> Any:
         return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=index)
 
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
-    module = type(model_runner)("stand_in")
+    module = ModuleType("stand_in")
     module.process_factor_data = process  # type: ignore[attr-defined]
-    ((_, _, replacement),) = merge.merge_patches(module)
-    monkeypatch.setattr(model_runner, "process_factor_data", replacement)
+    ((_, _, replacement),) = model_runner.merge_patches(module)
+    at = import_module("rdagent.scenarios.qlib.developer.model_runner")
+    place.patch.setattr(at, "process_factor_data", replacement)
     return own
 
 
-def test_factors_that_the_run_accepted_itself_come_beside_the_set(
-    place: Place, monkeypatch: pytest.MonkeyPatch, own_factors: Any
-) -> None:
-    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, newer values last."""
-    seams.switch_on(monkeypatch, place.workspace)
-    experiment = seams.model_experiment()
+def test_factors_that_the_run_accepted_itself_come_beside_the_set(place: Place, own_factors: Any) -> None:
+    """In fin_quant RD-Agent's own factor experiments are merged too, each name once, newer values last.
+
+    RD-Agent writes the file itself then: a link that lies there is taken away, and never written through.
+    """
+    place.switch_on()
+    runner, experiment = seams.build_runner(), seams.model_experiment()
+    (stored,) = stored_files()
+    content = stored.read_bytes()
+    os.link(stored, in_workspace(experiment))
     experiment.based_experiments = [own_factors]
-    seams.develop_up_to_qlib(seams.build_runner(), experiment)
+    seams.develop_up_to_qlib(runner, experiment)
     assert experiment.based_experiments[0] is own_factors
     assert len(experiment.based_experiments) == 2, "with one of its own it needs no empty one"
     written = pd.read_parquet(in_workspace(experiment))["feature"]
     assert set(written.columns) == {"overnight_gap", "own", "MA20"}
     assert (written["overnight_gap"] == 2.0).all()
+    assert stored.read_bytes() == content
 
 
 # --- the store ---
@@ -728,15 +650,9 @@ def stored_files() -> list[Path]:
     return sorted(Path("git_ignore_folder/sota_store").resolve().glob("*.parquet"))
 
 
-def run_in_docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let RD-Agent's settings say that Qlib runs in a container."""
-    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
-    monkeypatch.setattr(coder, "env_type", "docker")
-
-
-def test_all_models_link_one_file_of_the_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_models_link_one_file_of_the_store(place: Place) -> None:
     """Each workspace gets a link to the one stored file, or its clone, and nothing reads the set for it."""
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     runner = seams.build_runner()
     (stored,) = stored_files()
     assert stored.stat().st_mode & 0o777 == 0o444
@@ -746,9 +662,9 @@ def test_all_models_link_one_file_of_the_store(place: Place, monkeypatch: pytest
         assert pq.read_metadata(path).num_rows == 9, "the set itself is read"
         return read(path)
 
-    monkeypatch.setattr(pd, "read_parquet", read_sample)
+    place.patch.setattr(pd, "read_parquet", read_sample)
     with seams.logged() as lines:
-        files = [in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment())) for _ in range(2)]
+        files = [place.developed(runner) for _ in range(2)]
     how = "link" if files[0].samefile(stored) else "clone"
     assert [file.samefile(stored) for file in files] == [how == "link"] * 2
     said = f"INFO: SOTA factors placed in the model's workspace: a {how} of {stored}"
@@ -756,59 +672,52 @@ def test_all_models_link_one_file_of_the_store(place: Place, monkeypatch: pytest
     assert stored_files() == [stored]
 
 
-def test_a_workspace_of_a_container_has_a_file_of_its_own(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workspace_of_a_container_has_a_file_of_its_own(place: Place) -> None:
     """Under Docker the workspace gets a copy: `chmod -R 777`, and writing, there reach no stored file."""
-    run_in_docker(monkeypatch)
-    seams.switch_on(monkeypatch, place.workspace)
-    file = in_workspace(seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment()))
+    coder = import_module("rdagent.components.coder.model_coder.conf").MODEL_COSTEER_SETTINGS
+    place.patch.setattr(coder, "env_type", "docker")
+    place.switch_on()
+    file = place.developed()
     (stored,) = stored_files()
-    assert file.stat().st_ino != stored.stat().st_ino
     content = stored.read_bytes()
+    assert file.stat().st_ino != stored.stat().st_ino
     assert file.read_bytes() == content
     file.chmod(0o777)
     file.write_bytes(b"changed in the container")
     assert (stored.stat().st_mode & 0o777, stored.read_bytes()) == (0o444, content)
 
 
-def test_a_stored_file_that_was_changed_is_written_anew(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Writing through a workspace's link is noticed in the next loop, which warns and is right."""
-    seams.switch_on(monkeypatch, place.workspace)
+@pytest.mark.parametrize("what", ["changed", "lost"])
+def test_a_stored_file_that_is_spoilt_in_a_run_is_written_anew(what: str, place: Place) -> None:
+    """Writing through a workspace's link is a warning in the next loop, a deleted store costs a copy."""
+    place.switch_on()
     runner = seams.build_runner()
-    first = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
+    first = place.developed(runner)
     (stored,) = stored_files()
-    stored.chmod(0o644)
-    stored.write_bytes(b"written through a link")
+    if what == "changed":
+        stored.chmod(0o644)
+        stored.write_bytes(b"written through a link")
+    else:
+        shutil.rmtree("git_ignore_folder")
     with seams.logged() as lines:
-        second = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
-    assert sum("WARNING: SOTA factors store:" in line and "written anew" in line for line in lines) == 1
+        second = place.developed(runner)
+    warned = sum("WARNING: SOTA factors store:" in line and "written anew" in line for line in lines)
+    assert warned == (what == "changed")
     assert second.read_bytes() == (place.workspace / FACTOR_FILE).read_bytes()
-    assert first.stat().st_ino != second.stat().st_ino
-
-
-def test_a_store_that_is_lost_in_a_run_is_made_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever deletes the store between two loops costs the run a copy."""
-    seams.switch_on(monkeypatch, place.workspace)
-    runner = seams.build_runner()
-    shutil.rmtree("git_ignore_folder")
-    file = in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
-    assert file.read_bytes() == (place.workspace / FACTOR_FILE).read_bytes()
+    assert not first.exists() or first.stat().st_ino != second.stat().st_ino
 
 
 def test_a_store_that_fails_in_a_loop_ends_the_run_with_one_message(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where the copy can't be written any more, the run ends with the place and the fix, and status 1."""
-    seams.switch_on(monkeypatch, place.workspace, SOTA_STORE_PATH="store")
+    place.switch_on(SOTA_STORE_PATH="store")
     runner = seams.build_runner()
     shutil.rmtree("store")
     Path("store").touch()
-    with pytest.raises(typer.Exit) as stop:
+    with pytest.raises(typer.Exit) as stopped:
         runner.develop(seams.model_experiment())
-    assert stop.value.exit_code == 1
+    assert stopped.value.exit_code == 1
     said = capsys.readouterr().err
     assert f"where: {Path('store').resolve()}" in said
     assert "SOTA_STORE_PATH" in said
@@ -816,15 +725,10 @@ def test_a_store_that_fails_in_a_loop_ends_the_run_with_one_message(
 
 @pytest.mark.parametrize(("own", "fact"), [(False, "can't be placed"), (True, "can't be read any more")])
 def test_a_set_that_is_gone_at_the_merge_is_one_message(
-    own: bool,
-    fact: str,
-    place: Place,
-    monkeypatch: pytest.MonkeyPatch,
-    own_factors: Any,
-    capsys: pytest.CaptureFixture[str],
+    own: bool, fact: str, place: Place, own_factors: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A stored file that is deleted while RD-Agent merges ends the run before any training."""
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     runner, experiment = seams.build_runner(), seams.model_experiment()
     experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
     experiment.based_experiments = [own_factors] if own else []
@@ -835,7 +739,7 @@ def test_a_set_that_is_gone_at_the_merge_is_one_message(
         stored.path.unlink()
         return stored
 
-    monkeypatch.setattr(plan, "keep_in_store", keep_not)
+    place.patch.setattr(plan, "keep_in_store", keep_not)
     with pytest.raises(typer.Exit):
         runner.develop(experiment)
     said = capsys.readouterr().err
@@ -843,31 +747,14 @@ def test_a_set_that_is_gone_at_the_merge_is_one_message(
     assert said.count("fix:") == 1
 
 
-def test_a_link_in_the_workspace_is_never_written_through(
-    place: Place, monkeypatch: pytest.MonkeyPatch, own_factors: Any
-) -> None:
-    """Where RD-Agent writes the file itself, beside its own factors, a link that lies there is taken away."""
-    seams.switch_on(monkeypatch, place.workspace)
-    runner, experiment = seams.build_runner(), seams.model_experiment()
-    (stored,) = stored_files()
-    content = stored.read_bytes()
-    os.link(stored, in_workspace(experiment))
-    experiment.based_experiments = [own_factors]
-    seams.develop_up_to_qlib(runner, experiment)
-    assert "own" in pd.read_parquet(in_workspace(experiment))["feature"]
-    assert stored.read_bytes() == content
-
-
 # --- identity ---
 
 
-def test_cache_keys_tell_sets_and_base_sets_apart(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_keys_differ_by_set_and_base_set(place: Place, tmp_path: Path) -> None:
     """The key differs by content, base set and switch, not by path; switched off it is RD-Agent's."""
 
     def key(workspace: Path | None, **variables: str) -> str:
-        with monkeypatch.context() as patched:
+        with place.patch.context() as patched:
             if workspace is not None:
                 seams.switch_on(patched, workspace, **variables)
             return seams.cache_key(seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment()))
@@ -886,19 +773,17 @@ def test_cache_keys_tell_sets_and_base_sets_apart(
     assert keys["set"] == key(moved)
 
 
-def test_a_changed_file_stops_the_run_between_loops(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_file_stops_the_run_between_loops(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """A run keeps its set: other content in the second loop ends it with both digests, status 1."""
-    seams.switch_on(monkeypatch, place.workspace)
+    place.switch_on()
     runner = seams.build_runner()
-    seams.develop_up_to_qlib(runner, seams.model_experiment())
+    place.developed(runner)
     record = plan.record_of(runner)
     assert record is not None
     seams.write_set(place.workspace, seams.factor_frame(place.market) * 2)
-    with pytest.raises(typer.Exit) as stop:
+    with pytest.raises(typer.Exit) as stopped:
         runner.develop(seams.model_experiment())
-    assert stop.value.exit_code == 1
+    assert stopped.value.exit_code == 1
     said = capsys.readouterr().err
     assert record["digest"] in said
     assert said.count("sha256:") == 2
@@ -906,45 +791,3 @@ def test_a_changed_file_stops_the_run_between_loops(
     with pytest.raises(typer.Exit):
         runner.develop(seams.model_experiment())
     assert "SOTA factors file not found" in capsys.readouterr().err
-
-
-def test_the_runner_is_pickled_with_its_set(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the process of a step the runner knows its set from the session, not from the environment."""
-    seams.switch_on(monkeypatch, place.workspace)
-    runner = pickle.loads(pickle.dumps(seams.build_runner()))
-    monkeypatch.delenv("SOTA_WORKSPACE_PATH")
-    experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
-    assert in_workspace(experiment).is_file()
-
-
-def test_the_users_file_is_untouched(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hand-off changes neither the bytes nor the times of the source, and writes nothing beside it."""
-    file = place.workspace / FACTOR_FILE
-    before = file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())
-    seams.switch_on(monkeypatch, place.workspace)
-    seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
-    assert (file.read_bytes(), file.stat().st_mtime_ns, sorted(place.workspace.iterdir())) == before
-
-
-def test_a_baseline_yaml_in_a_hand_off_stops_the_run(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """If RD-Agent's merge were skipped, the model would train without the factors: the run stops."""
-    from rdagent.scenarios.qlib.developer import model_runner
-
-    seams.switch_on(monkeypatch, place.workspace)
-    runner, experiment = seams.build_runner(), seams.model_experiment()
-    experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
-    # A merge that returns nothing: develop then takes the baseline YAML without a word.
-    monkeypatch.setattr(model_runner, "process_factor_data", lambda experiments: pd.DataFrame())
-    with pytest.raises(typer.Exit):
-        runner.develop(experiment)
-    assert "would be trained without the factors" in capsys.readouterr().err
-
-
-def test_every_seam_is_applied_in_this_process() -> None:
-    """The tests above ran on the patched classes: the hook has applied the seams."""
-    import rdagent.scenarios.qlib.developer.model_runner  # noqa: F401
-
-    states = {status.seam.name: status.state for status in patch.status()}
-    assert states["runner"] == states["merge"] == states["workspace"] == states["text log"] == "applied"

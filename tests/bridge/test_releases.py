@@ -16,31 +16,31 @@ from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 
 RELEASES = ("0.5.0", "0.6.1", "0.7.0")
 
-# Each module of a release, beside the installed ones that it imports: what the seams replace in it is told.
+# Each module of a release, beside the installed ones that it imports: what the seams replace in it.
 MEET = """
 import importlib, importlib.util, json, os, pathlib, sys
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import rdagent_sota_bridge as startup
 startup.unregister()
-from rdagent_sota_bridge import dry_run, patch
+from rdagent_sota_bridge.bridge import dry_run, seams
 from rdagent.core.conf import RD_AGENT_SETTINGS
 object.__setattr__(RD_AGENT_SETTINGS, "initial_fator_library_size", 20)  # a setting of theirs
-told = {}
-for seam in patch.SEAMS:
+answer = {}
+for seam in seams.SEAMS:
     package, _, name = seam.module.rpartition(".")
     importlib.import_module(package)
     file = pathlib.Path(sys.argv[1], *seam.module.split(".")).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(f"{package}.{name}_of_a_release", file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    told[seam.name] = sorted({attribute for _, attribute, _ in patch.function_of(seam.patches)(module)})
+    answer[seam.name] = sorted({attribute for _, attribute, _ in seam.replacements(module)})
     if seam.name == "runner":
         sys.modules[seam.module] = module
-        told["asked"] = str(dry_run.ask_model_runner(module.QlibModelRunner))
+        answer["asked"] = str(dry_run.ask_model_runner(module.QlibModelRunner))
     if seam.name == "factor runner":
         sys.modules[seam.module] = module
-        told["factors asked"] = str(dry_run.ask_factor_runner(module.QlibFactorRunner))
-print(json.dumps(told))
+        answer["factors asked"] = str(dry_run.ask_factor_runner(module.QlibFactorRunner))
+print(json.dumps(answer))
 """
 
 
@@ -56,17 +56,17 @@ def test_every_seam_fits(release: str) -> None:
     """No seam is refused, both `develop` take the factors, and seams replace what they must."""
     found = subprocess.run([sys.executable, "-c", MEET, source(release)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]
-    told = json.loads(found.stdout.splitlines()[-1])
-    assert told.pop("asked").startswith(
+    answer = json.loads(found.stdout.splitlines()[-1])
+    assert answer.pop("asked").startswith(
         "DryRun(keeps_frame=True, start=QlibStart(config_name='conf_sota_factors_model.yaml'"
     )
-    assert told.pop("factors asked").startswith("DryRun(")
-    assert set(told) == {seam.name for seam in seams.SEAMS}
-    assert told["runner"] == ["__init__", "develop"]
-    assert told["merge"] == told["factor merge"] == ["process_factor_data"]
-    assert told["workspace"] == ["execute"]
-    assert told["loop"] == ["__init__", "load", "run"]
-    assert told["options"] == [], "fire takes both spellings"
+    assert answer.pop("factors asked").startswith("DryRun(")
+    assert set(answer) == {seam.name for seam in seams.SEAMS}
+    assert answer["runner"] == ["__init__", "develop"]
+    assert answer["merge"] == answer["factor merge"] == ["process_factor_data"]
+    assert answer["workspace"] == ["execute"]
+    assert answer["loop"] == ["__init__", "load", "run"]
+    assert answer["options"] == [], "fire takes both spellings"
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -34,12 +34,22 @@ from tests.engine import Engine
 
 VOLUMES = "QLIB_DOCKER_EXTRA_VOLUMES"
 DATA = "~/.qlib/qlib_data/cn_data"
+CONF = "rdagent.components.coder.model_coder.conf"
 
 
 @pytest.fixture
 def docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the variable that sends Qlib into a container."""
+    """Set the variable that sends Qlib into a container, in a process that has not imported RD-Agent."""
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    monkeypatch.delitem(sys.modules, CONF, raising=False)
+
+
+def test_a_fork_may_have_docker_in_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once RD-Agent is imported, its own object says where Qlib runs, whatever its default is."""
+    settings = import_module(CONF).MODEL_COSTEER_SETTINGS
+    assert not mounts.is_qlib_in_docker()
+    monkeypatch.setattr(settings, "env_type", "docker")
+    assert mounts.is_qlib_in_docker()
 
 
 # --- where a folder of the container is ---
@@ -116,7 +126,8 @@ def test_the_settings_are_read_as_rdagent_reads_them(
         monkeypatch.setenv(name, value)
     named = import_module("rdagent.utils.env").QlibDockerConf().extra_volumes
     theirs = {host: at["bind"] if isinstance(at, dict) else at for host, at in named.items()}
-    kind = import_module("rdagent.components.coder.model_coder.conf").ModelCoSTEERSettings().env_type
+    kind = import_module(CONF).ModelCoSTEERSettings().env_type
+    monkeypatch.delitem(sys.modules, CONF)
     assert mounts.volumes() == theirs
     assert mounts.is_qlib_in_docker() is (kind == "docker")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ def test_the_market_of_a_container(
     host = Path(task.provider_uri).parents[1] if mounted else tmp_path / "other"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    monkeypatch.delitem(sys.modules, "rdagent.components.coder.model_coder.conf", raising=False)
     monkeypatch.setenv("QLIB_DOCKER_EXTRA_VOLUMES", json.dumps({str(host): "/root/.qlib"}))
     inside = dataclasses.replace(task, provider_uri="~/.qlib/qlib_data/cn_data")
     found = figures(write(frame, tmp_path), inside, "overnight_gap")
