@@ -1,13 +1,13 @@
 """How long, and with how much memory, a factor set of a whole market is checked: python benchmarks/check.py
 
-Writes 5.4 million rows of 30 factors (5,200 instruments on 1,046 days, 1.4 GB) and a Qlib data folder for
-them into a temporary folder (`--folder` keeps it), then measures in processes of their own:
+Writes 5.4 million rows (`--rows`) of 30 factors and a Qlib data folder for them into a temporary folder
+(`--folder` keeps it), then measures in processes of their own, alternately:
 
 - `pandas.read_parquet` of the file,
-- the first look at it (`quality.look`: everything that `rdagent-sota check` says of the set),
+- the first look at it: everything that `rdagent-sota check` says of the set,
 - the whole of a run's own check once the set is known.
 
-They are repeated alternately; what counts is the ratio of the medians, for machines differ and are noisy.
+What counts is the ratio of the medians, for machines differ and are noisy.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data import FACTORS, SEGMENTS, Panel, write_factors, write_market
+from data import FACTORS, SEGMENTS, Panel, panel_of, write_factors, write_market
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
-PANEL = Panel()
-
 READ = "import pandas, sys; pandas.read_parquet(sys.argv[1])"
+BEFORE = """
+from rdagent_sota_bridge.bridge import dry_run
+from rdagent_sota_bridge.check import inspect
+dry_run.of_models()
+"""
 LOOK = """
 from rdagent_sota_bridge import settings
 from rdagent_sota_bridge.bridge import dry_run
@@ -53,23 +56,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="keep the data in this folder, or use what is there")
+    parser.add_argument("--rows", type=int, default=Panel().rows)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--write", action="store_true", help="write the data into the folder, and measure nothing"
     )
     asked = parser.parse_args()
+    rows = panel_of(asked.rows)
     with tempfile.TemporaryDirectory(prefix="sota-benchmark-") as temporary:
         folder = (asked.folder or Path(temporary)).absolute()
         file = folder / FACTOR_FILE
         if asked.write:
-            write_market(folder / "home" / ".qlib" / "qlib_data" / "cn_data", PANEL)
-            write_factors(file, PANEL)
+            write_market(folder / "home" / ".qlib" / "qlib_data" / "cn_data", rows)
+            write_factors(file, rows)
             return
         if not file.is_file():
             # In a process of its own: on Linux, a process's peak of memory counts for its later children too.
-            subprocess.run([sys.executable, __file__, "--write", "--folder", str(folder)], check=True)
+            write = [sys.executable, __file__, "--write", "--folder", str(folder), "--rows", str(rows.rows)]
+            subprocess.run(write, check=True)
         size = file.stat().st_size / 1e9
-        print(f"{FACTOR_FILE}: {size:.2f} GB, {PANEL.rows:,} rows, {FACTORS} factors")
+        print(f"{FACTOR_FILE}: {size:.2f} GB, {rows.rows:,} rows, {FACTORS} factors")
         reads, looks, known = [], [], []
         for repeat in range(asked.repeats):
             cache = Path(temporary) / f"cache{repeat}"
@@ -88,25 +94,15 @@ def main() -> None:
 def measured(code: str, file: Path, cache: Path, folder: Path, *, warm: bool = False) -> tuple[float, float]:
     """Return seconds and peak bytes of a code in a process of its own, imports not counted.
 
-    Args:
-        code: What is timed.
-        file: The factor file.
-        cache: The folder of the memory; a new one for a first look.
-        folder: Where the data is.
-        warm: Run the code once before it is timed, as a run does whose loop is resumed.
+    A new `cache` folder makes it a first look; `warm` runs the code once before it is timed.
     """
-    before = (
-        "import pandas, pyarrow.parquet\nfrom rdagent_sota_bridge.bridge import dry_run\n"
-        "from rdagent_sota_bridge.check import inspect\n"
-        "dry_run.of_models()"
-    )
-    if warm:
-        before += "\n" + LOOK
+    before = "import pandas, pyarrow.parquet" + BEFORE + (LOOK if warm else "")
     environment = {
         **os.environ,
         **SEGMENTS,
         "HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(cache),
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "SOTA_WORKSPACE_PATH": str(file.parent),
     }
     done = subprocess.run(

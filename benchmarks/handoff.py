@@ -61,21 +61,10 @@ SETTINGS = ("SOTA_", "LOAD_SOTA", "ALPHA_", "USE_ALPHA", "RDAGENT_", "WORKSPACE_
 
 @dataclass(frozen=True)
 class Figures:
-    """What one process measured.
-
-    Attributes:
-        built: Seconds that building the runner took.
-        loops: Seconds of each `develop`.
-        busy: Seconds that the processors worked for each of these; those of the first with the runner's.
-        first_peak: Bytes of memory, when the first loop was over.
-        peak: Bytes of memory at the end.
-        disk: Bytes that the files of a loop's workspace take, the last loop's.
-        links: Files of a loop's workspace that are links, the last loop's.
-    """
+    """What one process measured: seconds, bytes of memory at its peak, and the last loop's new files."""
 
     built: float
     loops: list[float]
-    busy: list[float]
     first_peak: int
     peak: int
     disk: int
@@ -124,9 +113,8 @@ def measure_size(folder: Path, rows: int, repeats: int, *, with_own: bool) -> fl
             if kind != RESUMED:  # which finds what the one before it has put into the store
                 shutil.rmtree(folder / "project", ignore_errors=True)
             found[kind].append(Figures(**in_own_process(kind, folder, rows)))
-    raw = in_own_process("raw", folder, rows)
     shutil.rmtree(folder / "project")
-    report(rows, folder, found, raw)
+    report(rows, folder, found)
     return beyond(found, RESUMED, "peak")
 
 
@@ -146,19 +134,10 @@ def in_own_process(part: str, folder: Path, rows: int) -> Any:
     """Do a part in a process of its own, and return what it found."""
     project = folder / "project"
     project.mkdir(parents=True, exist_ok=True)
-    if hasattr(os, "sync"):
-        os.sync()  # what was written before is not to be paid for here
+    os.sync()  # what was written before is not to be paid for here
+    command = [sys.executable, Path(__file__).absolute(), "--part", part]
     done = subprocess.run(
-        [
-            sys.executable,
-            str(Path(__file__).absolute()),
-            "--part",
-            part,
-            "--folder",
-            folder,
-            "--rows",
-            str(rows),
-        ],
+        [*command, "--folder", folder, "--rows", str(rows)],
         env=environment(part, folder),
         cwd=project,
         capture_output=True,
@@ -191,7 +170,7 @@ def environment(part: str, folder: Path) -> dict[str, str]:
 # --- the report ---
 
 
-def report(rows: int, folder: Path, found: dict[str, list[Figures]], raw: dict[str, float]) -> None:
+def report(rows: int, folder: Path, found: dict[str, list[Figures]]) -> None:
     """Print the table of one size, the ratios, and each target with its limit."""
     size = (folder / SORTED / FACTOR_FILE).stat().st_size
     print(f"\n{panel_of(rows).rows:,} rows x {FACTORS} factors, {size / 1e9:.2f} GB")
@@ -213,10 +192,6 @@ def report(rows: int, folder: Path, found: dict[str, list[Figures]], raw: dict[s
         built = statistics.median(one.built for one in found[kind])
         loop = statistics.median(one.loops[0] for one in found[kind])
         print(f"first loop, {kind}: the runner with the store {span(built)}, develop {span(loop)}")
-    print(
-        f"raw, on this disk: copy {span(raw['copy'])}, with fsync {span(raw['copy_fsync'])}, "
-        f"link {1000 * raw['link']:.3f} ms"
-    )
     if OWN in found:
         first = statistics.median(one.first for one in found[OWN])
         for kind in (OURS, UNORDERED):
@@ -225,11 +200,6 @@ def report(rows: int, folder: Path, found: dict[str, list[Figures]], raw: dict[s
             print(f"first loop, RD-Agent's own way / {kind}: {ratio:.2f}{limit}")
         loops = statistics.median(later(found[OWN])) / statistics.median(later(found[OURS]))
         print(f"later loops, RD-Agent's own way / ours: {loops:,.0f} (limit 300, at 5.4 million rows)")
-    busy = {kind: statistics.median(b for one in found[kind] for b in one.busy[1:]) for kind in found}
-    told = ", ".join(f"{kind} {span(seconds)}" for kind, seconds in busy.items())
-    print(f"time of the processors in later loops: {told}")
-    told = ", ".join(f"{kind} {span(statistics.median(o.busy[0] for o in found[kind]))}" for kind in found)
-    print(f"time of the processors in the first loop: {told}")
     more = statistics.median(later(found[OURS])) - statistics.median(later(found[WITHOUT]))
     print(f"later loops beyond develop without factors: {1000 * more:.1f} ms (limit 20)")
     print(f"memory of later loops beyond that: {beyond(found, RESUMED, 'peak') / 1e6:.0f} MB (limit 30)")
@@ -284,8 +254,6 @@ def do_part(part: str, folder: Path, panel: Panel) -> None:
         write_factors(folder / order / FACTOR_FILE, panel, shuffled=order == SHUFFLED)
     elif part.startswith("look "):
         look(normal_form=not part.endswith(UNORDERED))
-    elif part == "raw":
-        found = measure_raw(folder / SORTED / FACTOR_FILE, folder / "raw")
     else:
         found = asdict(measure_loops(part, folder))
     print(f"\n{json.dumps(found)}")
@@ -319,10 +287,10 @@ def measure_loops(kind: str, folder: Path) -> Figures:
         model_runner.process_factor_data = lambda _: flat(folder / SORTED / FACTOR_FILE)
     elif not seams.is_applied("runner"):
         sys.exit("rdagent-sota-bridge is not installed in this environment with its start file")
-    start, busy_before = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     runner = model_runner.QlibModelRunner(None)
-    built, busy_building = time.perf_counter() - start, time.process_time() - busy_before
-    loops, busy, first_peak, disk, links = [], [], 0, 0, 0
+    built = time.perf_counter() - start
+    loops, first_peak, disk, links = [], 0, 0, 0
     for _ in range(1 + LATER_LOOPS[kind]):
         model = model_experiment()
         if kind == OWN:
@@ -333,17 +301,14 @@ def measure_loops(kind: str, folder: Path) -> Figures:
             ]
         workspace = Path(model.experiment_workspace.workspace_path)
         before = set(files_in(workspace))
-        busy_before = time.process_time()
         loops.append(seconds_of_develop(runner, model))
-        busy.append(time.process_time() - busy_before)
         first_peak = first_peak or peak_memory()
         if (workspace / FACTOR_FILE).is_file() != (kind != WITHOUT):
             sys.exit(f"{workspace / FACTOR_FILE} is there without factors, or not there with them")
         new = [file.stat() for file in files_in(workspace) if file not in before]
         disk = sum(512 * status.st_blocks for status in new if status.st_nlink == 1)
         links = sum(status.st_nlink > 1 for status in new)
-    busy[0] += busy_building
-    return Figures(built, loops, busy, first_peak, peak_memory(), disk, links)
+    return Figures(built, loops, first_peak, peak_memory(), disk, links)
 
 
 def flat(file: Path) -> Any:
@@ -383,16 +348,9 @@ def model_experiment() -> Any:
     from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
-    task = ModelTask(
-        name="Model",
-        description="",
-        architecture="",
-        hyperparameters={},
-        training_hyperparameters={},
-        formulation="",
-        variables={},
-        model_type="Tabular",
-    )
+    texts = dict.fromkeys(("description", "architecture", "formulation"), "")
+    tables = {"hyperparameters": {}, "training_hyperparameters": {}, "variables": {}}
+    task = ModelTask(name="Model", **texts, **tables, model_type="Tabular")
     experiment = QlibModelExperiment([task])
     experiment.based_experiments = []
     experiment.sub_workspace_list[0] = ModelFBWorkspace(target_task=task)
@@ -404,29 +362,6 @@ def model_experiment() -> Any:
     return experiment
 
 
-def measure_raw(file: Path, folder: Path) -> dict[str, float]:
-    """Return the median seconds of copying and of linking a file on its disk."""
-    folder.mkdir()
-    times: dict[str, list[float]] = {"copy": [], "copy_fsync": [], "link": []}
-    for _ in range(3):
-        for name in ("copy", "copy_fsync"):
-            start = time.perf_counter()
-            with file.open("rb") as source, (folder / "copy").open("xb") as target:
-                shutil.copyfileobj(source, target, 1 << 22)
-                if name == "copy_fsync":
-                    target.flush()
-                    os.fsync(target.fileno())
-            times[name].append(time.perf_counter() - start)
-            (folder / "copy").unlink()
-    for _ in range(100):
-        start = time.perf_counter()
-        (folder / "link").hardlink_to(file)
-        times["link"].append(time.perf_counter() - start)
-        (folder / "link").unlink()
-    folder.rmdir()
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
-
-
 def files_in(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder."""
     return (file for file in folder.rglob("*") if file.is_file())
@@ -434,8 +369,7 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 def peak_memory() -> int:
     """Return the most bytes that this process has had in memory so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 """How long a report takes, and with how much memory: python benchmarks/report.py
 
-Writes a market of CSI300's scale (300 of 330 instruments at a time, on the business days of 2008 to 2020), a
-set of 30 factors, and the logs and workspaces of a factor run and of a model run of 10 loops each into a
-temporary folder (`--folder` keeps them). Then it measures, in processes of their own:
-
-- `appraisal.appraise` alone: the figures of the 30 factors, and their correlations with each other,
-- the whole of `rdagent-sota report` on both logs,
-- alphalens-reloaded on `--alphalens` of the factors, where it is installed.
-
-The memory is that of the process and its children together, looked at ten times a second; pages that they
-share count once. It is read from /proc, so on Linux alone.
+Writes a market of CSI300's scale (330 instruments, 13 years of days), a set of 30 factors, and the logs and
+workspaces of a factor run and of a model run of 10 loops each into a temporary folder (`--folder` keeps
+them). Then it measures `rdagent-sota report` on both logs, in a process of its own that remembers nothing of
+earlier ones. The memory is that of the process and its children together, looked at ten times a second; pages
+that they share count once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
-import importlib.util
 import os
 import pickle
 import shutil
@@ -31,64 +26,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import psutil
+from data import FACTORS, Panel, write_factors, write_market
 
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
 
-DAYS = pd.bdate_range("2008-01-01", "2020-12-31")
+PANEL = Panel(days=3391, instruments=330)
+DAYS = PANEL.calendar()
 TEST = (pd.Timestamp("2017-01-01"), pd.Timestamp("2020-08-01"))
-SLOTS, INSTRUMENTS, FACTORS, LOOPS = 300, 330, 30, 10
-FIELDS = ("open", "high", "low", "close", "volume", "vwap", "factor", "change")
-ACCEPTED = {4: 15, 9: FACTORS}
-"""Factor loops that are accepted, with the factors of their sets."""
+LOOPS = 10
 
 MARKET = Path("home") / ".qlib" / "qlib_data" / "cn_data"
 ROOT = Path("project") / "git_ignore_folder" / "RD-Agent_workspace"
 FACTOR_LOG, MODEL_LOG = Path("project") / "log" / "factors", Path("project") / "log" / "models"
-
-APPRAISE = """
-import json, sys
-from pathlib import Path
-from rdagent_sota_bridge import appraisal, qlib_record
-from rdagent_sota_bridge.check.quality import Source
-workspace = Path(sys.argv[1])
-told = json.loads((workspace / "sota_manifest.json").read_text())
-listed = told["factor_set"]["sources"]
-sources = [Source(Path(at["path"]), at["digest"], tuple(at["columns"])) for at in listed]
-task = qlib_record.read(workspace).task
-found = appraisal.appraise(told["factor_set"]["digest"], sources, task)
-assert len(found.sheets) == 30 and len(found.names) == 30 and not found.notes, found.notes
-"""
-ALPHALENS = """
-import contextlib, io, sys, time, warnings
-from pathlib import Path
-import numpy as np, pandas as pd
-warnings.simplefilter("ignore")
-from alphalens import performance, utils
-from rdagent_sota_bridge import label, market
-folder, file, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-there = market.read_market(str(folder), "csi300")
-days = np.flatnonzero((there.calendar >= "2017-01-01") & (there.calendar <= "2020-08-01"))
-names = ["date", "asset"]
-index = pd.MultiIndex.from_product([there.calendar[days], there.instruments], names=names)
-returns = label.values(folder, "Ref($close, -2)/Ref($close, -1) - 1", days, there.instruments).astype(float)
-forward = pd.DataFrame({"1D": returns.ravel()}, index=index)[there.members()[days].ravel()]
-start = time.perf_counter()
-for position in range(number):
-    factor = pd.read_parquet(file, columns=[str(("feature", f"factor_{position}"))]).iloc[:, 0]
-    factor.index.names = names
-    factor = factor.reindex(forward.index)
-    with contextlib.redirect_stdout(io.StringIO()):
-        rows = utils.get_clean_factor(factor, forward, max_loss=1.0)
-    performance.factor_information_coefficient(rows)
-    performance.mean_information_coefficient(rows, by_time="ME")
-    performance.mean_return_by_quantile(rows)
-    performance.factor_rank_autocorrelation(rows)
-print((time.perf_counter() - start) / number)
-"""
 
 
 def main() -> None:
@@ -98,7 +50,6 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="keep the data in this folder, or use what is there")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--alphalens", type=int, default=2, help="how many factors alphalens is timed on")
     parser.add_argument(
         "--write", action="store_true", help="write the data into the folder, and measure nothing"
     )
@@ -117,31 +68,21 @@ def main() -> None:
             )
             if done.returncode:
                 sys.exit(done.stdout)
-        measure(folder, asked.repeats, asked.alphalens)
+        measure(folder, asked.repeats)
 
 
-def measure(folder: Path, repeats: int, with_alphalens: int) -> None:
+def measure(folder: Path, repeats: int) -> None:
     """Measure, and print the figures."""
     page = folder / "report.html"
-    command = Path(sys.executable).parent / "rdagent-sota"
-    appraise = [sys.executable, "-c", APPRAISE, str(folder / ROOT / "model0")]
-    report = [str(command), "report", str(folder / FACTOR_LOG), str(folder / MODEL_LOG), "-o", str(page)]
-    for name, arguments in (("appraise", appraise), ("report", report)):
-        for repeat in range(repeats):
-            # Nothing is remembered of earlier ones.
-            shutil.rmtree(folder / "home" / "cache", ignore_errors=True)
-            page.unlink(missing_ok=True)
-            seconds, busy, peak = measured(arguments, folder)
-            figures = f"{seconds:.1f} s, processors {busy:.1f} s, {peak / 1e9:.2f} GB"
-            print(f"{name:10} {repeat + 1}: {figures}", flush=True)
+    command = [str(Path(sys.executable).parent / "rdagent-sota"), "report"]
+    command += [str(folder / FACTOR_LOG), str(folder / MODEL_LOG), "-o", str(page)]
+    for repeat in range(repeats):
+        shutil.rmtree(folder / "home" / "cache", ignore_errors=True)
+        page.unlink(missing_ok=True)
+        seconds, busy, peak = measured(command, folder)
+        figures = f"{seconds:.1f} s, processors {busy:.1f} s, {peak / 1e9:.2f} GB"
+        print(f"report {repeat + 1}: {figures}", flush=True)
     print(f"page: {page.stat().st_size / 1e6:.1f} MB")
-    if with_alphalens and importlib.util.find_spec("alphalens") is not None:
-        file = folder / ROOT / f"factor{LOOPS - 1}" / FACTOR_FILE
-        given = [str(folder / MARKET), str(file), str(with_alphalens)]
-        done = subprocess.run(
-            [sys.executable, "-c", ALPHALENS, *given], stdout=subprocess.PIPE, text=True, check=True
-        )
-        print(f"alphalens: {float(done.stdout):.1f} s a factor")
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
@@ -158,7 +99,7 @@ def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
 
     def watch() -> None:
         while not ended.wait(0.1):
-            peaks.append(sum(map(memory, family(process.pid))))
+            peaks.append(memory(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -173,28 +114,14 @@ def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
     return seconds, busy, max(peaks)
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(place.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
-        children.setdefault(parent, []).append(int(place.parent.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
-
-
 def memory(pid: int) -> int:
-    """Return the bytes of memory of a process; what it shares with others counts in part."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    """Return the bytes of memory of a process and of all that it started; what they share counts in part."""
+    total = 0
+    with contextlib.suppress(psutil.Error):  # it has ended
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            total += one.memory_full_info().pss
+    return total
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -215,65 +142,12 @@ def environment(folder: Path) -> dict[str, str]:
 def write(folder: Path) -> None:
     """Write market, factors, workspaces and logs."""
     random = np.random.default_rng(3)
-    codes = write_market(folder / MARKET, random)
-    for loop, number in ACCEPTED.items():
-        write_factors(folder / ROOT / f"factor{loop}" / FACTOR_FILE, codes, number)
+    write_market(folder / MARKET, PANEL)
+    write_factors(folder / ROOT / f"factor{LOOPS - 1}" / FACTOR_FILE, PANEL)
     for loop in range(LOOPS):
         write_result(folder / ROOT / f"factor{loop}", random)
         write_model(folder / ROOT, loop, random)
     write_logs(folder)
-
-
-def write_market(folder: Path, random: np.random.Generator) -> list[str]:
-    """Write a market in Qlib's format, of which a tenth leaves for others half-way, and return the codes."""
-    codes = [f"SH{600000 + number}" for number in range(INSTRUMENTS)]
-    lines = []
-    for number, code in enumerate(codes):
-        left, joined = DAYS[len(DAYS) * 4 // 5 + number % 30], DAYS[len(DAYS) * 4 // 5 + 1 + number % 30]
-        start = joined if number >= SLOTS else DAYS[0]
-        end = left if number < INSTRUMENTS - SLOTS else DAYS[-1]
-        lines.append(f"{code}\t{start:%Y-%m-%d}\t{end:%Y-%m-%d}\n")
-    (folder / "calendars").mkdir(parents=True)
-    (folder / "calendars" / "day.txt").write_text("".join(f"{day:%Y-%m-%d}\n" for day in DAYS))
-    (folder / "instruments").mkdir()
-    for name in ("all", "csi300"):
-        (folder / "instruments" / f"{name}.txt").write_text("".join(lines))
-    for code in codes:
-        change = 0.02 * random.standard_normal(len(DAYS))
-        close = 10 * np.cumprod(1 + change)
-        opening = close * (1 + 0.01 * random.standard_normal(len(DAYS)))
-        around = 1 + 0.01 * random.random((2, len(DAYS)))
-        series = {
-            "open": opening,
-            "high": np.maximum(opening, close) * around[0],
-            "low": np.minimum(opening, close) / around[1],
-            "close": close,
-            "volume": np.exp(14 + 0.5 * random.standard_normal(len(DAYS))),
-            "vwap": (opening + close) / 2,
-            "factor": np.ones(len(DAYS)),
-            "change": change,
-        }
-        place = folder / "features" / code.lower()
-        place.mkdir(parents=True)
-        for field in FIELDS:
-            np.concatenate([[0.0], series[field]]).astype("<f4").tofile(place / f"{field}.day.bin")
-    return codes
-
-
-def write_factors(file: Path, codes: list[str], number: int) -> None:
-    """Write a set of factors of one size as RD-Agent does; some values are missing, some factors alike."""
-    random = np.random.default_rng(4)
-    index = pd.MultiIndex.from_product([DAYS, codes], names=["datetime", "instrument"])
-    columns = pd.MultiIndex.from_product([["feature"], [f"factor_{position}" for position in range(number)]])
-    common = random.standard_normal(len(index))
-    values = np.empty((len(index), number))
-    for position in range(number):
-        values[:, position] = random.standard_normal(len(index))
-        if position < number // 3:
-            values[:, position] += common
-        values[random.random(len(index)) < 0.02, position] = np.nan
-    file.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pandas(pd.DataFrame(values, index=index, columns=columns)), file)
 
 
 def write_result(workspace: Path, random: np.random.Generator) -> None:
@@ -333,8 +207,8 @@ def write_model(root: Path, loop: int, random: np.random.Generator) -> None:
             "model": {"name": f"Net{loop}", "type": "Tabular"},
             "factor_set": {
                 **described,
-                "rows": len(DAYS) * INSTRUMENTS,
-                "instruments": INSTRUMENTS,
+                "rows": PANEL.rows,
+                "instruments": PANEL.instruments,
                 "start": str(DAYS[0]),
                 "end": str(DAYS[-1]),
                 "metrics": {},
@@ -384,7 +258,7 @@ def write_logs(folder: Path) -> None:
 
     root = folder / ROOT
     names = [tuple(f"factor_{3 * loop + number}" for number in range(3)) for loop in range(LOOPS)]
-    mined = [(f"factor{loop}", names[loop], loop in ACCEPTED) for loop in range(LOOPS)]
+    mined = [(f"factor{loop}", names[loop], loop == LOOPS - 1) for loop in range(LOOPS)]
     models: list[Any] = [(f"model{loop}", (), loop % 3 == 0) for loop in range(LOOPS)]
     logs.write_run(folder / FACTOR_LOG, root, *mined)
     logs.write_run(folder / MODEL_LOG, root, *models, kind="ModelRDLoop")

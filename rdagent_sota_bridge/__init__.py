@@ -1,8 +1,16 @@
 """Trains RD-Agent's models on the factors that its factor loops accepted, and proves it.
 
+Promised from one release to the next, with the names in their `__all__`: `rdagent_sota_bridge.patch`,
+`rdagent_sota_bridge.runner`, `rdagent_sota_bridge.source`, and `__version__` here; nothing else.
+
 This module is the import hook too: when an RD-Agent module with a seam is imported, that seam is applied. It
 is loaded at every start of every Python in the environment, so it imports nothing that a starting Python has
 not loaded already, and is one module: a second import would double what an idle start pays.
+
+Example:
+    >>> import rdagent_sota_bridge
+    >>> rdagent_sota_bridge.__version__.count(".")
+    2
 """
 
 import os
@@ -12,9 +20,10 @@ TYPE_CHECKING = False  # typing's own constant would cost its import, and so wou
 if TYPE_CHECKING:
     from typing import Any
 
+__all__ = ["__version__"]
 __version__ = "0.1.0"
 
-# The modules that `patch.SEAMS` is about; a test holds the two together.
+# The modules of `bridge.seams.SEAMS`; a test holds the two together.
 SEAM_MODULES = frozenset(
     {
         "rdagent.app.cli",
@@ -45,7 +54,7 @@ class SeamFinder:
 
     @staticmethod
     def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Return the spec of a module with a seam, its loader told to apply the seam; None for all others."""
+        """Return the spec of a module with a seam, whose loader applies the seam; None for all others."""
         if name not in SEAM_MODULES:
             return None
         for finder in sys.meta_path:
@@ -66,7 +75,7 @@ def _apply_after(loader: "Any") -> None:
     module keeps the loader that it would have without us.
     """
     execute = loader.exec_module
-    own = vars(loader).get("exec_module")  # of a loader that is a class, or that somebody else has told
+    own = vars(loader).get("exec_module")  # of a loader that is a class, or that somebody else has changed
 
     def exec_module(module: "Any") -> None:
         if own is None:

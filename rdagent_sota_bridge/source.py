@@ -1,7 +1,13 @@
 """What a patched source of RD-Agent calls, for runs without the import hook.
 
 `patches/block.txt`, at the end of `rdagent/scenarios/qlib/developer/model_runner.py`, imports this module and
-calls `apply`.
+calls `apply`. Nothing outside of `__all__` is promised from one release to the next.
+
+Example:
+    At the end of RD-Agent's model runner, as `rdagent-sota patch apply` writes it:
+
+    >>> from rdagent_sota_bridge import source as sota_bridge
+    >>> sota_bridge.apply(__name__)
 """
 
 from __future__ import annotations
@@ -14,6 +20,8 @@ import rdagent_sota_bridge as startup
 from rdagent_sota_bridge.bridge import seams
 from rdagent_sota_bridge.errors import SeamError
 
+__all__ = ["apply"]
+
 # RD-Agent loads the rest of this package when it builds a loop: some of it before the model runner, some (the
 # classes that judge) a moment later. None of it imports the model runner (0.8.0, 1.0.0).
 _PACKAGE = "rdagent.scenarios.qlib."
@@ -24,8 +32,8 @@ def apply(name: str) -> None:
 
     These are what is imported already, and RD-Agent's other modules for Qlib; the command line is not
     imported for its seam. Where the import hook is active too, each seam is applied once.
-    `RDAGENT_SOTA_BRIDGE=0` turns off what acts by itself, so not this. A resumed run imports the module in
-    the middle of `LoopBase.load`: it is checked when it is run (see `resume`).
+    `RDAGENT_SOTA_BRIDGE=0` turns off the hook, so not this. A resumed run imports the module in the middle of
+    `LoopBase.load`: it is checked when it is run (see `bridge.loop`).
 
     Args:
         name: `__name__` of that module.

@@ -12,6 +12,7 @@ import pytest
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge import dry_run
+from rdagent_sota_bridge.settings import REMOVED, Settings
 from tests import seams
 from tests.forking import Forks
 
@@ -28,18 +29,8 @@ for _name in list(os.environ):
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,::1,localhost"
 
 VARIABLES = (
-    "LOAD_SOTA_FROM_WORKSPACE",
-    "SOTA_WORKSPACE_PATH",
-    "USE_ALPHA_FACTORS",
-    "ALPHA_FACTORS",
-    "SOTA_ON_ERROR",
-    "SOTA_LOG_PATH",
-    "SOTA_FACTORS",
-    "SOTA_FACTORS_EXCLUDE",
-    "SOTA_MAX_CORRELATION",
-    "SOTA_STORE_PATH",
-    "SOTA_PREPARED_DATA",
-    "SOTA_MODEL_VERDICT",
+    *(str(field.validation_alias) for field in Settings.model_fields.values()),
+    REMOVED,
     "WORKSPACE_PATH",
     "MODEL_CoSTEER_ENV_TYPE",
     "QLIB_DOCKER_EXTRA_VOLUMES",

@@ -16,14 +16,14 @@ from pathlib import Path
 
 _SERVER = """
 import importlib, json, os, signal, sys, traceback
-from rdagent_sota_bridge import patch
+from rdagent_sota_bridge.bridge import seams
 
-for seam in patch.SEAMS:
+for seam in seams.SEAMS:
     importlib.import_module(seam.module)
 for name in [*sys.modules]:
     if name.partition(".")[0] in ("rdagent", "rdagent_sota_bridge"):
         del sys.modules[name]
-del patch, seam
+del seams, seam
 
 for line in sys.stdin:
     asked = json.loads(line)

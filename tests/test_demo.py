@@ -1,4 +1,4 @@
-"""The demo: its market, its table, and the whole of it as a user starts it."""
+"""The demo: its market, its script, and the whole of it as a user starts it."""
 
 from __future__ import annotations
 

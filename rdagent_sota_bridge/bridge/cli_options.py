@@ -20,13 +20,9 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
     group: there the command's own name, `fin_model`, would be changed as well. 0.5.0 to 0.7.0 are made with
     fire, which takes both spellings: there is nothing to replace.
     """
-    registered = getattr(getattr(cli, "app", None), "registered_commands", None)
-    if registered is None and hasattr(cli, "fire"):
-        return []
-    commands = [
-        info for info in registered or () if str(info.name or info.callback.__name__).startswith("fin_")
-    ]
-    if not commands:
+    registered = getattr(getattr(cli, "app", None), "registered_commands", ())
+    commands = [info for info in registered if str(info.name or info.callback.__name__).startswith("fin_")]
+    if not commands and not hasattr(cli, "fire"):
         raise SeamError(
             "The command line has no fin_* commands to teach the underscore spelling",
             "rdagent.app.cli: app.registered_commands",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import pickle
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,47 +31,48 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     `load` unpickles a session, deletes the session files after it and cuts the log, so the check has to come
     before. `__init__` runs last in a loop's own constructor, when its runner is there. `run` comes after.
     """
-    loop_class = getattr(module, "LoopBase", None)
-    original_run = getattr(loop_class, "run", None)
-    if (
-        loop_class is None
-        or original_run is None
-        or not isinstance(vars(loop_class).get("load"), classmethod)
-    ):
+    loop_class: Any = getattr(module, "LoopBase", None)
+    original_load = vars(loop_class).get("load") if isinstance(loop_class, type) else None
+    if not isinstance(original_load, classmethod) or not hasattr(loop_class, "run"):
         raise SeamError(
             "RD-Agent's loop has a form that is not known; a resumed run is checked in its first loop only",
             "rdagent.utils.workflow.loop: LoopBase.load, LoopBase.run",
             OTHER_RELEASE,
         )
-    original_load = vars(loop_class)["load"].__func__
-    original_init = loop_class.__init__
+    load_before, init_before, run_before = original_load.__func__, loop_class.__init__, loop_class.run
 
-    @functools.wraps(original_load)
+    @functools.wraps(load_before)
     def load(cls: type, path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        if not trains_models(cls):
-            return original_load(cls, path, *args, **kwargs)
-        plan = _checked_resume(module, Path(path))
-        session = original_load(cls, path, *args, **kwargs)
+        if not _trains_models(cls):
+            return load_before(cls, path, *args, **kwargs)
+        with _stopped_before_loop(log_folder(Path(path))):
+            plan = plans.checked_plan()
+            file = session_file(Path(path))
+            if plan is not None and plan.record is not None and file is not None:
+                _check_session(module, file, plan.record)
+        session = load_before(cls, path, *args, **kwargs)
         _seen.add(session)
-        runner = _runner(session)
-        if runner is not None:
-            plans.resume_with(runner, plan)
-            factor_runner.copy_to_factor_runner(session, runner)
+        _resume_with(session, plan)
         return session
 
-    @functools.wraps(original_init)
+    @functools.wraps(init_before)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it replaces one
-        original_init(self, *args, **kwargs)
+        init_before(self, *args, **kwargs)
         _seen.add(self)
-        if trains_models(type(self)):
+        if _trains_models(type(self)):
             _check_new_loop(self)
 
-    @functools.wraps(original_run)
+    @functools.wraps(run_before)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         # No coroutine function, as RD-Agent's is: this is checked before `asyncio.run` is called.
-        if trains_models(type(self)) and self not in _seen:
-            _check_loaded_loop(self)
-        return original_run(self, *args, **kwargs)
+        if _trains_models(type(self)) and self not in _seen:
+            _seen.add(self)
+            with _stopped_before_loop():
+                plan = plans.checked_plan()
+                if plan is not None and plan.record is not None:
+                    plans.check_runner(_runner(self))
+                _resume_with(self, plan)
+        return run_before(self, *args, **kwargs)
 
     return [
         (loop_class, "load", classmethod(load)),
@@ -78,66 +81,52 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     ]
 
 
-def trains_models(loop_class: type) -> bool:
+def _trains_models(loop_class: type) -> bool:
     """Return True for the loops of `fin_model` and `fin_quant`, and their subclasses."""
     return any(base.__name__ in MODEL_LOOPS for base in loop_class.__mro__)
 
 
-def _checked_resume(module: ModuleType, path: Path) -> plans.Plan | None:
-    """Check settings, set and session; stop the run if they don't fit together."""
+@contextmanager
+def _stopped_before_loop(run_folder: Path | None = None) -> Iterator[None]:
     try:
-        plan = plans.checked_plan()
-        file = session_file(path)
-        if plan is not None and plan.record is not None and file is not None:
-            _check_session(module, file, plan.record)
+        yield
     except BridgeError as error:
-        stop.stop_before_loop(error, log_folder(path))
-    return plan
+        stop.stop_before_loop(error, run_folder)
 
 
 def _check_session(module: ModuleType, file: Path, record: plans.Record) -> None:
     # The same loader as RD-Agent's: a signature that it refuses is refused here, with its own error.
     with file.open("rb") as content:
         session = getattr(module, "secure_pickle_load", pickle.load)(content)
-    if not trains_models(type(session)):
+    if not _trains_models(type(session)):
         raise HandOffError(
             f"The session is one of {type(session).__name__}, not of a loop that trains models",
             str(file),
             "resume a log folder of fin_model, or switch LOAD_SOTA_FROM_WORKSPACE off",
         )
-    runner = _runner(session)
-    plans.check_runner(runner)
-    began = plans.record_of(runner)
+    plans.check_runner(_runner(session))
+    began = plans.record_of(_runner(session))
     if began is not None:
         plans.check_same_set(began, record)
 
 
 def _check_new_loop(loop: Any) -> None:
     """Stop a run that asked for the factors and has a runner that can't hand them over."""
-    try:
+    with _stopped_before_loop():
         if not is_enabled():
             return
-        plans.check_runner(_runner(loop))
-        factor_runner.copy_to_factor_runner(loop, _runner(loop))
-    except HandOffError as error:
-        stop.refuse(error)
-    except BridgeError as error:
-        stop.stop_before_loop(error)
+        try:
+            plans.check_runner(_runner(loop))
+            factor_runner.copy_to_factor_runner(loop, _runner(loop))
+        except HandOffError as error:
+            stop.refuse(error)
 
 
-def _check_loaded_loop(loop: Any) -> None:
-    """Check settings and set for a loop whose `load` began before the seam was there."""
-    _seen.add(loop)
-    try:
-        plan = plans.checked_plan()
-        runner = _runner(loop)
-        if plan is not None and plan.record is not None:
-            plans.check_runner(runner)
-        if runner is not None:
-            plans.resume_with(runner, plan)
-            factor_runner.copy_to_factor_runner(loop, runner)
-    except BridgeError as error:
-        stop.stop_before_loop(error)
+def _resume_with(loop: Any, plan: plans.Plan | None) -> None:
+    runner = _runner(loop)
+    if runner is not None:
+        plans.resume_with(runner, plan)
+        factor_runner.copy_to_factor_runner(loop, runner)
 
 
 def _runner(loop: Any) -> Any:

@@ -48,14 +48,13 @@ def find(source: Path | None) -> Found:
     """
     file, content = _runner(source)
     # A formatter may put a blank line after the import.
-    block = _lines_between(patch_lines("block.txt"), rb"(?:\r?\n)+")
-    old_import, *old_call = patch_lines("old.txt")
-    bare = _without(content, block)
+    bare = _without(content, _patch_lines("block.txt"), rb"(?:\r?\n)+")
     if _NAME not in bare:
         return Found(file, "none" if bare == content else "applied", bare)
     # The diffs put the import before the blank line that RD-Agent's own imports follow.
-    half = _without(content, _lines_between([old_import], _END) + rb"(?=\r?\nfrom rdagent\.)")
-    bare = _without(half, _lines_between(old_call, _END) + rb"\Z")
+    old_import, *old_call = _patch_lines("old.txt")
+    half = _without(content, [old_import], _END, before=rb"(?=\r?\nfrom rdagent\.)")
+    bare = _without(half, old_call, _END, before=rb"\Z")
     if content != half != bare and _NAME not in bare:
         return Found(file, "old", bare)
     numbers = [str(at) for at, line in enumerate(content.splitlines(), 1) if _NAME in line]
@@ -73,7 +72,7 @@ def with_block(content: bytes) -> bytes:
     Where the last line has no end, that of the block has none: so `find` knows what was there before.
     """
     end = _first_end(content)
-    block = end.join(patch_lines("block.txt"))
+    block = end.join(_patch_lines("block.txt"))
     return content + block + end if content.endswith(b"\n") else content + end + block
 
 
@@ -99,7 +98,7 @@ def write(file: Path, content: bytes) -> None:
         ) from None
 
 
-def patch_lines(name: str) -> list[bytes]:
+def _patch_lines(name: str) -> list[bytes]:
     """Return the lines of a file of `patches/`, without their ends."""
     package = Path(__file__).parents[1]
     # A wheel has them inside of the package, a checkout beside it.
@@ -109,21 +108,18 @@ def patch_lines(name: str) -> list[bytes]:
     raise SourceError("The lines of the patch are missing", str(package), "install the package again")
 
 
-def _lines_between(lines: list[bytes], separator: bytes) -> bytes:
-    """Return the pattern of whole lines, of which the last may be the file's last, without an end."""
-    return rb"(?m:^)" + separator.join(map(re.escape, lines)) + rb"(?:\r?\n|\Z)"
-
-
-def _without(content: bytes, pattern: bytes) -> bytes:
+def _without(content: bytes, lines: list[bytes], separator: bytes, before: bytes = b"") -> bytes:
+    """Return a content without whole lines; the last may be the file's last, without an end."""
+    pattern = rb"(?m:^)" + separator.join(map(re.escape, lines)) + rb"(?:\r?\n|\Z)" + before
     found = re.search(pattern, content)
     if found is None:
         return content
-    before, after = content[: found.start()], content[found.end() :]
-    if not after and not found[0].endswith(b"\n"):
+    head, tail = content[: found.start()], content[found.end() :]
+    if not tail and not found[0].endswith(b"\n"):
         # The line before the patch had no end, or an editor took the patch's away.
         end = _first_end(found[0])
-        before = before.removesuffix(end if before.endswith(end) else b"\n")
-    return before + after
+        head = head.removesuffix(end if head.endswith(end) else b"\n")
+    return head + tail
 
 
 def _first_end(content: bytes) -> bytes:
@@ -139,8 +135,7 @@ def _runner(source: Path | None) -> tuple[Path, bytes]:
         packages = [source / "rdagent", source]
     for file in (package / RUNNER_FILE for package in packages):
         try:
-            content = file.read_bytes()
-            return file.resolve(), content
+            return file.resolve(), file.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except OSError as error:  # such as a folder that this user may not enter

@@ -20,20 +20,28 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.settings import is_enabled, read_settings
 
+_NAMES_THE_FACTORS = (
+    WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError, StoreError,
+)  # fmt: skip
+
 
 def refuse(error: BridgeError) -> None:
     """Handle a shape of RD-Agent that is not known: stop a run that asked for the factors, or warn it."""
     try:
-        asked = is_enabled()
-        on_error = read_settings().on_error if asked else ""
+        on_error = read_settings().on_error if is_enabled() else None
     except BridgeError as settings_error:
         stop_before_loop(settings_error)
     if on_error == "fail":
         stop_before_loop(error)
-    if asked:
-        continue_without_factors(error)
+    if on_error is None:
+        say(error)
     else:
-        sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
+        continue_without_factors(error)
+
+
+def say(error: BridgeError) -> None:
+    """Write one line to stderr about what a run that can do without it lacks."""
+    sys.stderr.write(f"rdagent-sota-bridge: {error.fact} ({error.place})\n")
 
 
 def stop_before_loop(error: BridgeError, run_folder: Path | None = None) -> NoReturn:
@@ -45,7 +53,7 @@ def stop_before_loop(error: BridgeError, run_folder: Path | None = None) -> NoRe
         error: What the message says.
         run_folder: The log folder of a run that was to be resumed; None for a new run.
     """
-    text = text_of(error)
+    text = _text_of(error)
     text_log.write_line("ERROR", text, run_folder or Path(logger().storage.path))
     raise SystemExit(text) from error
 
@@ -55,29 +63,25 @@ def stop_in_step(error: BridgeError) -> NoReturn:
 
     There `asyncio.run` makes a traceback of a SystemExit; typer's Exit ends cleanly, from a process pool too.
     """
-    text = text_of(error)
+    text = _text_of(error)
     text_log.write_line("ERROR", text)
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
     raise typer.Exit(1) from error
 
 
-def text_of(error: BridgeError) -> str:
-    """Return the text that users grep for: the line of the plan, then the place and the fix."""
-    speaks_for_itself = (
-        WorkspaceNotFoundError, FactorFileNotFoundError, HandOffError, SetChangedError, StoreError,
-    )  # fmt: skip
-    if isinstance(error, speaks_for_itself):
-        return str(error)
-    return f"Failed to load SOTA factors from workspace: {error}"
-
-
 def continue_without_factors(error: BridgeError) -> None:
     """Log why the factors can't be used, and that `SOTA_ON_ERROR=baseline` lets the run continue."""
-    logger().warning(text_of(error))
+    logger().warning(_text_of(error))
     logger().warning("SOTA_ON_ERROR=baseline: the run goes on without the factors")
 
 
 def logger() -> Any:
     """Return RD-Agent's logger. Imported late: the seams are applied while RD-Agent is being imported."""
     return import_module("rdagent.log").rdagent_logger
+
+
+def _text_of(error: BridgeError) -> str:
+    """Return the text that users grep for, with the place and the fix."""
+    start = "" if isinstance(error, _NAMES_THE_FACTORS) else "Failed to load SOTA factors from workspace: "
+    return f"{start}{error}"

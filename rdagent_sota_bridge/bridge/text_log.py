@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from rdagent_sota_bridge.errors import SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
 
-# Tells the processes of a run, which go on in its file, from the next run, which starts it anew.
+# The folder of the run that began the file: the run's processes add to it, the next run starts it anew.
 _VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # RD-Agent logs its settings whole. A text log is what people send to each other.
@@ -24,76 +24,68 @@ _FIRST_OF_A_RUN = "scenario"  # the tag, in `components/workflow/rd_loop.py` and
 _BUFFER_LIMIT = 10_000
 
 
-class _Text:
+class _TextLog:
     """The text log of this process: lines wait in a buffer until the run has a folder."""
 
     def __init__(self) -> None:
+        self.is_on = False  # the seam is applied; with the runner class alone there is no text log
         self.waiting: list[str] = []
         self.file: Path | None = None
-        self.broken = False
-        self.fed = False
-        self.inside_line = False
+        self.is_broken = False
+        self.is_inside_line = False
 
-    def start(self, run_folder: Path, *, anew: bool = True) -> None:
-        """Begin to write beside `run_folder`: anew for a run, further on in that run's processes."""
-        if self.file is not None or self.broken:
+    def start(self, run_folder: Path, *, anew: bool) -> None:
+        """Begin to write beside a run's folder, once a process; anew where the run has not begun yet."""
+        if self.file is not None or self.is_broken:
             return
-        file = run_folder.absolute().parent / LATEST_LOG
+        self.file = run_folder.absolute().parent / LATEST_LOG
+        begun = os.environ.get(_VARIABLE)
+        is_of_run = begun is not None and (
+            begun == str(run_folder.absolute()) or multiprocessing.parent_process() is not None
+        )
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if file.is_symlink():
-                file.unlink()  # what it points to is not ours
-            if anew and not _goes_on(run_folder):
-                file.write_bytes(b"")
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if self.file.is_symlink():
+                self.file.unlink()  # what it points to is not ours
+            if anew and not is_of_run:
+                self.file.write_bytes(b"")
                 os.environ[_VARIABLE] = str(run_folder.absolute())
         except OSError as error:
-            self._give_up(file, error)
-            return
-        self.file = file
+            self._give_up(error)
         waiting, self.waiting = self.waiting, []
-        self._append("".join(waiting))
+        self._write("".join(waiting))
 
     def add(self, text: str, *, whole_line: bool) -> None:
-        """Write text without colour codes and secrets; whole lines begin on a line of their own."""
+        """Add text without colour codes and secrets; whole lines begin on a line of their own."""
         text = _SECRETS.sub(r"\1***", _COLOURS.sub("", text))
         if whole_line:
-            text = ("\n" if self.inside_line else "") + text + "\n"
+            text = ("\n" if self.is_inside_line else "") + text + "\n"
         if not text:
             return
-        self.inside_line = not text.endswith("\n")
-        if self.file is not None:
-            self._append(text)
-        elif not self.broken and len(self.waiting) < _BUFFER_LIMIT:
+        self.is_inside_line = not text.endswith("\n")
+        if self.file is None and not self.is_broken and len(self.waiting) < _BUFFER_LIMIT:
             self.waiting.append(text)
+        self._write(text)
 
-    def _append(self, text: str) -> None:
-        assert self.file is not None  # noqa: S101 - the callers have looked
+    def _write(self, text: str) -> None:
+        if self.file is None:
+            return
         try:
             # One write in append mode: lines of a run's processes don't mix. No handle lives on over a fork.
-            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, text.encode("utf-8", "replace"))
-            finally:
-                os.close(descriptor)
+            with self.file.open("ab", buffering=0) as file:
+                file.write(text.encode("utf-8", "replace"))
         except OSError as error:
-            self._give_up(self.file, error)
+            self._give_up(error)
 
-    def _give_up(self, file: Path, error: OSError) -> None:
+    def _give_up(self, error: OSError) -> None:
         # The text log is a courtesy: a full disk or a read-only folder must not end a run of hours for it.
-        self.broken, self.file, self.waiting = True, None, []
         sys.stderr.write(
-            f"rdagent-sota-bridge: {file} can't be written ({error.strerror}); the run goes on\n"
+            f"rdagent-sota-bridge: {self.file} can't be written ({error.strerror}); the run goes on\n"
         )
+        self.is_broken, self.file, self.waiting = True, None, []
 
 
-def _goes_on(run_folder: Path) -> bool:
-    """Return True in a process of a run that has started the text log: a fork, or a Python of its pool."""
-    begun = os.environ.get(_VARIABLE)
-    same = begun == str(run_folder.absolute()) or multiprocessing.parent_process() is not None
-    return begun is not None and same
-
-
-_text = _Text()
+_text_log = _TextLog()
 
 
 def write_line(level: str, message: str, run_folder: Path | None = None) -> None:
@@ -105,11 +97,11 @@ def write_line(level: str, message: str, run_folder: Path | None = None) -> None
         run_folder: The run's log folder, where the run has not started to write into it: the line is added
             to what an earlier run left.
     """
-    if not _text.fed:
-        return  # the runner class alone is in use: there is no text log
+    if not _text_log.is_on:
+        return
     if run_folder is not None:
-        _text.start(run_folder, anew=False)
-    _text.add(_line(level, message, sys._getframe(1)), whole_line=True)
+        _text_log.start(run_folder, anew=False)
+    _text_log.add(_line(level, message, sys._getframe(1)), whole_line=True)
 
 
 def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -119,36 +111,35 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     built, and 0.8.0 does so again at every streamed message. The wrapper of `_log` is one more frame between
     a message and its caller, so `get_caller_info` has to look further up: by that frame and by its own.
     """
-    logger_class = getattr(module, "RDAgentLog", None)
-    original_info = getattr(module, "get_caller_info", None)
-    original_log = getattr(logger_class, "_log", None)
-    original_object = getattr(logger_class, "log_object", None)
-    if original_info is None or original_log is None or original_object is None:
+    logger_class: Any = getattr(module, "RDAgentLog", None)
+    info_before = getattr(module, "get_caller_info", None)
+    if info_before is None or not hasattr(logger_class, "_log") or not hasattr(logger_class, "log_object"):
         raise SeamError(
             "RD-Agent's logger has a form that is not known; there will be no log/latest.log",
             "rdagent.log.logger: RDAgentLog._log, RDAgentLog.log_object, get_caller_info",
-            "use a release of RD-Agent that README lists, or tell us about this one",
+            OTHER_RELEASE,
         )
+    log_before, object_before = logger_class._log, logger_class.log_object
 
-    @functools.wraps(original_log)
+    @functools.wraps(log_before)
     def _log(self: Any, level: str, msg: Any, *args: Any, **kwargs: Any) -> Any:
         text, raw = str(msg), bool(kwargs.get("raw"))
-        _text.add(text if raw else _line(level, text, sys._getframe(2)), whole_line=not raw)
-        return original_log(self, level, msg, *args, **kwargs)
+        _text_log.add(text if raw else _line(level, text, sys._getframe(2)), whole_line=not raw)
+        return log_before(self, level, msg, *args, **kwargs)
 
-    @functools.wraps(original_object)
+    @functools.wraps(object_before)
     def log_object(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A run stores its scenario first, and a resumed one what belongs to a step. What other commands store
         # (their settings, when they are imported) begins no run: `rdagent ui` must not empty a run's log.
         if kwargs.get("tag") == _FIRST_OF_A_RUN or getattr(self, "_tag", ""):
-            _text.start(Path(self.storage.path))
-        return original_object(self, *args, **kwargs)
+            _text_log.start(Path(self.storage.path), anew=True)
+        return object_before(self, *args, **kwargs)
 
-    @functools.wraps(original_info)
+    @functools.wraps(info_before)
     def get_caller_info(level: int = 2, *args: Any, **kwargs: Any) -> Any:
-        return original_info(level + 2, *args, **kwargs)
+        return info_before(level + 2, *args, **kwargs)
 
-    _text.fed = True
+    _text_log.is_on = True
     return [
         (logger_class, "_log", _log),
         (logger_class, "log_object", log_object),

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -84,12 +85,29 @@ def sessions(folder: Path) -> dict[str, tuple[str, int]]:
 
 def placed(model: runs.Model) -> Path:
     """Return the stored file that a model's workspace has a link to (or a clone, where there are clones)."""
+    stored = manifest_of(model)["factor_set"]["stored"]
+    file, path = model.workspace / "combined_factors_df.parquet", Path(stored["path"])
+    assert stored["placed_as"] == ("link" if file.samefile(path) else "clone")
+    assert stored["digest"] == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    return path
+
+
+def manifest_of(model: runs.Model) -> dict[str, Any]:
+    """Return the manifest of a model that was trained with the factors."""
     assert model.manifest is not None
-    told = model.manifest["factor_set"]["stored"]
-    file, stored = model.workspace / "combined_factors_df.parquet", Path(told["path"])
-    assert told["placed_as"] == ("link" if file.samefile(stored) else "clone")
-    assert told["digest"] == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
-    return stored
+    return model.manifest
+
+
+def one_model(run: runs.Run, width: int, *, used: bool = True) -> runs.Model:
+    """Return the one model of a run: its width, and whether it was trained on the planted factor, fit."""
+    assert run.status == 0, run.output[-3000:]
+    (model,) = run.trained
+    assert model.width == width
+    if used:
+        assert model.metrics["IC"] > USED
+    else:
+        assert abs(model.metrics["IC"]) < UNUSED
+    return model
 
 
 def test_results_follow_the_set(tmp_path: Path) -> None:
@@ -106,15 +124,11 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     die_once(box)
 
     first = runs.rdagent(box, "fin_model", "--loop_n", "1", **ON)
-    assert first.status == 0, first.output[-3000:]
-    (model,) = first.trained
-    assert model.metrics["IC"] > USED
-    expected = sorted({*ALPHA22, *frame.columns})
-    manifest = model.manifest
-    assert manifest is not None
-    assert manifest["qlib_loaded"]["columns"] == expected
+    model = one_model(first, 24)
+    manifest = manifest_of(model)
+    assert manifest["qlib_loaded"]["columns"] == sorted({*ALPHA22, *frame.columns})
     assert manifest["qlib_loaded"]["columns_without_training_values"] == []
-    assert model.width == manifest["qlib_loaded"]["num_features"] == len(expected) == 24
+    assert manifest["qlib_loaded"]["num_features"] == 24
     assert manifest["base_set"]["replaced_by_mined"] == ["RESI5"]
     assert manifest["factor_set"]["digest"] == digest
     assert manifest["factor_set"]["metrics"] == {"IC": 0.0521}
@@ -135,20 +149,13 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert "\x1b" not in first.text_log
 
     again = runs.rdagent(box, "fin_model", "--loop_n", "1", **ON)
-    assert again.status == 0
-    (model,) = again.trained
-    assert model.metrics["IC"] > USED
-    assert model.manifest is not None
-    assert model.manifest["factor_set"]["digest"] == digest
+    assert manifest_of(one_model(again, 24))["factor_set"]["digest"] == digest
     assert first.text_log[:60] not in again.text_log, "latest.log is started anew by each run"
 
     off = runs.rdagent(
         box, "fin_model", "--loop_n", "1", LOAD_SOTA_FROM_WORKSPACE="false", SOTA_WORKSPACE_PATH="set"
     )
-    assert off.status == 0
-    (model,) = off.trained
-    assert abs(model.metrics["IC"]) < UNUSED
-    assert model.width == 20
+    one_model(off, 20, used=False)
     assert off.manifests == []
     assert "SOTA factors" not in off.output.replace("SOTA factors in", "")
 
@@ -166,19 +173,14 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     assert sessions(first.log_folder) == before
 
     changed = runs.rdagent(box, "fin_model", "--loop_n", "1", **ON)
-    assert changed.status == 0
-    (model,) = changed.trained
-    assert abs(model.metrics["IC"]) < UNUSED
-    assert model.width == 24
-    assert model.manifest is not None
-    assert model.manifest["factor_set"]["digest"] != digest
+    assert manifest_of(one_model(changed, 24, used=False))["factor_set"]["digest"] != digest
 
 
 def span(model: runs.Model) -> tuple[int, int]:
     """Return begin and end of a model's back-test, as mlflow has them, in milliseconds."""
     text = (runs.finished_run(model.workspace) / "meta.yaml").read_text(encoding="utf-8")
-    told = dict(line.partition(": ")[::2] for line in text.splitlines())
-    return int(told["start_time"]), int(told["end_time"])
+    fields = dict(line.partition(": ")[::2] for line in text.splitlines())
+    return int(fields["start_time"]), int(fields["end_time"])
 
 
 def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
@@ -205,10 +207,10 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
     for model in models:
         assert model.metrics["IC"] > USED
         assert model.width == 2
-        assert model.manifest is not None
-        names.add(model.manifest["model"]["name"])
-        assert model.manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
-        assert model.manifest["factor_set"]["digest"] == run.manifests[0]["factor_set"]["digest"]
+        manifest = manifest_of(model)
+        names.add(manifest["model"]["name"])
+        assert manifest["qlib_loaded"]["columns"] == ["noise", "overnight_gap"]
+        assert manifest["factor_set"]["digest"] == run.manifests[0]["factor_set"]["digest"]
     assert names == {"SmallGRU", "SmallGRU2"}
     (stored,) = {placed(model) for model in models}
     (kept,), troubles = store.entries(stored.parent)
@@ -229,9 +231,9 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
 
 
 def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
-    """An accepted model is the best so far in every prompt of the next loop; log and report tell the verdict.
+    """An accepted model is the best so far in every prompt of the next loop; log and report have the verdict.
 
-    Switched off RD-Agent accepts nothing: tests/test_model_verdict.py asks its own classes, of both releases.
+    Switched off RD-Agent accepts nothing: tests/bridge/test_verdict.py asks its own classes.
     """
     box, market = runs.box_with_market(tmp_path / "box")
     seams.write_set(box.project / "set", seams.factor_frame(market))
@@ -251,13 +253,13 @@ def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
         "run = history.read_run(pathlib.Path(sys.argv[1])); "
         "print([loop.accepted for loop in run.loops], gather.judged(run), run.notes)"
     )
-    told = subprocess.run(
+    found = subprocess.run(
         [sys.executable, "-c", code, run.log_folder],
         env=box.environment("http://127.0.0.1:1"),
         capture_output=True,
         text=True,
     )
-    assert told.stdout == "[True, True] VerdictCount(read=2, unread=0, in_vain=0) ()\n", told.stderr
+    assert found.stdout == "[True, True] VerdictCount(read=2, unread=0, in_vain=0) ()\n", found.stderr
 
 
 def test_the_oldest_rdagent(tmp_path: Path) -> None:
@@ -274,13 +276,10 @@ def test_the_oldest_rdagent(tmp_path: Path) -> None:
     run = runs.rdagent(
         box, "fin_model", "--loop_n", "1", "--all_duration", "1h", ALPHA_FACTORS="base.json", **ON
     )
-    assert run.status == 0, run.output[-3000:]
-    (model,) = run.trained
-    assert model.metrics["IC"] > USED
-    assert model.manifest is not None
-    assert model.manifest["qlib_loaded"]["columns"] == sorted({*base, *frame.columns})
-    assert model.width == 4
-    assert model.manifest["versions"]["rd_agent_side"]["rdagent"] == "0.8.0"
+    model = one_model(run, 4)
+    manifest = manifest_of(model)
+    assert manifest["qlib_loaded"]["columns"] == sorted({*base, *frame.columns})
+    assert manifest["versions"]["rd_agent_side"]["rdagent"] == "0.8.0"
     assert placed(model).parent == box.project / "git_ignore_folder" / "sota_store"
     for line in ("SOTA factors shape: ", "叠加Alpha因子: 2个", "SOTA factors used: Qlib loaded 4 columns"):
         assert line in run.text_log
@@ -300,10 +299,7 @@ def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
     assert (refused.status, refused.requests) == (1, [])
     assert "SOTA workspace path not found: nowhere" in refused.output
     run = runs.rdagent(box, "fin_model", "--loop-n", "1", **ON, **variables)
-    assert run.status == 0, run.output[-3000:]
-    (model,) = run.trained
-    assert model.metrics["IC"] > USED
-    assert model.width == 23
+    one_model(run, 23)
     assert run.text_log == ""
     assert ACCEPTED in run.output
 
@@ -332,13 +328,10 @@ def test_qlib_in_docker(tmp_path: Path) -> None:
             "QLIB_DOCKER_EXTRA_VOLUMES": json.dumps({str(data): {"bind": "/root/.qlib/", "mode": "rw"}}),
         }
         run = runs.rdagent(box, "fin_model", "--loop_n", "1", **variables)
-    assert run.status == 0, run.output[-3000:]
-    (model,) = run.trained
-    assert model.metrics["IC"] > USED
-    assert model.manifest is not None
-    told = model.manifest["factor_set"]["stored"]
-    assert told["placed_as"] in ("copy", "clone")
-    assert Path(told["path"]).stat().st_mode & 0o777 == 0o444, "the chmod in the container reached it"
+    model = one_model(run, 23)
+    stored = manifest_of(model)["factor_set"]["stored"]
+    assert stored["placed_as"] in ("copy", "clone")
+    assert Path(stored["path"]).stat().st_mode & 0o777 == 0o444, "the chmod in the container reached it"
     assert (model.workspace / "combined_factors_df.parquet").stat().st_mode & 0o777 == 0o777
     (trained,) = engine.started("qrun conf_sota_factors_model.yaml")
     assert "timeout --kill-after=10 3600 qrun" in trained.command[-1]

@@ -33,7 +33,7 @@ for seam in seams.SEAMS:
     spec = importlib.util.spec_from_file_location(f"{package}.{name}_of_a_release", file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    answer[seam.name] = sorted({attribute for _, attribute, _ in seams.function_of(seam.patches)(module)})
+    answer[seam.name] = sorted({attribute for _, attribute, _ in seam.replacements(module)})
     if seam.name == "runner":
         sys.modules[seam.module] = module
         answer["asked"] = str(dry_run.ask_model_runner(module.QlibModelRunner))

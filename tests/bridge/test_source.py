@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,36 +41,17 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def environment(patched: Path) -> dict[str, str]:
-    """Return the environment of a Python that imports the patched copy, and the tests."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(patched), str(ROOT)))}
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a piece of code."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Unhooked = Callable[..., Done]
+Unhooked = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def unhooked(patched: Path, forks_of_rdagent: Forks) -> Unhooked:
     """Return a function that runs code in a folder, with the patched copy and without the hook."""
 
-    def run(code: str, folder: Path, **variables: str) -> Done:
-        found = forks_of_rdagent.run(
-            START + textwrap.dedent(code),
-            folder=folder,
-            path=(folder, patched, ROOT),
-            RDAGENT_SOTA_BRIDGE="0",
-            **variables,
-        )
-        return Done(found.returncode, found.stdout, found.stderr)
+    def run(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        places = (folder, patched, ROOT)
+        variables["RDAGENT_SOTA_BRIDGE"] = "0"
+        return forks_of_rdagent.run(START + textwrap.dedent(code), folder=folder, path=places, **variables)
 
     return run
 
@@ -94,7 +72,7 @@ def test_without_the_hook_the_source_applies_the_seams(
             print(error.name)
         sys.modules["rdagent_sota_bridge"] = ours
 
-        from rdagent_sota_bridge.bridge import seams as patch
+        from rdagent_sota_bridge import patch
         assert {at.state for at in patch.status()} == {"waiting"}
         module = importlib.import_module(RUNNER)
         print(module.__file__)
@@ -108,7 +86,7 @@ def test_without_the_hook_the_source_applies_the_seams(
         """,
         tmp_path,
     )
-    assert said.status == 0, said.stderr
+    assert said.returncode == 0, said.stderr
     missing, file, states, loaded, reverted, raw = said.stdout.splitlines()
     assert missing == "rdagent_sota_bridge"
     assert Path(file).is_relative_to(patched)
@@ -120,19 +98,19 @@ def test_without_the_hook_the_source_applies_the_seams(
     assert raw == f"{patched / 'rdagent' / 'core' / 'utils.py'} {{'waiting'}}"
 
 
-def test_source_and_hook_act_once(patched: Path, market_home: tuple[Path, Market], tmp_path: Path) -> None:
+def test_source_and_hook_act_once(
+    forks_of_rdagent: Forks, patched: Path, market_home: tuple[Path, Market], tmp_path: Path
+) -> None:
     """With both, one wrapper lies on RD-Agent's own, after a reload too; the set is handed over once."""
     home, market = market_home
     seams.write_set(tmp_path / "set", seams.factor_frame(market))
     code = """
-        from rdagent_sota_bridge.bridge import seams as patch
+        from rdagent_sota_bridge.bridge.dry_run import is_ours
+        from rdagent_sota_bridge import patch
         module = importlib.import_module(RUNNER)
         loop, workspace = (importlib.import_module(f"rdagent.{name}") for name in (
             "utils.workflow.loop", "scenarios.qlib.experiment.workspace"
         ))
-
-        def is_ours(function):
-            return "rdagent_sota_bridge" in getattr(getattr(function, "__code__", None), "co_filename", "")
 
         def wrapped():
             for owner, name in (
@@ -163,19 +141,19 @@ def test_source_and_hook_act_once(patched: Path, market_home: tuple[Path, Market
         importlib.reload(module)
         wrapped()
         """
-    said = subprocess.run(
-        [sys.executable, "-c", START + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment(patched)
-        | {"HOME": str(home), "LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"},
+    said = forks_of_rdagent.run(
+        START + textwrap.dedent(code),
+        folder=tmp_path,
+        path=(patched, ROOT),
+        HOME=str(home),
+        LOAD_SOTA_FROM_WORKSPACE="true",
+        SOTA_WORKSPACE_PATH="set",
     )
     assert said.returncode == 0, said.stderr[-3000:]
 
 
 def test_an_unknown_caller_is_refused() -> None:
-    """A module without a seam that calls would get nothing: it is told so."""
+    """A module without a seam that calls would get nothing: it is an error."""
     with pytest.raises(SeamError, match="has no seam") as raised:
         source.apply("rdagent.scenarios.mine.model_runner")
     assert raised.value.place == "rdagent.scenarios.mine.model_runner"
@@ -205,11 +183,11 @@ def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, t
         looked = unhooked(WRITE_SEAMS, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
     finally:
         file.write_bytes(content)
-    assert (stopped.status, plain.status) == (1, 0)
+    assert (stopped.returncode, plain.returncode) == (1, 0)
     assert stopped.stderr.count("it writes no combined_factors_df.parquet") == 1
     assert "Traceback" not in stopped.stderr
     assert "combined_factors_df.parquet" not in plain.stderr
-    assert looked.status == 0, looked.stderr
+    assert looked.returncode == 0, looked.stderr
     misfits = json.loads((tmp_path / "answer.json").read_text())["misfits"]
     assert "it writes no combined_factors_df.parquet" in misfits["runner"]
 
@@ -217,7 +195,7 @@ def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, t
 def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> None:
     """`rdagent-sota check` does not fail for the hook that is off: the source needs none."""
     looked = unhooked(WRITE_SEAMS, tmp_path)
-    assert looked.status == 0, looked.stderr
+    assert looked.returncode == 0, looked.stderr
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert not answer["hooked"]
     assert answer["patched"]
@@ -288,18 +266,18 @@ def test_a_resumed_run_without_the_hook(
     }  # fmt: skip
 
     same = unhooked(RESUME, tmp_path, **variables)
-    assert same.status == 0, same.stderr[-3000:]
+    assert same.returncode == 0, same.stderr[-3000:]
     digests = json.loads(same.stdout.splitlines()[-1])
     assert digests[0] == digests[1] is not None
 
     off = unhooked(RESUME, tmp_path, **{**variables, "LOAD_SOTA_FROM_WORKSPACE": "false"})
-    assert off.status == 0, off.stderr[-3000:]
+    assert off.returncode == 0, off.stderr[-3000:]
     assert json.loads(off.stdout.splitlines()[-1]) == [digests[0], None]
     assert "goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in off.stderr
 
     seams.write_set(tmp_path / "set", seams.factor_frame(market) * 2)
     changed = unhooked(RESUME, tmp_path, **variables)
-    assert changed.status == 1
+    assert changed.returncode == 1
     assert "The factor set is not the one that this run began with" in changed.stderr
     assert "Traceback" not in changed.stderr
 
@@ -323,14 +301,14 @@ def test_a_runner_that_can_not_be_given_the_factors(
         LOAD_SOTA_FROM_WORKSPACE="true",
         SOTA_WORKSPACE_PATH="set",
     )
-    assert refused.status == 1
+    assert refused.returncode == 1
     assert "the run's model runner can't be given the factors" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.e2e
 def test_a_run_of_a_patched_source(patched: Path, tmp_path: Path) -> None:
-    """The hook off, the patch on: the network is trained on the factors, and the log says so as ever."""
+    """The hook off, the patch on: the network is trained on the factors, and the log says so."""
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market)
     workspace = seams.write_set(box.project / "set", frame)

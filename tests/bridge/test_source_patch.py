@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
@@ -215,23 +216,19 @@ def test_other_names_of_the_file(file: Path, tmp_path: Path) -> None:
     assert cached.read_bytes() == installed()
 
 
-def test_the_package_folder_is_a_source_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DIR is the repository's root or its package, absolute or not."""
+def test_what_is_a_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DIR is a repository's root or its package, absolute or not; without it the installed one counts."""
     root = file.parents[len(RUNNER.parts) - 1]
     monkeypatch.chdir(root)
-    for source in (root / "rdagent", Path(), Path("rdagent")):
+    for source in (root, root / "rdagent", Path(), Path("rdagent")):
         assert source_patch.find(source).file == file
-
-
-def test_the_installed_one_is_found_and_not_imported() -> None:
-    """Without a DIR it is the RD-Agent of this environment, which is looked at as a file."""
     code = (
         "import sys; from rdagent_sota_bridge.bridge import source_patch; found = source_patch.find(None);"
         "print(found.file, found.state, 'rdagent' in sys.modules, sep='|')"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    file, state, imported = said.stdout.strip().split("|")
-    assert Path(file).read_bytes() == installed()
+    place, state, imported = said.stdout.strip().split("|")
+    assert Path(place).read_bytes() == installed()
     assert (state, imported) == ("none", "False")
 
 
@@ -264,17 +261,15 @@ def test_what_can_not_be_written(name: str, act: Callable[[Path], None]) -> None
     with public_folder() as folder:
         file = checkout(folder / "source")
         file.chmod(0o666)
-        if act is revert:
-            apply(file)
+        apply(file)
         before = file.read_bytes()
         file.parent.chmod(0o777)
         (folder / "source" / place).chmod(mode)
-        with pytest.raises(SourceError, match="can't be written, and was not changed"):
-            if is_other_user:
-                with without_privileges():
-                    act(file)
-            else:
-                act(file)
+        with (
+            without_privileges() if is_other_user else contextlib.nullcontext(),
+            pytest.raises(SourceError, match="can't be written, and was not changed"),
+        ):
+            act(file)
         assert file.read_bytes() == before
         assert list(file.parent.iterdir()) == [file]
         file.parent.chmod(0o755)

@@ -74,32 +74,28 @@ LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
 def test_lines_reach_the_text_log(tmp_path: Path) -> None:
     """In order, before and after the run's first object, with level and real caller, as plain text.
 
-    Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own.
+    Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own. What
+    RD-Agent logs of its settings has no key; limits of tokens stay.
     """
+    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
     body = (
         'caller("before")\nstore()\ncaller("因子 after")\n'
         'logger.warning("careful")\nlogger.error("bad\\nsecond line")\n'
         'caller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")\n'
         'for piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
-        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
+        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")\n'
+        f'caller("{settings}")'
     )
     done = run(tmp_path, body)
     below = len(_START.splitlines()) + 1
+    masked = "openai_api_key='***' HF_TOKEN='***' password: '***' chat_token_limit=100 key='' text"
     assert text_log(tmp_path) == (
         f"{LINE}before\n{LINE}因子 after\n"
         f"<time> | WARNING  | __main__:<module>:{below + 4} - careful\n"
         f"<time> | ERROR    | __main__:<module>:{below + 5} - bad\nsecond line\n"
-        f"{LINE}red blue\none two\nthree\n{LINE}whole\nx\n{LINE}next\n"
+        f"{LINE}red blue\none two\nthree\n{LINE}whole\nx\n{LINE}next\n{LINE}{masked}\n"
     )
     assert "\x1b[91m" in done.stdout + done.stderr
-
-
-def test_secrets_are_masked(tmp_path: Path) -> None:
-    """What RD-Agent logs of its settings has no key in the text log; limits of tokens stay."""
-    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
-    run(tmp_path, f'store()\ncaller("{settings}")')
-    masked = "openai_api_key='***' HF_TOKEN='***' password: '***' chat_token_limit=100 key='' text"
-    assert text_log(tmp_path) == f"{LINE}{masked}\n"
 
 
 def test_console_is_as_without_the_package(tmp_path: Path) -> None:
@@ -129,10 +125,16 @@ def test_what_is_no_run_leaves_it_alone(is_there: bool, tmp_path: Path) -> None:
 
 
 def test_each_run_starts_it_anew(tmp_path: Path) -> None:
-    """The next run of the same folder begins with an empty text log."""
-    run(tmp_path, 'store()\ncaller("the first run, which has the longer line")')
-    run(tmp_path, 'store()\ncaller("second")', run_name="run2")
-    assert text_log(tmp_path) == f"{LINE}second\n"
+    """A link of that name is replaced by a file, and what it pointed to stays; the next run empties that."""
+    log, precious = tmp_path / "log" / "latest.log", tmp_path / "precious.txt"
+    log.parent.mkdir()
+    precious.write_text("precious\n")
+    log.symlink_to(precious)
+    for number, text in enumerate(("the first run, which has the longer line", "second")):
+        run(tmp_path, f'store()\ncaller("{text}")', run_name=f"run{number}")
+        assert text_log(tmp_path) == f"{LINE}{text}\n"
+    assert not log.is_symlink()
+    assert precious.read_text() == "precious\n"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -150,68 +152,42 @@ def test_child_process_goes_on_in_it(tmp_path: Path, method: str) -> None:
     )
 
 
-def test_link_is_replaced(tmp_path: Path) -> None:
-    """A link of that name is replaced by a file; what it pointed to is not touched."""
-    (tmp_path / "log").mkdir()
-    (tmp_path / "precious.txt").write_text("precious\n")
-    (tmp_path / "log" / "latest.log").symlink_to(tmp_path / "precious.txt")
-    run(tmp_path, 'store()\ncaller("x")')
-    assert (tmp_path / "precious.txt").read_text() == "precious\n"
-    assert not (tmp_path / "log" / "latest.log").is_symlink()
-    assert text_log(tmp_path) == f"{LINE}x\n"
+TROUBLES = {
+    "a folder in its place": ("(log / 'latest.log').mkdir()", "Is a directory", None),
+    "a read-only folder": (
+        f"log.chmod(0o555)\nif os.geteuid() == 0: os.seteuid({NOBODY})",
+        "Permission denied",
+        None,
+    ),
+    "a disk that fills up": (
+        "import resource, signal\nstore()\ncaller('x')\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nstore = int",
+        "File too large",
+        f"{LINE}x\n",
+    ),
+}
 
 
-def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the package's own lines on the console."""
-    return [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
-
-
-def test_folder_in_its_place(tmp_path: Path) -> None:
-    """A folder of that name is told once on stderr; the run goes on and stores its objects."""
-    (tmp_path / "log" / "latest.log").mkdir(parents=True)
-    body = 'store()\ncaller("x")\nstore()\ncaller("y")\nprint("at the end")'
-    done = run(tmp_path, body)
-    file = tmp_path / "log" / "latest.log"
-    assert complaints(done) == [
-        f"rdagent-sota-bridge: {file} can't be written (Is a directory); the run goes on"
-    ]
-    assert "at the end" in done.stdout
-    assert len(list((tmp_path / "log" / "run1").rglob("*.pkl"))) == 2
-
-
-def test_read_only_folder() -> None:
-    """Where the log folder may not be written to, that is told once and the run goes on."""
+@pytest.mark.parametrize("name", TROUBLES)
+def test_a_log_that_can_not_be_written(name: str) -> None:
+    """It is said once on stderr, what was written stays, and the run stores its objects and ends well."""
+    trouble, reason, left = TROUBLES[name]
     with public_folder() as folder:
-        (folder / "log" / "run1").mkdir(parents=True)
-        (folder / "log" / "run1").chmod(0o777)
-        (folder / "log").chmod(0o555)
-        body = f'if os.geteuid() == 0:\n    os.seteuid({NOBODY})\nstore()\ncaller("x")\nprint("at the end")'
+        log = folder / "log"
+        (log / "run1").mkdir(parents=True)
+        (log / "run1").chmod(0o777)
+        start = f"log = Path({str(log)!r})\n{trouble}\nstore()\n"
         # RD-Agent 1.0.0 signs what it stores; the key's file may be closed to the other user.
-        done = run(folder, body, ARTIFACT_SIGNING_KEY="k" * 32)
-        (folder / "log").chmod(0o755)
-        file = folder / "log" / "latest.log"
-        assert complaints(done) == [
-            f"rdagent-sota-bridge: {file} can't be written (Permission denied); the run goes on"
-        ]
+        done = run(
+            folder, f'{start}caller("y")\ncaller("z")\nprint("at the end")', ARTIFACT_SIGNING_KEY="k" * 32
+        )
+        log.chmod(0o755)
+        file = log / "latest.log"
+        own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
+        assert own == [f"rdagent-sota-bridge: {file} can't be written ({reason}); the run goes on"]
         assert "at the end" in done.stdout
-        assert not file.exists()
-        assert len(list((folder / "log" / "run1").rglob("*.pkl"))) == 1
-
-
-def test_disk_that_fills_up(tmp_path: Path) -> None:
-    """A write that fails in the middle of the run is told once; what was written stays, the run goes on."""
-    body = (
-        'import resource, signal\nstore()\ncaller("x")\n'
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        'caller("y")\ncaller("z")\nprint("at the end")'
-    )
-    done = run(tmp_path, body)
-    assert complaints(done) == [
-        f"rdagent-sota-bridge: {tmp_path / 'log' / 'latest.log'} can't be written (File too large); "
-        "the run goes on"
-    ]
-    assert text_log(tmp_path) == f"{LINE}x\n"
-    assert "at the end" in done.stdout
+        assert len(list((log / "run1").rglob("*.pkl"))) == 1
+        assert (text_log(folder) if file.is_file() else None) == left
 
 
 def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def environment_beside_this(folder: Path) -> Environment:
 
 
 def test_killed_upgraded_and_uninstalled(tmp_path: Path) -> None:
-    """Each resume goes on: with the set after a kill and an upgrade, without it once the package is gone.
+    """Each resume works: with the set after a kill and an upgrade, without it once the package is gone.
 
     The workspaces lie on another disk than the store (where the machine has two), so that each gets a copy;
     the set was moved before the second start.

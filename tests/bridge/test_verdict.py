@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from examples.demo import sandbox
 from examples.demo.llm import Request, ScriptedLLM
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge.bridge import plan, verdict
-from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge import seams as table
 from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.settings import read_settings
@@ -59,13 +59,13 @@ def loops():
         trace.hist.append((experiment, judge.generate_feedback(experiment, trace)))
     return [feedback.decision for _, feedback in trace.hist]
 
-told = {}
+said = {}
 for switch, way in (("true", "mended"), ("true", "rdagent"), ("false", "mended")):
     os.environ |= {"LOAD_SOTA_FROM_WORKSPACE": switch, "SOTA_MODEL_VERDICT": way}
-    told[f"{switch} {way}"] = loops()
+    said[f"{switch} {way}"] = loops()
 patch.revert()
-told["reverted"] = loops()
-print(json.dumps(told))
+said["reverted"] = loops()
+print(json.dumps(said))
 '''
 
 
@@ -153,6 +153,12 @@ def test_otherwise_all_is_rdagents_own(ways: dict[str, Loops]) -> None:
 
 # --- what an answer does, in this process ---
 
+YES = json.dumps({DECISION: True})
+LINE = (
+    "SOTA model verdict: the LLM was shown the model prompt, and its answer counts in either form "
+    "(SOTA_MODEL_VERDICT=mended)"
+)
+
 
 class Scenario:
     """A scenario of fin_model."""
@@ -167,34 +173,57 @@ def feedback(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Return RD-Agent's module with the seam applied, and the switch on."""
     from rdagent.scenarios.qlib.developer import feedback as module
 
-    patch.apply_seam("verdict")
+    table.apply_seam("verdict")
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
     yield module
     assert verdict._request.get() is None
 
 
-Says = Callable[[str], str]
+class Judge:
+    """RD-Agent's verdict on a model, with an LLM that gives two answers.
+
+    Attributes:
+        shown: The system prompts that the LLM was shown.
+        said: What was logged of the verdict.
+    """
+
+    def __init__(self, feedback: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Prepare it."""
+        self.feedback, self.monkeypatch = feedback, monkeypatch
+        self.shown: list[str] = []
+        self.said: list[str] = []
+
+    def __call__(self, first: str | Exception, last: str = YES, scen: Any = None) -> Any:
+        """Return RD-Agent's feedback on a model."""
+        from rdagent.core.proposal import Hypothesis, Trace
+
+        answers = iter([first, last])
+        shown = self.shown
+
+        class Backend:
+            def build_messages_and_create_chat_completion(self, system_prompt: str, **kwargs: Any) -> str:
+                shown.append(system_prompt)
+                answer = next(answers)
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        self.monkeypatch.setattr(self.feedback, "APIBackend", Backend)
+        experiment = seams.model_experiment()
+        experiment.hypothesis = Hypothesis("h", "r", "", "", "", "")
+        experiment.result = pd.Series(dict.fromkeys(self.feedback.IMPORTANT_METRICS, 0.1))
+        scen = scen or Scenario()
+        judge = self.feedback.QlibModelExperiment2Feedback(scen)
+        with seams.logged() as lines:
+            found = judge.generate_feedback(experiment, Trace(scen=scen))
+        self.said = [line for line in lines if "SOTA model verdict" in line]
+        return found
 
 
-def let_the_llm_say(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType, says: Says) -> None:
-    """Let an LLM answer, by the system prompt that it is shown."""
-
-    class Backend:
-        def build_messages_and_create_chat_completion(self, system_prompt: str, **kwargs: Any) -> str:
-            return says(system_prompt)
-
-    monkeypatch.setattr(feedback, "APIBackend", Backend)
-
-
-def judge(feedback: ModuleType, scen: Any = None) -> Any:
-    """Return RD-Agent's verdict on a model."""
-    from rdagent.core.proposal import Hypothesis, Trace
-
-    experiment = seams.model_experiment()
-    experiment.hypothesis = Hypothesis("h", "r", "", "", "", "")
-    experiment.result = pd.Series(dict.fromkeys(feedback.IMPORTANT_METRICS, 0.1))
-    scen = scen or Scenario()
-    return feedback.QlibModelExperiment2Feedback(scen).generate_feedback(experiment, Trace(scen=scen))
+@pytest.fixture
+def judge(feedback: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """Return RD-Agent's verdict."""
+    return Judge(feedback, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -210,68 +239,32 @@ def judge(feedback: ModuleType, scen: Any = None) -> Any:
         ({}, False, 'WARNING: {}: not accepted, for it has neither "Decision" nor "Replace Best Result"'),
     ],
 )
-def test_an_answer_counts(
-    monkeypatch: pytest.MonkeyPatch,
-    feedback: ModuleType,
-    content: dict[str, Any],
-    accepted: bool,
-    expected: str,
-) -> None:
-    """What an LLM may answer becomes a verdict without an error, and one line that says why."""
-    shown: list[str] = []
-
-    def says(system: str) -> str:
-        shown.append(system)
-        return json.dumps({"Observations": "seen", **content})
-
-    let_the_llm_say(monkeypatch, feedback, says)
-    with seams.logged() as lines:
-        found = judge(feedback)
+def test_an_answer_counts(judge: Judge, content: dict[str, Any], accepted: bool, expected: str) -> None:
+    """Each answer becomes a verdict, and one line that says why; of two answers the last counts."""
+    found = judge('{"Decision": "hm"}', json.dumps({"Observations": "seen", **content}))
     assert (found.decision, found.observations) == (accepted, "seen")
-    assert all('"Decision": <true or false>' in system for system in shown)
-    start = (
-        "SOTA model verdict: the LLM was shown the model prompt, and its answer counts in either form "
-        "(SOTA_MODEL_VERDICT=mended)"
-    )
-    assert [line for line in lines if "SOTA model verdict" in line] == [f"{expected.format(start)}\n"]
+    assert all('"Decision": <true or false>' in system for system in judge.shown)
+    assert judge.said == [f"{expected.format(LINE)}\n"]
 
 
-def test_the_answer_that_counts_is_the_last(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
-    """RD-Agent asks twice and reads the second answer; a doubtful first one is not warned of."""
-    answers = iter(['{"Decision": "hm"}', '{"Decision": true}'])
-    let_the_llm_say(monkeypatch, feedback, lambda _: next(answers))
-    with seams.logged() as lines:
-        assert judge(feedback).decision is True
-    assert [line.partition(":")[0] for line in lines if "SOTA model verdict" in line] == ["INFO"]
-
-
-def test_fin_quant_is_left_alone(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+def test_fin_quant_is_left_alone(judge: Judge) -> None:
     """There RD-Agent shows the model prompt itself; its reading of the answer stays, and it logs no line."""
 
-    class Quant(Scenario, feedback.QlibQuantScenario):  # type: ignore[misc, name-defined]
+    class Quant(Scenario, judge.feedback.QlibQuantScenario):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             pass
 
-    let_the_llm_say(monkeypatch, feedback, lambda _: '{"Replace Best Result": "yes"}')
-    with seams.logged() as lines:
-        assert judge(feedback, Quant()).decision is False
-    assert not [line for line in lines if "SOTA model verdict" in line]
+    assert judge(YES, '{"Replace Best Result": "yes"}', Quant()).decision is False
+    assert judge.said == []
 
 
-def test_an_error_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
+def test_an_error_leaves_nothing_behind(judge: Judge) -> None:
     """After an LLM that failed, and after an answer that is no JSON, the next verdict is as good as any."""
-
-    def fails(_: str) -> str:
-        raise TimeoutError
-
-    let_the_llm_say(monkeypatch, feedback, fails)
     with pytest.raises(TimeoutError):
-        judge(feedback)
-    let_the_llm_say(monkeypatch, feedback, lambda _: "no JSON")
+        judge(TimeoutError())
     with pytest.raises(json.JSONDecodeError):
-        judge(feedback)
-    let_the_llm_say(monkeypatch, feedback, lambda _: '{"Decision": true}')
-    assert judge(feedback).decision is True
+        judge("no JSON")
+    assert judge(YES).decision is True
 
 
 def test_templates_are_found_as_before(feedback: ModuleType) -> None:
@@ -285,21 +278,17 @@ def test_templates_are_found_as_before(feedback: ModuleType) -> None:
 def test_a_run_that_cannot_accept_says_so(monkeypatch: pytest.MonkeyPatch, feedback: ModuleType) -> None:
     """At its start a run warns where its verdict can't accept a model; else it says nothing then."""
 
-    def warned() -> list[str]:
+    def warned() -> str:
         with seams.logged() as lines:
             plan._warn_of_verdict(read_settings())
-        return lines
+        return "".join(lines)
 
-    assert warned() == []
+    start = "WARNING: SOTA model verdict: RD-Agent's own is in force"
+    assert warned() == ""
     monkeypatch.setenv("SOTA_MODEL_VERDICT", "rdagent")
-    (line,) = warned()
-    assert line.startswith(
-        "WARNING: SOTA model verdict: RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)"
-    )
+    assert warned().startswith(f"{start} (SOTA_MODEL_VERDICT=rdagent)")
     monkeypatch.setenv("SOTA_MODEL_VERDICT", "mended")
-    monkeypatch.delitem(patch._state.applied, "verdict")
-    (line,) = warned()
-    assert "in force (the seam verdict is not applied)" in line
-    monkeypatch.setitem(patch._state.misfits, "verdict", SeamError("its T is odd", "there", "do"))
-    (line,) = warned()
-    assert "in force (its T is odd)" in line
+    monkeypatch.delitem(table._applied, "verdict")
+    assert warned().startswith(f"{start} (the seam verdict is not applied)")
+    monkeypatch.setitem(table._misfits, "verdict", SeamError("its T is odd", "there", "do"))
+    assert warned().startswith(f"{start} (its T is odd)")
