@@ -172,10 +172,8 @@ _request: ContextVar[_Request | None] = ContextVar("rdagent_sota_bridge_model_ve
 def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/scenarios/qlib/developer/feedback.py` (0.5.0 to 1.0.0); or nothing.
 
-    There `QlibModelExperiment2Feedback.generate_feedback` shows the LLM of `fin_model` the factor prompt,
-    which asks for "Replace Best Result", reads "Decision" from the answer, and takes its absence for false.
-    What it looks up in its module is steered while it runs: the templates' class `T`, and `json`. A fork that
-    reads what it asks is left alone.
+    What `QlibModelExperiment2Feedback.generate_feedback` looks up in its module is steered while it runs: the
+    templates' class `T`, and `json`. A fork that reads what it asks is left alone.
     """
     feedback_class: Any = getattr(module, "QlibModelExperiment2Feedback", None)
     feedback_before: Any = getattr(feedback_class, "generate_feedback", None)
@@ -269,9 +267,8 @@ def _log(accepted: bool, is_clear: bool, why: str) -> None:
 def proposal_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/scenarios/qlib/proposal/model_proposal.py` (0.5.0 to 1.0.0).
 
-    Both classes there give the best model so far as "SOTA_hypothesis_and_feedback", and their parents look up
-    "sota_hypothesis_and_feedback": an accepted model never reaches its place in a proposal's prompt. A fork
-    that writes it alike is left alone.
+    Both classes there give the best model so far under a name that their parents do not look up: an accepted
+    model never reaches its place in a proposal's prompt. A fork that writes it alike is left alone.
     """
     found = []
     for name in ("QlibModelHypothesisGen", "QlibModelHypothesis2Experiment"):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdagent_sota_bridge.bridge import source_patch
@@ -67,29 +67,43 @@ def find(file: Path) -> source_patch.Found:
 
 def apply(file: Path) -> None:
     """Put the block in."""
-    source_patch.write(file, source_patch.with_block(find(file).bare))
+    found = find(file)
+    source_patch.write(found.file, source_patch.with_block(found.bare))
 
 
 def revert(file: Path) -> None:
     """Take the patch out."""
-    source_patch.write(file, find(file).bare)
+    found = find(file)
+    source_patch.write(found.file, found.bare)
 
 
-def test_apply_and_revert(file: Path) -> None:
-    """The four lines come to the file's end; what comes back is the file, with its mode, and alone."""
+def test_apply_and_revert(file: Path, tmp_path: Path) -> None:
+    """The four lines come to the file's end; what comes back is the file, with its mode and owner, and alone.
+
+    A link to the file stays a link; a hard link, as of uv's cache, is not written through.
+    """
     assert BLOCK.splitlines()[1:3] == [OLD_IMPORT, b"sota_bridge.apply(__name__)"]
     assert len(BLOCK.splitlines()) == 4
+    # What root writes belongs to whom it belonged; another user has only files of his own to write.
+    owner, group = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(file, owner, group)
     file.chmod(0o640)
-    found = find(file)
+    cached, other = tmp_path / "cached.py", tmp_path / "other" / RUNNER
+    os.link(file, cached)
+    other.parent.mkdir(parents=True)
+    other.symlink_to(file)
+    found = find(other)
     assert (found.file, found.state, found.bare) == (file, "none", installed())
     assert file.read_bytes() == installed(), "a look changes nothing"
-    apply(file)
-    assert file.read_bytes() == with_block(installed())
-    assert find(file).state == "applied"
-    revert(file)
-    assert file.read_bytes() == installed()
+    for act, content, state in ((apply, with_block(installed()), "applied"), (revert, installed(), "none")):
+        act(other)
+        assert (file.read_bytes(), find(file).state) == (content, state)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert (file.stat().st_uid, file.stat().st_gid) == (owner, group)
     assert list(file.parent.iterdir()) == [file]
+    assert other.is_symlink()
+    assert cached.read_bytes() == installed()
+    assert not cached.samefile(file)
 
 
 def test_the_way_by_hand(file: Path) -> None:
@@ -118,20 +132,16 @@ EDITORS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("name", EDITORS)
 @pytest.mark.parametrize("state", PATCHED)
 def test_files_as_editors_write_them(name: str, state: str, file: Path) -> None:
-    """Line ends, a byte order mark and a missing last end stay, with the block and with the old diff.
-
-    The old diff is taken out first by `apply`.
-    """
+    """Line ends, a byte order mark and a missing last end stay; an old diff is taken out first by `apply`."""
     edit = EDITORS[name]
-    file.write_bytes(edit(PATCHED[state](installed())))
-    assert find(file).state == state
-    apply(file)
-    assert file.read_bytes() == edit(with_block(installed()))
-    file.write_bytes(edit(PATCHED[state](installed())))
-    revert(file)
-    assert file.read_bytes() == edit(installed())
+    for act, expected in ((apply, with_block(installed())), (revert, installed())):
+        file.write_bytes(edit(PATCHED[state](installed())))
+        assert find(file).state == state
+        act(file)
+        assert file.read_bytes() == edit(expected)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"body", b"\n", b"\r\n", b"\r", b"\xff\x0c\x1c", b"    ", b"\\"]), max_size=9)
 )
@@ -202,20 +212,6 @@ def test_half_a_patch_is_refused(name: str, file: Path) -> None:
     assert f"git checkout {file} takes them out too" in " ".join(raised.value.fix.split())
 
 
-def test_other_names_of_the_file(file: Path, tmp_path: Path) -> None:
-    """A link to the file stays a link; a hard link, as of uv's cache, is not written through."""
-    cached = tmp_path / "cached.py"
-    os.link(file, cached)
-    other = tmp_path / "other" / RUNNER
-    other.parent.mkdir(parents=True)
-    other.symlink_to(file)
-    found = find(other)
-    source_patch.write(found.file, source_patch.with_block(found.bare))
-    assert other.is_symlink()
-    assert find(file).state == "applied"
-    assert cached.read_bytes() == installed()
-
-
 def test_what_is_a_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DIR is a repository's root or its package, absolute or not; without it the installed one counts."""
     root = file.parents[len(RUNNER.parts) - 1]
@@ -247,55 +243,33 @@ def test_no_rdagent_is_there(place: str | None, tmp_path: Path, monkeypatch: pyt
 
 
 CLOSED = {
-    "a read-only file": (RUNNER, 0o444, False),
-    "a file of somebody else": (RUNNER, 0o644 if os.geteuid() == 0 else 0o444, True),
-    "a folder of somebody else": (RUNNER.parent, 0o555, True),
+    "a read-only file": (apply, RUNNER, 0o444),
+    "a file of somebody else": (apply, RUNNER, 0o644 if os.geteuid() == 0 else 0o444),
+    "a folder of somebody else": (revert, RUNNER.parent, 0o555),
+    "an unreadable file": (find, RUNNER, 0o000),
+    **{f"an unreadable {place}": (find, Path(place), 0o000) for place in (RUNNER.parent, "rdagent", ".")},
 }
 
 
 @pytest.mark.parametrize("name", CLOSED)
-@pytest.mark.parametrize("act", [apply, revert])
-def test_what_can_not_be_written(name: str, act: Callable[[Path], None]) -> None:
-    """A file that its owner made read-only is not replaced, by root either; nor in others' folders."""
-    place, mode, is_other_user = CLOSED[name]
+def test_what_can_not_be_read_or_written(name: str) -> None:
+    """It is a message with the file, which is as it was; root does not replace a read-only file either."""
+    act, closed, mode = CLOSED[name]
     with public_folder() as folder:
         file = checkout(folder / "source")
         file.chmod(0o666)
         apply(file)
         before = file.read_bytes()
         file.parent.chmod(0o777)
-        (folder / "source" / place).chmod(mode)
-        with (
-            without_privileges() if is_other_user else contextlib.nullcontext(),
-            pytest.raises(SourceError, match="can't be written, and was not changed"),
-        ):
+        (folder / "source" / closed).chmod(mode)
+        said = "can't be read: Permission den" if act is find else "can't be written, and was not changed"
+        as_other = contextlib.nullcontext() if name == "a read-only file" else without_privileges()
+        with as_other, pytest.raises(SourceError, match=said) as caught:
             act(file)
+        (folder / "source" / closed).chmod(0o755)
+        assert caught.value.place == str(file)
         assert file.read_bytes() == before
         assert list(file.parent.iterdir()) == [file]
-        file.parent.chmod(0o755)
-
-
-@pytest.mark.parametrize("closed", [RUNNER, RUNNER.parent, "rdagent", "."])
-def test_what_can_not_be_read(closed: str | Path) -> None:
-    """A file that this user may not read, or a folder that it may not enter, is a message with the file."""
-    with public_folder() as folder:
-        file = checkout(folder / "source")
-        (folder / "source" / closed).chmod(0o000)
-        with (
-            without_privileges(),
-            pytest.raises(SourceError, match="can't be read: Permission den") as caught,
-        ):
-            find(file)
-        assert caught.value.place == str(file)
-        (folder / "source" / closed).chmod(0o755)
-
-
-def test_root_leaves_the_file_to_its_owner(file: Path) -> None:
-    """What root writes belongs to whom it belonged; another user has only files of his own to write."""
-    owner, group = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-    os.chown(file, owner, group)
-    apply(file)
-    assert (file.stat().st_uid, file.stat().st_gid) == (owner, group)
 
 
 def test_lines_that_are_missing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
