@@ -144,7 +144,7 @@ def seams_lines(seams: Seams, switch: str, runner: str, way: str) -> list[Line]:
     found = [_seams_line(seams, switch, runner)]
     for seam in SEAMS:
         reason = seams.misfits.get(seam.name)
-        figures = {"module": seam.module, "purpose": seam.purpose, "found": "misfit" if reason else "fits"}
+        figures = {"module": seam.module, "found": "misfit" if reason else "fits"}
         figures |= {"reason": reason} if reason else {}
         state: State = "pass" if not reason else "fail" if seam.carries_factors else "warn"
         text = f"{seam.module}: misfit: {reason}" if reason else f"{seam.module}: fits"
