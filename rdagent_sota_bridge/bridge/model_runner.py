@@ -28,7 +28,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.qlib_files import manifest
-from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.sharing import fetch
 from rdagent_sota_bridge.system import files
 
 _checked: weakref.WeakSet[Any] = weakref.WeakSet()  # runners that were checked in this process
@@ -182,7 +182,7 @@ def check_unchanged(record: Record) -> None:
                 f"{path}, {source['digest']}",
                 "put the file back and resume the run",
             )
-        now = fetched.current_digest(path) if "url" in source else parquet.current_digest(path)
+        now = fetch.current_digest(path) if "url" in source else parquet.current_digest(path)
         if now != source["digest"]:
             raise parquet.changed_set(path, source["digest"], now)
 

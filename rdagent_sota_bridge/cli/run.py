@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
-    """Begin a job or go on with one, and return the exit status.
+    """Begin a job or resume one, and return the exit status.
 
     Args:
         asked: What the command line says.
         log_dir: The folder of the logs; made where it is not there.
-        resume: Go on with the newest job there.
+        resume: Resume the newest job there.
         anew: Begin a new job although the newest is not finished.
 
     Raises:
@@ -34,7 +34,7 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it
     if resume and anew:
         raise JobError(
-            "--resume goes on with a job, and --new begins one", "options --resume and --new", "leave one out"
+            "--resume continues a job, and --new begins one", "options --resume and --new", "leave one out"
         )
     if asked.all_duration:
         stages.seconds_of(asked.all_duration)
@@ -60,11 +60,11 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
                 descriptors=(descriptor,),
             )
             if job.end:
-                return sequence.tell_end(job, outside)
+                return sequence.show_end(job, outside)
             return sequence.go(job, outside)
     except Stopped as stopped:
         if job is not None and job.file.exists():
-            _speaker(console)(f"Stopped. Go on with it: {job.resume_command}")
+            _speaker(console)(f"Stopped. Resume it: {job.resume_command}")
         return 128 + stopped.number
 
 
@@ -73,7 +73,7 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     if resume:
         if newest is None:
             raise JobError(
-                "There is no job to go on with",
+                "There is no job to resume",
                 f"{log_dir.absolute()} holds no state of one (*_run.json)",
                 "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
             )
@@ -82,15 +82,15 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
         raise JobError(
             "The newest job in this log folder is not finished",
             str(newest.file),
-            f"go on with it: {newest.resume_command}; or begin a new one all the same: --new",
+            f"resume it: {newest.resume_command}; or begin a new one all the same: --new",
         )
     return jobs.new(asked, log_dir)
 
 
-def _speaker(console: LastingConsole) -> sequence.Say:
+def _speaker(console: LastingConsole) -> Callable[[str], None]:
     def say(text: str) -> None:
         # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
-        # hears nothing, and the job goes on or ends as it would have.
+        # gets nothing, and the job continues or ends as it would have.
         try:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
             console.file.flush()

@@ -17,15 +17,15 @@ from rich.table import Table
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.sharing import fetched
-from rdagent_sota_bridge.sharing.fetched import Copy
+from rdagent_sota_bridge.sharing import fetch
+from rdagent_sota_bridge.sharing.fetch import Copy
 
 
 def show(as_json: bool) -> None:
     """Print the sets in the store and those fetched, what was used last at the end."""
     place = _place()
     found, troubles = store.entries(place)
-    copies = fetched.entries(place)
+    copies = fetch.entries(place)
     _tell(troubles)
     if as_json:
         told = {
@@ -57,9 +57,9 @@ def verify() -> int:
             troubles = list(dict.fromkeys([*troubles, trouble]))  # the list has looked at sizes and times
         else:
             typer.echo(f"as written: {stored.path}")
-    copies = fetched.entries(place)
+    copies = fetch.entries(place)
     for copy in copies:
-        if trouble := fetched.changed(copy):
+        if trouble := fetch.changed(copy):
             troubles.append(trouble)
         else:
             typer.echo(f"as fetched: {copy.path}")
@@ -76,7 +76,7 @@ def prune(keep_days: float, dry_run: bool) -> None:
     place = _place()
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
     paths = store.prune(place, before, dry_run=dry_run)
-    copies, parts = fetched.prune(place, before, dry_run=dry_run)
+    copies, parts = fetch.prune(place, before, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     for copy in copies:
         typer.echo(f"{verb}: {copy.path} ({decimal(copy.size)}, fetched, last used {_day(copy.used)})")

@@ -30,12 +30,10 @@ def check_machine(show: Show) -> None:
     from rdagent_sota_bridge.check.lines import worst
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
-    settings = read_settings()
-    lines = doctor.lines(0, store.folder(settings.store_path))
-    troubles = [line for line in lines if line.state != "pass"]
-    if troubles:
+    found = doctor.lines(0, store.folder(read_settings().store_path))
+    if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
-    if worst(lines) == "fail":
+    if worst(found) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -53,15 +51,15 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
     try:
         return locate.factor_sets((), logs)
     except LocateError as error:
-        told = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.fix))
-        raise type(error)(*told) from None
+        texts = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.fix))
+        raise type(error)(*texts) from None
 
 
-def described(located: tuple[Located, ...]) -> JobSet:
-    """Return the set that some factor files make, without its digest."""
+def job_set(located: tuple[Located, ...], digest: str = "") -> JobSet:
+    """Return the set that some factor files make."""
     paths = (at.path.parent if at.path.name == FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
-    return JobSet("", tuple(map(str, paths)), tuple(logs))
+    return JobSet(digest, tuple(map(str, paths)), tuple(logs))
 
 
 def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
@@ -81,17 +79,16 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
     from rdagent_sota_bridge.check.lines import Line
 
     found = inspect.inspect(read_settings(), doctor.qlib_start(doctor.look_at_rdagent()), located)
-    notes = [Line("log", "warn", note) for at in located for note in at.notes]
-    troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
-    if troubles:
+    lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]
+    if troubles := [line for line in lines if line.state != "pass"]:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
     found.raise_failures()
     digest = found.quality.factors.digest
-    if held.digest and held.digest != digest:
+    if held.digest not in ("", digest):
         raise SetChangedError(
             f"The factor set is not the one that this job began with: it began with {held.digest}, "
             f"now there is {digest}",
             f"{', '.join(held.paths)}; SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION",
-            "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
+            "put the set back, or the variables, and resume with --resume; or begin a new job with --new",
         )
     return JobSet(digest, held.paths, held.logs)
