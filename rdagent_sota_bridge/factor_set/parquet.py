@@ -249,11 +249,17 @@ def metrics_beside(path: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        table = pd.read_csv(file, index_col=0, float_precision="round_trip")
+        rows = pd.read_csv(file, header=None, usecols=[0, 1], dtype=str).dropna(subset=[0])
     except ValueError as error:  # pandas on what is no table, Python on what is no text
         raise ValueError(f"{file} can't be read: {error}") from None
-    values = pd.to_numeric(table.iloc[:, 0], errors="coerce").astype(float)
-    return dict(zip(table.index.astype(str), values, strict=True))
+    return {name: _number(value) for name, value in rows.itertuples(index=False)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 # --- the file ---
