@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
-from rdagent_sota_bridge.run.display import LastingConsole, open_console, write_nothing_more
+from rdagent_sota_bridge.run.display import open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Job, Options
 from rdagent_sota_bridge.run.locks import Stopped
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
-    """Begin a job or go on with one, and return the exit status.
+    """Begin a job or continue one, and return the exit status.
 
     Args:
         asked: What the command line says.
         log_dir: The folder of the logs; made where it is not there.
-        resume: Go on with the newest job there.
+        resume: Continue the newest job there.
         anew: Begin a new job although the newest is not finished.
 
     Raises:
@@ -32,9 +32,24 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     """
     console = open_console()
     environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it
+
+    def say(text: str) -> None:
+        # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
+        # shows nothing, and the job continues or ends as it would have.
+        try:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.file.flush()
+        except OSError:
+            write_nothing_more()
+
+    def show(heading: str, lines: list[Line]) -> None:
+        from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
+
+        check.show([lines], heading, console)
+
     if resume and anew:
         raise JobError(
-            "--resume goes on with a job, and --new begins one", "options --resume and --new", "leave one out"
+            "--resume continues a job, and --new begins one", "options --resume and --new", "leave one out"
         )
     if asked.all_duration:
         stages.seconds_of(asked.all_duration)
@@ -49,61 +64,33 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         ) from None
     job: Job | None = None
     try:
-        with locks.stops(), locks.held(log_dir, _speaker(console)) as descriptor:
+        with locks.stops(), locks.held(log_dir, say) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
-            outside = sequence.Outside(
-                console=console,
-                say=_speaker(console),
-                show=lambda heading, lines: _show(heading, lines, console),
-                report=_report,
-                environ=environ,
-                descriptors=(descriptor,),
-            )
-            if job.end:
-                return sequence.tell_end(job, outside)
-            return sequence.go(job, outside)
+            outside = sequence.Outside(console, say, show, _report, environ, (descriptor,))
+            return sequence.tell_end(job, outside) if job.end else sequence.go(job, outside)
     except Stopped as stopped:
         if job is not None and job.file.exists():
-            _speaker(console)(f"Stopped. Go on with it: {job.resume_command}")
+            say(f"Stopped. To continue: {job.resume_command}")
         return 128 + stopped.number
 
 
 def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     newest = None if anew else jobs.newest(log_dir)
-    if resume:
-        if newest is None:
-            raise JobError(
-                "There is no job to go on with",
-                f"{log_dir.absolute()} holds no state of one (*_run.json)",
-                "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
-            )
-        return jobs.resumed(newest, asked)
-    if newest is not None and not newest.end:
+    if resume and newest is None:
         raise JobError(
-            "The newest job in this log folder is not finished",
-            str(newest.file),
-            f"go on with it: {newest.resume_command}; or begin a new one all the same: --new",
+            "There is no job to continue",
+            f"{log_dir.absolute()} holds no state of one (*_run.json)",
+            "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
         )
-    return jobs.new(asked, log_dir)
-
-
-def _speaker(console: LastingConsole) -> sequence.Say:
-    def say(text: str) -> None:
-        # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
-        # hears nothing, and the job goes on or ends as it would have.
-        try:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-            console.file.flush()
-        except OSError:
-            write_nothing_more()
-
-    return say
-
-
-def _show(heading: str, lines: list[Line], console: LastingConsole) -> None:
-    from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
-
-    check.show([lines], heading, False, {}, console)
+    if newest is None or (newest.end and not resume):
+        return jobs.new(asked, log_dir)
+    if resume:
+        return jobs.resumed(newest, asked)
+    raise JobError(
+        "The newest job in this log folder is not finished",
+        str(newest.file),
+        f"continue it: {newest.resume_command}; or begin a new one all the same: --new",
+    )
 
 
 def _report(logs: Sequence[Path], file: Path) -> None:

@@ -285,8 +285,8 @@ def test_time_shares(project: Project) -> None:
     ("options", "fact"),
     [
         (("--all-duration", "12 hours"), "--all-duration is no duration: '12 hours'"),
-        (("--resume",), "There is no job to go on with"),
-        (("--resume", "--new"), "--resume goes on with a job, and --new begins one"),
+        (("--resume",), "There is no job to continue"),
+        (("--resume", "--new"), "--resume continues a job, and --new begins one"),
         (("--from-log", "log/x", "--factor-loops", "1"), "--from-log skips the factor stage"),
         (
             ("--from-log", "log/nowhere"),
