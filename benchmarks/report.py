@@ -4,7 +4,7 @@ Writes a market of CSI300's scale (300 of 330 instruments at a time, on the busi
 set of 30 factors, and the logs and workspaces of a factor run and of a model run of 10 loops each into a
 temporary folder (`--folder` keeps them). Then it measures, in processes of their own:
 
-- `appraisal.appraise` alone: the figures of the 30 factors, and their correlations with each other,
+- `factor_analysis.analyse` alone: the figures of the 30 factors, and their correlations with each other,
 - the whole of `rdagent-sota report` on both logs,
 - alphalens-reloaded on `--alphalens` of the factors, where it is installed.
 
@@ -49,17 +49,18 @@ MARKET = Path("home") / ".qlib" / "qlib_data" / "cn_data"
 ROOT = Path("project") / "git_ignore_folder" / "RD-Agent_workspace"
 FACTOR_LOG, MODEL_LOG = Path("project") / "log" / "factors", Path("project") / "log" / "models"
 
-APPRAISE = """
+ANALYSE = """
 import json, sys
 from pathlib import Path
-from rdagent_sota_bridge import appraisal, qlib_record
+from rdagent_sota_bridge.report import factor_analysis
+from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.check.quality import Source
 workspace = Path(sys.argv[1])
 told = json.loads((workspace / "sota_manifest.json").read_text())
 listed = told["factor_set"]["sources"]
 sources = [Source(Path(at["path"]), at["digest"], tuple(at["columns"])) for at in listed]
-task = qlib_record.read(workspace).task
-found = appraisal.appraise(told["factor_set"]["digest"], sources, task)
+task = training_record.read(workspace).task
+found = factor_analysis.analyse(told["factor_set"]["digest"], sources, task)
 assert len(found.sheets) == 30 and len(found.names) == 30 and not found.notes, found.notes
 """
 ALPHALENS = """
@@ -124,9 +125,9 @@ def measure(folder: Path, repeats: int, with_alphalens: int) -> None:
     """Measure, and print the figures."""
     page = folder / "report.html"
     command = Path(sys.executable).parent / "rdagent-sota"
-    appraise = [sys.executable, "-c", APPRAISE, str(folder / ROOT / "model0")]
+    analyse = [sys.executable, "-c", ANALYSE, str(folder / ROOT / "model0")]
     report = [str(command), "report", str(folder / FACTOR_LOG), str(folder / MODEL_LOG), "-o", str(page)]
-    for name, arguments in (("appraise", appraise), ("report", report)):
+    for name, arguments in (("analyse", analyse), ("report", report)):
         for repeat in range(repeats):
             # Nothing is remembered of earlier ones.
             shutil.rmtree(folder / "home" / "cache", ignore_errors=True)

@@ -42,10 +42,10 @@ def hostile_report() -> Report:
         Run(log, HOSTILE, (mined,), {HOSTILE: HOSTILE}, (HOSTILE,)),
         Run(log / "models", "fin_model", (model, second, failed)),
     )
-    appraisal = dataclasses.replace(reports.appraisal(columns, (HOSTILE,)), task=task)
-    origins = {(appraisal.digest, factor.name): FactorOrigin(log, 0, HOSTILE, factor) for factor in factors}
+    analysis = dataclasses.replace(reports.factor_analysis(columns, (HOSTILE,)), task=task)
+    origins = {(analysis.digest, factor.name): FactorOrigin(log, 0, HOSTILE, factor) for factor in factors}
     returns = {(0, 0): reports.returns(1), (1, 0): reports.returns(2), (1, 1): reports.returns(3)}
-    return Report(reports.CREATED, runs, returns, (appraisal,), (HOSTILE,), origins)
+    return Report(reports.CREATED, runs, returns, (analysis,), (HOSTILE,), origins)
 
 
 def hostile(value: Any) -> Any:

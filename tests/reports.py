@@ -12,9 +12,8 @@ import pandas as pd
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA20, ALPHA22
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
-from rdagent_sota_bridge.report.comparison import METRICS
-from rdagent_sota_bridge.report.factor_analysis import Appraisal
-from rdagent_sota_bridge.report.gather import FactorOrigin, Report
+from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
+from rdagent_sota_bridge.report.gather import METRICS, FactorOrigin, Report
 from rdagent_sota_bridge.report.history import Factor, Loop, Run
 from rdagent_sota_bridge.report.portfolio_returns import Returns
 from rdagent_sota_bridge.report.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
@@ -108,17 +107,17 @@ def sheet(name: str, seed: int = 0, mean: float = 0.03) -> Sheet:
     )
 
 
-def appraisal(
+def factor_analysis(
     columns: tuple[str, ...], notes: tuple[str, ...] = (), *, with_figures: bool = True
-) -> Appraisal:
-    """Return the appraisal of a set."""
+) -> FactorAnalysis:
+    """Return the analysis of a set."""
     names = (*columns, *ALPHA22)
     random = np.random.default_rng(5)
     correlation = np.corrcoef(random.normal(size=(len(names), 40)))
     sheets = tuple(sheet(name, number, 0.04 - 0.004 * number) for number, name in enumerate(columns))
     if not with_figures:
-        return Appraisal(DIGEST, None, columns, (), names, np.full((len(names),) * 2, np.nan), notes)
-    return Appraisal(DIGEST, TASK, columns, sheets, names, correlation, notes)
+        return FactorAnalysis(DIGEST, None, columns, (), names, np.full((len(names),) * 2, np.nan), notes)
+    return FactorAnalysis(DIGEST, TASK, columns, sheets, names, correlation, notes)
 
 
 def model_loop(number: int, ic: float, *, columns: tuple[str, ...] = (), **others: Any) -> Loop:
@@ -217,4 +216,4 @@ def whole_report(loops: int = 10, factors: int = 12) -> Report:
         for loop in mined
         for factor in loop.factors
     }
-    return Report(CREATED, runs, found, (appraisal(names),), (), origins)
+    return Report(CREATED, runs, found, (factor_analysis(names),), (), origins)

@@ -261,7 +261,7 @@ def metrics_beside(path: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        table = pd.read_csv(file, index_col=0)
+        table = pd.read_csv(file, index_col=0, float_precision="round_trip")
     except ValueError as error:  # pandas on what is no table, Python on what is no text
         raise ValueError(f"{file} can't be read: {error}") from None
     values = pd.to_numeric(table.iloc[:, 0], errors="coerce").astype(float)

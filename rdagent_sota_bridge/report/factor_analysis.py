@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rdagent_sota_bridge.errors import BridgeError, FactorFileError, MarketError
 from rdagent_sota_bridge.factor_set import panel as panels
 from rdagent_sota_bridge.factor_set.panel import Panel
 from rdagent_sota_bridge.qlib_files import docker, label
-from rdagent_sota_bridge.qlib_files.market import Market, read_market
+from rdagent_sota_bridge.qlib_files.market import read_market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, inside
 from rdagent_sota_bridge.report import tearsheet
 from rdagent_sota_bridge.report.tearsheet import Sheet
@@ -27,7 +27,7 @@ _LEAST_INSTRUMENTS = 3  # of a day whose correlation counts
 
 
 @dataclass(frozen=True, eq=False)
-class Appraisal:
+class FactorAnalysis:
     """One factor set on the market that its models were tested on.
 
     Attributes:
@@ -52,24 +52,20 @@ class Appraisal:
 
 @dataclass(frozen=True, eq=False)
 class _Ground:
-    """The cells that the figures are taken on.
+    """The cells that the figures are taken on: days ascending, instruments sorted.
 
-    Attributes:
-        days: The days, ascending.
-        instruments: The instruments, sorted.
-        members: bool, (days, instruments): the market's cells; without a market, all.
-        returns: float64, (days, instruments): the label; None where it is not known.
-        notes: What is missing, and why.
+    `members`, bool, and `returns` (the label), float64, are (days, instruments); `returns` is None and `note`
+    says why where there are none.
     """
 
     days: pd.DatetimeIndex
     instruments: tuple[str, ...]
     members: Any
-    returns: Any
-    notes: tuple[str, ...]
+    returns: Any = None
+    note: str = ""
 
 
-def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appraisal:
+def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> FactorAnalysis:
     """Return the figures of a set's factors; what is missing is said in the notes.
 
     One factor's values are in memory at a time, and those that the matrix needs (`CELLS`).
@@ -80,120 +76,115 @@ def appraise(digest: str, sources: Sequence[Source], task: Task | None) -> Appra
         task: The market, test segment and label; None where nothing says them.
     """
     columns = panels.union([source.columns for source in sources])
-    missing = [
+    nothing = FactorAnalysis(digest, task, columns, (), (), np.empty((0, 0)), ())
+    notes = [
         f"The file {one.path} is not there any more, so its factors can't be shown."
         for one in sources
         if not one.path.is_file()
     ]
     if not columns:
-        missing.append("Nothing says which factors the set has, and in which file.")
-    if missing:
-        return _without_figures(digest, task, columns, missing)
+        notes.append("Nothing says which factors the set has, and in which file.")
+    if notes:
+        return replace(nothing, notes=tuple(notes))
     try:
         with panels.opened([source.path for source in sources], lambda _: columns) as panel:
-            missing = _changes(panel, sources)
-            if missing:
-                return _without_figures(digest, task, columns, missing)
-            return _appraised(digest, panel, task)
+            notes = _changes(panel, sources)
+            return replace(nothing, notes=tuple(notes)) if notes else _with_figures(nothing, panel)
     except BridgeError as error:  # a file that is damaged, or was replaced while it was read
-        return _without_figures(digest, task, columns, [_sentence(error)])
+        return replace(nothing, notes=(_sentence(error),))
 
 
-def _appraised(digest: str, panel: Panel, task: Task | None) -> Appraisal:
-    ground = _ground(panel, task)
-    notes = list(ground.notes)
-    cells = max(1, len(ground.instruments) * len(panel.columns))
-    days = _spread(len(ground.days), max(1, CELLS // cells))
-    if len(days) < len(ground.days):
-        notes.append(f"The correlations are means over {len(days)} evenly spread days of {len(ground.days)}.")
-    block = np.full((len(days), len(panel.columns), len(ground.instruments)), np.nan)
-    rows, places = _places(panel, ground)
-    values = np.empty(ground.members.shape)
-    sheets = []
-    failed = set()
-    for number, column in enumerate(panel.columns):
-        values.fill(np.nan)
-        try:
-            values.reshape(-1)[places] = panel.read(column)[rows]
-        except FactorFileError as error:  # one that can't be trained on; the others can be looked at
-            notes.append(f"No figures of {column}: {_sentence(error)}")
-            failed.add(column)
-        if ground.returns is not None:
-            sheets.append(tearsheet.sheet(column, values, ground.returns, ground.members, ground.days))
-        block[:, number] = np.where(ground.members, values, np.nan)[days]
-    return Appraisal(
-        digest=digest,
-        task=task,
-        columns=panel.columns,
-        sheets=tuple(sheets),
-        names=panel.columns,
-        correlation=mean_correlation(block),
-        notes=(*notes, *_odd_sheets([sheet for sheet in sheets if sheet.name not in failed])),
-    )
+def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
+    """Return what the files have otherwise than when the set was used, by the bytes that are read."""
+    digests = {file.path: file.digest for file in panel.files}
+    there = panels.union([file.columns for file in panel.files])
+    return [
+        f"The file {one.path} was changed since, so the factors can't be shown as they were: it "
+        f"had the digest {one.digest}, and has {digests[one.path]}."
+        for one in sources
+        if digests[one.path] != one.digest
+    ] + [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
 
 
-# --- the ground ---
-
-
-def _ground(panel: Panel, task: Task | None) -> _Ground:
-    if task is None:
-        return _own_rows(panel, None, "Neither market nor test segment is known: no IC, no returns.")
-    market = read_market(task.provider_uri, task.market)
-    if market is None:
-        place = docker.shown(task.provider_uri)
-        why = f"Qlib's data of the market {task.market} is not in {place}: no IC, no returns."
-        return _own_rows(panel, task, why)
-    days = np.flatnonzero(inside(market.calendar.normalize(), task.test))
-    if not len(days):
-        why = f"The calendar in {market.folder} has no day in the test segment: no IC, no returns."
-        return _own_rows(panel, task, why)
-    members = market.members()[days]
-    instruments = np.flatnonzero(members.any(axis=0))
-    codes = tuple(market.instruments[number] for number in instruments)
-    returns, notes = _returns(market, task, days, codes)
-    return _Ground(market.calendar[days], codes, members[:, instruments], returns, notes)
-
-
-def _returns(market: Market, task: Task, days: Any, codes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    try:
-        returns = label.values(market.folder, task.label, days, codes)
-    except MarketError as error:
-        return None, (_sentence(error),)
-    if returns is None:
-        return None, (f"The label {task.label} is no plain return between two days: no IC, no returns.",)
-    if np.isnan(returns).all():
-        return None, (f"{market.folder} has no prices for the label in the test segment: no IC, no returns.",)
-    return returns.astype(np.float64), ()
-
-
-def _own_rows(panel: Panel, task: Task | None, why: str) -> _Ground:
-    """Return the set's own rows as ground; those of the test segment, if there are some."""
-    tested = None if task is None else inside(panel.dates.normalize(), task.test)
-    days = panel.dates if tested is None or not tested.any() else panel.dates[tested]
-    members = np.ones((len(days), len(panel.instruments)), dtype=bool)
-    return _Ground(days, panel.instruments, members, None, (why,))
-
-
-def _places(panel: Panel, ground: _Ground) -> tuple[Any, Any]:
-    """Return the panel's rows that are on the ground, and where each stands there, flat."""
+def _with_figures(nothing: FactorAnalysis, panel: Panel) -> FactorAnalysis:
+    ground = _ground(panel, nothing.task)
+    notes = [ground.note] if ground.note else []
+    count = len(ground.days)
+    wanted = max(1, CELLS // max(1, len(ground.instruments) * len(panel.columns)))
+    spread = np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
+    if len(spread) < count:
+        notes.append(f"The correlations are means over {len(spread)} evenly spread days of {count}.")
+    block = np.full((len(spread), len(panel.columns), len(ground.instruments)), np.nan)
+    # The panel's rows that are on the ground, and where each stands there.
     days = ground.days.get_indexer(panel.dates)[panel.date_codes]
     codes = pd.Index(ground.instruments).get_indexer(list(panel.instruments))[panel.instrument_codes]
     rows = np.flatnonzero((days >= 0) & (codes >= 0))
-    return rows, days[rows].astype(np.int64) * len(ground.instruments) + codes[rows]
+    places = days[rows], codes[rows]
+    values = np.empty(ground.members.shape)
+    sheets = []
+    for number, column in enumerate(panel.columns):
+        values.fill(np.nan)
+        failure = ""
+        try:
+            values[places] = panel.read(column)[rows]
+        except FactorFileError as error:  # one that can't be trained on; the others can be looked at
+            failure = f"No figures of {column}: {_sentence(error)}"
+        if ground.returns is not None:
+            sheets.append(tearsheet.sheet(column, values, ground.returns, ground.members, ground.days))
+            failure = failure or _odd(sheets[-1])
+        notes += [failure] if failure else []
+        block[:, number] = np.where(ground.members, values, np.nan)[spread]
+    return replace(
+        nothing,
+        sheets=tuple(sheets),
+        names=panel.columns,
+        correlation=mean_correlation(block),
+        notes=tuple(notes),
+    )
 
 
-def _spread(number: int, wanted: int) -> Any:
-    """Return positions of so many evenly spread days, or of all."""
-    return np.unique(np.linspace(0, number - 1, min(number, wanted)).round().astype(int))
+def _ground(panel: Panel, task: Task | None) -> _Ground:
+    """Return the market's cells in the test segment; without a market the set's own rows, and why."""
+    note = "Neither market nor test segment is known: no IC, no returns."
+    days = panel.dates
+    if task is not None:
+        market = read_market(task.provider_uri, task.market)
+        tested = inside(panel.dates.normalize(), task.test)
+        days = panel.dates[tested] if tested.any() else panel.dates
+        if market is None:
+            place = docker.shown(task.provider_uri)
+            note = f"Qlib's data of the market {task.market} is not in {place}: no IC, no returns."
+        else:
+            positions = np.flatnonzero(inside(market.calendar.normalize(), task.test))
+            if len(positions):
+                members = market.members()[positions]
+                there = np.flatnonzero(members.any(axis=0))
+                codes = tuple(market.instruments[number] for number in there)
+                returns, note = _returns(market.folder, task.label, positions, codes)
+                return _Ground(market.calendar[positions], codes, members[:, there], returns, note)
+            note = f"The calendar in {market.folder} has no day in the test segment: no IC, no returns."
+    return _Ground(
+        days, panel.instruments, np.ones((len(days), len(panel.instruments)), dtype=bool), None, note
+    )
 
 
-# --- the matrix ---
+def _returns(folder: Any, expression: str, days: Any, instruments: Sequence[str]) -> tuple[Any, str]:
+    """Return the label on a market's cells, or None and why there is none."""
+    try:
+        returns = label.values(folder, expression, days, instruments)
+    except MarketError as error:
+        return None, _sentence(error)
+    if returns is None:
+        return None, f"The label {expression} is no plain return between two days: no IC, no returns."
+    if np.isnan(returns).all():
+        return None, f"{folder} has no prices for the label in the test segment: no IC, no returns."
+    return returns.astype(np.float64), ""
 
 
 def mean_correlation(block: Any) -> Any:
     """Return the mean daily cross-sectional correlation of each pair.
 
-    `correlation.py` drops factors by the same, without its sign.
+    `selection.py` drops factors by the same, without its sign.
 
     Args:
         block: float64, (days, names, instruments), NaN where there is no value.
@@ -213,41 +204,17 @@ def mean_correlation(block: Any) -> Any:
         return total / days
 
 
-# --- notes ---
-
-
-def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
-    """Return what the files have otherwise than when the set was used, by the bytes that are read."""
-    digests = {file.path: file.digest for file in panel.files}
-    there = panels.union([file.columns for file in panel.files])
-    return [
-        f"The file {one.path} was changed since, so the factors can't be shown as they were: it "
-        f"had the digest {one.digest}, and has {digests[one.path]}."
-        for one in sources
-        if digests[one.path] != one.digest
-    ] + [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
-
-
-def _without_figures(
-    digest: str, task: Task | None, columns: tuple[str, ...], notes: Sequence[str]
-) -> Appraisal:
-    return Appraisal(digest, task, columns, (), (), np.empty((0, 0)), tuple(notes))
-
-
-def _odd_sheets(sheets: Sequence[Sheet]) -> list[str]:
-    notes = [
-        f"{sheet.name} has no IC: on no day of the test segment have two instruments different values of it, "
-        "and returns."
-        for sheet in sheets
-        if not len(sheet.ic)
-    ]
-    notes += [
-        f"On {sheet.uncut_days} days the values of {sheet.name} can't be cut into {tearsheet.QUANTILES} "
-        "groups, for too many are the same: those days are not in its returns by group."
-        for sheet in sheets
-        if sheet.uncut_days and len(sheet.ic)
-    ]
-    return notes
+def _odd(sheet: Sheet) -> str:
+    """Return what the reader has to know of a factor's figures; empty where they are as usual."""
+    if not len(sheet.ic):
+        why = "on no day of the test segment have two instruments different values of it, and returns"
+        return f"{sheet.name} has no IC: {why}."
+    if sheet.uncut_days:
+        return (
+            f"On {sheet.uncut_days} days the values of {sheet.name} can't be cut into {tearsheet.QUANTILES} "
+            "groups, for too many are the same: those days are not in its returns by group."
+        )
+    return ""
 
 
 def _sentence(error: BridgeError) -> str:

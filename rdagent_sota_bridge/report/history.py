@@ -15,17 +15,14 @@ from typing import Any
 from rdagent_sota_bridge.bridge import verdict
 from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.factor_set import parquet as factors
-from rdagent_sota_bridge.factor_set import safe_pickle, session_files, sessions
+from rdagent_sota_bridge.factor_set import parquet, safe_pickle, session_files, sessions
 from rdagent_sota_bridge.factor_set.accepted import workspaces_of
 from rdagent_sota_bridge.factor_set.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
 
-MODEL_EXPERIMENT = "QlibModelExperiment"
-"""The class of an experiment on a model (`scenarios/qlib/experiment/model_experiment.py`)."""
-
+_MODEL_EXPERIMENT = "QlibModelExperiment"  # `scenarios/qlib/experiment/model_experiment.py`, 0.8.0 and 1.0.0
 _EXCEPTION = "_EXCEPTION"  # LoopBase.EXCEPTION_KEY of `utils/workflow/loop.py`, 0.8.0 and 1.0.0
 _SETTINGS = ("RD_AGENT_SETTINGS", "RDLOOP_SETTINGS")  # the tags of `components/workflow/rd_loop.py`
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
@@ -64,7 +61,7 @@ class Loop:
         reason: The reason for the verdict; may be empty.
         started: When its first step began (UTC); None where the session does not say.
         ended: When its last step ended (UTC).
-        seconds: The time that its steps took together, without pauses between them; None if not known.
+        seconds: The time of its steps together, without the pauses between them; None if not known.
         metrics: Qlib's metrics by Qlib's names (`IC`, `1day.excess_return_with_cost.annualized_return` …);
             empty where there is no result.
         features: The input width of the trained network; None where nothing recorded it.
@@ -106,11 +103,9 @@ class Run:
 
     Attributes:
         log: The log folder, absolute.
-        command: `fin_factor`, `fin_model`, `fin_quant` or `fin_factor_report`; the loop's class where that is
-            another one.
+        command: `fin_factor`, `fin_model`, `fin_quant` or `fin_factor_report`; else the loop's class.
         loops: In the order of their numbers; loops without a verdict are among them.
-        asked: RD-Agent's settings of that run (`RDLOOP_SETTINGS` and `RD_AGENT_SETTINGS` in the log) that say
-            what was asked, as text; empty where the log does not say.
+        asked: RD-Agent's settings of that run, as text; empty where the log does not have them.
         notes: What could not be read, and why.
     """
 
@@ -138,44 +133,44 @@ def read_run(log: Path) -> Run:
     loop = session_files.load(session.file)
     notes: list[str] = []
     try:
-        loops = _loops(loop, session, folder, notes)
+        found = [
+            _finished(loop, experiment, feedback, summary, folder, notes)
+            for (experiment, feedback), summary in zip(loop.trace.hist, session.experiments, strict=True)
+        ]
+        found += [_unfinished(loop, number, folder, notes) for number in session.unfinished]
     except safe_pickle.DAMAGE as error:
         raise session_files.unknown_form(session.file, error) from None
-    asked = {} if folder is None else _asked(folder, notes)
     return Run(
-        log=session.file if folder is None else folder,
+        log=folder or session.file,
         command=COMMANDS.get(session.loop_class, session.loop_class),
-        loops=loops,
-        asked=asked,
+        loops=tuple(sorted(found, key=lambda one: (one.number is None, one.number or 0))),
+        asked={} if folder is None else _settings(folder, notes),
         notes=tuple(notes),
     )
 
 
 @contextmanager
-def _noting(notes: list[str], what: str) -> Iterator[None]:
+def noting(notes: list[str], what: object) -> Iterator[None]:
     """Turn what can't be read into a note, so that the rest of the run is shown."""
     try:
         yield
     except BridgeError as error:
-        notes.append(f"{what} can't be read: {error.fact} ({error.place})")
+        notes.append(f"{what}: {error.fact} ({error.place})")
     except (OSError, *safe_pickle.DAMAGE) as error:
         notes.append(f"{what} can't be read ({type(error).__name__}: {error})"[:300])
 
 
+def _newest(folder: Path, pattern: str) -> Path | None:
+    """Return the last file that RD-Agent logged there: it names them by their time."""
+    return max(folder.glob(pattern), key=lambda file: file.name, default=None)
+
+
+def _text(of: Any, name: str) -> str:
+    value = getattr(of, name, None)
+    return value if isinstance(value, str) else ""
+
+
 # --- loops ---
-
-
-def _loops(loop: Any, session: sessions.Session, log: Path | None, notes: list[str]) -> tuple[Loop, ...]:
-    found = [
-        _finished(loop, experiment, feedback, summary, log, notes)
-        for (experiment, feedback), summary in zip(loop.trace.hist, session.experiments, strict=True)
-    ]
-    begun = {int(number) for number in (*loop.loop_trace, *loop.loop_prev_out)}
-    unfinished = begun - {one.number for one in found}
-    if any(one.number is None for one in found):
-        unfinished = set(session.unfinished)  # which of the begun ones have a verdict is not known
-    found += [_unfinished(loop, number, log, notes) for number in unfinished]
-    return tuple(sorted(found, key=lambda one: (one.number is None, one.number or 0)))
 
 
 def _finished(
@@ -188,7 +183,7 @@ def _finished(
 ) -> Loop:
     """Return a loop that has a verdict."""
     number = summary.loop
-    fields = _begun(loop, number, experiment) | _left(_workspace(summary, log), notes)
+    fields = _fields(loop, experiment, summary, log, notes)
     reason, observations = _text(feedback, "reason"), _text(feedback, "observations")
     metrics, failure = _metrics(experiment, fields["workspace"], number, notes), ""
     skipped = loop.loop_prev_out.get(number, {}).get(_EXCEPTION)
@@ -196,9 +191,17 @@ def _finished(
         # The exception's text: 1.0.0 puts it into the reason, 0.8.0 and fin_quant into the observations.
         metrics, failure = {}, reason or observations or f"RD-Agent skipped it: {type(skipped).__name__}"
     elif not metrics:
-        failure = (
-            f"its result is gone: no {RESULT_FILE} with a number is in its workspace, none in the session"
-        )
+        where = "is in its workspace, none in the session"
+        failure = f"its result is gone: no {RESULT_FILE} with a number {where}"
+    asked = None
+    # RD-Agent asks twice, and reads the second answer (`scenarios/qlib/developer/feedback.py`, 0.5 to 1.0);
+    # `build_messages_and_create_chat_completion` logs each request (`oai/backend/base.py`).
+    if log is not None and fields["kind"] == "model":
+        request = _newest(log / f"Loop_{number}" / "feedback", "**/debug_llm/**/*.pkl")
+        if request is not None:
+            with noting(notes, f"how the verdict was asked for in {request}"):
+                content = session_files.load(request)
+                asked = verdict.asked(str(content["system"]), str(content["resp"]))
     return Loop(
         **fields,
         accepted=summary.accepted,
@@ -207,7 +210,7 @@ def _finished(
         reason=reason,
         metrics=metrics,
         cached=_is_cached(fields) if metrics else None,
-        asked=_asked_for_verdict(log, number, notes) if fields["kind"] == "model" else None,
+        asked=asked,
     )
 
 
@@ -215,25 +218,23 @@ def _unfinished(loop: Any, number: int, log: Path | None, notes: list[str]) -> L
     """Return a loop that was begun and has no verdict, with what its finished steps left."""
     outputs = loop.loop_prev_out.get(number, {})
     proposed = outputs.get("direct_exp_gen")
-    experiment = outputs.get("running") or outputs.get("coding")
-    if experiment is None and isinstance(proposed, dict):
-        experiment = proposed.get("exp_gen")
+    proposed = proposed if isinstance(proposed, dict) else {}
+    experiment = outputs.get("running") or outputs.get("coding") or proposed.get("exp_gen")
     ended = [str(name) for name in outputs if not str(name).startswith("_")]
     last = f"the last step that ended is {ended[-1]}" if ended else "no step of it ended"
-    kind, (name, path) = type(experiment).__name__, sessions.workspace_of(experiment)
-    summary = sessions.Experiment(number, kind, False, name, path, (), None)
-    fields = _begun(loop, number, experiment) | _left(_workspace(summary, log), notes)
-    if not fields["hypothesis"] and isinstance(proposed, dict):
-        fields["hypothesis"] = _text(proposed.get("propose"), "hypothesis")
+    summary = sessions.Experiment(number, "", False, *sessions.workspace_of(experiment), (), None)
+    fields = _fields(loop, experiment, summary, log, notes)
+    fields["hypothesis"] = fields["hypothesis"] or _text(proposed.get("propose"), "hypothesis")
     return Loop(**fields, failure=f"not finished: {last}")
 
 
-def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
+def _fields(
+    loop: Any, experiment: Any, summary: sessions.Experiment, log: Path | None, notes: list[str]
+) -> dict[str, Any]:
     """Return the fields of a loop that are known without a result."""
-    steps = [one for one in loop.loop_trace.get(number, []) if isinstance(one.end, datetime.datetime)]
-    tasks = list(getattr(experiment, "sub_tasks", []))
+    steps = [one for one in loop.loop_trace.get(summary.loop, []) if isinstance(one.end, datetime.datetime)]
     fields: dict[str, Any] = {
-        "number": number,
+        "number": summary.loop,
         "kind": "unknown",
         "name": "",
         "hypothesis": _text(getattr(experiment, "hypothesis", None), "hypothesis"),
@@ -241,7 +242,7 @@ def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
         "ended": max((one.end for one in steps), default=None),
         "seconds": sum((one.end - one.start).total_seconds() for one in steps) if steps else None,
     }
-    kind = type(experiment).__name__
+    kind, tasks = type(experiment).__name__, list(getattr(experiment, "sub_tasks", []))
     if kind == sessions.FACTOR_EXPERIMENT:
         mined = tuple(
             Factor(
@@ -253,50 +254,36 @@ def _begun(loop: Any, number: int | None, experiment: Any) -> dict[str, Any]:
             for task, _, code in sessions.implementations(experiment)
         )
         fields |= {"kind": "factor", "factors": mined, "name": ", ".join(one.name for one in mined)}
-    elif kind == MODEL_EXPERIMENT and tasks:
+    elif kind == _MODEL_EXPERIMENT and tasks:
+        # The code is that of the coder's workspace, as `develop` takes it (0.8.0 and 1.0.0).
+        spaces = [*experiment.sub_workspace_list, experiment.experiment_workspace]
+        codes = (getattr(space, "file_dict", {}).get("model.py") for space in spaces)
         fields |= {
             "kind": "model",
             "name": _text(tasks[0], "name"),
             "model_type": _text(tasks[0], "model_type"),
-            "code": _model_code(experiment),
+            "code": str(next(filter(None, codes), "")),
         }
-    return fields
-
-
-def _model_code(experiment: Any) -> str:
-    """Return the text of `model.py`: of the coder's workspace, as `develop` takes it (0.8.0 and 1.0.0)."""
-    spaces = [
-        *getattr(experiment, "sub_workspace_list", []),
-        getattr(experiment, "experiment_workspace", None),
-    ]
-    codes = (getattr(space, "file_dict", {}).get("model.py") for space in spaces)
-    return str(next((code for code in codes if code), ""))
-
-
-def _text(of: Any, name: str) -> str:
-    value = getattr(of, name, None)
-    return value if isinstance(value, str) else ""
+    # The recorded path is stale once the project has moved.
+    workspace = next((place for place in workspaces_of(summary, log) if place.is_dir()), None)
+    return fields | _left(workspace, notes)
 
 
 # --- a workspace ---
 
 
-def _workspace(experiment: sessions.Experiment, log: Path | None) -> Path | None:
-    """Return where a workspace is today; the recorded path is stale once the project has moved."""
-    return next((place for place in workspaces_of(experiment, log) if place.is_dir()), None)
-
-
 def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
     """Return the fields of a loop that are read from its workspace."""
     manifest = record = None
-    if workspace is not None and (file := workspace / MANIFEST_FILE).is_file():
-        with _noting(notes, str(file)):
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict):
-                notes.append(f"{file} is no manifest: it holds a {type(manifest).__name__}")
-                manifest = None
     if workspace is not None:
-        with _noting(notes, f"the training in {workspace}"):
+        file = workspace / MANIFEST_FILE
+        if file.is_file():
+            with noting(notes, file):
+                content = json.loads(file.read_text(encoding="utf-8"))
+                if not isinstance(content, dict):
+                    raise TypeError(f"it holds a {type(content).__name__}")
+                manifest = content
+        with noting(notes, f"the training in {workspace}"):
             record = training_record.read(workspace)
             notes += [f"{doubt} ({workspace})" for doubt in (record.doubts if record else ())]
     loaded = (manifest or {}).get("qlib_loaded")
@@ -312,15 +299,12 @@ def _metrics(
     """Return Qlib's metrics, from the workspace or else from the session; empty where none is a number."""
     found: dict[str, float] = {}
     if workspace is not None:
-        with _noting(notes, f"the result in {workspace}"):
-            found = factors.metrics_beside(workspace / FACTOR_FILE)
-    if any(map(math.isfinite, found.values())):
-        return found
+        with noting(notes, f"the result in {workspace}"):
+            found = parquet.metrics_beside(workspace / FACTOR_FILE)
     # The session holds that of a loop which RD-Agent's cache answered, in `running_info` (0.8.0 and 1.0.0).
     result = getattr(getattr(experiment, "running_info", None), "result", None)
-    found = {}
-    if result is not None:
-        with _noting(notes, f"the result of loop {'?' if number is None else number} in the session"):
+    if result is not None and not any(map(math.isfinite, found.values())):
+        with noting(notes, f"the result of loop {'?' if number is None else number} in the session"):
             found = safe_pickle.metrics(result)
     return found if any(map(math.isfinite, found.values())) else {}
 
@@ -336,43 +320,21 @@ def _is_cached(fields: dict[str, Any]) -> bool | None:
     return fields["record"] is None and not (workspace / RESULT_FILE).is_file()
 
 
-# --- what was asked ---
-
-
-def _asked_for_verdict(log: Path | None, number: int | None, notes: list[str]) -> Asked | None:
-    """Return how the LLM was asked for a loop's verdict, by the last request that RD-Agent logged of it.
-
-    It makes the same request twice and reads the second answer (`scenarios/qlib/developer/feedback.py`, 0.5.0
-    to 1.0.0); `build_messages_and_create_chat_completion` logs each (`oai/backend/base.py`).
-    """
-    if log is None or number is None:
-        return None
-    files = (log / f"Loop_{number}" / "feedback").glob("**/debug_llm/**/*.pkl")
-    last = max(files, key=lambda file: file.name, default=None)  # named by their time
-    if last is not None:
-        with _noting(notes, f"how the verdict was asked for in {last}"):
-            request = session_files.load(last)
-            return verdict.asked(str(request["system"]), str(request["resp"]))
-    return None
-
-
-def _asked(log: Path, notes: list[str]) -> dict[str, str]:
+def _settings(log: Path, notes: list[str]) -> dict[str, str]:
     """Return the settings that RD-Agent logged at the run's start, as texts, without what may be secret."""
-    asked: dict[str, str] = {}
+    found: dict[str, str] = {}
     for tag in _SETTINGS:
-        last = max(
-            (log / tag).rglob("*.pkl"), key=lambda file: file.name, default=None
-        )  # named by their time
+        last = _newest(log / tag, "**/*.pkl")
         if last is None:
             continue
-        with _noting(notes, f"what was asked in {last}"):
+        with noting(notes, f"what was asked in {last}"):
             content = session_files.load(last)
             if not isinstance(content, dict):
-                content = vars(content).get("__dict__", {}) if hasattr(content, "__dict__") else {}
-            asked |= {
+                content = getattr(content, "__dict__", {}).get("__dict__", {})
+            found |= {
                 str(name): str(value)
                 for name, value in content.items()
                 if isinstance(value, (str, int, float, PurePath)) and value != ""
                 if not _SECRET.search(str(name))
             }
-    return asked
+    return found

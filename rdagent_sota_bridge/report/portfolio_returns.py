@@ -13,7 +13,7 @@ import pyarrow as pa
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import safe_pickle
 
-_COLUMNS = ("return", "bench", "cost")
+_COLUMNS = ["return", "bench", "cost"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,50 +44,34 @@ def read(workspace: Path) -> Returns | None:
     Raises:
         ResultError: if the file is damaged, or holds no such report.
     """
-    for name, read_file in (("ret.parquet", _read_parquet), ("ret.pkl", _read_pickle)):
-        file = workspace / name
-        if not file.is_file():
-            continue
-        try:
-            return _returns(read_file(file))
-        except OSError as error:
-            trouble = error.strerror or str(error)
-        except (pa.ArrowException, *safe_pickle.DAMAGE) as error:
-            trouble = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    file = next(filter(Path.is_file, (workspace / "ret.parquet", workspace / "ret.pkl")), None)
+    if file is None:
+        return None
+    try:
+        if file.suffix == ".parquet":
+            report = pd.read_parquet(file, engine="pyarrow")
+        else:
+            report = safe_pickle.table(safe_pickle.load(io.BytesIO(file.read_bytes())))
+        report = report[_COLUMNS].sort_index()
+        if not isinstance(report.index, pd.DatetimeIndex):
+            raise ValueError("its index holds no days")
+        if report.empty or report.index.hasnans or not report.index.is_unique:
+            raise ValueError("it has no days, or days without a date or twice")
+        for name in _COLUMNS:
+            if not pd.api.types.is_numeric_dtype(report[name]):
+                raise ValueError(f"its column {name} holds no numbers")
+    except (OSError, pa.ArrowException, *safe_pickle.DAMAGE) as error:
+        trouble = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        fix = "copy the file anew, or leave the run out; its metrics stand in qlib_res.csv"
         raise ResultError(
-            f"The daily returns of a back-test can't be read: {trouble}",
-            str(file),
-            "copy the file anew, or leave the run out; its metrics stand in qlib_res.csv",
-        )
-    return None
-
-
-def _read_parquet(file: Path) -> pd.DataFrame:
-    return pd.read_parquet(file, engine="pyarrow")
-
-
-def _read_pickle(file: Path) -> pd.DataFrame:
-    frame: pd.DataFrame = safe_pickle.table(safe_pickle.load(io.BytesIO(file.read_bytes())))
-    return frame
-
-
-def _returns(report: pd.DataFrame) -> Returns:
-    missing = [name for name in _COLUMNS if name not in report.columns]
-    if missing:
-        raise ValueError(f"it has no column {missing[0]}")
-    if not isinstance(report.index, pd.DatetimeIndex) and report.index.dtype.kind != "M":
-        raise ValueError("its index holds no days")
-    if report.empty or report.index.hasnans or not report.index.is_unique:
-        raise ValueError("it has no days, or days without a date or twice")
-    texts = [name for name in _COLUMNS if not pd.api.types.is_numeric_dtype(report[name])]
-    if texts:
-        raise ValueError(f"its column {texts[0]} holds no numbers")
-    report = report.sort_index()
-    earned, bench, cost = (report[name].astype("float64") for name in _COLUMNS)
-    with_cost = (earned - bench - cost).cumsum()
+            f"The daily returns of a back-test can't be read: {trouble}", str(file), fix
+        ) from None
+    report = report.astype("float64")
+    without_cost = report["return"] - report["bench"]
+    with_cost = (without_cost - report["cost"]).cumsum()
     return Returns(
-        days=pd.DatetimeIndex(report.index),
-        excess_without_cost=(earned - bench).cumsum().to_numpy(),
+        days=report.index,
+        excess_without_cost=without_cost.cumsum().to_numpy(),
         excess_with_cost=with_cost.to_numpy(),
         drawdown=(with_cost - with_cost.cummax()).to_numpy(),
     )

@@ -1,12 +1,9 @@
 """What a factor is worth: the figures of alphalens' tear sheet, on the run's label and test segment.
 
-The definitions are those of alphalens-reloaded 0.5.1, computed for all days at once: `performance.py`
-(`factor_information_coefficient`, `mean_information_coefficient`, `mean_return_by_quantile` with its default
-`demeaned=True`, `factor_rank_autocorrelation`), `utils.quantize_factor` with `quantiles=5`, and `plotting.py`
-(`plot_information_table`, `plot_ic_ts`), on an index that has the trading calendar as its frequency. There is
-one difference: `utils.get_clean_factor` takes a day that can't be cut into quantiles, for too many of its
-values are the same, out of every figure (and raises where more than 35 % of the rows are lost so); here it is
-missing from `quantile_returns` alone, and counted in `uncut_days`.
+The definitions are those of alphalens-reloaded 0.5.1 (`performance.py`, `utils.quantize_factor` with
+`quantiles=5`, `plotting.py`), computed for all days at once on the trading calendar, with one difference:
+`utils.get_clean_factor` leaves a day that can't be cut into quantiles, for too many of its values are the
+same, out of every figure; here it is missing from `quantile_returns` alone, and counted in `uncut_days`.
 """
 
 from __future__ import annotations

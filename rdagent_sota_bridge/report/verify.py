@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
-from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE, MANIFEST_VERSION
+from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
 from rdagent_sota_bridge.report.history import Loop, Run
 
@@ -21,10 +22,8 @@ State = Literal["factors", "none", "not trained", "not verified", "broken"]
 
 _HANDED_OVER = "# rdagent-sota-bridge: "  # begins the line that a hand-off writes into the YAML
 _MINES = ("fin_factor", "fin_factor_report")
-_UNKNOWN_FORM = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
-Finding = tuple[bool, str]
-"""One look at a claim: whether it agrees, and what was seen."""
+Finding = tuple[bool, str]  # one look at a claim: whether it agrees, and what was seen
 
 
 @dataclass(frozen=True)
@@ -59,36 +58,72 @@ class Verification:
         return self.state not in ("broken", "not verified")
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """What a manifest claims.
+# --- the form of a claim ---
 
-    Attributes:
-        digest: The factor set.
-        stored: The digest of the file in the workspace; None where it names none.
-        mined: The mined columns.
-        base: The base features beside them.
-        loaded: The columns that Qlib is said to have loaded; None where that was not read back.
-        from_cache: True where RD-Agent is said to have answered from its cache.
-    """
 
+class _Form(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _ClaimedSet(_Form):
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    columns: list[str]
+    stored: dict[str, Any] | None = None  # the file in the workspace; release 0.1.0 did not name it
+
+
+class _ClaimedBase(_Form):
+    name: str
     digest: str
-    stored: str | None
-    mined: tuple[str, ...]
-    base: base_sets.BaseSet
-    loaded: tuple[str, ...] | None
-    from_cache: bool
+    features: dict[str, str]
+
+
+class _Loaded(_Form):
+    columns: list[str] | None
+    num_features: int | None
+
+
+class _ReadBack(_Loaded):
+    recorder: str
+    columns_without_training_values: list[str]
+
+
+class _Claim(_Form):
+    """What a manifest claims."""
+
+    manifest_version: int
+    factor_set: _ClaimedSet
+    mined_columns: Annotated[list[str], Field(min_length=1)]
+    base_set: _ClaimedBase
+    qlib_loaded: _Loaded | None
+    from_cache: bool = False  # release 0.1.0 wrote it
+
+    @property
+    def base(self) -> BaseSet:
+        """The base features beside the mined columns."""
+        features = tuple(self.base_set.features.items())
+        return BaseSet(self.base_set.name, features).without(self.mined_columns)
 
     @property
     def columns(self) -> list[str]:
         """All that the network is to see, sorted."""
-        return sorted({*self.base.names, *self.mined})
+        return sorted({*self.base.names, *self.mined_columns})
 
-    @property
-    def shown(self) -> str:
-        """The claim in a few words."""
-        parts = f"{len(self.mined)} mined + {len(self.base.names)} base = {len(self.columns)} columns"
-        return f"factor set {self.digest[:19]} ({parts})"
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> _Claim:
+        loaded, width = self.qlib_loaded, len(self.columns)
+        whole = BaseSet(self.base_set.name, tuple(self.base_set.features.items()))
+        if self.manifest_version != MANIFEST_VERSION:
+            raise ValueError(f"manifest_version is {self.manifest_version}")
+        if self.base_set.digest != f"sha256:{whole.digest}":
+            raise ValueError("its base set's features are not those of its digest")
+        if not set(self.factor_set.columns) <= set(self.mined_columns):
+            raise ValueError("the set has columns that are not among the mined ones")
+        if loaded is not None and loaded.num_features not in (None, width):
+            raise ValueError(f"num_features is {loaded.num_features} for {width} columns")
+        return self
+
+
+# --- the verdicts ---
 
 
 def verify(run: Run) -> list[Verification]:
@@ -100,14 +135,13 @@ def verify(run: Run) -> list[Verification]:
     models = [] if run.command in _MINES else [loop for loop in run.loops if loop.kind != "factor"]
     if not models:
         mines = run.command in _MINES or any(loop.kind == "factor" for loop in run.loops)
-        raise SessionError(
-            f"The log is one of {run.command}, which has mined factors and trained no model: "
-            "there is nothing to verify"
+        what = (
+            f"The log is one of {run.command}, which has mined factors and trained no model"
             if mines
-            else f"The run of {run.command} has begun no loop: there is nothing to verify",
-            str(run.log),
-            "name the log folder of a run that trained models, or `latest`",
+            else f"The run of {run.command} has begun no loop"
         )
+        fix = "name the log folder of a run that trained models, or `latest`"
+        raise SessionError(f"{what}: there is nothing to verify", str(run.log), fix)
     found = [_verify(loop) for loop in models]
     claiming = sum(bool(one.digest) for one in found)
     without = (
@@ -126,22 +160,25 @@ def _verify(loop: Loop) -> Verification:
         state, text = _without_claim(loop)
         return replace(unknown, state=state, text=text, contradictions=(text,) * (state == "broken"))
     try:
-        claim = _claim(loop.manifest)
-    except _UNKNOWN_FORM as error:
+        claim = _Claim.model_validate(loop.manifest)
+    except ValidationError as error:
         trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
         return replace(unknown, text=f"what it claims is not known: {trouble}", contradictions=(trouble,))
-    unknown = replace(unknown, digest=claim.digest)
+    digest = claim.factor_set.digest
     if claim.from_cache:
         text = "answered from RD-Agent's cache by release 0.1.0: not verified"
-        return replace(unknown, state="not verified", text=text, contradictions=(text,))
+        return replace(unknown, state="not verified", text=text, digest=digest, contradictions=(text,))
     findings = tuple(_findings(workspace, claim, loop.record))
     against = tuple(text for agrees, text in findings if not agrees)
+    parts = f"{len(claim.mined_columns)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
+    shown = f"factor set {digest[:19]} ({parts})"
     return replace(
         unknown,
         state="broken" if against else "factors",
-        text=f"claims {claim.shown}, which is not shown: {'; '.join(against)}"
+        text=f"claims {shown}, which is not shown: {'; '.join(against)}"
         if against
-        else f"trained on {claim.shown}",
+        else f"trained on {shown}",
+        digest=digest,
         evidence=tuple(text for agrees, text in findings if agrees),
         contradictions=against,
     )
@@ -160,55 +197,14 @@ def _without_claim(loop: Loop) -> tuple[State, str]:
     wide = "input width not recorded" if width is None else f"input width {width}"
     if not record.has_factor_file:
         return "none", f"trained without factors, and claims none ({wide})"
-    if _HANDED_OVER in _yaml(loop.workspace):
-        if not loop.metrics:
-            return "not trained", _one_line(loop.failure)
-        return "broken", (
-            f"{model_yaml.CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
+    if _HANDED_OVER not in _yaml(loop.workspace):
+        return (
+            "none",
+            f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})",
         )
-    return "none", f"claims no handed-over set; Qlib read a {FACTOR_FILE} that this run itself made ({wide})"
-
-
-def _claim(content: Any) -> _Claim:
-    """Return what a manifest claims.
-
-    Raises:
-        AttributeError, IndexError, KeyError, TypeError, ValueError: if it has another form.
-    """
-    if content["manifest_version"] != manifest.MANIFEST_VERSION:
-        raise ValueError(f"manifest_version is {content['manifest_version']}")
-    from_cache = content.get("from_cache", False)  # release 0.1.0 wrote it
-    if not isinstance(from_cache, bool):
-        raise TypeError("from_cache is neither true nor false")
-    factor_set, base, loaded = content["factor_set"], content["base_set"], content["qlib_loaded"]
-    whole = base_sets.BaseSet(
-        str(base["name"]), tuple((str(name), str(text)) for name, text in base["features"].items())
-    )
-    if base["digest"] != f"sha256:{whole.digest}":
-        raise ValueError("its base set's features are not those of its digest")
-    # Manifests of 0.1.0 name no stored file: of them the columns of the file are compared alone.
-    stored, mined = factor_set.get("stored"), _names(content["mined_columns"])
-    claim = _Claim(
-        digest=str(factor_set["digest"]),
-        stored=None if stored is None else str(stored["digest"]),
-        mined=mined,
-        base=whole.without(mined),
-        loaded=None if loaded is None else _names(loaded["columns"]),
-        from_cache=from_cache,
-    )
-    if not re.fullmatch("sha256:[0-9a-f]{64}", claim.digest) or not mined:
-        raise ValueError("it names no factor set")
-    if not set(_names(factor_set["columns"])) <= set(mined):
-        raise ValueError("the set has columns that are not among the mined ones")
-    if loaded is not None and loaded["num_features"] not in (None, len(claim.columns)):
-        raise ValueError(f"num_features is {loaded['num_features']} for {len(claim.columns)} columns")
-    return claim
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"{value!r} in place of a list of names")
-    return tuple(value)
+    if not loop.metrics:
+        return "not trained", _one_line(loop.failure)
+    return "broken", f"{CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
 
 
 # --- what a training left ---
@@ -217,27 +213,21 @@ def _names(value: Any) -> tuple[str, ...]:
 def _findings(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterator[Finding]:
     """Yield every look at a claim, each at something that the manifest's author did not write into it."""
     yield _file(workspace, claim)
-    text = _yaml(workspace)
-    for kind, name in (
-        ("factor", claim.digest),
-        ("base", f"{claim.base.name} sha256:{claim.base.digest}"),
-    ):
+    text, base = _yaml(workspace), claim.base
+    for kind, name in (("factor", claim.factor_set.digest), ("base", f"{base.name} sha256:{base.digest}")):
         named = f"{kind} set {name}" in text
-        yield (
-            named,
-            f"{model_yaml.CONFIG_FILE} {'names' if named else 'does not name'} the claimed {kind} set",
-        )
+        yield named, f"{CONFIG_FILE} {'names' if named else 'does not name'} the claimed {kind} set"
     if record is None:
         yield False, "Qlib recorded no finished training in its workspace"
     else:
         yield from _recorded(claim, record)
-    yield from _loaded(workspace, claim, record)
+    yield from _read_back(workspace, claim, record)
 
 
 def _yaml(workspace: Path) -> str:
     """Return the text of the YAML that the hand-off wrote; empty where none can be read."""
     try:
-        return (workspace / model_yaml.CONFIG_FILE).read_text(encoding="utf-8")
+        return (workspace / CONFIG_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -246,17 +236,20 @@ def _file(workspace: Path, claim: _Claim) -> Finding:
     file = workspace / FACTOR_FILE
     if not file.is_file():
         return False, f"no {FACTOR_FILE} is in its workspace"
+    stored = None if claim.factor_set.stored is None else claim.factor_set.stored.get("digest")
     try:
         columns = parquet.read_footer(file).columns
-        digest = None if claim.stored is None else parquet.current_digest(file)
+        digest = None if claim.factor_set.stored is None else parquet.current_digest(file)
     except FactorFileError as error:
         return False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}"
-    if sorted(columns) != sorted(claim.mined):
-        return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}"
-    if digest != claim.stored:
-        return False, f"its {FACTOR_FILE} is another file ({digest}, not {claim.stored})"
-    by = "columns" if claim.stored is None else "digest and columns"
-    return True, f"{FACTOR_FILE} is the claimed one, by {by}"
+    if sorted(columns) != sorted(claim.mined_columns):
+        return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined_columns)}"
+    if digest != stored:
+        return False, f"its {FACTOR_FILE} is another file ({digest}, not {stored})"
+    return (
+        True,
+        f"{FACTOR_FILE} is the claimed one, by {'columns' if stored is None else 'digest and columns'}",
+    )
 
 
 def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
@@ -266,42 +259,41 @@ def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
     yield width == wanted, f"Qlib recorded an input width of {width}" + f", not {wanted}" * (width != wanted)
     read = "read" if record.has_factor_file else "read no"
     yield bool(record.has_factor_file), f"Qlib's data loader {read} {FACTOR_FILE}"
-    if record.base_names is not None and sorted(record.base_names) == sorted(claim.base.names):
-        yield True, f"Qlib's data loader was given the {len(claim.base.names)} base features"
+    names, given = claim.base.names, record.base_names
+    if given is not None and sorted(given) == sorted(names):
+        yield True, f"Qlib's data loader was given the {len(names)} base features"
     else:
-        given = "unknown base features" if record.base_names is None else _few(record.base_names) or "none"
-        yield False, f"Qlib's data loader was given {given}, not the claimed base set"
-    if record.config_file == model_yaml.CONFIG_FILE:
-        yield True, f"qrun was started with {record.config_file}"
-    else:
-        started = record.config_file or "a file that it did not record"
-        yield False, f"qrun was started with {started}, not {model_yaml.CONFIG_FILE}"
+        others = "unknown base features" if given is None else _few(given) or "none"
+        yield False, f"Qlib's data loader was given {others}, not the claimed base set"
+    started = record.config_file or "a file that it did not record"
+    wrong = record.config_file != CONFIG_FILE
+    yield not wrong, f"qrun was started with {started}" + f", not {CONFIG_FILE}" * wrong
 
 
-def _loaded(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterator[Finding]:
+def _read_back(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iterator[Finding]:
     """Look at what was read back of the data that Qlib trained on."""
-    try:
-        loaded = manifest.read_loaded(workspace)
-        recorder = loaded and json.loads((workspace / LOADED_FILE).read_text(encoding="utf-8"))["recorder"]
-    except (OSError, *_UNKNOWN_FORM) as error:
-        yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
-        return
-    if loaded is None:
-        if claim.loaded is not None:
+    file = workspace / LOADED_FILE
+    if not file.is_file():
+        if claim.qlib_loaded is not None:
             yield False, f"{LOADED_FILE}, which says what Qlib loaded, is gone"
         return
-    claimed = claim.columns if claim.loaded is None else sorted(claim.loaded)
-    columns = sorted(loaded.columns or ())
+    try:
+        found = _ReadBack.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
+        return
+    columns = sorted(found.columns or ())
+    claimed = claim.columns if claim.qlib_loaded is None else sorted(claim.qlib_loaded.columns or ())
     if columns == claimed == claim.columns:
         yield True, f"the data that Qlib trained on has the {len(columns)} claimed columns"
     else:
         others = sorted((set(columns) ^ set(claim.columns)) | (set(claimed) ^ set(claim.columns)))
         yield False, f"the data that Qlib trained on has other columns: {_few(others)}"
-    empty = [name for name in claim.mined if name in loaded.columns_without_training_values]
+    empty = [name for name in claim.mined_columns if name in found.columns_without_training_values]
     if empty:
         yield False, f"no value of the mined columns {_few(empty)} was in the training segment"
-    if record is not None and recorder != record.recorder:
-        yield False, f"{LOADED_FILE} is of another training ({recorder}, not {record.recorder})"
+    if record is not None and found.recorder != record.recorder:
+        yield False, f"{LOADED_FILE} is of another training ({found.recorder}, not {record.recorder})"
 
 
 # --- texts ---
@@ -312,4 +304,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _one_line(text: object) -> str:
+    if isinstance(text, ValidationError):  # the first thing that is wrong with a form
+        first = text.errors()[0]
+        text = ".".join(map(str, first["loc"])) + f" {first['msg']}"
     return " ".join(str(text).split())[:200]

@@ -247,9 +247,9 @@ def test_the_second_loop_builds_on_the_first_model(tmp_path: Path) -> None:
         assert float(result[1]) == pytest.approx(run.trained[0].metrics["IC"], abs=1e-5), kind
     assert run.log_folder is not None
     code = (
-        "import pathlib, sys; from rdagent_sota_bridge.report import comparison, history; "
+        "import pathlib, sys; from rdagent_sota_bridge.report import gather, history; "
         "run = history.read_run(pathlib.Path(sys.argv[1])); "
-        "print([loop.accepted for loop in run.loops], comparison.judged(run), run.notes)"
+        "print([loop.accepted for loop in run.loops], gather.judged(run), run.notes)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, run.log_folder],

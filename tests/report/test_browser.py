@@ -288,11 +288,11 @@ def poor_reports() -> dict[str, Report]:
     whole = reports.whole_report(2, 1)
     factors, ours, base = whole.runs
     note = "There is no Qlib data at ~/.qlib/qlib_data/cn_data, so these factors have no figures."
-    no_figures = (reports.appraisal(reports.factor_names(1), (note,), with_figures=False),)
+    no_figures = (reports.factor_analysis(reports.factor_names(1), (note,), with_figures=False),)
     all_failed = Run(ours.log, "fin_model", (reports.failed(0), reports.failed(1)))
-    nothing: dict[str, Any] = {"returns": {}, "appraisals": ()}
+    nothing: dict[str, Any] = {"returns": {}, "factor_analyses": ()}
     changes: dict[str, dict[str, Any]] = {
-        "no Qlib data": {"appraisals": no_figures},
+        "no Qlib data": {"factor_analyses": no_figures},
         "no returns": {"returns": {}},
         "only factors": {"runs": (factors,), "returns": {}},
         "only a baseline": {"runs": (base,), **nothing},

@@ -18,7 +18,7 @@ from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.report import factor_analysis
-from rdagent_sota_bridge.report.factor_analysis import Appraisal, appraise, mean_correlation
+from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis, analyse, mean_correlation
 from tests import seams
 from tests.frames import public_folder, without_privileges, write
 
@@ -58,9 +58,9 @@ def source(path: Path, *columns: str) -> Source:
     return Source(path, parquet.current_digest(path), columns)
 
 
-def figures(path: Path, task: Task | None, *columns: str) -> Appraisal:
+def figures(path: Path, task: Task | None, *columns: str) -> FactorAnalysis:
     """Return the figures of one file's factors."""
-    return appraise("sha256:00", [source(path, *columns)], task)
+    return analyse("sha256:00", [source(path, *columns)], task)
 
 
 def correlations(frame: pd.DataFrame) -> Any:
@@ -100,7 +100,7 @@ def test_two_files(task: Task, frame: pd.DataFrame, tmp_path: Path) -> None:
     """A set of several files is their join, and only the factors that were taken are looked at."""
     one = write(frame[["overnight_gap", "mixed"]], tmp_path, "one.parquet")
     two = write(frame.loc[:"2018-12-31", ["noise"]], tmp_path, "two.parquet")
-    found = appraise("sha256:00", [source(one, "overnight_gap"), source(two, "noise")], task)
+    found = analyse("sha256:00", [source(one, "overnight_gap"), source(two, "noise")], task)
     assert found.names == found.columns == ("overnight_gap", "noise")
     assert (len(found.sheets[0].ic), len(found.sheets[1].ic)) == (133, 74)
     whole = figures(write(frame, tmp_path), task, "overnight_gap", "noise")
@@ -228,7 +228,7 @@ def test_prices_that_can_not_be_read(
         set_file.write_bytes(path.read_bytes())
         other = dataclasses.replace(task, provider_uri=str(folder))
         with without_privileges():
-            found = appraise("x", [dataclasses.replace(given, path=set_file)], other)
+            found = analyse("x", [dataclasses.replace(given, path=set_file)], other)
     assert (found.sheets, found.names) == ((), ("overnight_gap",))
     assert found.notes == (f"Qlib's prices can't be read: Permission denied ({place}).",)
 
@@ -256,7 +256,7 @@ def test_no_figures(task: Task, frame: pd.DataFrame, tmp_path: Path, case: str) 
         write(frame + 1, tmp_path)
     elif case == "no source":
         sources = []
-    found = appraise("sha256:00", sources, task)
+    found = analyse("sha256:00", sources, task)
     assert (found.sheets, found.names, found.correlation.shape) == ((), (), (0, 0))
     assert (found.digest, found.task, len(found.notes)) == ("sha256:00", task, 1)
     told = {
@@ -278,7 +278,7 @@ def test_a_file_that_is_replaced_meanwhile(
     given = source(write(frame, tmp_path), "overnight_gap")
     write(frame + 1, tmp_path)
     monkeypatch.setattr(parquet, "current_digest", lambda path: given.digest)
-    found = appraise("sha256:00", [given], task)
+    found = analyse("sha256:00", [given], task)
     assert found.sheets == ()
     assert "was changed since" in found.notes[0]
 

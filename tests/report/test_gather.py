@@ -16,9 +16,8 @@ from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
-from rdagent_sota_bridge.report import comparison, gather
-from rdagent_sota_bridge.report.comparison import VerdictCount
-from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report.gather import Report, VerdictCount
 from rdagent_sota_bridge.report.history import Loop, Run
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
@@ -62,15 +61,15 @@ def test_figures_are_those_of_the_results(project: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("mined", "models"), ("mined",), ("models",)], ids=",".join)
-def test_a_set_is_appraised_once(names: tuple[str, ...], project: Path) -> None:
-    """The set that a run accepted or a model was given is one appraisal, with who mined each factor.
+def test_a_set_is_analysed_once(names: tuple[str, ...], project: Path) -> None:
+    """The set that a run accepted or a model was given is one analysis, with who mined each factor.
 
     Of a model run alone they are read from the log that its manifest names, whose run is not shown.
     """
     found = gathered(project, *names)
     assert len(found.runs) == len(names)
-    assert [one.columns for one in found.appraisals] == [("momentum", "turnover")]
-    origin = found.origins[found.appraisals[0].digest, "turnover"]
+    assert [one.columns for one in found.factor_analyses] == [("momentum", "turnover")]
+    origin = found.origins[found.factor_analyses[0].digest, "turnover"]
     assert (origin.log, origin.loop) == (project / "log" / "mined", 0)
     assert "the code of turnover" in origin.factor.code
 
@@ -80,7 +79,7 @@ def test_an_origin_that_is_gone_is_a_note(project: Path) -> None:
     (project / "log" / "mined").rename(project / "elsewhere")
     found = gathered(project, "models")
     assert found.origins == {}
-    assert any("mined a factor set is not shown" in note for note in found.notes)
+    assert any("The log that mined a factor set: " in note for note in found.notes)
 
 
 @pytest.mark.parametrize("left", [None, b"PAR1", b""], ids=["gone", "replaced", "emptied"])
@@ -94,7 +93,7 @@ def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None,
     told = json.loads(place.read_text(encoding="utf-8"))
     told["factor_set"]["stored"]["digest"] = told["factor_set"]["digest"]
     place.write_text(json.dumps(told), encoding="utf-8")
-    found = gathered(project, "models").appraisals[0]
+    found = gathered(project, "models").factor_analyses[0]
     assert not any("not there" in note or "was changed" in note for note in found.notes)
     assert np.isfinite(np.asarray(found.correlation)).any()
 
@@ -102,9 +101,19 @@ def test_the_model_keeps_the_values_that_the_factor_run_lost(left: bytes | None,
 @pytest.mark.parametrize(
     ("name", "file", "content", "note"),
     [
-        ("models", manifest.MANIFEST_FILE, "{}", "form that is not known"),
-        ("models", manifest.MANIFEST_FILE, '{"factor_set": []}', "form that is not known"),
-        ("models", manifest.MANIFEST_FILE, '{"factor_set": {"digest": "x", "columns": 1}}', "not known"),
+        ("models", manifest.MANIFEST_FILE, "{}", "manifest of loop 0 of models can't be read"),
+        (
+            "models",
+            manifest.MANIFEST_FILE,
+            '{"factor_set": []}',
+            "manifest of loop 0 of models can't be read",
+        ),
+        (
+            "models",
+            manifest.MANIFEST_FILE,
+            '{"factor_set": {"digest": "x", "columns": 1}}',
+            "manifest of loop 0 of models",
+        ),
         ("base", "ret.parquet", "no parquet", "Loop 0 of base"),
         ("base", "ret.pkl", "no pickle", "Loop 0 of base"),
         ("none", "", "", "accepted no factor loop"),
@@ -120,7 +129,7 @@ def test_what_can_not_be_shown_is_a_note(
     else:
         logs.write_run(project / "log" / "none", project / "w", ("d" * 32, ("gap",), False))
     found = gathered(project, name)
-    assert (found.appraisals, found.returns) == ((), {})
+    assert (found.factor_analyses, found.returns) == ((), {})
     assert any(note in one for one in found.notes)
 
 
@@ -143,7 +152,7 @@ def test_no_log_is_no_report(tmp_path: Path) -> None:
 )
 def test_whether_a_model_had_factors(loop: Loop, told: bool | None) -> None:
     """The manifest tells, else Qlib's record, else a workspace without either; without one nothing does."""
-    assert comparison.has_factors(loop) is told
+    assert gather.has_factors(loop) is told
 
 
 def test_the_comparison_is_best_and_mean_of_each_side() -> None:
@@ -152,11 +161,11 @@ def test_the_comparison_is_best_and_mean_of_each_side() -> None:
     ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
     base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
     runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
-    ic = comparison.compare(runs)[0]
+    ic = gather.compare(runs)[0]
     assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
     assert ic.mean_with == pytest.approx(0.06)
     assert ic.mean_without == 0.02
-    assert comparison.compare(runs[:1]) == ()
+    assert gather.compare(runs[:1]) == ()
 
 
 def test_a_result_that_the_cache_gave_again_counts_once() -> None:
@@ -165,7 +174,7 @@ def test_a_result_that_the_cache_gave_again_counts_once() -> None:
     ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
     base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
     runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
-    ic = comparison.compare(runs)[0]
+    ic = gather.compare(runs)[0]
     assert ic.mean_with == pytest.approx(0.06)
     assert (ic.loops_with, ic.loops_without) == (2, 1)
 
@@ -200,7 +209,7 @@ BOTH = Asked((REPLACE,), (DECISION, REPLACE), False)
 def test_how_a_run_was_judged(told: list[tuple[bool, Asked | None]], expected: VerdictCount) -> None:
     """Verdicts asked for in a form that is not read are counted, with those that said yes in vain."""
     loops = (reports.model_loop(at, 0.1, accepted=yes, asked=asked) for at, (yes, asked) in enumerate(told))
-    assert comparison.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
+    assert gather.judged(Run(Path("/a"), "fin_model", tuple(loops))) == expected
 
 
 @pytest.mark.parametrize(
@@ -214,10 +223,10 @@ def test_runs_of_other_verdicts_are_told_apart(ours: Asked | None, base: Asked |
         Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
     )
     found = Report(reports.CREATED, runs, {}, (), ())
-    assert comparison.judged_alike(runs) is alike
+    assert gather.judged_alike(runs) is alike
     told = gather.as_plain(found)
     assert told["judged_alike"] is alike
-    assert told["runs"][0]["judged"] == dataclasses.asdict(comparison.judged(runs[0]))
+    assert told["runs"][0]["judged"] == dataclasses.asdict(gather.judged(runs[0]))
 
 
 def test_json_is_plain() -> None:
@@ -227,9 +236,9 @@ def test_json_is_plain() -> None:
     again = json.loads(json.dumps(told, allow_nan=False, ensure_ascii=False).encode())
     assert again == told
     assert len(told["returns"]) == len(whole.returns)
-    sheet = told["appraisals"][0]["sheets"][0]
+    sheet = told["factor_analyses"][0]["sheets"][0]
     assert sheet["rolling_ic"][0] is None
-    assert sheet["mean_ic"] == whole.appraisals[0].sheets[0].mean_ic
+    assert sheet["mean_ic"] == whole.factor_analyses[0].sheets[0].mean_ic
     assert told["returns"][0]["days"][0] == "2017-01-03"
     assert len(told["origins"]) == 2
     assert told["comparison"][0]["metric"] == "IC"

@@ -1,4 +1,4 @@
-"""What a run did, loop by loop, as its log and the workspaces tell it."""
+"""What a run did, loop by loop, as its log and the workspaces show it."""
 
 from __future__ import annotations
 
@@ -54,109 +54,94 @@ def write_run(root: Path, *experiments: Any, kind: str = "ModelRDLoop") -> Path:
     return log
 
 
-def only(log: Path) -> history.Loop:
-    """Return the one loop of a run."""
-    (loop,) = history.read_run(log).loops
-    return loop
-
-
 def root_of(project: Path) -> Path:
     """Return the folder of a project's workspaces."""
     return project / "git_ignore_folder" / "RD-Agent_workspace"
 
 
 def test_a_trained_model(tmp_path: Path) -> None:
-    """Name, verdict, times, code, metrics, width, manifest and record of a loop stand together."""
-    workspace = trained.write_training(root_of(tmp_path) / "w")
-    run = history.read_run(write_run(tmp_path, model(workspace, hypothesis="A net will do.")))
-    assert (run.command, run.log, run.notes) == ("fin_model", tmp_path / "log" / "run", ())
+    """Name, verdict, times, code, metrics, width, manifest and record stand together, in a moved project."""
+    old, project = tmp_path / "old", tmp_path / "new"
+    workspace = trained.write_training(root_of(old) / "w")
+    write_run(old, model(workspace, hypothesis="A net will do."))
+    shutil.move(old, project)
+    run = history.read_run(project / "log" / "run")
+    assert (run.command, run.log, run.notes) == ("fin_model", project / "log" / "run", ())
     (loop,) = run.loops
     assert (loop.number, loop.kind, loop.name, loop.model_type) == (0, "model", "SmallMLP", "Tabular")
     assert (loop.accepted, loop.failure, loop.cached, loop.features) == (True, "", False, 4)
-    assert (loop.code, loop.hypothesis, loop.workspace) == (trained.CODE, "A net will do.", workspace)
-    assert (loop.ended, loop.seconds) == (logs.BEGIN, 0.0)
+    assert (loop.code, loop.hypothesis) == (trained.CODE, "A net will do.")
+    assert (loop.workspace, loop.ended, loop.seconds) == (root_of(project) / "w", logs.BEGIN, 0.0)
     assert loop.started == logs.BEGIN - datetime.timedelta(minutes=1)
     assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
-    assert loop.manifest is not None
-    assert loop.record is not None
+    assert loop.manifest is not None and loop.record is not None
     assert loop.record.num_features == 4
 
 
-@pytest.mark.parametrize("with_manifest", [False, True], ids=["no manifest", "a manifest of 0.1.0"])
-def test_a_result_from_the_cache(with_manifest: bool, tmp_path: Path) -> None:
-    """A loop that RD-Agent answered from its cache has the result in the session alone, and no width."""
+class _Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("was made",)
+
+
+WHOLE, IC = pd.Series(trained.METRICS, name="0"), pd.Series({"IC": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("space", "result", "metrics", "cached", "features", "notes"),
+    [
+        ("empty", WHOLE, trained.METRICS, True, None, 0),
+        ("manifest of 0.1.0", WHOLE, trained.METRICS, True, None, 0),
+        ("baseline", IC, trained.METRICS, False, 20, 0),
+        ("gone", IC, {"IC": 0.9}, None, None, 0),
+        ("gone", None, {}, None, None, 0),
+        ("no number", None, {}, None, 20, 0),
+        ("gone", "a text", {}, None, None, 1),
+        ("gone", pd.Series(["a text"]), {}, None, None, 1),
+        ("gone", pd.DataFrame({"IC": [1.0], "R": [2]}), {}, None, None, 1),
+        ("gone", pd.Series([_Hostile()], index=["IC"]), {}, None, None, 1),
+    ],
+    ids=str,
+)
+def test_where_a_result_is(
+    space: str,
+    result: object,
+    metrics: dict[str, float],
+    cached: bool | None,
+    features: int | None,
+    notes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file wins over the session, whose result is the cache's; what is no number is said, and not run."""
+    monkeypatch.chdir(tmp_path)
     workspace = root_of(tmp_path) / "w"
-    workspace.mkdir(parents=True)
-    if with_manifest:
+    if space == "empty":
+        workspace.mkdir(parents=True)
+    elif space == "manifest of 0.1.0":
         trained.write_manifest(workspace, from_cache=True)
+    elif space != "gone":
+        trained.write_baseline(workspace)
+    if space == "no number":
+        (workspace / "qlib_res.csv").write_text(",0\nIC,nan\nRank IC,1e999\n")
     experiment = model(workspace)
-    experiment.result = pd.Series(trained.METRICS, name="0")
-    loop = only(write_run(tmp_path, experiment))
-    assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
-    assert (loop.cached, loop.failure, loop.features) == (True, "", None)
-
-
-def test_the_file_wins_over_the_session(tmp_path: Path) -> None:
-    """Where both hold a result, qlib_res.csv is shown, with the width that Qlib recorded."""
-    experiment = model(trained.write_baseline(root_of(tmp_path) / "w"))
-    experiment.result = pd.Series({"IC": 0.9})
-    loop = only(write_run(tmp_path, experiment))
-    assert loop.metrics["IC"] == trained.METRICS["IC"]
-    assert (loop.manifest, loop.features, loop.cached) == (None, 20, False)
-
-
-def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
-    """Without its workspace a loop has the session's metrics, and what nothing tells is not known."""
-    experiment = model(tmp_path / "gone")
-    experiment.result = pd.Series({"IC": 0.9})
-    loop = only(write_run(tmp_path, experiment))
-    assert (loop.workspace, loop.cached, loop.record, loop.metrics) == (None, None, None, {"IC": 0.9})
-
-
-@pytest.mark.parametrize("content", [None, ",0\nIC,nan\nRank IC,1e999\n"], ids=["gone", "no number"])
-def test_no_result_at_all(content: str | None, tmp_path: Path) -> None:
-    """A verdict without a result anywhere, or with none that is a number, is said to be that."""
-    workspace = tmp_path / "gone"
-    if content is not None:
-        workspace = trained.write_baseline(root_of(tmp_path) / "w")
-        (workspace / "qlib_res.csv").write_text(content)
-    loop = only(write_run(tmp_path, model(workspace)))
-    assert loop.failure.startswith("its result is gone: no qlib_res.csv with a number")
-    assert (loop.accepted, loop.metrics, loop.cached) == (True, {}, None)
-
-
-@pytest.mark.parametrize("result", ["a text", pd.Series(["a text"]), pd.DataFrame({"IC": [1.0], "R": [2]})])
-def test_a_result_of_another_form(result: object, tmp_path: Path) -> None:
-    """A result that is no series of numbers is a note, not a crash."""
-    experiment = model(tmp_path / "gone")
     experiment.result = result
     run = history.read_run(write_run(tmp_path, experiment))
-    assert run.loops[0].metrics == {}
-    assert len(run.notes) == 1
-    assert "loop 0" in run.notes[0]
-
-
-def test_a_hostile_result_runs_nothing(tmp_path: Path) -> None:
-    """What a session's result asks for is not run, though its numbers are asked for."""
-
-    class Hostile:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.mkdir, (str(tmp_path / "was made"),)
-
-    experiment = model(tmp_path / "gone")
-    experiment.result = pd.Series([Hostile()], index=["IC"])
-    assert only(write_run(tmp_path, experiment)).metrics == {}
+    (loop,) = run.loops
+    assert loop.metrics == pytest.approx(metrics, nan_ok=True)
+    assert (loop.cached, loop.features, len(run.notes)) == (cached, features, notes)
+    assert all("loop 0" in note for note in run.notes)
+    assert loop.failure.startswith("its result is gone: no qlib_res.csv" if not metrics else "")
     assert not (tmp_path / "was made").exists()
 
 
 def test_a_skipped_loop(tmp_path: Path) -> None:
-    """A loop that RD-Agent skipped tells the exception's text, in both releases' forms."""
+    """A loop that RD-Agent skipped has the exception's text, in both releases' forms."""
     loop = logs.new_loop("FactorRDLoop")
     skip(loop, 0, logs.factor_experiment(tmp_path / "w", "a"), "no code at all")
     logs.dump(loop, tmp_path, 0)
-    told = only(tmp_path)
-    assert (told.failure, told.accepted, told.metrics, told.cached) == ("no code at all", False, {}, None)
-    assert (told.number, told.name) == (0, "a")
+    (found,) = history.read_run(tmp_path).loops
+    assert (found.failure, found.accepted, found.metrics) == ("no code at all", False, {})
+    assert (found.number, found.name, found.cached) == (0, "a", None)
 
 
 def test_loops_without_a_verdict(tmp_path: Path) -> None:
@@ -191,28 +176,10 @@ def test_factors_and_a_model(tmp_path: Path) -> None:
     assert [one.code for one in second.factors] == ["# the code of c\n"]
 
 
-def test_a_project_that_moved(tmp_path: Path) -> None:
-    """Workspaces are found below the project where it is today."""
-    old = tmp_path / "old"
-    write_run(old, model(trained.write_training(root_of(old) / "w")))
-    new = Path(shutil.move(old, tmp_path / "new"))
-    loop = only(new / "log" / "run")
-    assert loop.workspace == root_of(new) / "w"
-    assert loop.features == 4
-
-
-def test_a_record_with_doubts(tmp_path: Path) -> None:
-    """What Qlib's record contradicts itself in is told once, with its place."""
-    workspace = trained.write_training(root_of(tmp_path) / "w")
-    (width,) = workspace.rglob("params/*num_features")
-    width.write_text("5")
-    (note,) = history.read_run(write_run(tmp_path, model(workspace))).notes
-    assert "two input widths" in note
-    assert str(workspace) in note
-
-
 def test_what_was_asked(tmp_path: Path) -> None:
-    """Settings of the run stand as text, the run's over RD-Agent's; what may be secret is left out."""
+    """Settings stand as text, the run's own over RD-Agent's; what may be secret is left out."""
+    from rdagent.app.qlib_rd_loop.conf import MODEL_PROP_SETTING
+
     log = write_run(tmp_path, model(tmp_path / "w"))
     general = {"step_semaphore": 1, "evolving_n": 3, "app_tpl": None, "workspace_path": Path("/w"), "x": [1]}
     secrets = {"api_key": "k", "github_token": "t", "SECRET": "s", "db_password": "p"}
@@ -220,40 +187,30 @@ def test_what_was_asked(tmp_path: Path) -> None:
     asked = {"evolving_n": 10, "train_start": "2008-01-01", "test_end": None, "interactor": ""}
     logs.dump_object({"evolving_n": 0}, log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_08-00-00-000001.pkl")
     logs.dump_object(asked, log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl")
-    assert history.read_run(log).asked == {
+    expected = {
         "step_semaphore": "1",
         "evolving_n": "10",
         "workspace_path": "/w",
         "train_start": "2008-01-01",
     }
-
-
-def test_settings_as_rdagent_logs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What RD-Agent's own settings object holds when it is logged can be read."""
-    from rdagent.app.qlib_rd_loop.conf import MODEL_PROP_SETTING
-
-    log = write_run(tmp_path, model(tmp_path / "w"))
-    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_09-00-00-000001.pkl"
-    logs.dump_object(MODEL_PROP_SETTING.model_dump(), file)
+    assert history.read_run(log).asked == expected
+    file = log / "RDLOOP_SETTINGS" / "7" / "2026-01-05_10-00-00-000001.pkl"
+    logs.dump_object(MODEL_PROP_SETTING.model_dump(), file)  # RD-Agent's own settings, as it logs them
     assert history.read_run(log).asked["evolving_n"] == str(MODEL_PROP_SETTING.evolving_n)
 
 
-def log_request(log: Path, number: int, time: str, system: str, response: str, process: str = "7") -> Path:
-    """Write a request for a verdict into a log, as RD-Agent does."""
-    moment = pytz.timezone("Asia/Shanghai").localize(datetime.datetime(2026, 1, 5, 17, 0))
-    content = {"system": system, "user": "u", "resp": response, "start": moment, "end": moment}
-    folder = log / f"Loop_{number}" / "feedback" / "debug_llm" / process
-    return logs.dump_object(content, folder / f"2026-01-05_{time}-000001.pkl")
-
-
 def test_how_the_verdict_was_asked_for(tmp_path: Path) -> None:
-    """The last request of each loop counts, whichever process made it; without one nothing is told."""
-    experiments = [model(tmp_path / str(number)) for number in range(3)]
-    log = write_run(tmp_path, *experiments)
+    """The last request of each loop counts, whichever process made it; without one nothing is known."""
+    log = write_run(tmp_path, *(model(tmp_path / str(number)) for number in range(3)))
     old, new = 'Respond: {"Replace Best Result": "yes or no"}', 'Respond: {"Decision": <true or false>}'
-    log_request(log, 0, "09-00-01", old, '{"Replace Best Result": "yes"}', "9")
-    log_request(log, 0, "09-00-02", new, '{"Decision": false}', "10-11")
-    log_request(log, 1, "10-00-02", old, '{"Replace Best Result": "yes"}')
+    moment = pytz.timezone("Asia/Shanghai").localize(datetime.datetime(2026, 1, 5, 17, 0))
+    for number, name, system, response in (
+        (0, "9/2026-01-05_09-00-01-000001.pkl", old, '{"Replace Best Result": "yes"}'),
+        (0, "10-11/2026-01-05_09-00-02-000001.pkl", new, '{"Decision": false}'),
+        (1, "7/2026-01-05_10-00-02-000001.pkl", old, '{"Replace Best Result": "yes"}'),
+    ):
+        content = {"system": system, "user": "u", "resp": response, "start": moment, "end": moment}
+        logs.dump_object(content, log / f"Loop_{number}" / "feedback" / "debug_llm" / name)
     run = history.read_run(log)
     assert [loop.asked for loop in run.loops] == [
         Asked(("Decision",), ("Decision",), False),
@@ -266,6 +223,7 @@ def test_how_the_verdict_was_asked_for(tmp_path: Path) -> None:
 SETTINGS = "log/run/RDLOOP_SETTINGS/7/2026-01-05_09-00-00-000001.pkl"
 REQUEST = "log/run/Loop_0/feedback/debug_llm/7/2026-01-05_09-00-01-000001.pkl"
 SPACE = "git_ignore_folder/RD-Agent_workspace/w"
+PARAMS = f"{SPACE}/mlruns/202467401526266377/{trained.RECORDER}/params"
 
 
 @pytest.mark.parametrize(
@@ -275,16 +233,18 @@ SPACE = "git_ignore_folder/RD-Agent_workspace/w"
         (f"{SPACE}/sota_manifest.json", b"[1]"),
         (f"{SPACE}/sota_manifest.json", b"{"),
         (f"{SPACE}/sota_manifest.json", b"\xed\xa0\x80"),
-        (f"{SPACE}/sota_manifest.json", b"[" * 200_000),
+        pytest.param(f"{SPACE}/sota_manifest.json", b"[" * 200_000, id="nested too deep"),
         (f"{SPACE}/qlib_res.csv", b"\xff\xfe"),
+        (f"{PARAMS}/model.kwargs.pt_model_kwargs.num_features", b"5"),
         (SETTINGS, b"\x80cut"),
         (SETTINGS, {"evolving_n": 10**5000}),
         (REQUEST, b"\x80cut"),
         (REQUEST, ["system"]),
     ],
+    ids=lambda value: value.rpartition("/")[2] if isinstance(value, str) else None,
 )
 def test_what_can_not_be_read_is_a_note(place: str, content: object, tmp_path: Path) -> None:
-    """Whatever file is damaged or of another form, a note names it, and the rest of the loop stands."""
+    """Whatever is damaged, of another form or contradicts itself, one note names it; the rest stands."""
     workspace = trained.write_training(root_of(tmp_path) / "w")
     experiment = model(workspace)
     experiment.result = pd.Series(trained.METRICS)
@@ -295,6 +255,7 @@ def test_what_can_not_be_read_is_a_note(place: str, content: object, tmp_path: P
     run = history.read_run(log)
     (loop,), (note,) = run.loops, run.notes
     assert str(file) in note or str(workspace) in note
+    assert ("two input widths" in note) == ("num_features" in place)
     assert (loop.manifest is None) == ("manifest" in place)
     assert (loop.features, loop.asked, run.asked) == (4, None, {})
     assert loop.metrics == pytest.approx(trained.METRICS, nan_ok=True)
@@ -311,7 +272,7 @@ def test_a_log_without_a_session(tmp_path: Path) -> None:
 
 
 @signed
-def test_a_session_of_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_of_another_key(tmp_path: Path) -> None:
     """A session that is signed with another key is refused."""
     log = write_run(tmp_path, model(tmp_path / "w"))
     file = next(log.rglob("__session__/0/*"))

@@ -306,7 +306,7 @@ def test_no_plot_without_points() -> None:
         autocorrelation=empty,
     )
     drawn = [*plots.of_factor(sheet, "x")]
-    drawn.append(plots.correlations(reports.appraisal(("a",), with_figures=False), "y"))
+    drawn.append(plots.correlations(reports.factor_analysis(("a",), with_figures=False), "y"))
     assert [plot.figure for plot in drawn] == [""] * 5
     walk = reports.returns(1)
     nothing = np.full(len(walk.days), np.nan)

@@ -106,7 +106,7 @@ class _Hostile:
         ("ret.pkl", b"\x80\x04\x95", "UnpicklingError"),
         ("ret.pkl", pickle.dumps({"return": [1.0]}), "AttributeError"),
         ("ret.pkl", pickle.dumps(pd.Series([1.0])), "Error"),
-        ("ret.pkl", pickle.dumps(report(3).drop(columns="bench")), "no column bench"),
+        ("ret.pkl", pickle.dumps(report(3).drop(columns="bench")), "bench.* not in index"),
         ("ret.pkl", pickle.dumps(report(3).reset_index(drop=True)), "Error"),
         ("ret.pkl", pickle.dumps(report(3).astype(str)), "texts in place of numbers"),
         ("ret.pkl", pickle.dumps(report(0)), "no days"),

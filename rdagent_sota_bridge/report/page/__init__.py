@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from rdagent_sota_bridge import __version__
-from rdagent_sota_bridge.report import comparison
+from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Report
 from rdagent_sota_bridge.report.page import plots, tables, views, wording
 from rdagent_sota_bridge.report.tearsheet import QUANTILES
@@ -47,13 +47,13 @@ def render(report: Report) -> str:
             *report.notes,
             *(f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes),
         ],
-        tested_alike=comparison.tested_alike(runs),
-        judged_alike=comparison.judged_alike(runs),
+        tested_alike=gather.tested_alike(runs),
+        judged_alike=gather.judged_alike(runs),
         compared=tables.comparison_table(runs),
         counted=views.counted(runs),
         models=_board(report, "model", names),
         mining=_board(report, "factor", names),
-        sets=[_set(report, position, names) for position in range(len(report.appraisals))],
+        sets=[_set(report, position, names) for position in range(len(report.factor_analyses))],
         proofs=[
             views.proof(run, name)
             for run, name in zip(runs, names, strict=True)
@@ -70,7 +70,7 @@ def render(report: Report) -> str:
 
 def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, object]:
     """Return a leaderboard with its plots, their legends, and what each loop tried."""
-    places = [place for place in report.returns if comparison.loop_at(report.runs, place).kind == kind]
+    places = [place for place in report.returns if gather.loop_at(report.runs, place).kind == kind]
     legend = plots.curve_legend(report.runs, sorted(places), names)
     runs = plots.run_legend(report.runs, names, kind)
     return {
@@ -87,7 +87,7 @@ def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, objec
 
 def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, object]:
     """Return the overview of a factor set, its matrix, and each factor with its plots."""
-    one = report.appraisals[position]
+    one = report.factor_analyses[position]
     brought_by = views.brought_by(report, names, one.digest)
     return {
         "digest": one.digest.removeprefix("sha256:")[:10],

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from rdagent_sota_bridge.report import comparison
-from rdagent_sota_bridge.report.comparison import Place, Role
-from rdagent_sota_bridge.report.factor_analysis import Appraisal
-from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
+from rdagent_sota_bridge.report.gather import Place, Report, Role
 from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.report.page import drawing
 from rdagent_sota_bridge.report.page.drawing import Plot
@@ -52,7 +51,7 @@ def run_colours(runs: Sequence[Run]) -> tuple[int, ...]:
     taken = set(_FIRST_OF_ROLE.values())
     others = itertools.cycle([number for number in range(1, COLOURS + 1) if number not in taken])
     own = dict(_FIRST_OF_ROLE)
-    return tuple(own.pop(comparison.role(run), 0) or next(others) for run in runs)
+    return tuple(own.pop(gather.role(run), 0) or next(others) for run in runs)
 
 
 # --- of loops ---
@@ -71,10 +70,10 @@ def curve_legend(
     colours, found = run_colours(runs), []
     for run, of_run in itertools.groupby(places, key=lambda place: place[0]):
         group = list(of_run)
-        best = comparison.best(runs, group) or group[0]
+        best = gather.best(runs, group) or group[0]
         dashes = iter(_DASHES[1:] if len(group) <= _FEW_LOOPS else ["solid"] * len(group))
         for place in group:
-            loop = comparison.loop_at(runs, place)
+            loop = gather.loop_at(runs, place)
             short = f"{loop_number(loop)} {shortened(loop.name, 32)}"
             dash = "solid" if place == best else next(dashes)
             key, label = f"{place[0]}-{place[1]}", f"{names[run]} · {short}"
@@ -162,7 +161,7 @@ def over_loops(runs: Sequence[Run], legend: dict[int, LegendEntry], name: str, k
             traces.append(
                 go.Scatter(
                     x=[order if loop.number is None else loop.number for order, loop in enumerate(loops)],
-                    y=drawing.finite([comparison.metric(loop, metric) for loop in loops]),
+                    y=drawing.finite([gather.metric(loop, metric) for loop in loops]),
                     name=drawing.shown(entry.label),
                     mode="lines+markers",
                     line={"color": colour, "width": 1.3},
@@ -299,18 +298,18 @@ def _monthly(sheet: Sheet, name: str) -> Plot:
     )
 
 
-def correlations(appraisal: Appraisal, name: str) -> Plot:
+def correlations(analysis: FactorAnalysis, name: str) -> Plot:
     """Return the correlation matrix of a set.
 
     Args:
-        appraisal: The set.
+        analysis: The set.
         name: The plot's id.
     """
-    labels = _labels(appraisal.names)
+    labels = _labels(analysis.names)
     axis = {"type": "category", "dtick": 1, "showgrid": False, "zeroline": False, "tickfont": {"size": 11}}
     side = 15 * len(labels)
     matrix = drawing.heatmap(
-        drawing.finite(appraisal.correlation).astype(np.float32),
+        drawing.finite(analysis.correlation).astype(np.float32),
         labels,
         labels,
         1,

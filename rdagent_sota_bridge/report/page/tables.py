@@ -9,9 +9,9 @@ from typing import Any
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.report import comparison
-from rdagent_sota_bridge.report.comparison import METRICS, Place
-from rdagent_sota_bridge.report.factor_analysis import Appraisal
+from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
+from rdagent_sota_bridge.report.gather import METRICS, Place
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.report.page import wording
 from rdagent_sota_bridge.report.page.plots import run_colours
@@ -97,7 +97,7 @@ def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
     """
 
     def rank(place: Place) -> float:
-        value = comparison.metric(comparison.loop_at(runs, place), "IC")
+        value = gather.metric(gather.loop_at(runs, place), "IC")
         return -value if math.isfinite(value) else math.inf
 
     places = [
@@ -114,8 +114,7 @@ def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
     """Return the loops of a kind of all runs, a row each; one without a result says why."""
     places, colours = loops_of(runs, kind), run_colours(runs)
     values = {
-        place: [comparison.metric(comparison.loop_at(runs, place), name) for name in METRICS]
-        for place in places
+        place: [gather.metric(gather.loop_at(runs, place), name) for name in METRICS] for place in places
     }
     best = [_greatest(column) for column in zip(*values.values(), strict=True)]
     heads = [
@@ -126,7 +125,7 @@ def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
     ]
     rows: list[tuple[Cell, ...]] = []
     for place in places:
-        loop = comparison.loop_at(runs, place)
+        loop = gather.loop_at(runs, place)
         named = Cell(
             loop.name or "unnamed",
             link=f"loop-{place[0]}-{place[1]}",
@@ -163,7 +162,7 @@ def why_no_result(loop: Loop) -> str:
 def comparison_table(runs: Sequence[Run]) -> Table:
     """Return the models without against those with factors: best, mean, differences."""
     rows = []
-    for one in comparison.compare(runs):
+    for one in gather.compare(runs):
         cells = [Cell(one.metric)]
         for ours, base in ((one.best_with, one.best_without), (one.mean_with, one.mean_without)):
             form = wording.FORMS[one.metric]
@@ -191,20 +190,20 @@ _FACTOR_FIGURES = {
 }
 
 
-def factor_table(appraisal: Appraisal, position: int, brought_by: Mapping[str, str]) -> Table:
+def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[str, str]) -> Table:
     """Return the overview of a set, a row for each factor, in the set's order.
 
     Args:
-        appraisal: The set.
+        analysis: The set.
         position: Its position in the report.
         brought_by: By factor, which loop of which run brought it.
     """
-    sheets = {sheet.name: sheet for sheet in appraisal.sheets}
-    known = {name: _figures(sheets[name]) for name in appraisal.columns if name in sheets}
+    sheets = {sheet.name: sheet for sheet in analysis.sheets}
+    known = {name: _figures(sheets[name]) for name in analysis.columns if name in sheets}
     # A factor whose IC is negative is as good as its opposite.
     strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]
     rows = []
-    for number, column in enumerate(appraisal.columns):
+    for number, column in enumerate(analysis.columns):
         values = known.get(column, (math.nan,) * len(_FACTOR_FIGURES))
         cells = [
             _number(value, figure(value, form), at < 2 and abs(value) == strongest[at])

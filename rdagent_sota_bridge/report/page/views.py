@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rdagent_sota_bridge.report import comparison
-from rdagent_sota_bridge.report.comparison import Place, Role
-from rdagent_sota_bridge.report.gather import Report
+from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report.gather import Place, Report, Role
 from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.report.page import tables, wording
 from rdagent_sota_bridge.report.page.drawing import Plot
@@ -77,7 +76,7 @@ class Proof:
 
 def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return what each run is called on the page: its role, with a number where two have the same."""
-    roles = [comparison.role(run) for run in runs]
+    roles = [gather.role(run) for run in runs]
     return tuple(
         f"{role} {roles[: position + 1].count(role)}" if roles.count(role) > 1 else role
         for position, role in enumerate(roles)
@@ -99,7 +98,9 @@ def facts(report: Report, names: Sequence[str]) -> Facts:
         "Validation": _by_run((segment(task.valid), run) for task, run in tasks),
         "Test": _by_run((segment(task.test), run) for task, run in tasks),
         "Label": _by_run((task.label, run) for task, run in tasks),
-        "Factor set": [f"{one.digest} ({plural(len(one.columns), 'factor')})" for one in report.appraisals],
+        "Factor set": [
+            f"{one.digest} ({plural(len(one.columns), 'factor')})" for one in report.factor_analyses
+        ],
         "Base set": [
             f"{text(entry(one, 'base_set', 'name'))} "
             f"({len(names_in(entry(one, 'base_set', 'features')))} features)"
@@ -115,7 +116,7 @@ def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str]
     """Return how the models of each run were judged, with the run; nothing where its log does not say."""
     found = []
     for run, name in zip(runs, names, strict=True):
-        judged = comparison.judged(run)
+        judged = gather.judged(run)
         if judged.read:
             found.append(("asked for in the form that RD-Agent reads", name))
         if judged.unread:
@@ -153,12 +154,12 @@ def _versions(manifest: Mapping[str, Any]) -> str:
 def headline(report: Report) -> Headline:
     """Return the answer in a sentence or two, and the figures of the best model."""
     runs, names = report.runs, run_names(report.runs)
-    best = {which: comparison.best(runs, comparison.models(runs, which)) for which in _SIDES}
+    best = {which: gather.best(runs, gather.models(runs, which)) for which in _SIDES}
     for which, words in _SIDES.items():
         place = best[which]
         if place is None:
             continue
-        loop = comparison.loop_at(runs, place)
+        loop = gather.loop_at(runs, place)
         named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
         base = best["without factors"] if which == "with factors" else None
         if base is not None:
@@ -176,12 +177,12 @@ def headline(report: Report) -> Headline:
 
 
 def _ic(runs: Sequence[Run], place: Place) -> str:
-    return figure(comparison.metric(comparison.loop_at(runs, place), "IC"), CORRELATION)
+    return figure(gather.metric(gather.loop_at(runs, place), "IC"), CORRELATION)
 
 
 def _gain(report: Report, best: Place, base: Place) -> tuple[str, str]:
     """Return what the factors added, in a sentence, and what belongs beside it."""
-    compared = next(one for one in comparison.compare(report.runs) if one.metric == "IC")
+    compared = next(one for one in gather.compare(report.runs) if one.metric == "IC")
     shown, before = _ic(report.runs, best), _ic(report.runs, base)
     rises = compared.best_with > compared.best_without
     sentence = (
@@ -193,7 +194,7 @@ def _gain(report: Report, best: Place, base: Place) -> tuple[str, str]:
     rest = f"The mean over loops went from {others} to {ours}."
     if rises != (compared.mean_with > compared.mean_without) and ours != others:
         rest = f"Mind that the mean over loops went the other way, from {others} to {ours}."
-    if not comparison.tested_alike(report.runs):
+    if not gather.tested_alike(report.runs):
         rest += " The runs were not tested on the same market, days and label: the two don’t compare."
     return sentence, rest
 
@@ -202,7 +203,7 @@ def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> tuple[tuple[
     tiles = []
     for name in ("IC", "information ratio", "annualized return", "max drawdown"):
         values = [
-            figure(comparison.metric(comparison.loop_at(runs, place), name), wording.FORMS[name])
+            figure(gather.metric(gather.loop_at(runs, place), name), wording.FORMS[name])
             for place in (best, base)
             if place is not None
         ]
@@ -212,14 +213,14 @@ def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> tuple[tuple[
 
 
 def _mined(report: Report) -> Headline:
-    count = sum(len(one.columns) for one in report.appraisals)
+    count = sum(len(one.columns) for one in report.factor_analyses)
     accepted = [
         (position, number)
         for position, run in enumerate(report.runs)
         for number, loop in enumerate(run.loops)
         if loop.kind == "factor" and loop.accepted and loop.metrics
     ]
-    best = comparison.best(report.runs, accepted)
+    best = gather.best(report.runs, accepted)
     if best is None:
         return Headline("No loop of these runs has a result yet.")
     what = plural(count, "factor") if count else "Factors"
@@ -236,19 +237,19 @@ def _mined(report: Report) -> Headline:
 
 def counted(runs: Sequence[Run]) -> str:
     """Return over how many loops the comparison is, and what follows from that; empty without one."""
-    compared = comparison.compare(runs)
+    compared = gather.compare(runs)
     if not compared:
         return ""
     ours, base = max(one.loops_with for one in compared), max(one.loops_without for one in compared)
     words = f"Results are of {plural(ours, 'loop')} with the factors and {base} without"
-    sides = [comparison.models(runs, which) for which in ("with factors", "without factors")]
+    sides = [gather.models(runs, which) for which in ("with factors", "without factors")]
     again = sum(map(len, sides)) - ours - base
     if again:
         words += f"; {plural(again, 'loop')} without a new result (cached, or no number) not counted"
     words += "."
     if ours != base:
         words += " The best of more tries is the higher by luck alone: the means compare better."
-    widths = [{comparison.loop_at(runs, place).features for place in side} - {None} for side in sides]
+    widths = [{gather.loop_at(runs, place).features for place in side} - {None} for side in sides]
     if all(widths):  # the base sets can differ too
         with_factors, without = (
             " or ".join(map(str, sorted(map(int, filter(None, side))))) for side in widths
@@ -261,7 +262,7 @@ def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[
     """Return what each loop of a kind tried, in the order of the leaderboard."""
     found = []
     for place in tables.loops_of(runs, kind):
-        loop = comparison.loop_at(runs, place)
+        loop = gather.loop_at(runs, place)
         failure = tables.why_no_result(loop)
         verdict = {True: "accepted", False: "rejected", None: "no verdict"}[loop.accepted]
         found.append(
@@ -316,11 +317,11 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
         position: The position of the set.
         brought_by: By factor, which loop brought it.
     """
-    appraisal = report.appraisals[position]
-    sheets = {sheet.name: sheet for sheet in appraisal.sheets}
+    analysis = report.factor_analyses[position]
+    sheets = {sheet.name: sheet for sheet in analysis.sheets}
     found = []
-    for number, column in enumerate(appraisal.columns):
-        sheet, origin = sheets.get(column), report.origins.get((appraisal.digest, column))
+    for number, column in enumerate(analysis.columns):
+        sheet, origin = sheets.get(column), report.origins.get((analysis.digest, column))
         anchor = f"factor-{position}-{number}"
         texts: dict[str, str] = {}
         codes: tuple[tuple[str, str], ...] = ()
@@ -341,7 +342,7 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
                 codes,
                 "No log here says which loop brought this factor.",
                 () if sheet is None else of_factor(sheet, anchor),
-                "" if sheet is not None else ": ".join(["There are no figures", *appraisal.notes[:1]]),
+                "" if sheet is not None else ": ".join(["There are no figures", *analysis.notes[:1]]),
             )
         )
     return tuple(found)

@@ -22,7 +22,7 @@ FORMS = {
     "information ratio": RATIO,
     "max drawdown": PERCENT,
 }
-"""How each of `comparison.METRICS` is written."""
+"""How each of `gather.METRICS` is written."""
 
 
 def figure(value: float | None, form: str) -> str:
@@ -36,7 +36,7 @@ def figure(value: float | None, form: str) -> str:
 
 
 def difference(metric: str, value: float) -> str:
-    """Write the difference of two values of one of `comparison.METRICS`; that of returns is in points."""
+    """Write the difference of two values of one of `gather.METRICS`; that of returns is in points."""
     if FORMS[metric] != PERCENT:
         return figure(value, "+" + FORMS[metric])
     points = figure(value * 100, "+.1f")
