@@ -19,7 +19,7 @@ from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.report import page
 from rdagent_sota_bridge.report.gather import Report
 from rdagent_sota_bridge.report.history import Loop, Run
-from rdagent_sota_bridge.report.page import drawing, plots, tables, views, wording
+from rdagent_sota_bridge.report.page import plots, tables, views, wording
 from tests import reports
 from tests.hostile import hostile_report
 from tests.reports import HOSTILE
@@ -136,10 +136,10 @@ def sides(ours: list[float], base: list[float]) -> Report:
     ],
 )
 def test_the_headline(ours: list[float], base: list[float], sentence: str, rest: str) -> None:
-    """The headline tells a gain, a loss, no difference, or that there is nothing to compare, as it is."""
-    told = views.headline(sides(ours, base))
-    assert sentence in told.sentence
-    assert rest in told.rest
+    """The headline says a gain, a loss, no difference, or that there is nothing to compare, as it is."""
+    headline = views.headline(sides(ours, base))
+    assert sentence in headline["sentence"]
+    assert rest in headline["rest"]
 
 
 def with_task(loop: Loop, **change: Any) -> Loop:
@@ -167,7 +167,7 @@ def test_runs_tested_otherwise_do_not_compare_in_silence(change: dict[str, Any],
         words = Parts(page.render(changed)).words
         assert "not tested on the same data, market, days and label" in words
         assert f"{shown} ({name})" in words
-        assert ("don’t compare" in views.headline(changed).rest) == (other is base)
+        assert ("don’t compare" in views.headline(changed)["rest"]) == (other is base)
     assert "the differences mean little" not in Parts(page.render(sides([0.05], [0.02]))).words
 
 
@@ -227,16 +227,16 @@ def test_a_missing_figure_is_shown_as_missing() -> None:
     [{}, {"factor_set": "x"}, {"factor_set": {"sources": [1], "columns": 2}}, {"qlib_loaded": []}],
 )
 def test_a_manifest_of_another_form_is_shown_as_far_as_it_goes(manifest: dict[str, Any]) -> None:
-    """Whatever a manifest holds, the page is made, with dashes for what it does not tell."""
+    """Whatever a manifest holds, the page is made, with dashes for what it does not say."""
     run = run_of("/a", dataclasses.replace(reports.model_loop(0, 0.05), manifest=manifest))
-    assert views.proof(run, "a").loaded.rows[0][1].text == wording.MISSING
+    assert views.proof(run, "a")["loaded"].rows[0][1].text == wording.MISSING
     page.render(Report(reports.CREATED, (run,), {}, (), ()))
 
 
 def test_the_proof_has_file_digest_and_columns(whole: Parts) -> None:
     """The page names the file, its digest, and each column that Qlib loaded."""
-    told = reports.manifest(reports.factor_names(3))
-    for text in (told["factor_set"]["path"], reports.DIGEST, *told["qlib_loaded"]["columns"]):
+    manifest = reports.manifest(reports.factor_names(3))
+    for text in (manifest["factor_set"]["path"], reports.DIGEST, *manifest["qlib_loaded"]["columns"]):
         assert text in whole.words
 
 
@@ -260,10 +260,10 @@ def test_figures(value: float | None, form: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(12.4, "12 s"), (61, "1 min"), (3599, "1 h 00 min"), (7260, "2 h 01 min"), (None, "–")],
+    [(12.4, "0:00:12"), (3599.6, "1:00:00"), (90061, "1 day, 1:01:01"), (None, "–"), (math.inf, "–")],
 )
 def test_durations(seconds: float | None, text: str) -> None:
-    """Times are written in the unit that fits."""
+    """Times are written to the second."""
     assert wording.duration(seconds) == text
 
 
@@ -274,16 +274,16 @@ def test_curves_are_thinned_and_keep_their_lowest_value() -> None:
     report = dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk})
     drawn = curves(report)
     values = [decoded(json.loads(plot.figure)["data"][0]["y"]) for plot in drawn]
-    assert {len(one) for one in values} == {drawing.MOST_POINTS}
+    assert {len(one) for one in values} == {plots.MOST_POINTS}
     assert values[2].min() == pytest.approx(walk.drawdown.min())
     assert values[0][-1] == pytest.approx(walk.excess_with_cost[-1])
     at = decoded(json.loads(drawn[0].figure)["data"][0]["x"])
     assert pd.Timestamp(at[-1], unit="ms") == days[-1]
 
 
-def curves(report: Report) -> tuple[drawing.Plot, ...]:
-    """Return the curves of the first loop of a report."""
-    return plots.curves(report, [(0, 0)], plots.curve_legend(report.runs, [(0, 0)], ["a"]), "x")
+def curves(report: Report) -> list[plots.Plot]:
+    """Return the curves of the loops of the factor run."""
+    return plots.curves(report, ["a", "b", "c"], "factor")[1]
 
 
 def decoded(array: dict[str, str]) -> Any:
@@ -318,8 +318,10 @@ def test_no_plot_without_points() -> None:
 
 def test_labels_of_a_matrix_are_each_once() -> None:
     """Names that differ after what fits are told apart, and no name is one that plotly's objects have."""
-    labels = plots._labels(("a" * 60, "a" * 61, "constructor", "__proto__"))
-    assert len(set(labels)) == 4
+    analysis = reports.factor_analysis(("a" * 60, "a" * 61, "constructor", "__proto__"))
+    drawn = json.loads(plots.correlations(analysis, "x").figure)["data"][0]
+    labels = drawn["x"][:4]
+    assert len(set(drawn["x"])) == len(analysis.names)
     assert not set(labels) & {"constructor", "__proto__"}
 
 
