@@ -32,7 +32,13 @@ MOST_POINTS = 900
 _FEW_LOOPS = 4  # so many of a run can be known by the dashes of their lines
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _FIRST_OF_ROLE: dict[Role, int] = {"with factors": 1, "without factors": 2, "factor mining": 3}
+_BARE = {"showgrid": False, "zeroline": False}
 _DATES = {"type": "date"}
+_CURVES = {
+    "excess_with_cost": "sum of daily returns beyond the benchmark, less the cost of trading",
+    "excess_without_cost": "sum of daily returns beyond the benchmark",
+    "drawdown": "of the excess return with cost, from its highest value so far",
+}
 _AXIS = {
     "gridcolor": "var(--plot-grid)",
     "zerolinecolor": "var(--plot-zero)",
@@ -40,7 +46,7 @@ _AXIS = {
     "automargin": True,
     "ticks": "",
 }
-_LABEL_FONT = {"color": "var(--plot-text)", "size": 12}
+_HOVER = {"bgcolor": "var(--plot-label)", "bordercolor": "var(--plot-grid)"}
 _LAYOUT = {
     "template": go.layout.Template(),
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -49,12 +55,7 @@ _LAYOUT = {
     "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
     "showlegend": False,
     "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--plot-zero)", "activecolor": "var(--plot-text)"},
-    "hoverlabel": {
-        "namelength": -1,
-        "bgcolor": "var(--plot-label)",
-        "bordercolor": "var(--plot-grid)",
-        "font": _LABEL_FONT,
-    },
+    "hoverlabel": {"namelength": -1, "font": {"color": "var(--plot-text)", "size": 12}, **_HOVER},
 }
 
 
@@ -104,7 +105,7 @@ def _plot(
     traces: Sequence[Any],
     missing: str,
     *,
-    xaxis: dict[str, Any],
+    xaxis: dict[str, Any] = _DATES,
     yaxis: dict[str, Any] | None = None,
     hovermode: str = "x",
     **others: Any,
@@ -112,7 +113,7 @@ def _plot(
     """Return a plot with the layout that all have, of those traces that have a number."""
     drawn = [one for one in traces if np.isfinite(one.z if isinstance(one, go.Heatmap) else one.y).any()]
     axes = {
-        "xaxis": {**_AXIS, "showgrid": False, "zeroline": False, **xaxis},
+        "xaxis": {**_AXIS, **_BARE, **xaxis},
         "yaxis": {**_AXIS, "zeroline": True, **(yaxis or {})},
     }
     layout = {**_LAYOUT, **axes, "hovermode": hovermode}
@@ -209,15 +210,11 @@ def curves(report: Report, names: Sequence[str], kind: str) -> tuple[list[Legend
             dash = "solid" if place == best else next(dashes)
             key, label = f"{place[0]}-{place[1]}", f"{names[run]} · {short}"
             legend[place] = LegendEntry(key, label, colours[run], dash, place == best, names[run], short)
-    beyond, name = "sum of daily returns beyond the benchmark", f"{kind}-curves"
-    with_cost = f"{beyond}, less the cost of trading"
-    of_cost = "of the excess return with cost, from its highest value so far"
     plots = []
-    for field, id_, title, unit in (
-        ("excess_with_cost", "with-cost", "Cumulative excess return, with cost", with_cost),
-        ("excess_without_cost", "without-cost", "Cumulative excess return, without cost", beyond),
-        ("drawdown", "drawdown", "Drawdown", of_cost),
-    ):
+    for field, unit in _CURVES.items():
+        what = field.removeprefix("excess_").replace("_", " ")
+        wide = field == "excess_with_cost"
+        title = f"Cumulative excess return, {what}" if "cost" in field else "Drawdown"
         traces = []
         # The strong lines last, for they lie on top.
         for place, entry in sorted(legend.items(), key=lambda pair: pair[1].strong):
@@ -225,18 +222,16 @@ def curves(report: Report, names: Sequence[str], kind: str) -> tuple[list[Legend
             more = {"name": _text(entry.label), "line_dash": entry.dash, "meta": {"key": entry.key}}
             values, lowest = getattr(returns, field), field == "drawdown"
             traces.append(_curve(values, returns.days, str(entry.colour), width, ".2%", lowest, **more))
-        wide = field == "excess_with_cost"
         plots.append(
             _plot(
-                f"{name}-{id_}",
+                f"{kind}-curves-{what.replace(' ', '-')}",
                 title,
                 unit,
                 traces,
                 "No loop here left daily returns, so there is no curve to draw.",
                 height=340 if wide else 300,
                 wide=wide,
-                legend=name,
-                xaxis=_DATES,
+                legend=f"{kind}-curves",
                 yaxis={"tickformat": "~%"},
                 hovermode="closest",
             )
@@ -329,7 +324,6 @@ def of_factor(sheet: Sheet, name: str) -> list[Plot]:
             "No day of the test segment has an IC.",
             wide=True,
             height=260,
-            xaxis=_DATES,
         ),
         _monthly(sheet, f"{name}-months"),
         _plot(
@@ -349,7 +343,6 @@ def of_factor(sheet: Sheet, name: str) -> list[Plot]:
             "No two days of the test segment follow each other.",
             wide=True,
             height=220,
-            xaxis=_DATES,
         ),
     ]
 
@@ -373,13 +366,7 @@ def _monthly(sheet: Sheet, name: str) -> Plot:
         "No month of the test segment has an IC.",
         height=max(240, 90 + 30 * len(years)),
         xaxis={"tickvals": numbers, "ticktext": [word[0] for word in words]},
-        yaxis={
-            "tickvals": years,
-            "ticktext": list(map(str, years)),
-            "showgrid": False,
-            "autorange": "reversed",
-            "zeroline": False,
-        },
+        yaxis={"tickvals": years, "ticktext": list(map(str, years)), "autorange": "reversed", **_BARE},
     )
 
 
@@ -396,7 +383,7 @@ def correlations(analysis: FactorAnalysis, name: str) -> Plot:
         # space of no width comes before each.
         label = "\u200b" + _text(shortened(column, 28))
         labels.append(f"{label} ({number})" if label in labels else label)
-    axis = {"type": "category", "dtick": 1, "showgrid": False, "zeroline": False, "tickfont": {"size": 11}}
+    axis = {"type": "category", "dtick": 1, "tickfont": {"size": 11}, **_BARE}
     side, hover = 15 * len(labels), "%{x}<br>%{y}<br>%{z:.2f}<extra></extra>"
     matrix = _heatmap(analysis.correlation, labels, labels, 1, ".1f", 1, hovertemplate=hover)
     return _plot(
