@@ -6,6 +6,7 @@ but a sentence that says so.
 
 from __future__ import annotations
 
+import calendar
 import html
 import itertools
 from collections.abc import Sequence
@@ -352,17 +353,14 @@ def _monthly(sheet: Sheet, name: str) -> Plot:
     by_month = pd.Series(sheet.monthly_ic, index=pd.MultiIndex.from_arrays([months.year, months.month]))
     table = by_month.unstack().reindex(columns=range(1, 13)).astype(np.float64)
     years, numbers = [int(year) for year in table.index], list(table.columns)
-    words = pd.date_range("2000-01-01", periods=12, freq="MS").strftime("%b").tolist()
-    hover = {
-        "customdata": [words] * len(years),
-        "hovertemplate": "%{customdata} %{y}  %{z:.3f}<extra></extra>",
-    }
-    most = float(table.abs().max().max()) or 1.0
+    words, hover = calendar.month_abbr[1:], "%{customdata} %{y}  %{z:.3f}<extra></extra>"
+    more = {"customdata": [words] * len(years), "hovertemplate": hover}
+    heatmap = _heatmap(table, numbers, years, float(table.abs().max().max()) or 1.0, ".2f", 2, **more)
     return _plot(
         name,
         "Rank IC by month",
         "mean of the month's days",
-        [_heatmap(table, numbers, years, most, ".2f", 2, **hover)],
+        [heatmap],
         "No month of the test segment has an IC.",
         height=max(240, 90 + 30 * len(years)),
         xaxis={"tickvals": numbers, "ticktext": [word[0] for word in words]},

@@ -24,6 +24,17 @@ from rdagent_sota_bridge.report.page.wording import (
 MONOSPACE = ("Market", "Label", "Factor set", "Digest of the set", "Digest of the base set")
 """The facts that are set as code."""
 
+_PROVEN = {
+    "Digest of the set": ("factor_set", "digest"),
+    "Rows": ("factor_set", "rows"),
+    "Instruments": ("factor_set", "instruments"),
+    "First day": ("factor_set", "start"),
+    "Last day": ("factor_set", "end"),
+    "Base set": ("base_set", "name"),
+    "Digest of the base set": ("base_set", "digest"),
+}
+"""Where a manifest has what the proof shows."""
+
 _VERSIONS = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "pandas", "pyarrow")
 _SIDES: dict[Role, tuple[str, str]] = {
     "with factors": (
@@ -215,25 +226,21 @@ def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> list[d
         loop = runs[run].loops[number]
         failure = tables.why_no_result(loop)
         verdict = {True: "accepted", False: "rejected", None: "no verdict"}[loop.accepted]
+        texts = {
+            "No result": failure,
+            "Hypothesis": loop.hypothesis,
+            "Observations": loop.observations,
+            "Reason for the verdict": loop.reason,
+        }
+        codes = [("Code of the model", loop.code)]
+        codes += [(f"Code of {factor.name}", factor.code) for factor in loop.factors]
         story = {
             "anchor": f"loop-{run}-{number}",
             "title": loop.name or "unnamed",
             "beside": f"{names[run]} · loop {loop_number(loop)} · {'no result' if failure else verdict}",
-            "texts": {
-                "No result": failure,
-                "Hypothesis": loop.hypothesis,
-                "Observations": loop.observations,
-                "Reason for the verdict": loop.reason,
-            },
-            "codes": [
-                ("Code of the model", loop.code),
-                *((f"Code of {factor.name}", factor.code) for factor in loop.factors),
-            ],
             "missing": "The log has no words on this loop.",
-            "plots": [],
-            "no_plots": "",
         }
-        found.append(story)
+        found.append({**story, "texts": texts, "codes": codes, "plots": [], "no_plots": ""})
     return found
 
 
@@ -273,28 +280,24 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
     found = []
     for number, column in enumerate(analysis.columns):
         sheet, origin = sheets.get(column), report.origins.get((analysis.digest, column))
-        anchor = f"factor-{position}-{number}"
-        texts = (
-            {}
-            if origin is None
-            else {
+        anchor, texts, codes = f"factor-{position}-{number}", {}, []
+        if origin is not None:
+            texts = {
                 "Hypothesis of the loop": origin.hypothesis,
                 "Description": origin.factor.description,
                 "Formulation": origin.factor.formulation,
             }
-        )
+            codes = [("Code", origin.factor.code)]
         about = "no figures" if sheet is None else f"rank IC {figure(sheet.mean_ic, CORRELATION)}"
         story = {
             "anchor": anchor,
             "title": column,
             "beside": " · ".join(filter(None, [about, brought_by.get(column)])),
-            "texts": texts,
-            "codes": [] if origin is None else [("Code", origin.factor.code)],
             "missing": "No log here says which loop brought this factor.",
             "plots": [] if sheet is None else of_factor(sheet, anchor),
             "no_plots": "" if sheet else ": ".join(["There are no figures", *analysis.notes[:1]]),
         }
-        found.append(story)
+        found.append({**story, "texts": texts, "codes": codes})
     return found
 
 
@@ -304,31 +307,19 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
 def proof(run: Run, name: str) -> dict[str, Any]:
     """Return what the manifests of a run say, all as text, for a manifest may hold anything."""
     known: dict[str, dict[str, None]] = {}
-    columns: dict[tuple[str, ...], str] = {}
+    columns: dict[tuple[str, ...], list[str]] = {}
     for loop in run.loops:
-        if loop.kind != "model" or loop.manifest is None:
-            continue
-        factor_set, base = entry(loop.manifest, "factor_set"), entry(loop.manifest, "base_set")
-        described = {
-            "Digest of the set": entry(factor_set, "digest"),
-            "Rows": entry(factor_set, "rows"),
-            "Instruments": entry(factor_set, "instruments"),
-            "First day": entry(factor_set, "start"),
-            "Last day": entry(factor_set, "end"),
-            "Base set": entry(base, "name"),
-            "Digest of the base set": entry(base, "digest"),
-            "Replaced by mined columns": ", ".join(names_in(entry(base, "replaced_by_mined"))) or "none",
-        }
-        for fact, value in described.items():
-            known.setdefault(fact, {})[text(value)] = None
-        loaded = names_in(entry(loop.manifest, "qlib_loaded", "columns"))
-        if loaded:
-            before = f"{columns[loaded]}, " if loaded in columns else ""
-            columns[loaded] = before + loop_number(loop)
+        if loop.kind == "model" and loop.manifest is not None:
+            for fact, path in _PROVEN.items():
+                known.setdefault(fact, {})[text(entry(loop.manifest, *path))] = None
+            replaced = names_in(entry(loop.manifest, "base_set", "replaced_by_mined"))
+            known.setdefault("Replaced by mined columns", {})[", ".join(replaced) or "none"] = None
+            if loaded := names_in(entry(loop.manifest, "qlib_loaded", "columns")):
+                columns.setdefault(loaded, []).append(loop_number(loop))
     return {
         "run": name,
         "facts": known,
         "sources": tables.sources_table(run),
         "loaded": tables.loaded_table(run),
-        "columns": columns,
+        "columns": {loaded: ", ".join(loops) for loaded, loops in columns.items()},
     }
