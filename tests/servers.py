@@ -116,9 +116,10 @@ class Files(ThreadingHTTPServer):
     Attributes:
         contents: By path, such as `/set/a.parquet`.
         ranges: False to give all of a file whatever is asked.
-        lengths: False to end a file by closing the connection, and to tell no length.
-        tags: False to tell neither ETag nor time.
-        stalls: How many answers begin and do not go on.
+        lengths: False to end a file by closing the connection, and to say no length.
+        tags: False to say neither ETag nor time.
+        closed: A path that nobody may read.
+        stalls: How many answers begin and then stall.
         status: What is answered in place of a file; None for the file.
         log: Method, path and range of each request.
     """
@@ -130,6 +131,7 @@ class Files(ThreadingHTTPServer):
         self.contents: dict[str, bytes] = {}
         self.ranges = self.tags = self.lengths = True
         self.stalls = 0
+        self.closed = ""
         self.status: int | None = None
         self.log: list[tuple[str, str, str]] = []
 
@@ -154,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.log.append((self.command, path, asked))
         content = self.server.contents.get(path)
         status = self.server.status or (404 if content is None else 200)
+        status = 403 if path == self.server.closed else status
         content = b"" if status != 200 or content is None else content
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         headers = {"ETag": tag} if self.server.tags and status == 200 else {}

@@ -30,7 +30,7 @@ ACCEPTED_LOOP = 1
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 
 RDAGENT = '''\
-"""Stands in for rdagent: `trouble.json` beside the logs' folder tells what goes wrong, and where, once."""
+"""Stands in for rdagent: `trouble.json` beside the logs' folder says what goes wrong, and where, once."""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -42,8 +42,8 @@ project = Path.cwd()
 log = Path(os.environ["LOG_TRACE_PATH"])
 names = ("LOAD_SOTA_FROM_WORKSPACE", "SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH", "LOG_TRACE_PATH", "SOTA_FACTORS")
 with (project / "calls.jsonl").open("a") as calls:
-    told = {{name: os.environ.get(name) for name in names}}
-    calls.write(json.dumps({{"command": command, "options": options, "environment": told}}) + "\\n")
+    chosen = {{name: os.environ.get(name) for name in names}}
+    calls.write(json.dumps({{"command": command, "options": options, "environment": chosen}}) + "\\n")
 troubles = project / "trouble.json"
 trouble = json.loads(troubles.read_text()) if troubles.exists() else {{}}
 if trouble.get("command") != command:
@@ -89,7 +89,7 @@ from types import SimpleNamespace
 import rdagent_sota_bridge.cli as cli
 from rdagent_sota_bridge.run import gate, locks, stages
 
-def inspect(settings, located):
+def inspect(settings, start, located):
     print("checked", *(at.path for at in located), flush=True)
     content = b"".join(at.path.read_bytes() for at in located)
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
@@ -104,6 +104,8 @@ cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("r
 cli.report.run = report
 sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")
 sys.modules["rdagent_sota_bridge.check.inspect"].inspect = inspect
+doctor = sys.modules["rdagent_sota_bridge.doctor.lines"] = types.ModuleType("lines")
+doctor.look_at_rdagent = doctor.qlib_start = lambda *_: None
 gate.check_machine = lambda show: print("machine checked", flush=True)
 stages.find_rdagent = lambda: {rdagent!r}
 locks.END_SECONDS = 3.0
@@ -177,8 +179,8 @@ class Project:
 
     def trouble(self, command: str, loop: int, step: str, what: str = "hangs", **more: Any) -> None:
         """Let the stand-in hang, or do what is said, at a step; once."""
-        told = {"command": command, "at": [loop, step], "what": what, **more}
-        (self.folder / "trouble.json").write_text(json.dumps(told))
+        trouble = {"command": command, "at": [loop, step], "what": what, **more}
+        (self.folder / "trouble.json").write_text(json.dumps(trouble))
 
     def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
         """Start `rdagent-sota run`."""

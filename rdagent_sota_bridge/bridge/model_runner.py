@@ -26,7 +26,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.qlib_files import manifest
-from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.sharing import fetch
 
 
 def runner_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
@@ -196,7 +196,7 @@ def check_unchanged(record: Record) -> None:
 def _digest_now(path: Path, source: Record) -> str:
     if "url" not in source:
         return parquet.current_digest(path)
-    return fetched.current_digest(path)
+    return fetch.current_digest(path)
 
 
 def _write_manifest(hand_off: HandOff, exp: Any) -> None:

@@ -202,7 +202,7 @@ def run_command(
         bool, typer.Option("--baseline", help="Train as many models without the factors, to compare.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the newest job; loop counts are of all loops.")
+        bool, typer.Option("--resume", help="Resume the newest job; loop counts are of all loops.")
     ] = False,
     new: Annotated[
         bool, typer.Option("--new", help="Begin a job although the newest is not finished.")

@@ -38,10 +38,11 @@ def run(named: str, url: str, replace: bool) -> None:
     if found.accepted is False:
         print_notes([f"it is the set of loop {found.loop} of {found.log}, which was rejected"])
     with progress_bar() as progress:
-        done = push.push(found, url, overwrite=replace, progress=progress)
+        held, is_moved = push.push(found, url, overwrite=replace, progress=progress)
+    there = urls.without_secrets(url)
     typer.echo(
-        f"{'pushed' if done.moved else 'already there, nothing was copied'}: {done.url} ({done.digest}, "
-        f"{len(done.columns)} factors, {done.rows:,} rows, {decimal(done.size)})"
+        f"{'pushed' if is_moved else 'already there, nothing was copied'}: {there} ({held.digest}, "
+        f"{len(held.columns)} factors, {held.rows:,} rows, {decimal(found.path.stat().st_size)})"
     )
     typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
-    typer.echo(f"SOTA_WORKSPACE_PATH={done.url}")
+    typer.echo(f"SOTA_WORKSPACE_PATH={there}")

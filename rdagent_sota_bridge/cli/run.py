@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
-    """Begin a job or continue one, and return the exit status.
+    """Begin a job or resume one, and return the exit status.
 
     Args:
         asked: What the command line says.
         log_dir: The folder of the logs; made where it is not there.
-        resume: Continue the newest job there.
+        resume: Resume the newest job there.
         anew: Begin a new job although the newest is not finished.
 
     Raises:
@@ -67,10 +67,10 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         with locks.stops(), locks.held(log_dir, say) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
             outside = sequence.Outside(console, say, show, _report, environ, (descriptor,))
-            return sequence.tell_end(job, outside) if job.end else sequence.go(job, outside)
+            return sequence.show_end(job, outside) if job.end else sequence.go(job, outside)
     except Stopped as stopped:
         if job is not None and job.file.exists():
-            say(f"Stopped. To continue: {job.resume_command}")
+            say(f"Stopped. Resume it: {job.resume_command}")
         return 128 + stopped.number
 
 
@@ -78,7 +78,7 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     newest = None if anew else jobs.newest(log_dir)
     if resume and newest is None:
         raise JobError(
-            "There is no job to continue",
+            "There is no job to resume",
             f"{log_dir.absolute()} holds no state of one (*_run.json)",
             "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
         )
@@ -89,7 +89,7 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     raise JobError(
         "The newest job in this log folder is not finished",
         str(newest.file),
-        f"continue it: {newest.resume_command}; or begin a new one all the same: --new",
+        f"resume it: {newest.resume_command}; or begin a new one all the same: --new",
     )
 
 

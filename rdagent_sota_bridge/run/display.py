@@ -8,7 +8,6 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from rich.console import Console, Group
@@ -17,54 +16,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from rdagent_sota_bridge.run.progress import Position
-from rdagent_sota_bridge.run.stages import shown
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a stage is.
-
-    Attributes:
-        title: The name of the stage.
-        position: Its loop and step.
-        loops: How many loops it is to do in all.
-        used: The seconds that it has run, without pauses.
-        to_go: The seconds that it is expected to take still; None where that is not known yet.
-        best_ic: The highest IC of its back-tests; None before the first.
-    """
-
-    title: str
-    position: Position
-    loops: int
-    used: float
-    to_go: float | None = None
-    best_ic: float | None = None
-
-    def __str__(self) -> str:
-        at = self.position
-        if at.finished >= self.loops:
-            where = f"all {self.loops} loops done"
-        else:
-            step = f", {at.step}" if at.step else ""
-            where = f"loop {min(at.loop + 1, self.loops)} of {self.loops}{step}"
-        to_go = "" if self.to_go is None else f", about {shown(self.to_go)} to go"
-        best = "" if self.best_ic is None else f"; best IC so far {self.best_ic:.4f}"
-        return f"{self.title}: {where}; {shown(self.used)} used{to_go}{best}"
-
-
-def to_go(used: float, used_at_last_finish: float, finished: int, loops: int) -> float | None:
-    """Return the seconds that a stage will still take, by the mean time of its loops; None before one is
-    finished.
-
-    Args:
-        used: How long it has run.
-        used_at_last_finish: How long it had run when the last of them was finished.
-        finished: How many loops are finished; side by side they take less each, and are counted so.
-        loops: How many it is to do in all.
-    """
-    if finished == 0:
-        return None
-    return max(used_at_last_finish / finished * loops - used, 0.0)
 
 
 class LastingConsole(Console):
@@ -83,11 +34,40 @@ def open_console() -> LastingConsole:
 
 
 def write_nothing_more() -> None:
-    """Let what this process still writes go nowhere: nobody reads it any more, and the run goes on."""
+    """Let what this process still writes go nowhere: nobody reads it any more, and the run continues."""
     with contextlib.suppress(OSError, ValueError):  # no file below: there is nothing to replace
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def shown(seconds: float) -> str:
+    """Return a time as people read it: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def status(title: str, at: Position, loops: int, used: float, at_finish: float, best_ic: float | None) -> str:
+    """Return the line that says where a stage is.
+
+    Args:
+        title: The name of the stage.
+        at: Its loop and step.
+        loops: How many loops it is to do in all.
+        used: The seconds that it has run.
+        at_finish: The same when its last finished loop was; side by side loops take less each.
+        best_ic: The highest IC of its back-tests; None before the first.
+    """
+    if at.finished >= loops:
+        where = f"all {loops} loops done"
+    else:
+        where = f"loop {min(at.loop + 1, loops)} of {loops}{', ' if at.step else ''}{at.step}"
+    to_go = max(at_finish / at.finished * loops - used, 0) if at.finished else 0
+    expected = f", about {shown(to_go)} to go" if at.finished and at.finished < loops else ""
+    best = "" if best_ic is None else f"; best IC so far {best_ic:.4f}"
+    return f"{title}: {where}; {shown(used)} used{expected}{best}"
 
 
 class Screen:
@@ -102,60 +82,36 @@ class Screen:
         self._console = console
         self._live: Live | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._unfinished = ""  # the line that is not finished: a progress bar, or an LLM's answer
+        self._rest = ""  # the line that is not finished: a progress bar, or an LLM's answer
         self._inside_line = False
-        self._status: Status | None = None
-        self._gone = False
+        self._at: Position | None = None
+        self._status = ""
 
     def write(self, piece: bytes) -> None:
         """Show what the stage's command wrote."""
-        if not piece or self._gone:
+        if not piece:
             return
         with self._while_there():
             if self._live is None:
                 self._inside_line = not piece.endswith(b"\n")
-                _write_through(self._console, piece)
+                self._write_through(piece)
                 return
-            text = self._unfinished + self._decoder.decode(piece)
-            *lines, self._unfinished = text.replace("\r\n", "\n").split("\n")
-            if "\r" in self._unfinished[:-1]:  # what a bar overwrites need not be kept
-                self._unfinished = _overwritten(self._unfinished) + "\r" * self._unfinished.endswith("\r")
+            *lines, rest = (self._rest + self._decoder.decode(piece)).replace("\r\n", "\n").split("\n")
+            # What a bar overwrites is not kept.
+            self._rest = _overwritten(rest) + "\r" * rest.endswith("\r")
             if lines:
                 self._print(lines)
             self._live.update(self._panel())
 
-    def _print(self, lines: list[str]) -> None:
-        # Text, not markup: an LLM's words may look like it.
-        text = Text("\n").join(Text.from_ansi(_overwritten(line)) for line in lines)
-        self._console.print(text, soft_wrap=True, highlight=False)
-
-    def show(self, status: Status) -> None:
-        """Show where the stage is."""
-        before, self._status = self._status, status
-        if self._gone:
-            return
+    def show(self, at: Position, text: str) -> None:
+        """Show where the stage is, and its status."""
+        is_new, self._at, self._status = at != self._at, at, text
         with self._while_there():
             if self._live is not None:
                 self._live.update(self._panel())
-            elif before is None or before.position != status.position:
-                start = "\n" if self._inside_line else ""
-                self._inside_line = False
-                _write_through(self._console, f"{start}rdagent-sota: {status}\n".encode())
-
-    def _panel(self) -> Group:
-        status = Text("" if self._status is None else str(self._status))
-        panel = Panel(status, title="rdagent-sota run", title_align="left")
-        last = _overwritten(self._unfinished)[-500:]
-        above = [Text.from_ansi(last, no_wrap=True, overflow="ellipsis")] if last else []
-        return Group(*above, panel)
-
-    @contextlib.contextmanager
-    def _while_there(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:  # nobody looks any more; RD-Agent's log/latest.log has it all
-            self._gone = True
-            write_nothing_more()
+            elif is_new:
+                start, self._inside_line = "\n" * self._inside_line, False
+                self._write_through(f"{start}rdagent-sota: {text}\n".encode())
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Screen]:
@@ -171,22 +127,39 @@ class Screen:
         finally:
             with self._while_there():
                 self._live.stop()
-                if self._unfinished:  # last words without an end of line
-                    self._print([self._unfinished])
+                if self._rest:  # last words without an end of line
+                    self._print([self._rest])
             self._live = None
+
+    def _print(self, lines: list[str]) -> None:
+        # Text, not markup: an LLM's words may look like it.
+        text = Text("\n").join(Text.from_ansi(_overwritten(line)) for line in lines)
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+    def _panel(self) -> Group:
+        last = _overwritten(self._rest)[-500:]
+        above = [Text.from_ansi(last, no_wrap=True, overflow="ellipsis")] if last else []
+        return Group(*above, Panel(Text(self._status), title="rdagent-sota run", title_align="left"))
+
+    def _write_through(self, piece: bytes) -> None:
+        file = self._console.file
+        file.flush()
+        stream: BinaryIO | None = getattr(file, "buffer", None)
+        if stream is None:
+            file.write(piece.decode("utf-8", "replace"))
+        else:
+            stream.write(piece)
+            stream.flush()
+        file.flush()
+
+    @contextlib.contextmanager
+    def _while_there(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # nobody looks any more; RD-Agent's log/latest.log has it all
+            write_nothing_more()
 
 
 def _overwritten(line: str) -> str:
     """Return what is left of a line when each carriage return starts it anew."""
     return line.rstrip("\r").rpartition("\r")[2]
-
-
-def _write_through(console: Console, piece: bytes) -> None:
-    console.file.flush()
-    stream: BinaryIO | None = getattr(console.file, "buffer", None)
-    if stream is None:
-        console.file.write(piece.decode("utf-8", "replace"))
-    else:
-        stream.write(piece)
-        stream.flush()
-    console.file.flush()

@@ -26,16 +26,14 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge.check import lines as checks
-    from rdagent_sota_bridge.doctor import lines as environment
+    from rdagent_sota_bridge.check.lines import worst
+    from rdagent_sota_bridge.doctor.lines import lines
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
-    settings = read_settings()
-    lines = environment.lines(0, store.folder(settings.store_path))
-    troubles = [line for line in lines if line.state != "pass"]
-    if troubles:
+    found = lines(0, store.folder(read_settings().store_path))
+    if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
-    if checks.worst(lines) == "fail":
+    if worst(found) == "fail":
         raise JobError(
             "The machine is not ready for a run: no loop was started",
             "the lines that fail, above",
@@ -53,15 +51,15 @@ def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
     try:
         return locate.factor_sets((), logs)
     except LocateError as error:
-        told = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.fix))
-        raise type(error)(*told) from None
+        texts = (text.replace("SOTA_LOG_PATH", "--from-log") for text in (error.fact, error.place, error.fix))
+        raise type(error)(*texts) from None
 
 
-def described(located: tuple[Located, ...]) -> JobSet:
-    """Return the set that some factor files make, without its digest."""
+def job_set(located: tuple[Located, ...], digest: str = "") -> JobSet:
+    """Return the set that some factor files make."""
     paths = (at.path.parent if at.path.name == FACTOR_FILE else at.path for at in located)
     logs = dict.fromkeys(str(at.log) for at in located if at.log is not None)
-    return JobSet("", tuple(map(str, paths)), tuple(logs))
+    return JobSet(digest, tuple(map(str, paths)), tuple(logs))
 
 
 def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
@@ -77,21 +75,20 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
         BridgeError: if it can't be trained on.
     """
     from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.check import lines as checks
-    from rdagent_sota_bridge.doctor import lines as environment  # late: pandas and pyarrow
+    from rdagent_sota_bridge.check.lines import Line
+    from rdagent_sota_bridge.doctor.lines import look_at_rdagent, qlib_start  # late: pandas and pyarrow
 
-    found = inspect.inspect(read_settings(), environment.qlib_start(environment.look_at_rdagent()), located)
-    notes = [checks.Line("log", "warn", note) for at in located for note in at.notes]
-    troubles = [line for line in [*found.lines, *notes] if line.state != "pass"]
-    if troubles:
+    found = inspect.inspect(read_settings(), qlib_start(look_at_rdagent()), located)
+    lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]
+    if troubles := [line for line in lines if line.state != "pass"]:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)
     found.raise_failures()
     digest = found.quality.factors.digest
-    if held.digest and held.digest != digest:
+    if held.digest not in ("", digest):
         raise SetChangedError(
             f"The factor set is not the one that this job began with: it began with {held.digest}, "
             f"now there is {digest}",
             f"{', '.join(held.paths)}; SOTA_FACTORS, SOTA_FACTORS_EXCLUDE and SOTA_MAX_CORRELATION",
-            "put the set back, or the variables, and go on with --resume; or begin a new job with --new",
+            "put the set back, or the variables, and resume with --resume; or begin a new job with --new",
         )
     return JobSet(digest, held.paths, held.logs)

@@ -30,14 +30,8 @@ _OWN = {
     "--loop-n": "use --factor-loops and --model-loops",
     "--path": "use --resume, or --from-log to skip the factor stage",
 }
-_KEPT = {
-    "baseline": "--baseline",
-    "all_duration": "--all-duration",
-    "from_logs": "--from-log",
-    "passed_on": "An option for RD-Agent",
-}
-_SUFFIX = "_run.json"
 _NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_run\.json")
+_LEAVE_OUT = "leave the option out, or begin a new job with --new"
 
 State = Literal["waiting", "begun", "ended"]
 End = Literal["", "done", "nothing accepted", "out of time"]
@@ -85,12 +79,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class JobSet:
-    """The set that the models of a job are trained on.
+    """The set that the models of a job are trained on: its absolute workspaces or files, and logs to them.
 
-    Attributes:
-        digest: Its digest; empty until the set was checked.
-        paths: Its workspaces or files, absolute.
-        logs: The log folders that led to them, absolute.
+    The digest is empty until the set was checked.
     """
 
     digest: str
@@ -131,14 +122,14 @@ class Job:
         logs = [stage.log for stage in self.stages if stage.name == name and stage.log]
         return self.file.absolute().parent / logs[0] if logs else None
 
-    def with_stage(self, changed: Stage) -> Job:
-        """Return the job with the stage of that name replaced."""
-        stages = tuple(changed if stage.name == changed.name else stage for stage in self.stages)
-        return dataclasses.replace(self, stages=stages)
+    def with_stage(self, name: str, **changes: Any) -> Job:
+        """Return the job with changes to a stage."""
+        stages = (dataclasses.replace(one, **changes) if one.name == name else one for one in self.stages)
+        return dataclasses.replace(self, stages=tuple(stages))
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with the job, in its project's folder."""
+        """The command that resumes the job, in its project's folder."""
         log_dir = os.path.relpath(self.file.absolute().parent)
         where = "" if Path(log_dir) == LOGS else f" --log-dir {shlex.quote(log_dir)}"
         return f"rdagent-sota run --resume{where}"
@@ -154,38 +145,42 @@ def stamp() -> str:
 
 def report_file(job: Job) -> Path:
     """Return where the report of a job goes."""
-    return job.file.with_name(job.file.name.removesuffix(_SUFFIX) + "_report.html")
+    return job.file.with_name(job.file.name.removesuffix("_run.json") + "_report.html")
 
 
-def write(job: Job) -> None:
-    """Write the state of a job, whole or not at all.
+def write(job: Job) -> Job:
+    """Write the state of a job, whole or not at all, and return the job.
 
     Raises:
         JobError: if it can't be written.
     """
     content = {"form": FORM, **dataclasses.asdict(job)}
     del content["file"]
-    # In ASCII: an option or a path may hold what is no UTF-8.
     try:
+        # In ASCII: an option or a path may hold what is no UTF-8.
         write_whole(job.file, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise JobError(
             f"The state of the job can't be written: {error.strerror}",
             str(job.file),
-            "make room there, or make the folder one that you may write into; then go on with --resume",
+            "make room there, or make the folder one that you may write into; then resume with --resume",
         ) from None
+    return job
 
 
-def read(file: Path) -> Job:
-    """Return the job that a file holds.
+def newest(log_dir: Path) -> Job | None:
+    """Return the newest job of a log folder, or None.
 
     Raises:
-        JobError: if it can't be read, or is of another form.
+        JobError: if its state can't be read, or is of another form.
     """
+    file = max((file for file in log_dir.glob("*_run.json") if _NAME.fullmatch(file.name)), default=None)
+    if file is None:
+        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("form") != FORM:
-            raise _unknown_form(file)
+        if content.pop("form") != FORM:
+            raise ValueError
         held = content["factor_set"]
         return Job(
             file=file,
@@ -196,38 +191,24 @@ def read(file: Path) -> Job:
             end=content["end"],
         )
     except OSError as error:
-        raise JobError(
+        fact, fix = (
             f"The state of the job can't be read: {error.strerror}",
-            str(file),
             "fix that, or begin anew with --new",
+        )
+        raise JobError(fact, str(file), fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise JobError(
+            "The state of the job is damaged, or of another release of rdagent-sota-bridge",
+            str(file),
+            "use the release that wrote it, or begin anew with --new",
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise _unknown_form(file) from None
-
-
-def newest(log_dir: Path) -> Job | None:
-    """Return the newest job of a log folder, or None.
-
-    Raises:
-        JobError: if its state can't be read.
-    """
-    files = [file for file in log_dir.glob(f"*{_SUFFIX}") if _NAME.fullmatch(file.name)]
-    return read(max(files)) if files else None
 
 
 def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
 
 
-def _unknown_form(file: Path) -> JobError:
-    return JobError(
-        "The state of the job is damaged, or of another release of rdagent-sota-bridge",
-        str(file),
-        "use the release that wrote it, or begin anew with --new",
-    )
-
-
-# --- beginning and going on ---
+# --- beginning and resuming ---
 
 
 def new(asked: Options, log_dir: Path) -> Job:
@@ -251,17 +232,16 @@ def new(asked: Options, log_dir: Path) -> Job:
             raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
     factors = 0 if asked.from_logs else DEFAULT_LOOPS if asked.factor_loops is None else asked.factor_loops
     models = DEFAULT_LOOPS if asked.model_loops is None else asked.model_loops
-    stages = [
-        *([] if asked.from_logs else [Stage(FACTORS, factors)]),
-        Stage(MODELS, models),
-        *([Stage(BASELINE, models)] if asked.baseline else []),
-    ]
+    stages = [Stage(FACTORS, factors), Stage(MODELS, models), Stage(BASELINE, models)]
+    left_out = (FACTORS if asked.from_logs else "", "" if asked.baseline else BASELINE)
     options = dataclasses.replace(asked, factor_loops=factors, model_loops=models)
-    return Job(log_dir / f"{stamp()}{_SUFFIX}", os.path.relpath(Path.cwd(), log_dir), options, tuple(stages))
+    project = os.path.relpath(Path.cwd(), log_dir)
+    kept = tuple(stage for stage in stages if stage.name not in left_out)
+    return Job(log_dir / f"{stamp()}_run.json", project, options, kept)
 
 
 def resumed(job: Job, asked: Options) -> Job:
-    """Return a job as it is to go on: with more loops, where more are asked for.
+    """Return a job as it is to be resumed: with more loops, where more are asked for.
 
     Raises:
         JobError: if an option contradicts the job.
@@ -273,50 +253,39 @@ def resumed(job: Job, asked: Options) -> Job:
             f"{job.file}, of a job in {project}",
             f"start it again there: cd {shlex.quote(str(project))}",
         )
-    for name, option in _KEPT.items():
-        wish, has = getattr(asked, name), getattr(job.options, name)
-        if wish and wish != has:
-            raise JobError(
-                f"{option} says {_said(wish)}, and the job that goes on has {_said(has)}",
-                str(job.file),
-                "leave the option out, or begin a new job with --new",
-            )
+    has = job.options
+    for option, asks, had in (
+        ("--baseline", "yes" * asked.baseline, "yes" * has.baseline),
+        ("--all-duration", asked.all_duration, has.all_duration),
+        ("--from-log", asked.from_logs, has.from_logs),
+        ("An option for RD-Agent", " ".join(asked.passed_on), " ".join(has.passed_on)),
+    ):
+        if asks not in ("", had):
+            fact = f"{option} says {asks}, and the job to resume has {had or 'none'}"
+            raise JobError(fact, str(job.file), _LEAVE_OUT)
     job = _with_more(job, "--factor-loops", asked.factor_loops, (FACTORS,))
     return _with_more(job, "--model-loops", asked.model_loops, (MODELS, BASELINE))
 
 
-def _said(value: Any) -> str:
-    text = " ".join(value) if isinstance(value, tuple) else "yes" if value is True else str(value or "")
-    return text or "none"
-
-
-def _with_more(job: Job, option: str, wish: int | None, names: tuple[str, ...]) -> Job:
+def _with_more(job: Job, option: str, loops: int | None, names: tuple[str, ...]) -> Job:
     """Return a job with so many loops in each stage of these names."""
     stages = [stage for stage in job.stages if stage.name in names]
-    if wish is None or any(stage.loops == wish for stage in stages):
+    if loops is None or any(stage.loops == loops for stage in stages):
         return job
+    fact, fix = "", _LEAVE_OUT
     if not stages:
-        raise JobError(
-            f"{option} asks for a factor stage, and the job that goes on has none",
-            str(job.file),
-            "leave the option out, or begin a new job with --new",
-        )
-    if wish < stages[0].loops:
-        raise JobError(
-            f"{option} {wish} is less than the {stages[0].loops} that the job was to do",
-            str(job.file),
-            f"leave the option out, or ask for more than {stages[0].loops}: the number is of all loops",
-        )
-    if FACTORS in names and job.stage(MODELS).state != "waiting":
-        raise JobError(
-            "The model stage has begun with the set of this job's factor stage, which is over",
-            str(job.file),
-            "leave --factor-loops out, or begin a new job with --new",
-        )
+        fact = f"{option} asks for a factor stage, and the job to resume has none"
+    elif loops < stages[0].loops:
+        fact = f"{option} {loops} is less than the {stages[0].loops} that the job was to do"
+        fix = f"leave the option out, or ask for more than {stages[0].loops}: the number is of all loops"
+    elif FACTORS in names and job.stage(MODELS).state != "waiting":
+        fact = "The model stage has begun with the set of this job's factor stage, which is over"
+    if fact:
+        raise JobError(fact, str(job.file), fix)
     for stage in stages:
-        state: State = "waiting" if stage.state == "waiting" else "begun"
-        job = job.with_stage(dataclasses.replace(stage, loops=wish, state=state))
+        state = "waiting" if stage.state == "waiting" else "begun"
+        job = job.with_stage(stage.name, loops=loops, state=state)
     if FACTORS in names:  # a set that was found after fewer factor loops is not the one of these
-        options = dataclasses.replace(job.options, factor_loops=wish)
+        options = dataclasses.replace(job.options, factor_loops=loops)
         return dataclasses.replace(job, options=options, factor_set=None, end="")
-    return dataclasses.replace(job, options=dataclasses.replace(job.options, model_loops=wish), end="")
+    return dataclasses.replace(job, options=dataclasses.replace(job.options, model_loops=loops), end="")

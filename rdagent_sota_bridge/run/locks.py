@@ -20,19 +20,19 @@ STAGE_LOCK = ".stage.lock"
 """Held by the lifeline of a stage until the last process of the stage is gone."""
 
 END_SECONDS = 40.0
-"""How long a job waits for another one, which may have been told to stop just now."""
+"""How long a job waits for another one, which may be stopping: that takes some seconds."""
 
 WAIT_SECONDS = 60.0
 """How long a job waits for the stage of a killed one; a lifeline takes less to end whatever it started."""
 
 
 @contextlib.contextmanager
-def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[int]:
+def held(log_dir: Path, say: Callable[[str], None]) -> Iterator[int]:
     """Hold both locks of a log folder for a block, and yield the descriptor that a stage's lifeline keeps.
 
     Args:
         log_dir: The folder, which is there.
-        tell: What a wait is told to.
+        say: Gets a line where another process is waited for.
 
     Raises:
         JobError: if another job is at work there, the stage of a killed one does not end, or the folder can't
@@ -45,38 +45,31 @@ def held(log_dir: Path, tell: Callable[[str], None]) -> Iterator[int]:
     )
     stage = JobError(
         "The stage of a job that was killed is still running",
-        f"{log_dir / STAGE_LOCK}, which its processes hold (fuser or lsof tells which)",
-        "end them, then go on",
+        f"{log_dir / STAGE_LOCK}, which its processes hold (fuser or lsof shows which)",
+        "end them, then resume the job",
     )
-    # One that was told to stop takes some seconds to end what it started.
-    waiting = "another `rdagent-sota run` is at work in this log folder; waiting for it to end ..."
-    with _locked(log_dir / RUN_LOCK, END_SECONDS, lambda: tell(waiting), another):
-        waiting = "waiting for the stage of the job that was killed to end ..."
-        with _locked(log_dir / STAGE_LOCK, WAIT_SECONDS, lambda: tell(waiting), stage) as descriptor:
-            yield descriptor
-
-
-@contextlib.contextmanager
-def _locked(file: Path, seconds: float, tell: Callable[[], None], trouble: JobError) -> Iterator[int]:
-    """Hold the lock of a file for a block; a child that keeps the descriptor holds it too."""
     with contextlib.ExitStack() as stack:
-        try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-            stack.callback(os.close, descriptor)
-            end = None
-            while not _take(descriptor):
-                if end is None:
-                    end = time.monotonic() + seconds
-                    tell()
-                if time.monotonic() > end:
-                    raise trouble
-                time.sleep(0.2)
-        except OSError as error:
-            raise JobError(
-                f"The log folder can't be locked: {error}",
-                str(file),
-                "name a folder with --log-dir that you may write into, on a file system that has locks",
-            ) from None
+        for name, seconds, what, trouble in (
+            (RUN_LOCK, END_SECONDS, "another `rdagent-sota run` that is at work in this log folder", another),
+            (STAGE_LOCK, WAIT_SECONDS, "the stage of the job that was killed", stage),
+        ):
+            try:
+                descriptor = os.open(log_dir / name, os.O_RDWR | os.O_CREAT, 0o644)
+                stack.callback(os.close, descriptor)  # a child that keeps the descriptor holds the lock too
+                end = time.monotonic() + seconds
+                while not _take(descriptor):
+                    if what:
+                        say(f"waiting for {what} to end ...")
+                    what = ""
+                    if time.monotonic() > end:
+                        raise trouble
+                    time.sleep(0.2)
+            except OSError as error:
+                raise JobError(
+                    f"The log folder can't be locked: {error}",
+                    str(log_dir / name),
+                    "name a folder with --log-dir that you may write into, on a file system that has locks",
+                ) from None
         yield descriptor
 
 
@@ -89,12 +82,9 @@ def _take(descriptor: int) -> bool:
 
 
 class Stopped(BaseException):
-    """The process was told to stop.
+    """A signal, of this number, asked the process to stop.
 
-    No `Exception`: nothing that goes on after an error may go on after this.
-
-    Attributes:
-        number: The number of the signal.
+    No `Exception`: nothing that catches an error to continue may continue after this.
     """
 
     def __init__(self, number: int) -> None:

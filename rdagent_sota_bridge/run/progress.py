@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.factor_set import sessions
@@ -13,39 +13,25 @@ from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
 """The steps of a loop (`components/workflow/rd_loop.py`, 1.0.0); 0.8.0 has all but the last."""
 
-LAST_STEP = STEPS[-1]
 BACK_TEST = "running"
 """The step after which a loop has metrics."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """A step that is done.
+class Done(NamedTuple):
+    """A step that is done: `__session__/<loop>/<number of the step>_<step>`, both counted from 0."""
 
-    Attributes:
-        file: Its session file, `__session__/<loop>/<number of the step>_<step>`.
-        loop: The number of the loop, from 0.
-        number: The number of the step, from 0.
-        step: The name of the step.
-        when: When the file was written, in seconds.
-    """
-
-    file: Path
+    when: float  # the file was written, in seconds
     loop: int
     number: int
     step: str
-    when: float
+    file: Path
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where a stage is.
 
-    Attributes:
-        loop: The number of the loop that it works on, from 0; of several at once, the last to take a step.
-        step: The step that is being done; empty where the last one done has a name that is not known.
-        finished: How many loops are finished.
-        back_tests: How many loops have been back-tested.
+    Of several loops at once, `loop` is the last that took a step, from 0. `step` is the one that is being
+    done, or empty after one of an unknown name; `finished` and `back_tests` count loops.
     """
 
     loop: int
@@ -54,19 +40,29 @@ class Position:
     back_tests: int
 
 
+class Resume(NamedTuple):
+    """The session file that a stage is resumed from, or None; how many loops it has finished; and a note.
+
+    The note says why it is not the newest one, and is empty where it is.
+    """
+
+    file: Path | None
+    finished: int = 0
+    note: str = ""
+
+
 def steps_done(log: Path) -> list[Done]:
-    """Return the steps that a log folder tells of, in the order that they were done."""
+    """Return the steps that a log folder holds, in the order that they were done."""
     found = []
     for file in (log / SESSION_FOLDER).glob("*/*_*"):
         match = re.fullmatch(r"(\d+)_(.+)", file.name)
-        if match is None or not file.parent.name.isdecimal():
-            continue
-        try:
-            when = file.stat().st_mtime
-        except FileNotFoundError:  # RD-Agent removes some when it goes on from an earlier one
-            continue
-        found.append(Done(file, int(file.parent.name), int(match[1]), match[2], when))
-    return sorted(found, key=lambda done: (done.when, done.loop, done.number))
+        if match is not None and file.parent.name.isdecimal():
+            try:
+                when = file.stat().st_mtime
+            except FileNotFoundError:  # RD-Agent removes some when it resumes from an earlier one
+                continue
+            found.append(Done(when, int(file.parent.name), int(match[1]), match[2], file))
+    return sorted(found)
 
 
 def finished_loops(log: Path) -> int:
@@ -75,7 +71,7 @@ def finished_loops(log: Path) -> int:
 
 
 def _finished(done: list[Done]) -> set[int]:
-    recorded = {one.loop for one in done if one.step == LAST_STEP}
+    recorded = {one.loop for one in done if one.step == STEPS[-1]}
     # Where nothing was recorded the run is one of 0.8.0, or of a moment between the two steps.
     return recorded or {one.loop for one in done if one.step == STEPS[-2]}
 
@@ -84,31 +80,12 @@ def position(done: list[Done]) -> Position:
     """Return where a stage is that has done these steps."""
     finished = _finished(done)
     back_tests = len({one.loop for one in done if one.step == BACK_TEST})
-    if not done:
-        return Position(0, STEPS[0], 0, 0)
-    last = done[-1]
-    if last.loop in finished:
-        others = [one for one in done if one.loop not in finished]
-        if not others:
-            return Position(max(finished) + 1, STEPS[0], len(finished), back_tests)
-        last = others[-1]
+    others = [one for one in done if one.loop not in finished]
+    if not others:
+        return Position(max(finished, default=-1) + 1, STEPS[0], len(finished), back_tests)
+    last = others[-1]
     step = STEPS[STEPS.index(last.step) + 1] if last.step in STEPS else ""
     return Position(last.loop, step, len(finished), back_tests)
-
-
-@dataclass(frozen=True)
-class Resume:
-    """What a stage goes on from.
-
-    Attributes:
-        file: The session file; None where there is none that can be read.
-        finished: How many loops that session has finished.
-        note: Why it is not the newest one; empty where it is.
-    """
-
-    file: Path | None
-    finished: int = 0
-    note: str = ""
 
 
 def where_to_resume(log: Path) -> Resume:
@@ -117,8 +94,8 @@ def where_to_resume(log: Path) -> Resume:
     RD-Agent writes its sessions in place (`LoopBase.dump`, `utils/workflow/loop.py`, 0.8.0 and 1.0.0), so a
     kill can leave the newest one cut off, and its own `load` of the folder stops at that. The newest is the
     last written, not that of the highest loop: each holds the state of all loops, which can run side by side.
-    Which that is, the times in them tell: files that were copied have others, and RD-Agent removes sessions
-    that are later than the one it goes on from.
+    Which that is, the times in them say: files that were copied have others, and RD-Agent removes sessions
+    that are later than the one it resumes from.
 
     Raises:
         SessionError: if there are several, and none can be read: then something else is wrong, such as the
@@ -128,26 +105,17 @@ def where_to_resume(log: Path) -> Resume:
     trouble: SessionError | None = None
     newest_of_loop: dict[int, tuple[tuple[float, int], Path, int]] = {}
     for one in done:
-        if one.loop in newest_of_loop:
-            continue
-        try:
-            session = sessions.read_session(one.file)
-        except SessionError as error:
-            trouble = trouble or error
-            continue
-        age = session.written, sum(session.next_steps.values())
-        newest_of_loop[one.loop] = age, one.file, len(session.experiments)
-    if newest_of_loop:
-        _, file, finished = max(newest_of_loop.values(), key=lambda found: found[0])
-        return Resume(file, finished, _note(trouble, f"{_short(file)} is taken"))
-    if trouble is not None and len(done) > 1:
+        if one.loop not in newest_of_loop:
+            try:
+                session = sessions.read_session(one.file)
+            except SessionError as error:
+                trouble = trouble or error
+            else:
+                age = session.written, sum(session.next_steps.values())
+                newest_of_loop[one.loop] = age, one.file, len(session.experiments)
+    if trouble is not None and not newest_of_loop and len(done) > 1:
         raise trouble
-    return Resume(None, note=_note(trouble, "the stage begins anew"))
-
-
-def _short(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}"
-
-
-def _note(trouble: SessionError | None, instead: str) -> str:
-    return "" if trouble is None else f"the newest session was cut off ({trouble.place}): {instead}"
+    _, file, finished = max(newest_of_loop.values(), default=(None, None, 0))
+    instead = "the stage begins anew" if file is None else f"{file.parent.name}/{file.name} is taken"
+    note = "" if trouble is None else f"the newest session was cut off ({trouble.place}): {instead}"
+    return Resume(file, finished, note)

@@ -17,7 +17,7 @@ _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST = 3650 * 86400.0  # RD-Agent adds it to a date
 
-FACTOR_WEIGHT, MODEL_WEIGHT = 3, 2
+WEIGHTS = {FACTORS: 3, MODELS: 2, BASELINE: 2}
 """How long a factor loop takes against a model loop: 30 to 60 minutes against 20 to 40, on real data."""
 
 COMMANDS = {FACTORS: "fin_factor", MODELS: "fin_model", BASELINE: "fin_model"}
@@ -29,12 +29,12 @@ def find_rdagent() -> str:
     Raises:
         JobError: if there is none.
     """
-    beside = shutil.which("rdagent", path=str(Path(sys.executable).parent))
-    found = beside or shutil.which("rdagent")
+    here = Path(sys.executable).parent
+    found = shutil.which("rdagent", path=str(here)) or shutil.which("rdagent")
     if found is None:
         raise JobError(
             "There is no rdagent to run",
-            f"looked for in {Path(sys.executable).parent} and on PATH",
+            f"looked for in {here} and on PATH",
             "install both into one environment: pip install rdagent rdagent-sota-bridge",
         )
     return found
@@ -48,16 +48,13 @@ def command(
     Args:
         rdagent: The path of `rdagent`.
         stage: The stage; its loops are all that it is to finish, those of an earlier start too.
-        session: The session file to go on from; None for a stage that begins.
+        session: The session file to resume from; None for a stage that begins.
         seconds: The time for it; None for no limit.
         passed_on: Further options, as the user wrote them.
     """
-    options = ["--loop-n", str(stage.loops)]
-    if session is not None:
-        options += ["--path", str(session)]
-    if seconds is not None:
-        options += ["--all-duration", f"{seconds:.0f}s"]
-    return [rdagent, COMMANDS[stage.name], *options, *passed_on]
+    path = [] if session is None else ["--path", str(session)]
+    time = [] if seconds is None else ["--all-duration", f"{seconds:.0f}s"]
+    return [rdagent, COMMANDS[stage.name], "--loop-n", str(stage.loops), *path, *time, *passed_on]
 
 
 def environment(
@@ -66,9 +63,9 @@ def environment(
     """Return the environment of a stage.
 
     Args:
-        environ: That of the user; what a stage does not need to be another, it leaves alone.
+        environ: That of the user.
         stage: The stage.
-        log: Its log folder, absolute; a stage that goes on gets the same again, for RD-Agent writes there
+        log: Its log folder, absolute; a stage that is resumed gets the same again, for RD-Agent writes there
             from its import on (`log/conf.py`, 0.8.0 and 1.0.0).
         set_paths: The workspaces of the factor set.
     """
@@ -83,9 +80,6 @@ def environment(
     return same | variables
 
 
-# --- time ---
-
-
 def seconds_of(text: str) -> float:
     """Return the seconds that a duration of RD-Agent's form says, such as `12h`, `30m`, `90s` or `1.5d`.
 
@@ -97,40 +91,23 @@ def seconds_of(text: str) -> float:
     found = _FORM.fullmatch(text)
     seconds = math.nan if found is None else float(found[1]) * _UNITS[found[2]]
     if not 1 <= seconds <= _LONGEST:
-        raise JobError(
-            f"--all-duration is no duration: {text!r}",
-            "option --all-duration",
-            "write it as 12h, 30m, 90s or 1.5d",
-        )
+        fact = f"--all-duration is no duration: {text!r}"
+        raise JobError(fact, "option --all-duration", "write it as 12h, 30m, 90s or 1.5d")
     return seconds
 
 
 def share(job: Job, name: str) -> float | None:
     """Return the seconds that a stage gets of those left, so that those after it keep theirs; None: no limit.
 
-    By the loops of the stages that have not ended, a factor loop counting more. What a stage leaves unused
-    passes on.
+    By the loops of the stages that have not ended, a factor loop counting more.
 
-    A stage that goes on from a session gets what that session has left instead: RD-Agent keeps the timer in
-    it and ignores the option then (`LoopBase.load` and `run`, `utils/workflow/loop.py`, 0.8.0 and 1.0.0). The
-    step that is done again after a kill is not counted twice there, so such a stage may take longer than its
-    share, by about a step; the job's own count is of all the time that it ran, and the stages after it get
-    less.
+    A stage that is resumed from a session gets what that session has left instead: RD-Agent keeps the timer
+    in it and ignores the option then (`LoopBase.load` and `run`, `utils/workflow/loop.py`, 0.8.0 and 1.0.0).
+    The step that is done again after a kill is not counted twice there, so such a stage may take longer than
+    its share, by about a step; the job counts all the time that it ran, and the stages after it get less.
     """
     if not job.options.all_duration:
         return None
     left = seconds_of(job.options.all_duration) - sum(stage.seconds for stage in job.stages)
-    weights = {
-        stage.name: stage.loops * (FACTOR_WEIGHT if stage.name == FACTORS else MODEL_WEIGHT)
-        for stage in job.stages
-        if stage.state != "ended" or stage.name == name
-    }
+    weights = {one.name: one.loops * WEIGHTS[one.name] for one in job.stages if one.state != "ended"}
     return left * weights[name] / sum(weights.values())
-
-
-def shown(seconds: float) -> str:
-    """Return a time as people read it: `45 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 60:
-        return f"{max(seconds, 0):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
@@ -31,26 +31,23 @@ from rdagent_sota_bridge.errors import (
     RemoteError,
     RemoteRefusedError,
     RemoteUnavailableError,
-    StoreError,
 )
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Fetch, Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.sharing import fetched, remote
-from rdagent_sota_bridge.sharing.remote import Progress, Remote, Seen
+from rdagent_sota_bridge.sharing import remote
+from rdagent_sota_bridge.sharing.remote import MANIFEST, Digest, Progress, Remote, SetManifest
 from rdagent_sota_bridge.system import files
-from rdagent_sota_bridge.system.files import write_whole
 
-MANIFEST = "sota_set.json"
-"""The file on shared storage that says what the set beside it is."""
-
-_CHANGES = 3  # how often an object may change while it is fetched
-_SPARE = 1 << 26  # bytes that stay free on the disk
 _LINE_SECONDS = 10.0
+_RECORD = re.compile(r"[0-9a-f]{64}\.json")
+_PART = re.compile(r"\.[0-9a-f]{64}\.part(?:\.json)?")  # release 0.1.0 left two files a part
+# What fails where the file system does, and the fix.
 _COPY = (
     "What the URL names can't be copied into the store",
     "set SOTA_STORE_PATH to a folder that can be written and has the room",
 )
+_KEEP = ("The fetched sets can't be read or pruned", "make it a folder that you may read and write")
 # The names in a query that make a signature, and those that belong to one: of S3, Google, CloudFront, Azure.
 _SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
 _SIGNING = re.compile(
@@ -59,61 +56,31 @@ _SIGNING = re.compile(
 )
 
 
-class SetManifest(BaseModel):
-    """What `sota_set.json` says of the set beside it.
+class _Record(BaseModel):
+    """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
 
-    Attributes:
-        set_manifest_version: The form.
-        state: `uploading` while the file is being written, or after a push that broke off.
-        digest: `sha256:` and the digest of the file's bytes.
-        size: Bytes of the file.
-        metrics: The factor run's own; None for one that is no number.
-        origin: The run and the loop that left the set.
-        identity: What the server said of the file once it was written, which tells one that was written over
-            afterwards; empty where it says nothing.
-    """
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    set_manifest_version: Literal[1]
-    state: Literal["uploading", "complete"]
-    digest: fetched.Digest
+    form: Literal[1]
+    url: str
+    identity: str
+    digest: Digest
     size: int
-    metrics: dict[str, float | None]
-    origin: Origin
-    identity: str = ""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is fetched: the file, its manifest where there can be one, and where the record of it lies."""
-
-    thing: Remote
-    manifest: Remote | None
-    folder: Path
-    key: str
-    tell: Callable[[str], object]
-    progress: Progress
-
-
-# --- fetching ---
+    fetched: AwareDatetime
+    run: str | None
+    loop: int | None
+    workspace_id: str
+    accepted: bool | None
 
 
 def into_store(
-    store_path: str | None, tell: Callable[[str], object], progress: Progress | None = None
+    store_path: str | None, say: Callable[[str], object], progress: Progress | None = None
 ) -> Fetch:
-    """Return what fetches a URL's set into the store, once.
-
-    Args:
-        store_path: `SOTA_STORE_PATH`.
-        tell: Gets what takes time, in lines.
-        progress: Gets a URL without secrets, how many bytes are there, and of how many; None for a line every
-            ten seconds.
-    """
-    return lambda url: fetch(url, store.folder(store_path), tell, progress)
+    """Return what fetches a URL's set into the store of `SOTA_STORE_PATH`; the rest as `fetch` takes it."""
+    return lambda url: fetch(url, store.folder(store_path), say, progress)
 
 
-def fetch(url: str, place: Path, tell: Callable[[str], object], progress: Progress | None = None) -> Located:
+def fetch(url: str, place: Path, say: Callable[[str], object], progress: Progress | None = None) -> Located:
     """Return the local copy of what a URL names; fetched first where the object is not the one fetched then.
 
     Where the server can't be reached and a copy is there, the copy is returned with a note that says so.
@@ -121,7 +88,9 @@ def fetch(url: str, place: Path, tell: Callable[[str], object], progress: Progre
     Args:
         url: A folder that holds a factor file, or a file that ends in `.parquet`.
         place: The folder of the store.
-        tell, progress: As `into_store` takes them.
+        say: Gets a line of what takes time.
+        progress: Gets a URL without secrets, how many bytes are there, and of how many; None for a line every
+            ten seconds.
 
     Raises:
         FactorFileNotFoundError: if nothing is there.
@@ -129,60 +98,53 @@ def fetch(url: str, place: Path, tell: Callable[[str], object], progress: Progre
         RemoteError: if the server refuses, or what it gives is not what the set's manifest says.
         StoreError: if the copy can't be written.
     """
-    job = _job(url, place / store.FETCHED, tell, progress or _lines(tell))
+    thing, manifest = _things(url, say)
+    file = place / store.FETCHED / f"{key_of(thing.url)}.json"
+    notes: tuple[str, ...] = ()
     with store.failing_at(place, _COPY):
-        copy, notes = _usable(job)
-    try:
+        record = _usable(file, say)
+        copy = "" if record is None else f"the copy that was fetched at {record.fetched.isoformat()}"
         try:
-            seen = job.thing.look() if copy is not None else remote.tried(job.thing.look, job.thing, tell)
-        except RemoteUnavailableError as error:
-            if copy is None:
+            try:
+                _, identity = thing.look()
+                is_current = record is not None and identity == record.identity != ""
+            except RemoteUnavailableError as error:
+                if record is None:
+                    raise
+                what = f"{record.digest}; what is there now may be another set"
+                notes, is_current = (f"{error.fact} ({thing.shown}): {copy} is used, {what}",), True
+            if record is None or not is_current:
+                record = _up_to_date(thing, manifest, file, progress or _lines(say))
+        except (RemoteError, FactorFileNotFoundError) as error:
+            if record is None:
                 raise
-            note = (
-                f"{error.fact} ({job.thing.shown}): the copy that was fetched at {copy.fetched} is used, "
-                f"{copy.digest}; what is there now may be another set"
-            )
-            return _located(job, copy, (*notes, note))
-        record, more = _up_to_date(job, seen, copy)
-    except (RemoteError, FactorFileNotFoundError) as error:
-        if copy is None:
-            raise
-        # A set that is gone, closed or changed is not used unasked.
-        folder = store.fetched_file(copy.digest, place).parent
-        fix = (
-            f"{error.fix}; or name the copy that was fetched at {copy.fetched}: SOTA_WORKSPACE_PATH={folder}"
-        )
-        raise type(error)(error.fact, error.place, fix) from None
-    return _located(job, record, notes + more)
+            # A set that is gone, closed or changed is not used unasked.
+            path = store.fetched_file(record.digest, place).parent
+            fix = f"{error.fix}; or name {copy}: SOTA_WORKSPACE_PATH={path}"
+            raise type(error)(error.fact, error.place, fix) from None
+        store.mark_used(file)
+    if record.accepted is False:
+        loop = "a loop" if record.loop is None else f"loop {record.loop} of {record.run}"
+        notes += (f"{thing.shown} is the set of {loop}, which its run rejected, as its manifest says",)
+    return Located(
+        store.fetched_file(record.digest, place).resolve(),
+        url=thing.shown,
+        fetched=record.fetched.isoformat(),
+        notes=notes,
+        origin=Origin(record.run, record.loop, record.workspace_id, record.accepted),
+    )
 
 
-def _up_to_date(job: _Job, seen: Seen, copy: fetched.Record | None) -> tuple[fetched.Record, tuple[str, ...]]:
-    """Return the record of what was seen, fetched where the copy is of something else, and notes."""
-    if copy is not None and copy.identity == seen.identity != "":
-        return copy, ()
-    place = job.folder.parent
-    with store.failing_at(place, _COPY):
-        store.check_folder(place)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with files.held(fetched.lock_of(job.folder, job.key), job.tell, f"fetches {job.thing.shown}"):
-            copy, _ = _usable(job)  # another process may have fetched it meanwhile
-            if copy is not None and copy.identity == seen.identity != "":
-                return copy, ()
-            return _fetched(job, seen)
-
-
-def _job(url: str, folder: Path, tell: Callable[[str], object], progress: Progress) -> _Job:
+def _things(url: str, say: Callable[[str], object]) -> tuple[Remote, Remote | None]:
+    """Return the file that a URL names, and the manifest beside it where there can be one."""
     address, query = urls.parts(url)
     address = address.rstrip("/")
-    parent, _, name = address.rpartition("/")
-    is_file = name.lower().endswith(".parquet")
-    thing = address if is_file else f"{address}/{FACTOR_FILE}"
-    manifest = None
+    if not address.lower().endswith(".parquet"):
+        address = f"{address}/{FACTOR_FILE}"
+    folder, _, name = address.rpartition("/")
+    thing = remote.reach(f"{address}?{query}" if query else address, say)
     # What is signed names one object, and none beside it.
-    if not query and (not is_file or name == FACTOR_FILE):
-        manifest = remote.reach(f"{parent if is_file else address}/{MANIFEST}")
-    thing = f"{thing}?{query}" if query else thing
-    return _Job(remote.reach(thing), manifest, folder, key_of(thing), tell, progress)
+    return thing, None if query or name != FACTOR_FILE else remote.reach(f"{folder}/{MANIFEST}", say)
 
 
 def key_of(url: str) -> str:
@@ -196,168 +158,109 @@ def key_of(url: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _usable(job: _Job) -> tuple[fetched.Record | None, tuple[str, ...]]:
-    """Return the record of a URL whose copy is as it was fetched; else None, and a note if it was changed."""
-    record = fetched.read_record(job.folder / f"{job.key}.json")
-    path = None if record is None else store.fetched_file(record.digest, job.folder.parent)
+def _usable(file: Path, say: Callable[[str], object]) -> _Record | None:
+    """Return the record of a URL whose copy is there as it was fetched; say so where it was changed."""
+    record = _read_record(file)
+    path = None if record is None else store.fetched_file(record.digest, file.parent.parent)
     if record is None or path is None or not path.exists():
-        return None, ()
-    if path.stat().st_size == record.size and fetched.current_digest(path) == record.digest:
-        return record, ()
-    return None, (f"{path} was changed after it was fetched from {record.url}; it is fetched anew",)
+        return None
+    if path.stat().st_size == record.size and current_digest(path) == record.digest:
+        return record
+    say(f"{path} was changed after it was fetched from {record.url}; it is fetched anew")
+    return None
 
 
-def _located(job: _Job, record: fetched.Record, notes: tuple[str, ...]) -> Located:
-    with store.failing_at(job.folder, _COPY):
-        store.mark_used(job.folder / f"{job.key}.json")
-    path = store.fetched_file(record.digest, job.folder.parent).resolve()
-    if record.accepted is False:
-        loop = "a loop" if record.loop is None else f"loop {record.loop} of {record.run}"
-        notes += (f"{job.thing.shown} is the set of {loop}, which its run rejected, as its manifest says",)
-    origin = Origin(record.run, record.loop, record.workspace_id, record.accepted)
-    return Located(path, url=job.thing.shown, fetched=record.fetched, notes=notes, origin=origin)
+def _read_record(file: Path) -> _Record | None:
+    """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
+    try:
+        return _Record.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
-def _fetched(job: _Job, seen: Seen) -> tuple[fetched.Record, tuple[str, ...]]:
-    """Fetch what was seen, or what took its place meanwhile; the lock is held."""
-    part = job.folder / f".{job.key}.part"
-    for _ in range(_CHANGES):
-        manifest, notes = _compared(job, seen)
-        if manifest is not None and manifest.identity == seen.identity != "":
-            here = store.fetched_file(manifest.digest, job.folder.parent)
-            if here.exists() and fetched.current_digest(here) == manifest.digest:
-                job.tell(f"{job.thing.shown} is the set {manifest.digest}, which is here already")
-                return _recorded(job, seen, manifest, here, manifest.digest), notes
-        free = shutil.disk_usage(job.folder).free
-        if (seen.size or 0) + _SPARE > free:
-            room = f"it needs {decimal(seen.size or 0)}, and {decimal(free)} are free"
-            raise StoreError(f"{_COPY[0]}: {room}", str(job.folder), _COPY[1])
-        size = "" if seen.size is None else f" ({decimal(seen.size)})"
-        job.tell(f"{job.thing.shown}{size} is fetched into {job.folder}")
+def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Progress) -> _Record:
+    """Return the record of what is at the URL now, fetched unless another process has."""
+    store.check_folder(file.parent.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.stem}.part")
+    with files.held(file.with_name(f".{file.stem}.lock"), thing.say, f"fetches {thing.shown}"):
+        seen = size, identity = thing.look()
+        record = _usable(file, lambda _: None)
+        if record is not None and record.identity == identity != "":
+            return record
+        expected = None if manifest is None else _expected(manifest)
+        shown = "" if size is None else f" ({decimal(size)})"
+        thing.say(f"{thing.shown}{shown} is fetched into {file.parent}")
         try:
-            part.unlink(missing_ok=True)  # a fetch that broke off begins anew
-            now = remote.tried(functools.partial(_got, job, part, seen), job.thing, job.tell)
-            if now.identity == seen.identity:
-                return _taken(job, seen, manifest, part), notes
+            part.unlink(missing_ok=True)  # of a fetch that broke off; it may be read-only already
+            thing.get(part, progress)
+            if thing.look() != seen:  # no driver compares the ETags of all the pieces
+                raise RemoteError(
+                    "The set was changed while it was fetched",
+                    thing.shown,
+                    "wait until whatever writes it has ended, and start again",
+                )
+            return _taken(thing, identity, expected, part, file)
         finally:
             part.unlink(missing_ok=True)
-        job.tell(f"{job.thing.shown} has changed while it was fetched, and is fetched anew")
-        seen = now
-    raise RemoteError(
-        f"The set has changed {_CHANGES} times while it was fetched",
-        job.thing.shown,
-        "wait until whatever writes it has ended, and start again",
-    )
 
 
-def _got(job: _Job, part: Path, seen: Seen) -> Seen:
-    """Fetch the bytes, and return what the server says of the object afterwards."""
+def _expected(thing: Remote) -> SetManifest | None:
+    """Return the manifest of a whole set; None where there is none, or none that may be read."""
     try:
-        job.thing.get(part, job.progress)
-    except RemoteUnavailableError:
-        raise
-    except RemoteError:  # a driver that fetches in pieces says so of a smaller object
-        if (now := job.thing.look()).identity == seen.identity:
-            raise
-        return now
-    return job.thing.look()  # no driver compares the ETags of all the pieces
-
-
-def _compared(job: _Job, seen: Seen) -> tuple[SetManifest | None, tuple[str, ...]]:
-    """Return the manifest where its size is that of the object, or None and a note where it can't be read."""
-    if job.manifest is None:
-        return None, ()
-    try:
-        manifest = read_manifest(job.manifest)
-    except RemoteRefusedError as error:
-        # S3 says the same of what is not there to one who may not list.
-        return None, (f"{job.manifest.shown} can't be read ({error.fact}): the set is not compared with it",)
-    if manifest is None:
-        return None, ()
-    if manifest.state != "complete":
+        found = thing.manifest()
+    except RemoteRefusedError as error:  # S3 says the same of what is not there to one who may not list
+        thing.say(f"{thing.shown} can't be read ({error.fact}): the set is not compared with it")
+        return None
+    if found is not None and found.state != "complete":
         raise RemoteError(
             "The set at the URL is not whole: it is being pushed now, or a push broke off",
-            f"{job.manifest.shown} says so",
+            f"{thing.shown} says so",
             "wait for the push, or repeat it: `rdagent-sota push SET URL`",
         )
-    if seen.size is not None and seen.size != manifest.size:
-        raise _not_as_pushed(job, manifest, f"{seen.size:,} bytes", f"{manifest.size:,}")
-    return manifest, ()
+    return found
 
 
-def read_manifest(thing: Remote) -> SetManifest | None:
-    """Return what a manifest says; None where there is none.
-
-    Raises:
-        RemoteError: if it can't be read, or says nothing that is known.
-    """
-    content = thing.read()
+def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Path, file: Path) -> _Record:
+    """Give the fetched bytes their place, the factor run's metrics beside them, and return the record."""
     try:
-        return None if content is None else SetManifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RemoteError(
-            f"The manifest of the set says nothing that is known ({where}: {first['msg']})",
-            thing.shown,
-            "push the set again (`rdagent-sota push SET URL --replace`), or with the release that wrote it",
-        ) from None
-
-
-def _not_as_pushed(job: _Job, manifest: SetManifest, found: str, expected: str) -> RemoteError:
-    return RemoteError(
-        f"What the URL names is not the set that its manifest names: it has {found} in place of {expected}",
-        f"{job.thing.shown}, {MANIFEST} beside it ({manifest.digest})",
-        "push the set again: `rdagent-sota push SET URL --replace`",
-    )
-
-
-def _taken(job: _Job, seen: Seen, manifest: SetManifest | None, part: Path) -> fetched.Record:
-    """Give the fetched bytes their place, and return the record of it."""
-    try:
-        with part.open("rb") as file:
-            pq.read_metadata(file)  # the last bytes, without which it is half of a file
-            digest = parquet.content_digest(file)
+        with part.open("r+b") as content:
+            pq.read_metadata(content)  # the last bytes, without which it is half of a file
+            digest = parquet.content_digest(content)
+            files.flush(content)
     except pa.ArrowException as error:
         raise RemoteError(
             f"What the URL gives is no whole parquet file ({' '.join(str(error).split())[:200]})",
-            job.thing.shown,
+            thing.shown,
             "correct the URL, or look at what the server gives for it: a page, or half of the file?",
         ) from None
     if manifest is not None and digest != manifest.digest:
-        raise _not_as_pushed(job, manifest, digest, manifest.digest)
-    path = store.fetched_file(digest, job.folder.parent)
+        raise RemoteError(
+            f"What the URL names is not the set that its manifest names, {manifest.digest}: it is {digest}",
+            f"{thing.shown}, {MANIFEST} beside it",
+            "push the set again: `rdagent-sota push SET URL --replace`",
+        )
+    path = store.fetched_file(digest, file.parent.parent)
     path.parent.mkdir(exist_ok=True)
-    with part.open("r+b") as file:
-        files.flush(file)
     part.chmod(part.stat().st_mode & 0o444)  # what the umask leaves of it
     part.replace(path)
-    return _recorded(job, seen, manifest, path, digest)
-
-
-def _recorded(job: _Job, seen: Seen, manifest: SetManifest | None, path: Path, digest: str) -> fetched.Record:
-    """Write down what the URL names, and the factor run's metrics beside its file."""
     if manifest is not None and manifest.metrics:
         metrics = {name: value for name, value in manifest.metrics.items() if value is not None}
-        write_whole(path.parent / RESULT_FILE, pd.Series(metrics, dtype=float).to_csv(header=["0"]))
-    origin = Origin() if manifest is None else manifest.origin
-    record = fetched.Record(
+        files.write_whole(path.parent / RESULT_FILE, pd.Series(metrics, dtype=float).to_csv(header=["0"]))
+    record = _Record(
         form=1,
-        url=job.thing.shown,
-        identity=seen.identity,
+        url=thing.shown,
+        identity=identity,
         digest=digest,
         size=path.stat().st_size,
-        fetched=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        run=origin.run,
-        loop=origin.loop,
-        workspace_id=origin.workspace_id,
-        accepted=origin.accepted,
+        fetched=datetime.now(timezone.utc).replace(microsecond=0),
+        **asdict(Origin() if manifest is None else manifest.origin),
     )
-    write_whole(job.folder / f"{job.key}.json", record.model_dump_json(indent=1) + "\n")
+    files.write_whole(file, record.model_dump_json(indent=1) + "\n")
     return record
 
 
-def _lines(tell: Callable[[str], object]) -> Progress:
+def _lines(say: Callable[[str], object]) -> Progress:
     """Return what makes a line of the bytes that move, every ten seconds."""
     last = time.monotonic()
 
@@ -365,6 +268,121 @@ def _lines(tell: Callable[[str], object]) -> Progress:
         nonlocal last
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
-            tell(f"{url}: {decimal(done)}" + (f" of {decimal(total)} ({done / total:.0%})" if total else ""))
+            say(f"{url}: {decimal(done)}" + (f" of {decimal(total)} ({done / total:.0%})" if total else ""))
 
     return progress
+
+
+# --- what was fetched ---
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A set that was fetched.
+
+    `urls` are without secrets; `used` is when a run last asked for it, or trained a model on it; and `stored`
+    is True if the store's set is the same file, and takes no room of its own.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    urls: tuple[str, ...]
+    fetched: datetime
+    used: datetime
+    stored: bool
+
+
+def current_digest(path: Path) -> str:
+    """Return the digest of a fetched file; read once in a process, as long as size, time and inode stay.
+
+    Not by its ctime, which each link from a model's workspace changes. Every loop asks for it, and so its
+    folder gets the time of that, by which `prune` knows a set in use.
+
+    Raises:
+        FactorFileError: if it can't be read.
+    """
+    store.mark_used(path.parent)
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.cache
+def _digest_of(path: Path, *_: int) -> str:
+    return parquet.current_digest(path)
+
+
+def entries(place: Path) -> list[Copy]:
+    """Return the sets that were fetched into a store, the least recently used first.
+
+    Raises:
+        StoreError: if the store can't be read.
+    """
+    folder = place / store.FETCHED
+    with store.failing_at(folder, _KEEP):
+        records = _records(folder)
+        paths = (at / FACTOR_FILE for at in _inside(folder) if re.fullmatch("[0-9a-f]{64}", at.name))
+        copies = [_copy(path, place, records) for path in paths if path.exists()]
+    return sorted(copies, key=lambda copy: copy.used)
+
+
+def _copy(path: Path, place: Path, records: dict[Path, _Record | None]) -> Copy:
+    digest, status = f"sha256:{path.parent.name}", path.stat()
+    known = {file: record for file, record in records.items() if record and record.digest == digest}
+    written = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    used = max(file.stat().st_mtime for file in (path.parent, *known))
+    twin = store.file_of(digest, place)
+    return Copy(
+        path=path,
+        digest=digest,
+        size=status.st_size,
+        urls=tuple(sorted(record.url for record in known.values())),
+        fetched=min((record.fetched for record in known.values()), default=written),
+        used=datetime.fromtimestamp(used, timezone.utc),
+        stored=twin.exists() and twin.samefile(path),
+    )
+
+
+def changed(copy: Copy) -> str:
+    """Return what is wrong with a fetched set, read whole; empty if nothing is."""
+    try:
+        with copy.path.open("rb") as file:
+            found = parquet.content_digest(file)
+    except OSError as error:
+        return f"{copy.path} can't be read: {error.strerror}"
+    return "" if found == copy.digest else f"{copy.path} was changed: {found} in place of {copy.digest}"
+
+
+def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], list[Path]]:
+    """Remove what was fetched and no run has asked for since a time, and what broken fetches left by then.
+
+    Returns:
+        The sets, and the other files: parts, and records that mean nothing to this release.
+
+    Raises:
+        StoreError: if something can't be removed.
+    """
+    folder = place / store.FETCHED
+    old = [copy for copy in entries(place) if copy.used < before]
+    with store.failing_at(folder, _KEEP):
+        records = _records(folder)
+        broken = [file for file in _inside(folder) if _PART.fullmatch(file.name)]
+        broken += [file for file, record in records.items() if record is None]
+        broken = [file for file in broken if file.stat().st_mtime < before.timestamp()]
+        if not dry_run:
+            digests = {copy.digest for copy in old}
+            gone = [file for file, record in records.items() if record and record.digest in digests]
+            for file in [*gone, *broken]:
+                file.unlink(missing_ok=True)
+            for copy in old:
+                shutil.rmtree(copy.path.parent)
+    return old, broken
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _records(folder: Path) -> dict[Path, _Record | None]:
+    """Return the records, by their files; None for one that means nothing to this release."""
+    return {file: _read_record(file) for file in _inside(folder) if _RECORD.fullmatch(file.name)}

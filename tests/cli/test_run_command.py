@@ -1,4 +1,4 @@
-"""`rdagent-sota run` as a process: its stages, what stops it, and how it continues."""
+"""`rdagent-sota run` as a process: its stages, what stops it, and what it resumes from."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def project(tmp_path: Path, templates: Path) -> Project:
 LOOPS = ("--factor-loops", "2", "--model-loops", "2")
 
 
-def stopped(project: Project, number: signal.Signals = signal.SIGKILL) -> tuple[int, str, list[int]]:
-    """Start a job, stop it where it hangs, and return its status, output, and the pids of its stage."""
+def stop(project: Project, number: signal.Signals = signal.SIGKILL) -> tuple[list[int], int, str]:
+    """Stop a job whose stage hangs, and return the stage's processes, the job's status and its output."""
     process = project.start(*LOOPS)
     pids = project.hanging()
     kill(process, number)
     output, _ = process.communicate(timeout=30)
-    return process.returncode, output, pids
+    return pids, process.returncode, output
 
 
-def resumed(project: Project, *options: str) -> str:
-    """Resume the job, which ends well, and return its output."""
+def resume(project: Project, *options: str) -> str:
+    """Resume a job to its good end, and return the output."""
     status, output = project.run("--resume", *options)
     assert status == 0, output
     return output
@@ -85,28 +85,28 @@ def test_a_whole_job(project: Project) -> None:
 def test_stopped_in_the_factor_stage(project: Project, number: signal.Signals) -> None:
     """Stopped by any signal, nothing of the stage is left; resumed, it continues after the last step done."""
     project.trouble("fin_factor", 1, "running")
-    status, output, pids = stopped(project, number)
+    pids, status, output = stop(project, number)
     assert status == (-9 if number == signal.SIGKILL else 128 + number), output
     assert ("rdagent-sota run --resume" in output) == (number != signal.SIGKILL)
     if number != signal.SIGKILL:
         assert not any(map(is_alive, pids))
-    output = resumed(project)
+    resumed = resume(project)
     assert not any(map(is_alive, pids))
     first, second, models = project.calls
     session = Path(first["environment"]["LOG_TRACE_PATH"]) / "__session__" / "1" / "1_coding"
     assert second["options"] == ["--loop-n", "2", "--path", str(session)]
     assert second["environment"] == first["environment"]
-    assert "Start Loop 1, Step 2: running" in output
-    assert output.count("Start Loop 1, Step 1: coding") == 1  # of the models alone
+    assert "Start Loop 1, Step 2: running" in resumed
+    assert resumed.count("Start Loop 1, Step 1: coding") == 1  # of the models alone
     assert models["command"] == "fin_model"
     assert models["options"] == ["--loop-n", "2"]
 
 
 def test_killed_in_the_model_stage_keeps_the_set(project: Project) -> None:
-    """A killed model stage continues in its log with the set that it began with; no factor loop is redone."""
+    """A killed model stage is resumed in its log with the set that it began with; no factor loop is."""
     project.trouble("fin_model", 0, "feedback")
-    _, _, pids = stopped(project)
-    resumed(project)
+    pids, _, _ = stop(project)
+    resume(project)
     assert not any(map(is_alive, pids))
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert project.calls[2]["environment"] == project.calls[1]["environment"]
@@ -119,15 +119,15 @@ def test_killed_between_the_stages(project: Project) -> None:
     wait_until(lambda: any(project.log_dir.glob(f"*/__session__/1/{stand_in.LAST_SESSION}")))
     kill(process)
     process.communicate(timeout=30)
-    resumed(project)
+    resume(project)
     assert project.commands.count("fin_factor") == 1
 
 
 def test_killed_before_the_first_step(project: Project) -> None:
     """Without a session the stage begins anew, in a log folder of its own."""
     project.trouble("fin_factor", 0, "direct_exp_gen", cuts_off=True)
-    stopped(project, signal.SIGTERM)
-    output = resumed(project)
+    stop(project, signal.SIGTERM)
+    output = resume(project)
     first, second, _ = project.calls
     assert second["options"] == ["--loop-n", "2"]
     assert first["environment"]["LOG_TRACE_PATH"] != second["environment"]["LOG_TRACE_PATH"]
@@ -137,29 +137,29 @@ def test_killed_before_the_first_step(project: Project) -> None:
 def test_newest_session_cut_off(project: Project) -> None:
     """A session that a kill cut off is passed over for the one before, and that is said."""
     project.trouble("fin_factor", 1, "coding", cuts_off=True)
-    stopped(project)
-    output = resumed(project)
+    stop(project)
+    output = resume(project)
     assert project.calls[1]["options"][-1].endswith("__session__/1/0_direct_exp_gen")
     assert "1_coding): 1/0_direct_exp_gen is taken" in output
 
 
 @pytest.mark.parametrize(("command", "title"), [("fin_factor", "factor"), ("fin_model", "model")])
 def test_a_stage_that_ends_badly(project: Project, command: str, title: str) -> None:
-    """The stage, its status and the way on are named, its output is shown as is, and --resume continues."""
+    """The stage, its status and the next command are named, its output is shown as it is; --resume works."""
     project.trouble(command, 1, "coding", "ends", status=7)
     status, output = project.run(*LOOPS)
     assert status == 1
     assert f"The {title} stage ended with status 7" in output
     assert "[bold]out of paper" in output
-    assert "go on: rdagent-sota run --resume" in output
+    assert "resume: rdagent-sota run --resume" in output
     assert "Traceback" not in output
     assert list(project.log_dir.glob("*_report.html")) == []
-    output = resumed(project)
+    resume(project)
     assert project.calls[-1]["options"][-1].endswith("0_direct_exp_gen") or command == "fin_factor"
 
 
 def test_nothing_accepted(project: Project) -> None:
-    """No model stage, status 1, a report; more factor loops continue it; a new job is not refused."""
+    """No model stage, status 1, a report; more factor loops resume it; a new job is not refused."""
     status, output = project.run(*LOOPS, STAND_IN_FACTORS="rejecting")
     assert status == 1
     assert "accepted no factor loop (finished factor loops: 2): no model stage" in output
@@ -175,7 +175,7 @@ def test_nothing_accepted(project: Project) -> None:
 
 
 def test_nothing_accepted_in_the_time(project: Project) -> None:
-    """RD-Agent would end a stage whose time was used up after one more step, so a new job is the way on."""
+    """RD-Agent would end a stage whose time was used up after one more step, so a new job is the fix."""
     project.trouble("fin_factor", 1, "coding", "ends", status=0)
     status, output = project.run(*LOOPS, "--all-duration", "2h", STAND_IN_FACTORS="rejecting")
     assert status == 1
@@ -184,10 +184,9 @@ def test_nothing_accepted_in_the_time(project: Project) -> None:
 
 
 def test_more_model_loops(project: Project) -> None:
-    """A finished job continues to more model loops in all, from its session, with the same set."""
+    """A finished job is resumed for more model loops in all, from its session, with the same set."""
     assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
-    status, output = project.run("--resume", "--model-loops", "3")
-    assert status == 0, output
+    resume(project, "--model-loops", "3")
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     last = project.calls[-1]
     assert last["options"][:3] == ["--loop-n", "3", "--path"]
@@ -211,7 +210,7 @@ def test_from_log(project: Project) -> None:
 
 
 def test_from_a_log_that_accepted_nothing(project: Project) -> None:
-    """The error is shown before anything is started, and no job is left to continue."""
+    """The error is shown before anything is started, and no job is left to resume."""
     project.run("--factor-loops", "1", "--model-loops", "1", STAND_IN_FACTORS="rejecting")
     log = next(project.log_dir.glob("*/__session__")).parent
     status, output = project.run("--from-log", str(log), "--log-dir", "others")
@@ -243,7 +242,7 @@ def test_the_set_is_gone(project: Project) -> None:
     assert project.commands == ["fin_factor"]
     project.workspace.mkdir()
     write(factor_frame(), project.workspace)
-    output = resumed(project)
+    resume(project)
 
 
 def test_one_job_at_a_time(project: Project) -> None:
@@ -282,7 +281,7 @@ def test_time_shares(project: Project) -> None:
     ("options", "fact"),
     [
         (("--all-duration", "12 hours"), "--all-duration is no duration: '12 hours'"),
-        (("--resume",), "There is no job to continue"),
+        (("--resume",), "There is no job to resume"),
         (("--resume", "--new"), "--resume continues a job, and --new begins one"),
         (("--from-log", "log/x", "--factor-loops", "1"), "--from-log skips the factor stage"),
         (
@@ -307,7 +306,7 @@ def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, .
 
 
 def test_a_copied_and_moved_project(tmp_path: Path, templates: Path) -> None:
-    """A job continues in a project that was moved: its factor stage's log leads to the set's new place."""
+    """A job is resumed in a project that was moved: its factor stage's log leads to the set's new place."""
     (tmp_path / "old").mkdir()
     old = stand_in.make_project(tmp_path / "old", templates)
     old.trouble("fin_model", 1, "coding", "ends", status=1)
@@ -316,7 +315,7 @@ def test_a_copied_and_moved_project(tmp_path: Path, templates: Path) -> None:
     old.folder.rename(tmp_path / "new")
     stand_in.write_command(tmp_path / "new")
     project = Project(tmp_path / "new")
-    resumed(project)
+    resume(project)
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert project.calls[-1]["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
     assert project.state["factor_set"]["digest"] == digest
@@ -345,7 +344,7 @@ def test_no_time_for_a_model(project: Project) -> None:
 
 
 def test_an_option_that_rdagent_does_not_take(project: Project) -> None:
-    """A job keeps its options, so that only a new job corrects a wrong one."""
+    """A job keeps its options, so that a wrong one is put right by a new job alone."""
     project.trouble("fin_factor", 0, "direct_exp_gen", "ends", status=2)
     status, output = project.run(*LOOPS, "--factor-loop", "3")
     assert status == 1
@@ -360,7 +359,7 @@ def test_letters_that_the_output_has_no_bytes_for(project: Project) -> None:
 
 
 def test_the_script(project: Project) -> None:
-    """The script asks for loops only where its variables do: it continues a job of other numbers."""
+    """The script asks for loops only where its variables do: it resumes a job of other numbers."""
     (project.folder / "rdagent-sota").write_text(
         f'#!/bin/sh\nexec {sys.executable} {project.folder / "run.py"} "$@"\n'
     )
@@ -390,4 +389,4 @@ def test_output_that_nobody_reads(project: Project) -> None:
     process.stdout.close()
     kill(process, signal.SIGINT)
     assert process.wait(30) == 130
-    resumed(project)
+    resume(project)

@@ -6,13 +6,18 @@ import io
 
 import pytest
 from rich.console import Console
-from rich.text import Text
 
 from rdagent_sota_bridge.run import display
-from rdagent_sota_bridge.run.display import Screen, Status, to_go
+from rdagent_sota_bridge.run.display import Screen
 from rdagent_sota_bridge.run.progress import Position
 
 AT = Position(2, "coding", 2, 2)
+
+
+def terminal() -> tuple[Console, io.StringIO]:
+    """Return a terminal of 60 columns, and what it gets."""
+    file = io.StringIO()
+    return Console(file=file, force_terminal=True, width=60, color_system=None), file
 
 
 @pytest.mark.parametrize(
@@ -24,106 +29,78 @@ AT = Position(2, "coding", 2, 2)
         ([b"windows\r", b"\nline\r\n"], ["windows", "line"]),
         ([b"\xe5\x8f", b"\xa0\n\xff\n"], ["叠", "\ufffd"]),
         ([b"[red]x[/red]\n\n"], ["[red]x[/red]", ""]),
-        ([b"x" * 100_000 + b"\n"], ["x" * 100_000]),
-        ([b"[bold]y\n\x1b[31mred\x1b[0m\n"], ["[bold]y", "red"]),
+        ([b"x" * 1000 + b"\n"], ["x" * 1000]),
+        ([b"[bold]y\n\x1b[31mred\x1b[0m\nunfinished"], ["[bold]y", "red", "unfinished"]),
     ],
 )
-def test_lines(pieces: list[bytes], lines: list[str]) -> None:
-    """Lines stay on a terminal as it shows them: overwritten ones once, letters whole, markup as it is."""
-    printed = list[object]()
-    screen = Screen(Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None))
-    with screen.shown(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(screen._console, "print", lambda text, **_: printed.append(text))
+def test_on_a_terminal(pieces: list[bytes], lines: list[str]) -> None:
+    """Output stands above the status: overwritten lines once, letters whole, markup as it is."""
+    console, file = terminal()
+    with Screen(console).shown() as screen:
         for piece in pieces:
             screen.write(piece)
-        screen._print([screen._unfinished])
-    texts = [text.plain for text in printed if isinstance(text, Text)]  # the others are the panel's
-    assert "\n".join(texts).split("\n")[: len(lines)] == lines
+        screen.show(AT, "the status")
+    output = file.getvalue()
+    assert "the status" in output
+    places = [output.find(f"{line}\n") for line in lines]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "[bold]" not in output or "[bold]y" in output
 
 
 def test_a_bar_of_hours_is_not_kept() -> None:
-    """What carriage returns overwrite takes no memory."""
-    screen = Screen(Console(file=io.StringIO(), force_terminal=True))
+    """What carriage returns overwrite takes no memory; a bar stands above the panel, not in it."""
+    console, file = terminal()
+    screen = Screen(console)
     with screen.shown():
         for number in range(1000):
             screen.write(b"\r" + str(number).encode() * 100)
-        assert len(screen._unfinished) < 1000
+        assert len(screen._rest) < 1000
+        screen.write(b"\r80%")
+        file.truncate(0)
+        console.print(screen._panel())
+        first, *panel = file.getvalue().lstrip("\0").splitlines()[-4:]
+    assert "80%" in first
+    assert len(panel) == 3
 
 
 @pytest.mark.parametrize(
-    ("status", "text"),
+    ("at", "loops", "used", "at_finish", "best_ic", "text"),
     [
-        (Status("factor stage", AT, 10, 65), "factor stage: loop 3 of 10, coding; 1 min used"),
+        (Position(0, "", 0, 0), 2, 1, 0, None, "stage: loop 1 of 2; 1 s used"),
+        (Position(0, "coding", 0, 0), 2, 59.4, 0, None, "stage: loop 1 of 2, coding; 59 s used"),
+        (AT, 4, 250, 200, None, "stage: loop 3 of 4, coding; 4 min used, about 2 min to go"),
         (
-            Status("model stage", AT, 10, 4000, 7300, 0.04213),
-            "model stage: loop 3 of 10, coding; 1 h 07 min used, about 2 h 02 min to go; "
-            "best IC so far 0.0421",
+            AT,
+            4,
+            900,
+            200,
+            0.04213,
+            "stage: loop 3 of 4, coding; 15 min used, about 0 s to go; best IC so far 0.0421",
         ),
-        (Status("model stage", Position(2, "x", 2, 2), 2, 1), "model stage: all 2 loops done; 1 s used"),
-        (Status("model stage", Position(0, "", 0, 0), 2, 1), "model stage: loop 1 of 2; 1 s used"),
+        (AT, 10, 3700, 2960, None, "stage: loop 3 of 10, coding; 1 h 02 min used, about 3 h 05 min to go"),
+        (Position(2, "x", 2, 2), 2, 3599, 3599, None, "stage: all 2 loops done; 1 h 00 min used"),
     ],
 )
-def test_status(status: Status, text: str) -> None:
-    """Stage, loop, step, time used and expected, and the best IC, as far as they are known."""
-    assert str(status) == text
-
-
-@pytest.mark.parametrize(
-    ("used", "at_last_finish", "finished", "seconds"),
-    [(50, 0, 0, None), (130, 100, 1, 270), (250, 200, 2, 150), (900, 300, 3, 0)],
-)
-def test_to_go(used: float, at_last_finish: float, finished: int, seconds: float | None) -> None:
-    """What is to go follows from the mean time of the finished loops; there is none before the first."""
-    assert to_go(used, at_last_finish, finished, 4) == seconds
-
-
-@pytest.mark.parametrize(("piece", "lines"), [("80%", 4), ("", 3)])
-def test_the_panel_has_lines_of_its_own(piece: str, lines: int) -> None:
-    """The line that is not finished, such as a progress bar, stands above the panel, not in it."""
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=60, color_system=None)
-    screen = Screen(console)
-    screen._unfinished = piece
-    console.print(screen._panel())
-    shown = file.getvalue().splitlines()
-    assert len(shown) == lines
-    assert {len(line) for line in shown[-3:]} == {60}
-
-
-def bytes_console() -> tuple[Console, io.BytesIO]:
-    """Return a console that is no terminal, and what is below it."""
-    below = io.BytesIO()
-    return Console(file=io.TextIOWrapper(below, encoding="ascii", write_through=True)), below
+def test_status(
+    at: Position, loops: int, used: float, at_finish: float, best_ic: float | None, text: str
+) -> None:
+    """Loop, step, time used, time to go by the mean of the finished loops, and best IC, as far as known."""
+    assert display.status("stage", at, loops, used, at_finish, best_ic) == text
 
 
 def test_elsewhere_than_on_a_terminal() -> None:
     """Bytes pass as they are; a status is a line of its own when a loop or step begins, and no other time."""
-    console, below = bytes_console()
+    below = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(below, encoding="ascii", write_through=True))
     with Screen(console).shown() as screen:
-        screen.show(Status("s", AT, 4, 1))
+        screen.show(AT, "coding")
         screen.write(b"\xff[b]\r\x1b[0m")
-        screen.show(Status("s", AT, 4, 70))
-        screen.show(Status("s", Position(2, "running", 2, 2), 4, 80))
+        screen.show(AT, "coding, later")
+        screen.show(AT._replace(step="running"), "running")
         screen.write(b"end\n")
-    assert below.getvalue() == (
-        b"rdagent-sota: s: loop 3 of 4, coding; 1 s used\n\xff[b]\r\x1b[0m\n"
-        b"rdagent-sota: s: loop 3 of 4, running; 1 min used\nend\n"
-    )
-
-
-def test_on_a_terminal() -> None:
-    """Output stands above the status, whole and without markup; the status does not stay."""
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=60, color_system=None)
-    with Screen(console).shown() as screen:
-        screen.show(Status("the stage", AT, 4, 1))
-        screen.write(b"[bold]" + b"x" * 200 + b"\n\x1b[31mred\x1b[0m\nunfinished")
-    output = file.getvalue()
-    assert "[bold]" + "x" * 200 in output
-    assert "red" in output
-    assert "the stage: loop 3 of 4" in output
-    assert output.rindex("[bold]") < output.rindex("the stage")
-    assert output.endswith("unfinished\n")
+    expected = b"rdagent-sota: coding\n\xff[b]\r\x1b[0m\nrdagent-sota: running\nend\n"
+    assert below.getvalue() == expected
 
 
 class Gone(io.RawIOBase):
@@ -138,16 +115,14 @@ class Gone(io.RawIOBase):
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_screen_that_is_gone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_screen_that_is_gone(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody to look ends nothing, and nothing more is written."""
     given_up = list[bool]()
     monkeypatch.setattr(display, "write_nothing_more", lambda: given_up.append(True))
-    console = display.LastingConsole(
-        file=io.TextIOWrapper(Gone(), write_through=True), force_terminal=terminal
-    )
-    with Screen(console).shown() as screen:
+    file = io.TextIOWrapper(Gone(), write_through=True)
+    with Screen(display.LastingConsole(file=file, force_terminal=is_terminal)).shown() as screen:
         screen.write(b"text\n")
-        screen.show(Status("s", AT, 4, 1))
+        screen.show(AT, "coding")
         screen.write(b"text\n")
     assert given_up

@@ -1,10 +1,11 @@
-"""The state of a job, what may be asked when it goes on, and the times of its stages."""
+"""The state of a job, what may be asked when it is resumed, and the times of its stages."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,6 @@ from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import stages
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, JobSet, Options
 from tests.frames import assert_survives_pickling
-
-UNKNOWN_FIELD = json.dumps(
-    {
-        "form": 1,
-        "project": "..",
-        "options": {},
-        "stages": [{"name": MODELS, "loops": 1, "colour": "red"}],
-        "factor_set": None,
-        "end": "",
-    }
-)
 
 
 @pytest.fixture
@@ -36,49 +26,65 @@ def log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begun(job: Job, name: str, state: str = "begun", **changes: object) -> Job:
     """Return a job with a stage that has begun."""
-    stage = job.stage(name)
-    return job.with_stage(dataclasses.replace(stage, state=state, log="some", **changes))  # type: ignore[arg-type]
-
-
-def test_what_is_left_out(log_dir: Path) -> None:
-    """Ten loops of each stage are the default, and there is no baseline."""
-    job = jobs.new(Options(), log_dir)
-    assert [(stage.name, stage.loops, stage.state) for stage in job.stages] == [
-        (FACTORS, 10, "waiting"),
-        (MODELS, 10, "waiting"),
-    ]
-    assert jobs.newest(log_dir) is None
+    return job.with_stage(name, state=state, log="some", **changes)
 
 
 def test_written_and_read(log_dir: Path) -> None:
-    """All of a job comes back from its file, also of one whose project was moved."""
+    """All of a job comes back from its file, also of a moved project; ten loops are the default."""
+    assert jobs.newest(log_dir) is None
+    found = jobs.new(Options(), log_dir)
+    assert [(stage.name, stage.loops) for stage in found.stages] == [(FACTORS, 10), (MODELS, 10)]
     job = jobs.new(Options(3, 4, True, "12h", "", ("--step-n", "é\udcff")), log_dir)
-    job = begun(
-        dataclasses.replace(job, factor_set=JobSet("sha256:1", ("a", "b"), ("c",))), MODELS, seconds=3.5
-    )
-    jobs.write(job)
+    job = dataclasses.replace(job, factor_set=JobSet("sha256:1", ("a", "b"), ("c",)))
+    job = jobs.write(begun(job, MODELS, seconds=3.5))
     assert jobs.newest(log_dir) == job
     moved = log_dir.parent.rename(log_dir.parent.with_name("moved")) / "log"
-    found = jobs.newest(moved)
-    assert found is not None
-    assert found.log(MODELS) == moved / "some"
-    assert found.log(BASELINE) is None
+    elsewhere = jobs.newest(moved)
+    assert elsewhere is not None
+    assert (elsewhere.log(MODELS), elsewhere.log(BASELINE)) == (moved / "some", None)
 
 
 def test_the_newest_of_several(log_dir: Path) -> None:
     """The newest is the one of the latest stamp; other files are not looked at."""
-    names = ("2026-01-05_09-00-00-000000", "2025-12-05_09-00-00-000000")
     job = jobs.new(Options(), log_dir)
-    for name in names:
+    for name in ("2026-01-05_09-00-00-000000", "2025-12-05_09-00-00-000000"):
         jobs.write(dataclasses.replace(job, file=log_dir / f"{name}_run.json"))
     (log_dir / "my_run.json").write_text("mine")
     found = jobs.newest(log_dir)
     assert found is not None
-    assert found.file.name.startswith(names[0])
+    assert found.file.name.startswith("2026")
+
+
+def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
+    """The form stays: what an earlier release wrote is read."""
+    state = {
+        "form": 1,
+        "project": "..",
+        "options": {"factor_loops": 1, "model_loops": 2, "baseline": False, "all_duration": ""}
+        | {"from_logs": "", "passed_on": ["-C"]},
+        "stages": [{"name": MODELS, "loops": 2, "log": "some", "state": "begun", "seconds": 3.5}],
+        "factor_set": {"digest": "sha256:1", "paths": ["/a"], "logs": []},
+        "end": "",
+    }
+    file = log_dir / "2026-01-05_09-00-00-000000_run.json"
+    file.write_text(json.dumps(state))
+    found = jobs.newest(log_dir)
+    assert found is not None
+    assert (found.options, found.stages[0].seconds) == (Options(1, 2, passed_on=("-C",)), 3.5)
+    assert found.factor_set == JobSet("sha256:1", ("/a",), ())
+    jobs.write(found)
+    assert json.loads(file.read_text()) == state
+
+
+UNKNOWN_FIELD = {"stages": [{"name": MODELS, "loops": 1, "colour": "red"}], "factor_set": None, "end": ""}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"form": 1}', '{"form": 2}', '{"form": 1, "stages": 3}', UNKNOWN_FIELD]
+    "text",
+    [
+        *("", "{", "[]", "null", '{"form": 1}', '{"form": 2}', '{"form": 1, "stages": 3}'),
+        json.dumps({"form": 1, "project": "..", "options": {}, **UNKNOWN_FIELD}),
+    ],
 )
 def test_damaged_state(log_dir: Path, text: str) -> None:
     """A state that is damaged, or of another form, is one error that names it."""
@@ -101,43 +107,33 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "fact"),
     [
-        (Options(baseline=True), "--baseline says yes, and the job that goes on has none"),
-        (Options(all_duration="3h"), "--all-duration says 3h, and the job that goes on has 12h"),
-        (Options(from_logs="log/x"), "--from-log says log/x, and the job that goes on has none"),
-        (
-            Options(passed_on=("-C",)),
-            "An option for RD-Agent says -C, and the job that goes on has --step-n 5",
-        ),
+        (Options(baseline=True), "--baseline says yes, and the job to resume has none"),
+        (Options(all_duration="3h"), "--all-duration says 3h, and the job to resume has 12h"),
+        (Options(from_logs="log/x"), "--from-log says log/x, and the job to resume has none"),
+        (Options(passed_on=("-C",)), "An option for RD-Agent says -C, and the job to resume has --step-n 5"),
         (Options(factor_loops=2), "--factor-loops 2 is less than the 3 that the job was to do"),
         (Options(model_loops=3), "--model-loops 3 is less than the 4 that the job was to do"),
     ],
 )
 def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
-    """An option that contradicts the job that goes on is one error, in the words of the command line."""
+    """An option that contradicts the job is one error, in the words of the command line."""
     job = jobs.new(Options(3, 4, all_duration="12h", passed_on=("--step-n", "5")), log_dir)
     with pytest.raises(JobError) as caught:
         jobs.resumed(job, asked)
     assert caught.value.fact == fact
 
 
-def test_the_same_again(log_dir: Path) -> None:
-    """Options that say what the job has change nothing."""
-    asked = Options(3, 4, True, "12h", "", ("--step-n", "5"))
+def test_more_model_loops(log_dir: Path) -> None:
+    """More model loops open the ended models and baseline again, and leave the factors and their set."""
+    asked = Options(1, 2, True, "12h", "", ("--step-n", "5"))
     job = jobs.new(asked, log_dir)
     assert jobs.resumed(job, asked) == job
-
-
-def test_more_loops(log_dir: Path) -> None:
-    """More model loops open the ended models and baseline again, and leave the factors and their set."""
-    job = jobs.new(Options(1, 2, True), log_dir)
     for name in (FACTORS, MODELS, BASELINE):
         job = begun(job, name, "ended")
     job = dataclasses.replace(job, end="done", factor_set=JobSet("d", ("p",), ()))
     more = jobs.resumed(job, Options(model_loops=5))
     assert [(stage.loops, stage.state) for stage in more.stages] == [(1, "ended"), (5, "begun"), (5, "begun")]
     assert (more.end, more.factor_set, more.options.model_loops) == ("", job.factor_set, 5)
-    with pytest.raises(JobError, match="has begun with the set of this job's factor stage"):
-        jobs.resumed(job, Options(factor_loops=5))
 
 
 def test_more_factor_loops(log_dir: Path) -> None:
@@ -145,30 +141,24 @@ def test_more_factor_loops(log_dir: Path) -> None:
     job = begun(jobs.new(Options(1, 2), log_dir), FACTORS, "ended")
     job = dataclasses.replace(job, end="nothing accepted", factor_set=JobSet("d", ("p",), ()))
     more = jobs.resumed(job, Options(factor_loops=5))
-    assert more.stage(FACTORS) == dataclasses.replace(more.stages[0], loops=5, state="begun", log="some")
+    assert (more.stage(FACTORS).loops, more.stage(FACTORS).state) == (5, "begun")
     assert (more.end, more.factor_set) == ("", None)
-
-
-def test_factor_loops_of_a_job_without(log_dir: Path) -> None:
-    """A job on a log has no factor stage to go on with."""
-    with pytest.raises(JobError, match="asks for a factor stage, and the job that goes on has none"):
+    with pytest.raises(JobError, match="has begun with the set of this job's factor stage"):
+        jobs.resumed(begun(job, MODELS), Options(factor_loops=5))
+    with pytest.raises(JobError, match="asks for a factor stage, and the job to resume has none"):
         jobs.resumed(jobs.new(Options(from_logs="log/x"), log_dir), Options(factor_loops=5))
 
 
 def test_another_folder(log_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job goes on in its own project, and the error says where that is."""
+    """A job is resumed in its own project, and the error says where that is; the command names the logs."""
     job = jobs.new(Options(), log_dir)
+    assert job.resume_command == "rdagent-sota run --resume"
+    elsewhere = jobs.new(Options(), tmp_path / "my logs").resume_command
+    assert elsewhere == "rdagent-sota run --resume --log-dir '../my logs'"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(JobError, match="belongs to another folder") as caught:
         jobs.resumed(job, Options())
     assert caught.value.fix.endswith(f"cd {log_dir.parent}")
-
-
-def test_how_to_go_on(log_dir: Path, tmp_path: Path) -> None:
-    """The command names the folder of the logs where it is not the usual one."""
-    assert jobs.new(Options(), log_dir).resume_command == "rdagent-sota run --resume"
-    elsewhere = jobs.new(Options(), tmp_path / "my logs").resume_command
-    assert elsewhere == "rdagent-sota run --resume --log-dir '../my logs'"
 
 
 @pytest.mark.parametrize("option", ["--loop_n", "--loop-n=3", "--path", "--path=x"])
@@ -205,26 +195,11 @@ def test_no_durations(text: str) -> None:
         (MODELS, (FACTORS,), {FACTORS: 11000.0}, -1000 / 2),
     ],
 )
-def test_shares(
-    log_dir: Path, name: str, ended: tuple[str, ...], used: dict[str, float], share: float
-) -> None:
+def test_shares(log_dir: Path, name: str, ended: tuple[str, ...], used: dict[str, Any], share: float) -> None:
     """A stage gets its share of what is left, by loops, three parts for a factor loop, two for a model."""
+    assert stages.share(jobs.new(Options(), log_dir), name) is None
     job = jobs.new(Options(4, 2, True, "10000s"), log_dir)
     for stage in job.stages:
         state = "ended" if stage.name in ended else "waiting"
         job = begun(job, stage.name, state, seconds=used.get(stage.name, 0.0))
     assert stages.share(job, name) == pytest.approx(share)
-
-
-def test_no_limit(log_dir: Path) -> None:
-    """Without a limit there are no shares."""
-    assert stages.share(jobs.new(Options(), log_dir), FACTORS) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (61, "1 min"), (3599, "1 h 00 min"), (11100, "3 h 05 min")],
-)
-def test_shown_times(seconds: float, text: str) -> None:
-    """Times are shown as people read them."""
-    assert stages.shown(seconds) == text

@@ -7,60 +7,48 @@ import os
 import threading
 from pathlib import Path
 
-import filelock
 import pytest
 
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import locks
 from tests.frames import public_folder, without_privileges
 
+BOTH = pytest.mark.parametrize(
+    ("name", "text"),
+    [(locks.RUN_LOCK, "at work in this log folder"), (locks.STAGE_LOCK, "that was killed")],
+    ids=["job", "stage of a killed job"],
+)
 
-def held_by_a_stage(folder: Path) -> int:
-    """Hold the lock that a stage's lifeline keeps, and return the descriptor."""
-    descriptor = os.open(folder / locks.STAGE_LOCK, os.O_RDWR | os.O_CREAT)
+
+def held_by_another(folder: Path, name: str) -> int:
+    """Hold a lock as another process does, and return the descriptor."""
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
-def test_waits_for_the_stage_of_a_killed_job(tmp_path: Path) -> None:
-    """It is said once that the stage of a killed job is awaited, and the locks are had when it is gone."""
-    descriptor, told = held_by_a_stage(tmp_path), list[str]()
-    threading.Timer(0.7, os.close, (descriptor,)).start()
-    with locks.held(tmp_path, told.append) as held:
-        assert os.fstat(held).st_ino == (tmp_path / locks.STAGE_LOCK).stat().st_ino
-    assert told == ["waiting for the stage of the job that was killed to end ..."]
+@BOTH
+def test_waits_for_one_that_ends(tmp_path: Path, name: str, text: str) -> None:
+    """It is said once that the other is awaited, and the locks are had when it is gone."""
+    said = list[str]()
+    threading.Timer(0.7, os.close, (held_by_another(tmp_path, name),)).start()
+    with locks.held(tmp_path, said.append) as descriptor:
+        assert os.fstat(descriptor).st_ino == (tmp_path / locks.STAGE_LOCK).stat().st_ino
+    (line,) = said
+    assert line.startswith("waiting for")
+    assert text in line
 
 
-def test_waits_for_a_job_that_was_told_to_stop(tmp_path: Path) -> None:
-    """A job that ends within the patience is awaited, which is said; one that does not is one error."""
-    before, told = filelock.FileLock(tmp_path / locks.RUN_LOCK, thread_local=False), list[str]()
-    before.acquire()
-    threading.Timer(0.7, before.release).start()
-    with locks.held(tmp_path, told.append):
-        pass
-    (said,) = told
-    assert "waiting for it to end" in said
-
-
-def test_a_job_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that goes on is left alone, and the second one is refused."""
+@BOTH
+def test_one_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """One that outlives the patience is one error and left alone, and both locks are free afterwards."""
     monkeypatch.setattr(locks, "END_SECONDS", 0.1)
-    with (
-        locks.held(tmp_path, lambda text: None),
-        pytest.raises(JobError, match="is at work in this log folder"),
-        locks.held(tmp_path, lambda text: None),
-    ):
-        pass
-
-
-def test_a_stage_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that outlives the patience is one error, and the other lock is free again."""
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
-    descriptor = held_by_a_stage(tmp_path)
-    with pytest.raises(JobError, match="killed is still running"), locks.held(tmp_path, lambda text: None):
+    descriptor = held_by_another(tmp_path, name)
+    with pytest.raises(JobError, match=text), locks.held(tmp_path, lambda _: None):
         pass
     os.close(descriptor)
-    with locks.held(tmp_path, lambda text: None):
+    with locks.held(tmp_path, lambda _: None):
         pass
 
 
@@ -71,7 +59,7 @@ def test_a_folder_that_may_not_be_written() -> None:
         with (
             without_privileges(),
             pytest.raises(JobError, match="can't be locked") as caught,
-            locks.held(folder, lambda text: None),
+            locks.held(folder, lambda _: None),
         ):
             pass
     assert str(folder) in caught.value.place

@@ -1,4 +1,4 @@
-"""A set behind a URL at the seams of the real model runner: what it hands over, remembers and never shows."""
+"""A set behind a URL in RD-Agent's model runner: what it hands over, remembers and never shows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rdagent_sota_bridge.bridge import plan
 from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.sharing import remote
-from tests import seams, servers, storage
+from tests import seams, servers
+from tests.storage import Bucket
 
 SECRET = "0123456789abcdef"
 
@@ -32,14 +32,6 @@ def market(
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(tmp_path)
     yield made
-
-
-@pytest.fixture
-def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Files]:
-    """Give an HTTP server, and no waiting."""
-    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0, 0.0))
-    with servers.http_server() as made:
-        yield made
 
 
 def put(files: servers.Files, market: Market, tmp_path: Path, **columns: float) -> str:
@@ -75,14 +67,14 @@ def test_the_set_reaches_the_merge_path(
     assert SECRET.encode() not in session
 
 
-def test_s3_reaches_the_merge_path(market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_reaches_the_merge_path(
+    bucket: Bucket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same from a bucket, joined with a set of this machine."""
     own = seams.write_set(tmp_path / "own", seams.factor_frame(market, noise=1.0)[["noise"]])
     there = seams.write_set(tmp_path / "there", seams.factor_frame(market))
-    with storage.running() as server, storage.new_bucket(server, "a-bucket", monkeypatch) as bucket:
-        url = bucket.put(there / FACTOR_FILE, "run")
-        seams.switch_on(monkeypatch, f"{url} {own}")
-        experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
+    seams.switch_on(monkeypatch, f"{bucket.put(there / FACTOR_FILE, 'run')} {own}")
+    experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
     written = pd.read_parquet(Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
     assert sorted(written["feature"].columns) == ["noise", "overnight_gap"]
 
@@ -128,7 +120,7 @@ def test_a_copy_that_is_changed_in_the_middle_of_a_run(
 def test_offline_with_a_copy_is_one_warning(
     files: servers.Files, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run whose server fails goes on with the copy, and says so and of when it is."""
+    """A run whose server fails uses the copy, and says so and of when it is."""
     seams.switch_on(monkeypatch, put(files, market, tmp_path))
     seams.build_runner()
     files.status = 503
@@ -158,7 +150,7 @@ def test_a_set_that_can_not_be_fetched_stops_the_run(
 
 
 def test_logs_are_no_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL as a log is told as that, without its secrets; and so is one where nothing fetches."""
+    """A URL as a log is one message, without its secrets; and so is one where nothing fetches."""
     with pytest.raises(SessionError, match="logs are read from the disk") as caught:
         locate.factor_sets((), ("s3://alice:pa55word@bucket/log",))
     assert "pa55word" not in str(caught.value)
@@ -171,7 +163,8 @@ def test_no_driver_is_imported_without_a_url(tmp_path: Path) -> None:
     (tmp_path / FACTOR_FILE).write_bytes(b"")
     code = f"""
 import sys
-from rdagent_sota_bridge import fetch, locate
+from rdagent_sota_bridge.factor_set import locate
+from rdagent_sota_bridge.sharing import fetch
 locate.factor_sets(({str(tmp_path)!r},), (), fetch.into_store(None, print))
 print([name for name in ("s3fs", "aiohttp", "botocore", "gcsfs") if name in sys.modules])
 """
