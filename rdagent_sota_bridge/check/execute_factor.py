@@ -18,12 +18,10 @@ from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.system import child
 
-CODE_FILE = "factor.py"
-VALUES_FILE = "result.h5"
-"""The names that RD-Agent gives to a factor's code and result (`components/coder/factor_coder/factor.py`)."""
-
-_PREFIX = "FACTOR_CoSTEER_"
-_TIMEOUT = f"{_PREFIX}FILE_BASED_EXECUTION_TIMEOUT"
+# The names that RD-Agent gives to a factor's code and result (`components/coder/factor_coder/factor.py`).
+_CODE_FILE = "factor.py"
+_VALUES_FILE = "result.h5"
+_TIMEOUT = "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT"
 _SHOWN = 300  # characters of what a code said
 
 
@@ -46,10 +44,10 @@ class Execution:
     timeout: float
 
 
-class _Variables(BaseSettings):
-    """The three settings of RD-Agent, with its defaults; names count in any case, as they do there."""
+class _FactorSettings(BaseSettings):
+    """`FactorCoSTEERSettings` in `components/coder/factor_coder/config.py` (0.8.0 and 1.0.0)."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FACTOR_CoSTEER_", extra="ignore")
 
     data_folder: str = "git_ignore_folder/factor_implementation_source_data"
     file_based_execution_timeout: int = 3600
@@ -59,10 +57,6 @@ class _Variables(BaseSettings):
 def settings_of_rdagent(project: Path) -> Execution:
     """Return how RD-Agent runs factors in a project, from the environment, without importing RD-Agent.
 
-    `FACTOR_CoSTEER_PYTHON_BIN`, `FACTOR_CoSTEER_DATA_FOLDER` and
-    `FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT`, with the defaults of
-    `components/coder/factor_coder/config.py` (the same in 0.8.0 and 1.0.0).
-
     Args:
         project: The folder that `rdagent` is started in; the data folder is relative to it.
 
@@ -70,18 +64,15 @@ def settings_of_rdagent(project: Path) -> Execution:
         SettingsError: if the timeout is no whole number.
     """
     try:
-        variables = _Variables()
+        found = _FactorSettings()
     except ValidationError as error:  # of the timeout: the others are text
         raise SettingsError(
             f"{_TIMEOUT} has an unknown value: {str(error.errors()[0]['input'])!r}",
             f"environment variable or .env entry {_TIMEOUT}",
             "expected a whole number of seconds, as RD-Agent does; then start again",
         ) from None
-    return Execution(
-        python_bin=variables.python_bin,
-        data_folder=(project / variables.data_folder).absolute(),
-        timeout=variables.file_based_execution_timeout,
-    )
+    folder = (project / found.data_folder).absolute()
+    return Execution(found.python_bin, folder, found.file_based_execution_timeout)
 
 
 def run(code: str, data: Path, execution: Execution) -> pd.DataFrame:
@@ -106,19 +97,18 @@ def run(code: str, data: Path, execution: Execution) -> pd.DataFrame:
     ):
         folder = Path(name)
         for file in data_files(data):
-            copy_file(file, folder / file.name)
-        result = folder / VALUES_FILE
-        result.unlink(missing_ok=True)  # one in the data folder is not the code's
-        (folder / CODE_FILE).write_text(code, encoding="utf-8")
+            if file.name != _VALUES_FILE:  # which is not the code's
+                copy_file(file, folder / file.name)
+        (folder / _CODE_FILE).write_text(code, encoding="utf-8")
         status = _execute(execution, folder, output)
-        if status != 0:
-            raise RunError(f"exit status {status}{_ending(output, folder)}")
-        if not result.exists():
-            raise RunError(f"it leaves no {VALUES_FILE}{_ending(output, folder)}")
         try:
-            table: pd.DataFrame | pd.Series = pd.read_hdf(result)
+            if status != 0:
+                raise RunError(f"exit status {status}{_ending(output, folder)}")
+            table = pd.read_hdf(folder / _VALUES_FILE)
+        except FileNotFoundError:
+            raise RunError(f"it leaves no {_VALUES_FILE}{_ending(output, folder)}") from None
         except UNREADABLE as error:
-            raise RunError(f"its {VALUES_FILE} can't be read: {str(error)[:_SHOWN]}") from None
+            raise RunError(f"its {_VALUES_FILE} can't be read: {str(error)[:_SHOWN]}") from None
     return flat(table.to_frame() if isinstance(table, pd.Series) else table)
 
 
@@ -135,12 +125,11 @@ def flat(frame: pd.DataFrame) -> pd.DataFrame:
     fix = "see what the code writes: one row a datetime and instrument, and these as index levels"
     times, instruments = _level(frame.index, DATETIME), _level(frame.index, INSTRUMENT)
     if not isinstance(times, pd.DatetimeIndex) or times.tz is not None or instruments is None:
-        levels = ", ".join(str(name) for name in frame.index.names)
-        fact = f"its result has no index level {DATETIME} of plain times, or no single {INSTRUMENT}: {levels}"
+        there = ", ".join(str(name) for name in frame.index.names)
+        fact = f"its result has no index level {DATETIME} of plain times, or no single {INSTRUMENT}: {there}"
         raise NotCheckedError(fact, fix)
-    index = pd.MultiIndex.from_arrays(
-        [times.as_unit("ns"), instruments.astype(object)], names=[DATETIME, INSTRUMENT]
-    )
+    levels = [times.as_unit("ns"), instruments.astype(object)]
+    index = pd.MultiIndex.from_arrays(levels, names=[DATETIME, INSTRUMENT])
     if index.has_duplicates:
         day, instrument = index[index.duplicated()][0]
         raise NotCheckedError(f"its result has more than one row for {instrument} on {day}", fix)
@@ -156,11 +145,10 @@ def _level(index: pd.Index, name: str) -> pd.Index | None:
 
 
 def _execute(execution: Execution, folder: Path, output: BinaryIO) -> int:
-    """Run the code in the shell, with the environment as it is, and return its status."""
     # The form of RD-Agent's command, whose interpreter may come with arguments; with the file's bare
     # name, as its path may have spaces. The processes form a group, so that none outlives the run.
     process = subprocess.Popen(  # noqa: S602
-        f"{execution.python_bin} {CODE_FILE}",
+        f"{execution.python_bin} {_CODE_FILE}",
         shell=True,
         cwd=folder,
         stdin=subprocess.DEVNULL,

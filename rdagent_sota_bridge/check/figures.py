@@ -11,7 +11,7 @@ import pandas as pd
 from rdagent_sota_bridge.factor_set.panel import Panel
 from rdagent_sota_bridge.qlib_files import label
 from rdagent_sota_bridge.qlib_files.market import Market
-from rdagent_sota_bridge.qlib_files.model_yaml import Segment, Task, inside
+from rdagent_sota_bridge.qlib_files.model_yaml import Task, inside
 
 IC_CELLS = 400_000
 """The rank IC is a mean over evenly spread days of the test segment with so many cells; all, if fewer."""
@@ -52,158 +52,113 @@ class FactorFigures:
     rank_ic_days: int
 
 
-@dataclass(frozen=True, eq=False)
 class FigureGround:
     """What the figures of all factors of a panel are taken on.
 
     Attributes:
-        cells: By segment, the (day, instrument) cells of the market; without a market, the set's rows there.
-        rows: By segment, the panel's rows from the first to the last day.
-        member: bool, (rows,): whether the instrument was in the market on that day; None for all.
-        filled: By segment, the share of the cells that have a row.
         sample: The panel's rows on sampled days.
+        filled: By segment, the share of the market's cells that have a row (all of the set's rows without a
+            market); None where the market has no day.
         missing_days: Days of the calendar inside the set's range that have no row.
-        ic_rows: Rows of the panel on the days of the IC.
-        ic_places: Where each stands in `ic_label`, flat.
-        ic_label: float32, (days, instruments of the panel): the label; None where it is not known.
     """
 
-    cells: dict[str, int]
-    rows: dict[str, slice]
-    member: Any
-    filled: dict[str, float | None]
-    sample: Any
-    missing_days: pd.DatetimeIndex
-    ic_rows: Any
-    ic_places: Any
-    ic_label: Any
+    def __init__(self, panel: Panel, market: Market | None, task: Task, sampled_dates: Any) -> None:
+        """Prepare it.
 
+        Args:
+            panel: The factors.
+            market: The market; None where Qlib's data is not there yet.
+            task: The segments and the label.
+            sampled_dates: Positions of the dates of the sample.
+        """
+        days, starts = panel.dates.normalize(), np.append(panel.starts, panel.rows)
+        self._panel = panel
+        self._rows = {}  # by segment, from the first to the last day
+        for name, segment in task.segments.items():
+            dates = np.flatnonzero(inside(days, segment))
+            self._rows[name] = slice(*(starts[[dates[0], dates[-1] + 1]].tolist() if len(dates) else (0, 0)))
+        self.sample = _rows_of(panel, sampled_dates)
+        self._label: Any = None
+        if market is None:
+            # Of the market's cells only those with a row are known; a segment without one is not filled.
+            self.missing_days = panel.dates[:0]
+            self._member = np.ones(panel.rows, dtype=bool)
+            self._cells = {name: max(1, rows.stop - rows.start) for name, rows in self._rows.items()}
+        else:
+            members, calendar = market.members(), market.calendar.normalize()
+            # One more day and instrument than the market has, for those that it does not know.
+            known = np.pad(members, ((0, 1), (0, 1)))
+            positions = market.calendar.get_indexer(panel.dates)
+            codes = pd.Index(market.instruments).get_indexer(list(panel.instruments))
+            self.missing_days = calendar[(calendar >= days[0]) & (calendar <= days[-1])].difference(days)
+            self._member = known[positions[panel.date_codes], codes[panel.instrument_codes]]
+            self._cells = {
+                name: int(members[inside(calendar, days)].sum()) for name, days in task.segments.items()
+            }
+            dates = np.flatnonzero(inside(days, task.test) & (positions >= 0))
+            number = max(1, IC_CELLS // len(panel.instruments))
+            if len(dates) > number:
+                dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]
+            rows = _rows_of(panel, dates)
+            self._ic_rows = rows[self._member[rows]]
+            self._ic_places = np.searchsorted(dates, panel.date_codes[self._ic_rows]) * len(panel.instruments)
+            self._ic_places += panel.instrument_codes[self._ic_rows]
+            self._label = label.values(market.folder, task.label, positions[dates], panel.instruments)
+        self.filled = self._shares(self._member)
 
-def ground(panel: Panel, market: Market | None, task: Task, sampled_dates: Any) -> FigureGround:
-    """Prepare what the figures are taken on.
-
-    Args:
-        panel: The factors.
-        market: The market; None where Qlib's data is not there yet.
-        task: The segments and the label.
-        sampled_dates: Positions of the dates of the sample.
-    """
-    days = panel.dates.normalize()
-    ends = np.append(panel.starts[1:], panel.rows)
-    rows = {name: _rows_of(days, segment, panel) for name, segment in task.segments.items()}
-    sample = np.concatenate([np.arange(panel.starts[date], ends[date]) for date in sampled_dates])
-    if market is None:
-        # Of the market's cells only those with a row are known; a segment without one is not filled at all.
-        cells = {name: max(1, found.stop - found.start) for name, found in rows.items()}
-        filled: dict[str, float | None] = {
-            name: 1.0 if found.stop > found.start else 0.0 for name, found in rows.items()
+    def _shares(self, marked: Any) -> dict[str, float | None]:
+        """Return by segment which share of the market's cells is marked; None without a cell."""
+        return {
+            name: int(np.count_nonzero(marked[rows])) / self._cells[name] if self._cells[name] else None
+            for name, rows in self._rows.items()
         }
-        nothing = np.empty(0, dtype=np.int64)
-        return FigureGround(cells, rows, None, filled, sample, panel.dates[:0], nothing, nothing, None)
-    members = market.members()
-    calendar = market.calendar.normalize()
-    cells = {name: int(members[inside(calendar, segment)].sum()) for name, segment in task.segments.items()}
-    member = _member(panel, market, members)
-    filled = {
-        name: int(np.count_nonzero(member[rows[name]])) / cells[name] if cells[name] else None
-        for name in cells
-    }
-    within = calendar[(calendar >= days[0]) & (calendar <= days[-1])]
-    ic_rows, ic_places, ic_label = _ic_ground(panel, market, task, member)
-    return FigureGround(
-        cells, rows, member, filled, sample, within.difference(days), ic_rows, ic_places, ic_label
-    )
 
-
-def take(values: Any, panel: Panel, on: FigureGround) -> FactorFigures:
-    """Return the figures of one factor.
-
-    Args:
-        values: float64, (rows,), at least one of them a number.
-        panel: Its panel.
-        on: What the figures are taken on.
-    """
-    there = ~np.isnan(values)
-    usable = there if on.member is None else there & on.member
-    coverage = {
-        name: int(np.count_nonzero(usable[rows])) / on.cells[name] if on.cells[name] else None
-        for name, rows in on.rows.items()
-    }
-    sample = values[on.sample]
-    sample = sample[~np.isnan(sample)]
-    middle = float(np.median(sample)) if len(sample) else 0.0
-    deviation = float(np.median(np.abs(sample - middle))) / _MAD_OF_NORMAL if len(sample) else 0.0
-    lows = np.fmin.reduceat(values, panel.starts)
-    highs = np.fmax.reduceat(values, panel.starts)
-    low, high = float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs))
-    counted = np.add.reduceat(there, panel.starts, dtype=np.int64) > 1
-    scale = deviation or (high - low)
-    number = int(np.count_nonzero(there))
-    extreme = None
-    if deviation:
+    def take(self, values: Any) -> FactorFigures:
+        """Return the figures of one factor's values: float64, (rows,), at least one of them a number."""
+        there, starts = ~np.isnan(values), self._panel.starts
+        number = int(np.count_nonzero(there))
+        sample = values[self.sample]
+        sample = sample[~np.isnan(sample)]
+        middle = float(np.median(sample)) if len(sample) else 0.0
+        deviation = float(np.median(np.abs(sample - middle))) / _MAD_OF_NORMAL if len(sample) else 0.0
+        lows, highs = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+        low, high = float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs))
+        counted = np.add.reduceat(there, starts, dtype=np.int64) > 1
+        as_good_as_none = _NO_SPREAD * (deviation or high - low)
         with np.errstate(invalid="ignore"):
-            beyond = np.count_nonzero(values > middle + EXTREME * deviation)
-            beyond += np.count_nonzero(values < middle - EXTREME * deviation)
-        extreme = float(beyond / number)
-    rank_ic, rank_ic_days = _rank_ic(values, on)
-    return FactorFigures(
-        coverage=coverage,
-        missing=1 - number / panel.rows,
-        constant_days=int(np.count_nonzero(counted & (highs - lows <= _NO_SPREAD * scale))),
-        days=int(np.count_nonzero(counted)),
-        extreme=extreme,
-        low=low,
-        high=high,
-        rank_ic=rank_ic,
-        rank_ic_days=rank_ic_days,
-    )
+            beyond = np.count_nonzero(np.abs(values - middle) > EXTREME * deviation)
+        rank_ic, rank_ic_days = self._rank_ic(values)
+        return FactorFigures(
+            coverage=self._shares(there & self._member),
+            missing=1 - number / len(values),
+            constant_days=int(np.count_nonzero(counted & (highs - lows <= as_good_as_none))),
+            days=int(np.count_nonzero(counted)),
+            extreme=beyond / number if deviation else None,
+            low=low,
+            high=high,
+            rank_ic=rank_ic,
+            rank_ic_days=rank_ic_days,
+        )
+
+    def _rank_ic(self, values: Any) -> tuple[float | None, int]:
+        """Return the mean daily rank correlation of factor and label (Qlib's Rank IC), and its days."""
+        if self._label is None or not len(self._ic_rows):
+            return None, 0
+        factor = np.full(self._label.shape, np.nan)
+        factor.reshape(-1)[self._ic_places] = values[self._ic_rows]
+        there = ~(np.isnan(factor) | np.isnan(self._label))
+        ranks = [pd.DataFrame(part).where(there).rank(axis=1) for part in (factor, self._label)]
+        daily = daily_correlation(*ranks)[there.sum(axis=1) >= _LEAST_INSTRUMENTS].dropna()
+        return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)
 
 
-def _rows_of(days: pd.DatetimeIndex, segment: Segment, panel: Panel) -> slice:
-    dates = np.flatnonzero(inside(days, segment))
-    if not len(dates):
-        return slice(0, 0)
-    return slice(int(panel.starts[dates[0]]), int(np.append(panel.starts, panel.rows)[dates[-1] + 1]))
-
-
-def _member(panel: Panel, market: Market, members: Any) -> Any:
-    """Return for each row whether its instrument was in the market on its day; bool, (rows,)."""
-    # One more day and instrument than the market has, for those that it does not know.
-    known = np.zeros((members.shape[0] + 1, members.shape[1] + 1), dtype=bool)
-    known[:-1, :-1] = members
-    days = market.calendar.get_indexer(panel.dates)
-    codes = pd.Index(market.instruments).get_indexer(list(panel.instruments))
-    return known[days[panel.date_codes], codes[panel.instrument_codes]]
-
-
-def _ic_ground(panel: Panel, market: Market, task: Task, member: Any) -> tuple[Any, Any, Any]:
-    positions = market.calendar.get_indexer(panel.dates)
-    dates = np.flatnonzero(inside(panel.dates.normalize(), task.test) & (positions >= 0))
-    number = max(1, IC_CELLS // len(panel.instruments))
-    if len(dates) > number:
-        dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]
-    found = label.values(market.folder, task.label, positions[dates], panel.instruments)
-    ends = np.append(panel.starts[1:], panel.rows)
-    rows = [np.arange(panel.starts[date], ends[date]) for date in dates]
-    ic_rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
-    places = np.repeat(np.arange(len(dates)), [len(part) for part in rows]) * len(panel.instruments)
-    places = places + panel.instrument_codes[ic_rows]
-    members = member[ic_rows]
-    return ic_rows[members], places[members], found
+def _rows_of(panel: Panel, dates: Any) -> Any:
+    """Return the panel's rows on some dates."""
+    wanted = np.zeros(len(panel.dates), dtype=bool)
+    wanted[dates] = True
+    return np.flatnonzero(wanted[panel.date_codes])
 
 
 def daily_correlation(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     """Return the correlation of each day (row) where both have a number; NaN where one has no spread."""
     return one.corrwith(other, axis=1).clip(-1.0, 1.0)
-
-
-def _rank_ic(values: Any, on: FigureGround) -> tuple[float | None, int]:
-    """Return the mean daily correlation of the ranks of factor and label (Qlib's Rank IC), and its days."""
-    if on.ic_label is None or not len(on.ic_rows):
-        return None, 0
-    factor = np.full(on.ic_label.shape, np.nan)
-    factor.reshape(-1)[on.ic_places] = values[on.ic_rows]
-    there = ~(np.isnan(factor) | np.isnan(on.ic_label))
-    ranks = [pd.DataFrame(part).where(there).rank(axis=1) for part in (factor, on.ic_label)]
-    daily = daily_correlation(*ranks)[there.sum(axis=1) >= _LEAST_INSTRUMENTS].dropna()
-    return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)

@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from importlib import import_module
 
-from rdagent_sota_bridge.check import lines as checks
 from rdagent_sota_bridge.check import quality
-from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge.check.lines import Line, failures, set_lines
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import FactorFileError
 from rdagent_sota_bridge.factor_set import locate
@@ -45,15 +44,11 @@ class Inspection:
         Raises:
             FactorFileError: if the set fills too little of the market.
         """
-        if found := checks.failures(self.quality, self.task):
+        if found := failures(self.quality, self.task):
             raise FactorFileError(" and ".join(str(source.path) for source in self.quality.sources), found)
 
 
-def inspect(
-    settings: Settings,
-    start: QlibStart,
-    located: tuple[Located, ...],
-) -> Inspection:
+def inspect(settings: Settings, start: QlibStart, located: tuple[Located, ...]) -> Inspection:
     """Look at a set, against the market and the segments of the installed RD-Agent.
 
     Args:
@@ -70,7 +65,7 @@ def inspect(
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
-    lines = [*_settings_lines(), *_cache_lines(), *_verdict_lines(located), *checks.lines(found, home, task)]
+    lines = [*_settings_lines(), *_cache_lines(), *_verdict_lines(located), *set_lines(found, home, task)]
     return Inspection(located, base, task, home, found, lines)
 
 
@@ -81,23 +76,14 @@ def is_qlib_in_docker() -> bool:
 
 
 def _settings_lines() -> list[Line]:
-    removed = Line(
-        "settings",
-        "warn",
-        f"{REMOVED} has no effect any more: Qlib builds the data of each model",
-        f"take {REMOVED} out of the environment or .env",
-        {"name": REMOVED},
-    )
-    return [removed] * (REMOVED in os.environ) + [
-        Line(
-            "settings",
-            "warn",
-            f"{name} is no setting of this package",
-            f"did you mean {near}?",
-            {"name": name},
-        )
+    found = [
+        (name, f"{name} is no setting of this package", f"did you mean {near}?")
         for name, near in misspelt_names()
     ]
+    if REMOVED in os.environ:
+        text = f"{REMOVED} has no effect any more: Qlib builds the data of each model"
+        found.insert(0, (REMOVED, text, f"take {REMOVED} out of the environment or .env"))
+    return [Line("settings", "warn", text, fix, {"name": name}) for name, text, fix in found]
 
 
 def _cache_lines() -> list[Line]:
@@ -115,14 +101,10 @@ def _cache_lines() -> list[Line]:
 
 def _verdict_lines(located: tuple[Located, ...]) -> list[Line]:
     """Return the lines of sets that a run rejected: their files mix the rejected factors in."""
-    return [
-        Line(
-            "verdict",
-            "warn",
-            f"{at.path.parent} is the set of loop {at.loop} of {at.log}, which was rejected",
-            f"name the run's log, for the set of its last accepted loop: SOTA_LOG_PATH={at.log}",
-            {"loop": at.loop, "log": str(at.log)},
-        )
-        for at in located
-        if at.accepted is False
-    ]
+    found = []
+    for at in located:
+        if at.accepted is False:
+            text = f"{at.path.parent} is the set of loop {at.loop} of {at.log}, which was rejected"
+            fix = f"name the run's log, for the set of its last accepted loop: SOTA_LOG_PATH={at.log}"
+            found.append(Line("verdict", "warn", text, fix, {"loop": at.loop, "log": str(at.log)}))
+    return found

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,7 +13,7 @@ from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.market import Market
-from rdagent_sota_bridge.qlib_files.model_yaml import Segment, Task
+from rdagent_sota_bridge.qlib_files.model_yaml import Task
 
 State = Literal["pass", "warn", "fail"]
 
@@ -25,8 +24,6 @@ GOOD_COVERAGE = 0.90
 TOO_GOOD_IC = 0.2
 MANY_EXTREMES = 0.01
 MANY_CONSTANT_DAYS = 0.05
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -54,58 +51,50 @@ class Line:
 
 def worst(lines: Iterable[Line]) -> State:
     """Return the worst state of some lines; `pass` of none."""
-    states = {line.state for line in lines}
-    return "fail" if "fail" in states else "warn" if "warn" in states else "pass"
-
-
-def lines(quality: Quality, market: Market | None, task: Task) -> list[Line]:
-    """Return the lines of a check, those of the set first, then one a factor."""
-    return [
-        _set_line(quality),
-        *_choice_lines(quality),
-        *(_coverage_line(name, share, task) for name, share in quality.filled.items()),
-        *_missing_days_lines(quality, market),
-        _market_line(quality, market, task),
-        *(_factor_line(name, found, quality) for name, found in quality.figures.items()),
-        *_no_ic_line(quality, market, task),
-    ]
+    states: tuple[State, ...] = ("pass", "warn", "fail")
+    return max((line.state for line in lines), key=states.index, default="pass")
 
 
 def lines_of(error: BridgeError) -> list[Line]:
     """Return an error as failed lines: one a fault of a factor file, or else one."""
     if isinstance(error, FactorFileError):
-        return [
-            Line("set", "fail", f"{error.path}: {failure.fact}", failure.fix) for failure in error.failures
-        ]
+        return [Line("set", "fail", f"{error.path}: {fault.fact}", fault.fix) for fault in error.failures]
     return [Line("set", "fail", f"{error.fact} ({error.place})", error.fix)]
 
 
 def failures(quality: Quality, task: Task) -> tuple[Failure, ...]:
     """Return why a set must not be trained on: it fills too little of the market in a segment."""
-    train = f"{_shown(task.train)} as training segment"
     if not any(found.coverage["train"] for found in quality.figures.values()):
         fix = "mine the factors over the training segment too, or set the segment to where they have values"
+        train = f"{_days(task, 'train')} as training segment"
         return (Failure(Reason.NO_TRAINING_VALUE, fix, None, len(quality.figures), (train,)),)
-    found = [
-        Failure(
-            Reason.NO_MARKET_DAY, _segment_fix(name), None, None, (f"{name}: {_shown(task.segments[name])}",)
-        )
-        for name, share in quality.filled.items()
-        if share is None
-    ]
+    found = []
     for segment, share in quality.filled.items():
-        shares = [(None, share), *((name, at.coverage[segment]) for name, at in quality.figures.items())]
-        for column, filled in shares:
-            if filled is not None and filled < LEAST_COVERAGE and (column is None or not _low(share)):
-                text = f"{filled:.1%} of the {segment} segment's cells ({_shown(task.segments[segment])})"
-                found.append(
-                    Failure(Reason.LOW_COVERAGE, _coverage_fix(segment, column), column, None, (text,))
-                )
+        days = _days(task, segment)
+        if share is None:
+            text = (f"{segment}: {days}",)
+            found.append(Failure(Reason.NO_MARKET_DAY, _segment_fix(segment), None, None, text))
+            continue
+        shares = {name: at.coverage[segment] for name, at in quality.figures.items()}
+        # Where the set has no rows, its factors can have no values.
+        for column, filled in {None: share}.items() if share < LEAST_COVERAGE else shares.items():
+            if filled is not None and filled < LEAST_COVERAGE:
+                text = (f"{filled:.1%} of the {segment} segment's cells ({days})",)
+                fix = _coverage_fix(segment, column)
+                found.append(Failure(Reason.LOW_COVERAGE, fix, column, None, text))
     return tuple(found)
 
 
-def _low(share: float | None) -> bool:
-    return share is not None and share < LEAST_COVERAGE
+def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]:
+    """Return the lines of a set, and then one a factor."""
+    return [
+        _set_line(quality),
+        *_choice_lines(quality),
+        *(_coverage_line(name, share, task) for name, share in quality.filled.items()),
+        *_market_lines(quality, market, task),
+        *(_factor_line(name, found, quality) for name, found in quality.figures.items()),
+        *_no_ic_line(quality, market, task),
+    ]
 
 
 def _set_line(quality: Quality) -> Line:
@@ -131,71 +120,63 @@ def _choice_lines(quality: Quality) -> list[Line]:
     if quality.left_out:
         text = f"left out by SOTA_FACTORS and SOTA_FACTORS_EXCLUDE: {_some(quality.left_out)}"
         found.append(Line("choice", "pass", text, figures={"left_out": list(quality.left_out)}))
+    fix = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
     for drop in quality.dropped:
         text = (
             f"{drop.column} is dropped: its mean daily |correlation| with {drop.kept}, which comes first, is "
-            f"{drop.correlation:.4f}"
         )
-        fix = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
-        found.append(Line("correlation", "warn", text, fix, dataclasses.asdict(drop)))
+        found.append(Line("correlation", "warn", f"{text}{drop.correlation:.4f}", fix, asdict(drop)))
     return found
 
 
 def _coverage_line(segment: str, share: float | None, task: Task) -> Line:
-    name, days = f"coverage {segment}", _shown(task.segments[segment])
+    name, days = f"coverage {segment}", _days(task, segment)
     if share is None:
         return Line(name, "fail", f"there is no trading day in it ({days})", _segment_fix(segment))
+    state, fix = _coverage_state(share), _coverage_fix(segment, None)
     text = f"rows for {share:.1%} of the cells ({days})"
-    state = _coverage_state(share)
-    return Line(name, state, text, "" if state == "pass" else _coverage_fix(segment, None), {"share": share})
+    return Line(name, state, text, "" if state == "pass" else fix, {"share": share})
 
 
 def _coverage_state(share: float) -> State:
     return "fail" if share < LEAST_COVERAGE else "warn" if share < GOOD_COVERAGE else "pass"
 
 
-def _missing_days_lines(quality: Quality, market: Market | None) -> list[Line]:
-    name = "missing days"
-    if market is None:
-        return []
-    if not len(quality.missing_days):
-        return [Line(name, "pass", "none inside the set's range", figures={"ranges": []})]
-    ranges = _ranges(quality.missing_days, market.calendar.normalize())
-    text = f"{len(quality.missing_days)} trading days inside the set's range have no row: {_some(ranges)}"
-    return [Line(name, "warn", text, "mine the factors on data that has those days", {"ranges": ranges})]
-
-
-def _market_line(quality: Quality, market: Market | None, task: Task) -> Line:
+def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]:
+    """Return the lines about the set's days and instruments, against the market's."""
     if market is None:
         place = docker.shown(task.provider_uri)
         text = f"Qlib data is not there yet ({place}, market {task.market}): not compared with it"
-        return Line("instruments", "warn", text, "download it, or let RD-Agent do so at its first run")
-    held, known = len(quality.factors.instruments), quality.in_market or 0
-    share = known / len(market.instruments)
+        fix = "download it, or let RD-Agent do so at its first run"
+        return [Line("instruments", "warn", text, fix)]
+    ranges = _ranges(quality.missing_days, market.calendar.normalize())
+    days = Line("missing days", "pass", "none inside the set's range", figures={"ranges": ranges})
+    if ranges:
+        text = f"{len(quality.missing_days)} trading days inside the set's range have no row: {_some(ranges)}"
+        fix = "mine the factors on data that has those days"
+        days = Line("missing days", "warn", text, fix, {"ranges": ranges})
+    held, known, all_of_it = len(quality.factors.instruments), quality.in_market or 0, len(market.instruments)
     text = (
-        f"{known:,} of the {len(market.instruments):,} of market {market.name} ({market.folder}) are in the "
+        f"{known:,} of the {all_of_it:,} of market {market.name} ({market.folder}) are in the "
         f"set; {held - known:,} instruments of the set are not in the market"
     )
-    figures = {"in_market": known, "of_market": len(market.instruments), "of_set": held}
-    if share >= GOOD_COVERAGE:
-        return Line("instruments", "pass", text, figures=figures)
-    return Line(
-        "instruments", "warn", text, "mine the factors over the market that the model YAML names", figures
-    )
+    good = known >= GOOD_COVERAGE * all_of_it
+    fix = "" if good else "mine the factors over the market that the model YAML names"
+    figures = {"in_market": known, "of_market": all_of_it, "of_set": held}
+    return [days, Line("instruments", "pass" if good else "warn", text, fix, figures)]
 
 
 def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
-    """Return the line of one factor; a share that is as low for the whole set is told by the set's line."""
+    """Return the line of one factor; a share that is as low for the whole set stands in the set's line."""
     findings: list[tuple[State, str, str]] = []
     shares = {segment: share for segment, share in found.coverage.items() if share is not None}
     for segment, share in shares.items():
         state = _coverage_state(share)
         if state not in ("pass", _coverage_state(quality.filled[segment] or 0.0)):
-            findings.append(
-                (state, f"fills {share:.1%} of the {segment} segment", _coverage_fix(segment, name))
-            )
+            text = f"fills {share:.1%} of the {segment} segment"
+            findings.append((state, text, _coverage_fix(segment, name)))
     if found.constant_days > MANY_CONSTANT_DAYS * found.days:
-        fix = "leave it out, unless it is meant to tell days apart: on such a day it ranks nothing"
+        fix = "leave it out, unless it is meant to separate days: on such a day it ranks nothing"
         findings.append(("warn", "is constant on many days", fix))
     if found.extreme is not None and found.extreme > MANY_EXTREMES:
         findings.append(("warn", "has many extreme values", "clip or rank them where the factor is made"))
@@ -209,30 +190,29 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
         f"NaN {found.missing:.1%}; values {found.low:.4g} to {found.high:.4g}, {extreme}; "
         f"constant on {found.constant_days:,} of {found.days:,} days; rank IC in the test segment {ic}"
     )
-    return Line(
-        f"factor {name}",
-        max((state for state, _, _ in findings), key=("pass", "warn", "fail").index, default="pass"),
-        "; ".join([*(text for _, text, _ in findings), figures]),
-        "; ".join(fix for _, _, fix in findings),
-        dataclasses.asdict(found),
-    )
+    states = [state for state, _, _ in findings]
+    text = "; ".join([*(text for _, text, _ in findings), figures])
+    fix = "; ".join(fix for _, _, fix in findings)
+    state = "fail" if "fail" in states else "warn" if states else "pass"
+    return Line(f"factor {name}", state, text, fix, asdict(found))
 
 
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:
     if market is None or any(found.rank_ic is not None for found in quality.figures.values()):
         return []
-    if not label.is_known(task.label):
-        text = f"not known: what is read is a return between two later days, and the label is {task.label}"
-        return [Line("rank IC", "warn", text, "judge by the IC of a back-test")]
     text = (
         f"not known: no day of the test segment has both factors and prices for the label in {market.folder}"
     )
-    return [Line("rank IC", "warn", text, "download Qlib's data whole, with its features folder")]
+    fix = "download Qlib's data whole, with its features folder"
+    if not label.is_known(task.label):
+        text = f"not known: what is read is a return between two later days, and the label is {task.label}"
+        fix = "judge by the IC of a back-test"
+    return [Line("rank IC", "warn", text, fix)]
 
 
 def _coverage_fix(segment: str, column: str | None) -> str:
-    variables = f"QLIB_MODEL_{segment.upper()}_START and _END"
     if column is None:
+        variables = f"QLIB_MODEL_{segment.upper()}_START and _END"
         return f"set {variables} to dates that the set covers, or mine over that segment and market"
     return f"leave it out (SOTA_FACTORS_EXCLUDE={column}), or mine it over that segment too"
 
@@ -244,20 +224,18 @@ def _segment_fix(segment: str) -> str:
 def _ranges(days: pd.DatetimeIndex, calendar: pd.DatetimeIndex) -> list[str]:
     """Return days as ranges of the calendar, such as `2015-03-02 to 2015-03-06 (5 days)`."""
     positions = pd.Series(calendar.get_indexer(days), index=days)
-    groups = (positions.diff() != 1).cumsum()
-    return [
-        str(part.index[0].date())
-        if len(part) == 1
-        else f"{part.index[0].date()} to {part.index[-1].date()} ({len(part)} days)"
-        for _, part in positions.groupby(groups)
-    ]
+    found = []
+    for _, part in positions.groupby((positions.diff() != 1).cumsum()):
+        first, last = part.index[0].date(), part.index[-1].date()
+        found.append(str(first) if len(part) == 1 else f"{first} to {last} ({len(part)} days)")
+    return found
 
 
-def _shown(segment: Segment) -> str:
-    start, end = segment
+def _days(task: Task, segment: str) -> str:
+    start, end = task.segments[segment]
     return f"{start.date()} to {'the last day' if pd.isna(end) else end.date()}"
 
 
 def _some(texts: Sequence[str]) -> str:
-    shown = ", ".join(texts[:_SHOWN])
-    return f"{shown}, … ({len(texts)} in all)" if len(texts) > _SHOWN else shown
+    shown = ", ".join(texts[:5])
+    return f"{shown}, … ({len(texts)} in all)" if len(texts) > 5 else shown

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.check.execute_factor import Execution, RunError, flat, run
-from rdagent_sota_bridge.check.lines import Line, State
+from rdagent_sota_bridge.check.lines import Line
 from rdagent_sota_bridge.check.truncate import NotCheckedError, cut_data, data_files, times_in
 from rdagent_sota_bridge.factor_set.parquet import DATETIME
 from rdagent_sota_bridge.factor_set.sessions import FactorCode
@@ -27,19 +26,9 @@ _OF_SCALE = 1e-9
 
 
 @dataclass(frozen=True)
-class _Finding:
-    """What came of one code: its line, the columns of the set that it makes, and whether in these values."""
-
-    line: Line | None
-    columns: tuple[str, ...]
-    reproduces: bool = False
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """How codes are run on the full data, the folder of the early data, and the last time of each to compare.
-
-    Stored values are compared up to `date`, a day or a time; the early data end at `end`, with that day.
+class _Cut:
+    """The data that end early: their folder, the last time of stored values to compare (a day or a time), and
+    that of the data, with the whole day.
     """
 
     execution: Execution
@@ -76,161 +65,158 @@ def check_set(
     distinct = {(code.name, code.code): code for code in codes}.values()
     if not distinct or not stored_by_name:
         return _without_code(list(stored_by_name))
-    findings: list[_Finding] = []
+    findings: list[tuple[Line | None, list[str], bool]] = []
     made: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="sota-ahead-") as scratch:
         try:
-            bench = _bench(stored_by_name, execution, Path(scratch))
+            cut = _cut(stored_by_name, execution, Path(scratch))
         except NotCheckedError as error:
             return [_not_checked(", ".join(stored_by_name), error)]
         for code in sorted(distinct, key=lambda code: code.name not in stored_by_name):
             if code.name not in stored_by_name and made.issuperset(stored_by_name):
                 break  # the set is explained whole: the others were dropped, or never accepted
-            finding = _finding(code, stored_by_name, bench)
-            findings.append(finding)
-            made.update(finding.columns if finding.reproduces else ())
-    unknown = [name for name in stored_by_name if not any(name in found.columns for found in findings)]
+            line, columns, reproduces = _look(code, stored_by_name, cut)
+            findings.append((line, columns, reproduces))
+            made.update(columns if reproduces else ())
+    unknown = [name for name in stored_by_name if not any(name in columns for _, columns, _ in findings)]
     lines = [
-        found.line
-        for found in findings
+        line
+        for line, columns, reproduces in findings
         # A code that failed may have made a column of another name; one that another code made is settled.
-        if found.line and (found.reproduces or (set(found.columns) - made if found.columns else unknown))
+        if line and (reproduces or (set(columns) - made if columns else unknown))
     ]
     return [*lines, *_without_code(unknown)]
 
 
-def _finding(code: FactorCode, stored: Mapping[str, pd.Series], bench: _Bench) -> _Finding:
+def _look(
+    code: FactorCode, stored: Mapping[str, pd.Series], cut: _Cut
+) -> tuple[Line | None, list[str], bool]:
+    """Return the line of a code, the columns of the set that it makes, and whether in these values."""
     columns = [code.name] if code.name in stored else []
     try:
-        result = _first_run(code, bench)
+        result = _first_run(code, cut)
         columns = [name for name in stored if name in result.columns]
         if not columns:  # RD-Agent dropped it, or the user did
-            return _Finding(None, ())
+            return None, [], False
         held = flat(pd.DataFrame({name: stored[name] for name in columns}))
-        line, reproduces = _compared(code, held, result, bench)
+        line, reproduces = _compared(code, held, result, cut)
     except NotCheckedError as error:
-        return _Finding(_not_checked(code.name, error), tuple(columns))
-    return _Finding(line, tuple(columns), reproduces)
+        return _not_checked(code.name, error), columns, False
+    return line, columns, reproduces
 
 
-def _compared(code: FactorCode, held: pd.DataFrame, result: pd.DataFrame, bench: _Bench) -> tuple[Line, bool]:
+def _compared(code: FactorCode, held: pd.DataFrame, result: pd.DataFrame, cut: _Cut) -> tuple[Line, bool]:
     """Return the line, and whether the code makes the stored values."""
-    early, cut = held[_times(held) <= bench.date], _day(bench.date)
+    early, day = held[_times(held) <= cut.date], _day(cut.date)
     if not early.index.isin(result.index).any():
         fix = "see how the code names dates and instruments"
         raise NotCheckedError("its result has no row in common with the set", fix)
     # A column without a value at the cut has none that lacks the future.
-    missing = [name for name, last in early[_times(early) == bench.date].items() if last.isna().all()]
+    missing = [name for name, last in early[_times(early) == cut.date].items() if last.isna().all()]
     if missing:
-        fact = f"{', '.join(missing)} has no value on {cut}"
+        fact = f"{', '.join(missing)} has no value on {day}"
         raise NotCheckedError(fact, "check the set of its run by itself")
-    values = _Values(early)
-    without = values.of(result)
-    subject = code.name if values.names == [code.name] else f"{code.name} ({', '.join(values.names)})"
-    compared = int(values.there.sum())
-    figures = {"factor": code.name, "columns": values.names, "cut": cut, "compared": compared}
-    if values.differ(values.stored, without).any():
-        return _why_changed(code, values, without, Line(NAME, "fail", subject, figures=figures), bench)
+    names = list(early.columns)
+    subject = code.name if names == [code.name] else f"{code.name} ({', '.join(names)})"
+    figures = {
+        "factor": code.name,
+        "columns": names,
+        "cut": day,
+        "compared": int(early.notna().to_numpy().sum()),
+    }
+    without = _like(early, result)
+    if _differ(early, early, without).any():
+        return _why_changed(code, early, without, subject, figures, cut)
     reached = _times(result).max()
-    if reached > bench.end and reached >= _times(held.dropna(how="all")).max():
-        fact = f"its result reaches to {_day(reached)}, its data to {cut}: it reads data from elsewhere"
+    if reached > cut.end and reached >= _times(held.dropna(how="all")).max():
+        fact = f"its result reaches to {_day(reached)}, its data to {day}: it reads data from elsewhere"
         fix = "let it read the files beside it, by their bare names, and mine the factor anew"
         raise NotCheckedError(fact, fix)
-    text = f"{subject}: {compared:,} values up to {cut} stay the same without the data after it"
+    text = f"{subject}: {figures['compared']:,} values up to {day} stay the same without the data after it"
     return Line(NAME, "pass", text, figures=figures), True
 
 
 def _why_changed(
-    code: FactorCode, values: _Values, without: Any, begun: Line, bench: _Bench
+    code: FactorCode, stored: pd.DataFrame, without: Any, subject: str, figures: dict[str, Any], cut: _Cut
 ) -> tuple[Line, bool]:
-    """Tell whether values differ for lack of the future; `begun` is a line with the subject and figures."""
-
-    def line(text: str, fix: str, **figures: Any) -> Line:
-        state: State = "fail" if "changed" in figures else "warn"
-        return Line(NAME, state, f"{begun.text}: {text}", fix, {**begun.figures, **figures})
-
-    cut, data = _day(bench.date), bench.execution.data_folder
-    within = values.of(_again(code, data, "the full data", bench))
-    ahead = values.differ(within, without)
-    arrays = {"stored": values.stored, "without_future": without, "with_future": within}
+    """Find out whether values differ for lack of the future, and return as `_compared` does."""
+    day, data = _day(cut.date), cut.execution.data_folder
+    within = _like(stored, _again(code, data, "the full data", cut))
+    ahead = _differ(stored, within, without)
+    arrays = {"stored": stored.to_numpy("float64"), "without_future": without, "with_future": within}
     if not ahead.any():
-        first = values.first(values.differ(values.stored, without), **arrays)
+        first = _first(stored, _differ(stored, stored, without), arrays)
         text = (
-            f"not checked: the code gives other values than the stored ones: {_place(first)} is stored as "
-            f"{_shown(first['stored'])} and is {_shown(first['without_future'])} now, "
-            "with and without the future"
+            f"{subject}: not checked: the code gives other values than the stored ones: {_place(first)} is "
+            f"stored as {_shown(first['stored'])} and is {_shown(first['without_future'])} now, with and "
+            "without the future"
         )
         fix = (
             f"the data in {data}, or the file, have changed since it was mined: restore them, or mine it anew"
         )
-        return line(text, fix, first=first), False
-
-    repeated = values.of(_again(code, bench.early, f"the data up to {cut}", bench))
-    unsteady = values.differ(without, repeated)
+        return Line(NAME, "warn", text, fix, {**figures, "first": first}), False
+    repeated = _like(stored, _again(code, cut.early, f"the data up to {day}", cut))
+    unsteady = _differ(stored, without, repeated)
     if unsteady.any():
-        first = values.first(unsteady, first_run=without, second_run=repeated)
+        first = _first(stored, unsteady, {"first_run": without, "second_run": repeated})
         text = (
-            "not checked: the code is not deterministic: two runs on the same data give "
+            f"{subject}: not checked: the code is not deterministic: two runs on the same data give "
             f"{_shown(first['first_run'])} and {_shown(first['second_run'])} for {_place(first)}"
         )
         fix = "fix the seed in the code, or leave the factor out: its values can't be made again"
-        return line(text, fix, first=first), False
-
-    first = values.first(ahead, **arrays)
-    changed, reproduces = int(ahead.sum()), not values.differ(values.stored, within).any()
-    guilty = [name for name, found in zip(values.names, ahead.any(axis=0), strict=True) if found]
+        return Line(NAME, "warn", text, fix, {**figures, "first": first}), False
+    first = _first(stored, ahead, arrays)
+    changed, reproduces = int(ahead.sum()), not _differ(stored, stored, within).any()
+    guilty = [name for name, found in zip(stored.columns, ahead.any(axis=0), strict=True) if found]
     text = (
-        f"looks ahead: {_place(first)} is stored as {_shown(first['stored'])} and is "
-        f"{_shown(first['without_future'])} without the data after {cut}; "
-        f"{changed:,} of {begun.figures['compared']:,} values up to there change"
+        f"{subject}: looks ahead: {_place(first)} is stored as {_shown(first['stored'])} and is "
+        f"{_shown(first['without_future'])} without the data after {day}; "
+        f"{changed:,} of {figures['compared']:,} values up to there change"
     )
     if not reproduces:
         now = _shown(first["with_future"])
         text += f" (the data have changed since it was mined, too: with them it is {now} now)"
     fix = f"leave it out (SOTA_FACTORS_EXCLUDE={','.join(guilty)}): nobody can know its values in time"
-    return line(text, fix, changed=changed, looking_ahead=guilty, first=first), reproduces
+    figures = {**figures, "changed": changed, "looking_ahead": guilty, "first": first}
+    return Line(NAME, "fail", text, fix, figures), reproduces
 
 
-class _Values:
-    """The stored values up to the cut (flat), and those of a result in the same rows and columns."""
+def _like(stored: pd.DataFrame, result: pd.DataFrame) -> Any:
+    """Return a result's values in the rows and columns of the stored ones, NaN where it has none."""
+    try:
+        frame = result.reindex(columns=stored.columns).reindex(stored.index)
+        return frame.to_numpy(dtype="float64", na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        fact = f"the result holds values that are no numbers: {error}"
+        raise NotCheckedError(fact, "mine it anew") from None
 
-    def __init__(self, held: pd.DataFrame) -> None:
-        self.index = held.index
-        self.names = [str(name) for name in held.columns]
-        self.stored = held.to_numpy(dtype="float64")
-        self.there = ~np.isnan(self.stored)
-        size = np.abs(self.stored)
-        # By a quantile: one huge value must not make all others equal.
-        self.noise = _RELATIVE * size + _OF_SCALE * np.nanquantile(size, 0.9, axis=0)
 
-    def of(self, result: pd.DataFrame) -> Any:
-        """Return a result's values, NaN where it has no row or lacks the column, rows by columns."""
-        try:
-            frame = result.reindex(columns=self.names).reindex(self.index)
-            return frame.to_numpy(dtype="float64", na_value=np.nan)
-        except (TypeError, ValueError) as error:
-            fact = f"the result holds values that are no numbers: {error}"
-            raise NotCheckedError(fact, "mine it anew") from None
+def _differ(stored: pd.DataFrame, one: Any, other: Any) -> Any:
+    """Return which of the stored values differ between two arrays, by more than the arithmetic's noise."""
+    one, other, size = (
+        np.asarray(one, "float64"),
+        np.asarray(other, "float64"),
+        stored.abs().to_numpy("float64"),
+    )
+    # By a quantile: one huge value must not make all others equal.
+    noise = _RELATIVE * size + _OF_SCALE * np.nanquantile(size, 0.9, axis=0)
+    with np.errstate(invalid="ignore"):
+        same = (np.abs(one - other) <= noise) | (one == other) | (np.isnan(one) & np.isnan(other))
+    return ~np.isnan(size) & ~same
 
-    def differ(self, one: Any, other: Any) -> Any:
-        """Tell which of the stored values differ between two arrays, by more than the arithmetic's noise."""
-        with np.errstate(invalid="ignore"):
-            near = np.abs(one - other) <= self.noise
-        return self.there & ~(near | (one == other) | (np.isnan(one) & np.isnan(other)))
 
-    def first(self, mask: Any, **arrays: Any) -> dict[str, Any]:
-        """Return the earliest marked cell, of one date the first instrument's, and its value in each array.
+def _first(stored: pd.DataFrame, mask: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Return the earliest marked cell, of one date the first instrument's, and its value in each array.
 
-        None stands for a value that is missing or infinite, which JSON can't hold.
-        """
-        rows = np.flatnonzero(mask.any(axis=1))
-        dates = self.index.get_level_values(DATETIME)[rows]
-        row = min(rows[dates == dates.min()], key=lambda found: str(self.index[found][1]))
-        column = int(np.flatnonzero(mask[row])[0])
-        date, instrument = self.index[row]
-        place = {"factor": self.names[column], "date": _day(date), "instrument": str(instrument)}
-        numbers = {name: float(values[row, column]) for name, values in arrays.items()}
-        return {**place, **to_jsonable_python(numbers, inf_nan_mode="null")}
+    None stands for a value that is missing or infinite, which JSON can't hold.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    row = min(rows, key=lambda found: (stored.index[found][0], str(stored.index[found][1])))
+    column = int(np.flatnonzero(mask[row])[0])
+    date, instrument = stored.index[row]
+    place = {"factor": str(stored.columns[column]), "date": _day(date), "instrument": str(instrument)}
+    values = {name: float(array[row, column]) for name, array in arrays.items()}
+    return {**place, **{name: value if np.isfinite(value) else None for name, value in values.items()}}
 
 
 def _place(cell: dict[str, Any]) -> str:
@@ -259,11 +245,11 @@ def _times(frame: pd.DataFrame) -> pd.DatetimeIndex:
     return frame.index.get_level_values(DATETIME)
 
 
-# Where to cut
+# --- where to cut ---
 
 
-def _bench(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path) -> _Bench:
-    """Choose where to cut, and cut the data there: each table must tell its times, and lose some."""
+def _cut(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path) -> _Cut:
+    """Choose where to cut, and cut the data there: each table must have times, and lose some rows."""
     folder = execution.data_folder
     fix = "name the folder with FACTOR_CoSTEER_DATA_FOLDER, or start in the project's folder"
     if not folder.is_dir():
@@ -273,7 +259,12 @@ def _bench(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path)
     if not spans:
         raise NotCheckedError(f"no table with rows is in {folder}", fix)
     first, last = max(span[0] for span in spans), min(span[1] for span in spans)
-    times = _stored_times(stored)
+    # The times at which as many columns as possible have a value.
+    counts: pd.Series = pd.Series(dtype="float64")
+    for name in stored:
+        ones = pd.Series(1.0, index=_times(flat(stored[name].to_frame().dropna())).unique())
+        counts = counts.add(ones, fill_value=0)
+    times = pd.DatetimeIndex(counts.index[counts == counts.max()]).sort_values()
     daily = bool((times == times.normalize()).all())
     if daily:  # a day that the data have bars of counts whole, and the cut leaves all of it
         first, last = first.normalize(), last.normalize()
@@ -288,51 +279,36 @@ def _bench(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path)
     end = date + pd.Timedelta(days=1) - pd.Timedelta(1, "ns") if daily else date
     for file in files:
         cut_data(file, scratch / file.name, end)
-    return _Bench(execution, scratch, date, end)
-
-
-def _stored_times(stored: Mapping[str, pd.Series]) -> pd.DatetimeIndex:
-    """Return the times at which as many columns as possible have a value, ascending."""
-    counts: pd.Series = pd.Series(dtype="float64")
-    for name in stored:
-        times = _times(flat(stored[name].to_frame().dropna())).unique()
-        counts = counts.add(pd.Series(1.0, index=times), fill_value=0)
-    return pd.DatetimeIndex(counts.index[counts == counts.max()]).sort_values()
+    return _Cut(execution, scratch, date, end)
 
 
 def _date_to_cut(times: pd.DatetimeIndex, last: pd.Timestamp) -> pd.Timestamp | None:
     """Return one of the times, about 70 % of the way, with data after it; None where there is none."""
     weeks, months = times.to_period("W"), times.to_period("M")
-    candidates = [position for position, time in enumerate(times) if time < last]
-    going_on = [
-        position
-        for position in candidates[: len(times) - 1]
-        if weeks[position] == weeks[position + 1] and months[position] == months[position + 1]
-    ]
+    inside = [*((weeks[1:] == weeks[:-1]) & (months[1:] == months[:-1])), False]  # of its week and month
     wanted = int(_PART_OF_THE_DATES * len(times))
-    nearest = sorted(going_on or candidates, key=lambda position: abs(position - wanted))
-    return times[nearest[0]] if nearest else None
+    positions = [position for position, time in enumerate(times) if time < last]
+    best = min(positions, key=lambda at: (not inside[at], abs(at - wanted)), default=None)
+    return None if best is None else times[best]
 
 
-# Running
+# --- running ---
 
 
-def _first_run(code: FactorCode, bench: _Bench) -> pd.DataFrame:
+def _first_run(code: FactorCode, cut: _Cut) -> pd.DataFrame:
     try:
-        return run(code.code, bench.early, bench.execution)
+        return run(code.code, cut.early, cut.execution)
     except RunError as error:
         early_error = error
-    _again(code, bench.execution.data_folder, "the full data as well", bench)
-    raise NotCheckedError(
-        "suspicious: the code works on the full data and not on the data "
-        f"up to {_day(bench.date)}: {early_error}",
-        "read the code: does it need dates that lie in the future?",
-    )
+    _again(code, cut.execution.data_folder, "the full data as well", cut)
+    fact = f"suspicious: the code works on the full data and not on the data up to {_day(cut.date)}"
+    fix = "read the code: does it need dates that lie in the future?"
+    raise NotCheckedError(f"{fact}: {early_error}", fix)
 
 
-def _again(code: FactorCode, data: Path, what: str, bench: _Bench) -> pd.DataFrame:
+def _again(code: FactorCode, data: Path, what: str, cut: _Cut) -> pd.DataFrame:
     try:
-        return run(code.code, data, bench.execution)
+        return run(code.code, data, cut.execution)
     except RunError as error:
-        fix = f"run it where RD-Agent runs factors (FACTOR_CoSTEER_PYTHON_BIN={bench.execution.python_bin})"
+        fix = f"run it where RD-Agent runs factors (FACTOR_CoSTEER_PYTHON_BIN={cut.execution.python_bin})"
         raise NotCheckedError(f"the code fails on {what}: {error}", fix) from None

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from rdagent_sota_bridge.check import figures
-from rdagent_sota_bridge.check.figures import FactorFigures
-from rdagent_sota_bridge.factor_set import choice, normal, selection
-from rdagent_sota_bridge.factor_set import panel as panels
-from rdagent_sota_bridge.factor_set import parquet as factors
+from rdagent_sota_bridge.check.figures import FactorFigures, FigureGround
+from rdagent_sota_bridge.factor_set import choice, normal, panel, parquet, selection
 from rdagent_sota_bridge.factor_set.parquet import Days, FactorSet
 from rdagent_sota_bridge.factor_set.selection import Dropped
 from rdagent_sota_bridge.qlib_files import label
@@ -32,11 +28,11 @@ _PRICE_FILES = 200
 
 @dataclass(frozen=True)
 class Wish:
-    """Which factors the user wants.
+    """Which factors the user wants: names or shell patterns.
 
     Attributes:
-        wanted: Names or shell patterns; empty for all.
-        excluded: Names or shell patterns.
+        wanted: Empty for all.
+        excluded: Taken from those.
         max_correlation: Of two factors that are at least so alike the later is dropped; infinite for none.
     """
 
@@ -102,73 +98,66 @@ def look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -
         UnequalFactorError: if a factor has different values in two files.
     """
     # Two files of one content are one.
-    known_paths: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
-        known_paths.setdefault(factors.current_digest(path), path)
-    paths, digests = list(known_paths.values()), list(known_paths)
-    key = [digests, _plain(wish), _plain(task), None if market is None else _identity(market, task)]
-    known = cache.get(_KIND, key)
-    if known is not None:
+        files.setdefault(parquet.current_digest(path), path)
+    key = [list(files), repr(wish), repr(task), None if market is None else _identity(market, task)]
+    if (known := cache.get(_KIND, key)) is not None:
         kept = _QUALITY.validate_python(known)
-        sources = tuple(dataclasses.replace(one, path=known_paths[one.digest]) for one in kept.sources)
-        described = dataclasses.replace(kept.factors, path=sources[0].path)
-        return dataclasses.replace(kept, factors=described, sources=sources)
-    found = _look(paths, wish, market, task)
-    if {source.digest for source in found.sources} <= set(digests):  # else a file was replaced meanwhile
+        sources = tuple(replace(source, path=files[source.digest]) for source in kept.sources)
+        return replace(kept, factors=replace(kept.factors, path=sources[0].path), sources=sources)
+    found = _look(list(files.values()), wish, market, task)
+    if {source.digest for source in found.sources} <= set(files):  # else a file was replaced meanwhile
         cache.put(_KIND, key, _QUALITY.dump_python(found, mode="json"))
     return found
 
 
 def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) -> Quality:
-    there: list[str] = []
+    there: tuple[str, ...] = ()
 
     def choose(columns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-        place = " and ".join(map(str, paths))
-        there.extend(panels.union(columns))
-        return choice.chosen(panels.union(columns), wish.wanted, wish.excluded, place)
+        nonlocal there
+        there = panel.union(columns)
+        return choice.chosen(there, wish.wanted, wish.excluded, " and ".join(map(str, paths)))
 
-    with panels.opened(paths, choose) as panel:
-        check_fit(_described(panel), market, task.train)
-        dates = selection.sampled_dates(panel)
-        ground = figures.ground(panel, market, task, dates)
-        sample = np.empty((len(panel.columns), len(ground.sample)), dtype=np.float64)
+    with panel.opened(paths, choose) as rows:
+        first = rows.files[0]
+        described = FactorSet(first.path, first.digest, rows.rows, rows.columns, rows.dates, rows.instruments)
+        check_fit(described, market, task.train)
+        dates = selection.sampled_dates(rows)
+        ground = FigureGround(rows, market, task, dates)
+        sample = np.empty((len(rows.columns), len(ground.sample)), dtype=np.float64)
         found = {}
-        for number, (column, values) in enumerate(panels.values(panel)):
-            found[column] = figures.take(values, panel, ground)
+        for number, (column, values) in enumerate(panel.values(rows)):
+            found[column] = ground.take(values)
             sample[number] = values[ground.sample]
-        starts = np.searchsorted(panel.date_codes[ground.sample], np.append(dates, len(panel.dates)))
+        starts = np.searchsorted(rows.date_codes[ground.sample], np.append(dates, len(rows.dates)))
         days = [slice(*pair) for pair in itertools.pairwise(starts)]
-        dropped = selection.to_drop(panel, sample, days, wish.max_correlation)
-        kept = tuple(name for name in panel.columns if name not in {drop.column for drop in dropped})
+        dropped = tuple(selection.to_drop(rows, sample, days, wish.max_correlation))
+        kept = tuple(name for name in rows.columns if name not in {drop.column for drop in dropped})
         sources = tuple(
             Source(file.path, file.digest, tuple(name for name in kept if name in file.columns))
-            for file in panel.files
+            for file in rows.files
         )
         left_out = tuple(name for name in there if name not in found)
         if all(source.columns for source in sources):
-            whole = len(sources) == 1 and kept == panel.files[0].columns
+            whole = len(sources) == 1 and kept == first.columns
+            digest = first.digest if whole else _digest(sources)
             return Quality(
-                factors=dataclasses.replace(
-                    _described(panel), columns=kept, digest=sources[0].digest if whole else _digest(sources)
-                ),
+                factors=replace(described, columns=kept, digest=digest),
                 sources=sources,
                 left_out=left_out,
-                dropped=tuple(dropped),
+                dropped=dropped,
                 figures={name: found[name] for name in kept},
                 filled=ground.filled,
                 missing_days=ground.missing_days,
-                in_market=None if market is None else len(set(panel.instruments) & set(market.instruments)),
-                is_normal=whole and normal.is_normal(panel),
+                in_market=None if market is None else len(set(rows.instruments) & set(market.instruments)),
+                is_normal=whole and normal.is_normal(rows),
             )
     # A file all of whose factors were dropped does not belong to the set: without it there may be fewer rows.
     used = [source.path for source in sources if source.columns]
-    rest = _look(used, dataclasses.replace(wish, wanted=kept, excluded=()), market, task)
-    return dataclasses.replace(rest, left_out=left_out, dropped=(*dropped, *rest.dropped))
-
-
-def _described(panel: panels.Panel) -> FactorSet:
-    first = panel.files[0]
-    return FactorSet(first.path, first.digest, panel.rows, panel.columns, panel.dates, panel.instruments)
+    rest = _look(used, replace(wish, wanted=kept, excluded=()), market, task)
+    return replace(rest, left_out=left_out, dropped=(*dropped, *rest.dropped))
 
 
 def _digest(sources: tuple[Source, ...]) -> str:
@@ -176,15 +165,8 @@ def _digest(sources: tuple[Source, ...]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-# --- as JSON ---
-
-
-def _plain(value: Wish | Task) -> dict[str, Any]:
-    return {name: repr(part) for name, part in dataclasses.asdict(value).items()}
-
-
 def _identity(market: Market, task: Task) -> list[Any]:
-    """Return what tells a market from others: its lists, and the identity of price files that the IC is from.
+    """Return what identifies a market: its lists, and the state of price files that the IC is from.
 
     The files of evenly spread instruments stand for all: an update or a new adjustment writes every one.
     """
@@ -193,7 +175,7 @@ def _identity(market: Market, task: Task) -> list[Any]:
     for instrument in market.instruments[::step]:
         try:
             status = label.file_of(market.folder, task.label, instrument).stat()
-        except OSError:  # not there, or not to be read: the look tells
+        except OSError:  # not there, or not to be read: the look finds out
             continue
         prices.append([instrument, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return [str(market.folder), market.name, market.digest, prices]

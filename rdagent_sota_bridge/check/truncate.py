@@ -23,9 +23,6 @@ UNREADABLE = (
 )
 """What pandas and PyTables raise on a file of another form than its name says, or a damaged one."""
 
-_TIME_NAMES = (DATETIME, "date")
-_DOCUMENTS = (".md", ".rst", ".py")
-
 
 class NotCheckedError(Exception):
     """Why nothing can be said about a factor, and the fix; the check makes it a line for the user."""
@@ -84,31 +81,27 @@ def cut_data(source: Path, target: Path, last: pd.Timestamp) -> None:
         last: Rows up to and with this time stay.
 
     Raises:
-        NotCheckedError: if the file is data and it can't be told which rows have which time.
+        NotCheckedError: if the file is data and it is not clear which rows have which time.
     """
     if _is_document(source):
         copy_file(source, target)
         return
-    with (
-        _naming(source),
-        warnings.catch_warnings(),
-        pd.HDFStore(source, "r") as store,
-        pd.HDFStore(target, "w") as copy,
-    ):
+    with _naming(source), warnings.catch_warnings(), pd.HDFStore(source, "r") as store:
         # PyTables dislikes names such as $close, pandas text in the fixed format: both are as they were.
         warnings.filterwarnings("ignore", "object name is not a valid Python identifier")
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
-        for key in _keys(store):
-            storer, table = store.get_storer(key), store[key]
-            kept = table[_times(table) <= last]
-            if isinstance(kept.index, pd.MultiIndex):
-                kept = kept.set_axis(kept.index.remove_unused_levels(), axis=0)  # levels list what went, too
-            queried = storer.data_columns if storer.is_table and isinstance(kept, pd.DataFrame) else None
-            copy.put(key, kept, format=storer.format_type, data_columns=queried)
+        with pd.HDFStore(target, "w") as copy:
+            for key in _keys(store):
+                storer, table = store.get_storer(key), store[key]
+                kept = table[_times(table) <= last]
+                if isinstance(kept.index, pd.MultiIndex):  # whose levels list what went, too
+                    kept = kept.set_axis(kept.index.remove_unused_levels(), axis=0)
+                queried = storer.data_columns if storer.is_table and isinstance(kept, pd.DataFrame) else None
+                copy.put(key, kept, format=storer.format_type, data_columns=queried)
 
 
 def _is_document(file: Path) -> bool:
-    if file.name.startswith(".") or file.suffix.lower() in _DOCUMENTS:
+    if file.name.startswith(".") or file.suffix.lower() in (".md", ".rst", ".py"):
         return True
     if file.suffix.lower() not in (".h5", ".hdf5", ".hdf"):
         fix = "convert it to HDF5, or take it away if no factor is made from it"
@@ -140,29 +133,25 @@ def _keys(store: pd.HDFStore) -> list[str]:
 
 
 def _times(table: pd.DataFrame | pd.Series) -> pd.DatetimeIndex:
-    """Return the time of each row of a table; never of one that can be read two ways."""
+    """Return the time of each row, also from text or numbers such as 20200102; never a guess."""
     levels = [table.index.get_level_values(number) for number in range(table.index.nlevels)]
-    named = [level for level in levels if _is_time(level.name)]
-    typed = [level for level in levels if isinstance(level, pd.DatetimeIndex)]
-    columns = [] if isinstance(table, pd.Series) else [name for name in table.columns if _is_time(name)]
-    if len(named) == 1 or len(typed) == 1:
-        return _as_times((named if len(named) == 1 else typed)[0])
-    if len(columns) != 1:
-        names = " or ".join(_TIME_NAMES)
-        raise ValueError(f"no index level holds times, and {len(columns)} columns are named {names}")
-    return _as_times(pd.Index(table[columns[0]]))
+    columns = (
+        [] if isinstance(table, pd.Series) else [pd.Index(table[name]) for name in table if _is_time(name)]
+    )
+    found = [level for level in levels if _is_time(level.name)]
+    if len(found) != 1:
+        found = [level for level in levels if isinstance(level, pd.DatetimeIndex)]
+    if len(found) != 1:
+        found = columns
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} of its index levels and columns hold times, not one")
+    times = found[0]
+    if not isinstance(times, pd.DatetimeIndex):
+        times = pd.DatetimeIndex(pd.to_datetime(times.astype(str), format="ISO8601"))
+    if times.tz is not None or times.hasnans:
+        raise ValueError("its times have a time zone, or are missing in rows")
+    return times.as_unit("ns")
 
 
 def _is_time(name: object) -> bool:
-    return str(name).lower() in _TIME_NAMES
-
-
-def _as_times(values: pd.Index) -> pd.DatetimeIndex:
-    """Read times, also as text or as numbers such as 20200102."""
-    if not isinstance(values, pd.DatetimeIndex):
-        values = pd.DatetimeIndex(pd.to_datetime(values.astype(str), format="ISO8601"))
-    if values.tz is not None:
-        raise ValueError("its times have a time zone")
-    if values.hasnans:
-        raise ValueError("rows have no time")
-    return values.as_unit("ns")
+    return str(name).lower() in (DATETIME, "date")

@@ -11,13 +11,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.check import execute_factor, inspect, look_ahead
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.lines import Line, lines_of, worst
 from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.cli import ASCII_MARKS, print_json
 from rdagent_sota_bridge.cli.path import find_sets
-from rdagent_sota_bridge.doctor import lines as doctor
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import parquet, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located

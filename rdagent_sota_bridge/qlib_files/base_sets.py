@@ -120,7 +120,7 @@ class BaseSet:
 
     @property
     def digest(self) -> str:
-        """What tells two base sets apart: the SHA-256 of names and expressions, in order."""
+        """The SHA-256 of names and expressions, in order."""
         return hashlib.sha256(json.dumps(self.features).encode()).hexdigest()
 
     def without(self, mined: Iterable[str]) -> BaseSet:
@@ -178,33 +178,32 @@ def given_set(features: dict[str, str]) -> BaseSet:
 def _read_features(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, _reason(error)) from None
-    try:
-        content = _parse_json(text) if path.suffix.lower() == ".json" else yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        if path.suffix.lower() == ".json":
+            content = json.loads(text, object_pairs_hook=_unique)
+        else:
+            content = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError:
+        raise _unreadable(path, "it is not UTF-8 text") from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise _malformed(path, f"it can't be parsed: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
         raise _malformed(path, "it holds no mapping of names to expressions")
     for name, expression in content.items():
-        _check_feature(path, name, expression)
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise _malformed(path, f"a feature's name is not text: {name!r}")
+        if not isinstance(expression, str) or not expression.strip():
+            raise _malformed(path, f"the expression of {name} is not text: {expression!r}")
+        try:
+            # Qlib evaluates an expression as Python, after it has replaced `$close` and the like by calls
+            # (`qlib.utils.parse_field`, pyqlib 0.9.7); what Python can't parse would fail every loop's qrun.
+            ast.parse(re.sub(r"\$\$?(\w+)", r"\1", expression).strip(), mode="eval")
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            why = getattr(error, "msg", None) or error
+            fact = f"the expression of {name} is no Qlib expression ({why}): {expression}"
+            raise _malformed(path, fact) from None
     return content
-
-
-def _check_feature(path: Path, name: object, expression: object) -> None:
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise _malformed(path, f"a feature's name is not text: {name!r}")
-    if not isinstance(expression, str) or not expression.strip():
-        raise _malformed(path, f"the expression of {name} is not text: {expression!r}")
-    try:
-        # Qlib evaluates an expression as Python, after it has replaced `$close` and the like by calls
-        # (`qlib.utils.parse_field`, pyqlib 0.9.7); what Python can't parse would fail every loop's qrun.
-        ast.parse(re.sub(r"\$\$?(\w+)", r"\1", expression).strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        why = getattr(error, "msg", None) or error
-        raise _malformed(
-            path, f"the expression of {name} is no Qlib expression ({why}): {expression}"
-        ) from None
 
 
 def _unreadable(path: Path, why: str) -> BaseSetError:
@@ -223,21 +222,12 @@ def _malformed(path: Path, why: str) -> BaseSetError:
     )
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
-
-
-def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique_pairs)
-
-
-def _unique_pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    result: dict[Any, Any] = {}
-    for name, value in pairs:
-        if name in result:
+def _unique(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
             raise ValueError(f"the name {name!r} stands there twice")
-        result[name] = value
-    return result
+    return dict(pairs)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -245,8 +235,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct one mapping."""
-        pairs = [
-            (self.construct_object(key, deep=True), self.construct_object(value, deep=True))
-            for key, value in node.value
-        ]
-        return _unique_pairs(pairs)
+        return _unique(
+            [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
+        )

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
@@ -46,7 +46,9 @@ class _PrefixedVolumes(_Volumes):
     model_config = SettingsConfigDict(env_prefix="QLIB_DOCKER_", extra="ignore")
 
 
-# --- where a folder of the container is ---
+def env_type() -> str:
+    """Return where RD-Agent's settings say that Qlib runs: `conda`, `docker`, or what it does not know."""
+    return _Place().env_type
 
 
 def volumes() -> dict[str, str]:
@@ -56,19 +58,18 @@ def volumes() -> dict[str, str]:
         rdagent_sota_bridge.errors.SettingsError: if the setting means nothing; RD-Agent would not start.
     """
     try:
-        told = [_Volumes().extra_volumes, _PrefixedVolumes().extra_volumes]
+        both = [_Volumes().extra_volumes, _PrefixedVolumes().extra_volumes]
+        if both == [None, None]:
+            return {str(Path("~/.qlib/").expanduser().resolve()): _WHERE_TO_MOUNT}
+        named = {host: place for each in both for host, place in (each or {}).items()}  # pydantic joins them
+        binds = {host: at.get("bind") if isinstance(at, Mapping) else at for host, at in named.items()}
+        return TypeAdapter(dict[str, str]).validate_python(binds)
     except (ValidationError, SettingsError) as error:
-        raise _unknown(" ".join(str(error).split())) from None
-    if told == [None, None]:
-        return {str(Path("~/.qlib/").expanduser().resolve()): _WHERE_TO_MOUNT}
-    named = {host: place for each in told for host, place in (each or {}).items()}  # pydantic joins the two
-    found = {}
-    for host, place in named.items():
-        bind = place.get("bind") if isinstance(place, Mapping) else place
-        if not isinstance(bind, str):
-            raise _unknown(f"{host!r} has no folder of the container")
-        found[host] = bind
-    return found
+        raise BadSettingError(
+            f"{_VARIABLE} can't be read: {' '.join(str(error).split())}",
+            f"environment variable or .env entry {_VARIABLE}, a setting of RD-Agent's",
+            'write it as {"/data/qlib": {"bind": "/root/.qlib/", "mode": "rw"}}',
+        ) from None
 
 
 def on_host(folder: str) -> Path | None:
@@ -84,8 +85,15 @@ def on_host(folder: str) -> Path | None:
     """
     if not is_qlib_in_docker():
         return Path(folder).expanduser()
-    inside = folder.replace("~", CONTAINER_HOME, 1) if folder.startswith("~/") else folder
-    return _on_host(PurePosixPath(posixpath.normpath(inside)), volumes())
+    inside = PurePosixPath(
+        posixpath.normpath(f"{CONTAINER_HOME}{folder[1:]}" if folder[:2] == "~/" else folder)
+    )
+    mounts = [(PurePosixPath(bind), host) for host, bind in volumes().items()]
+    # The deepest mount hides what is mounted above it. A host that is no path is a volume of Docker's own.
+    for bind, host in sorted(mounts, key=lambda mount: -len(mount[0].parts)):
+        if inside.is_relative_to(bind):
+            return Path(host) / inside.relative_to(bind) if Path(host).is_absolute() else None
+    return None
 
 
 def is_qlib_in_docker() -> bool:
@@ -99,25 +107,6 @@ def shown(folder: str) -> str:
     if place is None:
         return f"{folder} in the container, where {_VARIABLE} mounts no folder of this machine"
     return str(place) if is_qlib_in_docker() else folder
-
-
-def _on_host(inside: PurePosixPath, mounted: Mapping[str, str]) -> Path | None:
-    # The deepest mount hides what is mounted above it. A host that is no path is a volume of Docker's own.
-    by_depth = sorted(
-        ((PurePosixPath(bind), host) for host, bind in mounted.items()), key=lambda pair: -len(pair[0].parts)
-    )
-    for bind, host in by_depth:
-        if inside.is_relative_to(bind):
-            return Path(host) / inside.relative_to(bind) if Path(host).is_absolute() else None
-    return None
-
-
-def _unknown(found: str) -> BadSettingError:
-    return BadSettingError(
-        f"{_VARIABLE} can't be read: {found}",
-        f"environment variable or .env entry {_VARIABLE}, a setting of RD-Agent's",
-        'write it as {"/data/qlib": {"bind": "/root/.qlib/", "mode": "rw"}}',
-    )
 
 
 # --- the seam ---

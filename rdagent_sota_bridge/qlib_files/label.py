@@ -12,18 +12,18 @@ import numpy as np
 from rdagent_sota_bridge.errors import MarketError
 
 _RETURN = re.compile(
-    r"Ref\(\$(?P<field>\w+),\s*-(?P<later>\d+)\)\s*/\s*Ref\(\$(?P=field),\s*-(?P<earlier>\d+)\)\s*-\s*1"
+    r"\s*Ref\(\$(?P<field>\w+),\s*-(?P<later>\d+)\)\s*/\s*Ref\(\$(?P=field),\s*-(?P<earlier>\d+)\)\s*-\s*1\s*"
 )
 
 
 def is_known(expression: str) -> bool:
-    """Tell whether an expression has the form that is read here."""
-    return _RETURN.fullmatch(expression.strip()) is not None
+    """Return whether an expression has the form that is read here."""
+    return _RETURN.fullmatch(expression) is not None
 
 
 def file_of(folder: Path, expression: str, instrument: str) -> Path:
     """Return an instrument's file of the prices that the label is made from; of another form, its folder."""
-    form = _RETURN.fullmatch(expression.strip())
+    form = _RETURN.fullmatch(expression)
     place = folder / "features" / instrument.lower()
     return place if form is None else place / f"{form['field'].lower()}.day.bin"
 
@@ -44,35 +44,35 @@ def values(folder: Path, expression: str, days: Any, instruments: Sequence[str])
     Returns:
         float32, (days, instruments), NaN where there is no label.
     """
-    form = _RETURN.fullmatch(expression.strip())
+    form = _RETURN.fullmatch(expression)
     if form is None:
         return None
-    files = [file_of(folder, expression, instrument) for instrument in instruments]
-    later, earlier = (_field(files, days, int(form[name])) for name in ("later", "earlier"))
+    prices = np.full((2, len(days), len(instruments)), np.nan, dtype=np.float32)
+    for column, instrument in enumerate(instruments):
+        start, series = _prices(file_of(folder, expression, instrument))
+        for place, ahead in enumerate((int(form["later"]), int(form["earlier"]))):
+            # As in Qlib, a day before an instrument's first has none, though the day ahead has a price.
+            inside = (days >= start) & (days + ahead < start + len(series))
+            prices[place, inside, column] = series[days[inside] + ahead - start]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = later / earlier - 1
+        found = prices[0] / prices[1] - 1
     found[~np.isfinite(found)] = np.nan
     return found
 
 
-def _field(files: Sequence[Path], days: Any, ahead: int) -> Any:
-    """Return a field of Qlib's data so many days ahead; as in Qlib, none before an instrument's first day.
+def _prices(file: Path) -> tuple[int, Any]:
+    """Return the position of an instrument's first day, and its prices; none where it has none.
 
     The format is that of `qlib/data/storage/file_storage.py` (pyqlib 0.9.7): little-endian float32, the first
     the position of the first day.
     """
-    found = np.full((len(days), len(files)), np.nan, dtype=np.float32)
-    for column, file in enumerate(files):
-        if not file.is_file():
-            continue
-        try:
-            series = np.fromfile(file, dtype="<f4")
-        except OSError as error:
-            fix = "make it a file that you may read (ls -l tells), or download Qlib's data anew"
-            raise MarketError(f"Qlib's prices can't be read: {error.strerror}", str(file), fix) from None
-        if len(series) < 2 or not np.isfinite(series[0]):
-            continue
-        positions = days - int(series[0])
-        inside = (positions >= 0) & (positions + ahead < len(series) - 1)
-        found[inside, column] = series[1:][positions[inside] + ahead]
-    return found
+    try:
+        series = np.fromfile(file, dtype="<f4")
+    except FileNotFoundError:
+        series = np.empty(0, dtype="<f4")
+    except OSError as error:
+        fix = "make it a file that you may read (see ls -l), or download Qlib's data anew"
+        raise MarketError(f"Qlib's prices can't be read: {error.strerror}", str(file), fix) from None
+    if len(series) < 2 or not np.isfinite(series[0]):
+        return 0, series[:0]
+    return int(series[0]), series[1:]

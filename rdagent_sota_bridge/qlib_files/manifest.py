@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -54,10 +55,8 @@ class Loaded:
     versions: dict[str, str]
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as the manifest shows it."""
-        record = asdict(self)
-        del record["versions"]
-        return record
+        """Return it as the manifest shows it: without the versions, which stand elsewhere in it."""
+        return {name: value for name, value in asdict(self).items() if name != "versions"}
 
 
 def read_loaded(workspace: Path) -> Loaded | None:
@@ -67,9 +66,7 @@ def read_loaded(workspace: Path) -> Loaded | None:
         ValueError: if the file holds something else.
     """
     file = workspace / LOADED_FILE
-    if not file.is_file():
-        return None
-    return TypeAdapter(Loaded).validate_json(file.read_bytes())
+    return TypeAdapter(Loaded).validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], workspace: Path) -> None:
@@ -82,13 +79,10 @@ def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], 
     """
     expected = sorted({*base, *mined})
     problems = []
-    if loaded.columns is not None and sorted(loaded.columns) != expected:
-        missing = sorted(set(expected) - set(loaded.columns))
-        extra = sorted(set(loaded.columns) - set(expected))
-        problems.append(
-            f"Qlib loaded {len(loaded.columns)} columns; missing: {missing}, not asked for: {extra}"
-        )
-    columns = expected if loaded.columns is None else loaded.columns
+    columns = expected if loaded.columns is None else sorted(loaded.columns)
+    if columns != expected:
+        missing, extra = sorted(set(expected) - set(columns)), sorted(set(columns) - set(expected))
+        problems.append(f"Qlib loaded {len(columns)} columns; missing: {missing}, not asked for: {extra}")
     if loaded.num_features not in (None, len(columns)):
         problems.append(f"the network is {loaded.num_features} wide for {len(columns)} columns")
     if set(mined) <= set(loaded.columns_without_training_values):
@@ -101,16 +95,12 @@ def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], 
         )
 
 
-def versions(
-    names: tuple[str, ...] = ("rdagent-sota-bridge", "rdagent", "pandas", "pyarrow"),
-) -> dict[str, str]:
-    """Return the versions of Python and of those distributions that are installed here."""
+def versions() -> dict[str, str]:
+    """Return the versions of Python, and of this package and its neighbours where they are installed."""
     found = {"python": platform.python_version()}
-    for name in names:
-        try:
+    for name in ("rdagent-sota-bridge", "rdagent", "pandas", "pyarrow"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -120,9 +110,7 @@ def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:
     Raises:
         TypeError, ValueError: if the record holds what JSON can't, NaN included; nothing is written then.
     """
-    target = workspace / MANIFEST_FILE
-    text = json.dumps(
-        {"manifest_version": MANIFEST_VERSION, **record}, ensure_ascii=False, indent=2, allow_nan=False
-    )
-    write_whole(target, text + "\n")
-    return target
+    whole = {"manifest_version": MANIFEST_VERSION, **record}
+    text = json.dumps(whole, ensure_ascii=False, indent=2, allow_nan=False)
+    write_whole(workspace / MANIFEST_FILE, text + "\n")
+    return workspace / MANIFEST_FILE

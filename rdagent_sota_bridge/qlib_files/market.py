@@ -64,26 +64,20 @@ def read_market(provider_uri: str, name: str) -> Market | None:
     folder = docker.on_host(provider_uri)
     if folder is None:
         return None
-    calendar = folder / "calendars" / "day.txt"
-    instruments = folder / "instruments" / f"{name.lower()}.txt"
     try:
-        texts = [file.read_text(encoding="utf-8") for file in (instruments, calendar)]
-        listed = [[part.strip() for part in line.split("\t")] for line in texts[0].splitlines()]
-        codes = sorted({parts[0] for parts in listed} - {""})
+        names = (f"instruments/{name.lower()}.txt", "calendars/day.txt")
+        listed, calendar = ((folder / file).read_text(encoding="utf-8") for file in names)
+        rows = [[part.strip() for part in line.split("\t")] for line in listed.splitlines()]
+        codes = sorted({row[0] for row in rows} - {""})
         positions = {code: position for position, code in enumerate(codes)}
-        memberships = tuple(
-            (positions[parts[0]], parts[1], parts[2]) for parts in listed if parts[0] and len(parts) > 2
-        )
-        _dates(list({day for _, *span in memberships for day in span}))  # what is no date is no market
-        days = _dates([line.strip() for line in texts[1].splitlines() if line.strip()])
-    except (
-        OSError,
-        ValueError,
-    ):  # nothing there to be read, or half of a download: text or days that are none
+        memberships = tuple((positions[row[0]], row[1], row[2]) for row in rows if row[0] and len(row) > 2)
+        _dates([day for _, *span in memberships for day in span])  # what is no date is no market
+        days = _dates([line.strip() for line in calendar.splitlines() if line.strip()])
+    except (OSError, ValueError):  # nothing to be read, or half of a download: text or days that are none
         return None
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     if not codes or not len(days) or not days.is_monotonic_increasing or not days.is_unique:
         return None
+    digest = hashlib.sha256(f"{listed}\0{calendar}".encode()).hexdigest()
     return Market(folder, name, days, tuple(codes), memberships, digest)
 
 
@@ -93,7 +87,7 @@ def _dates(texts: Any) -> pd.DatetimeIndex:
 
 
 def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> None:
-    """Check that a factor set has something to give to a model of this market.
+    """Check that a factor set has values for a model of this market.
 
     Qlib checks nothing of it: what does not match becomes NaN, `Fillna` makes zeros of that, and the model
     trains on them.
@@ -106,58 +100,29 @@ def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timesta
     Raises:
         FactorFileError: if no instrument or no training day of the set is in the market.
     """
-    failures = [_training_dates(factors, market, train)]
-    if market is not None:
-        failures += [_times_of_day(factors, market), _instruments(factors, market)]
-    found = tuple(failure for failure in failures if failure is not None)
-    if found:
-        raise FactorFileError(str(factors.path), found)
-
-
-def _times_of_day(factors: FactorSet, market: Market) -> Failure | None:
-    times = pd.Index(factors.dates.time)
-    unknown = ~times.isin(set(market.calendar.time))
-    if not unknown.any():
-        return None
-    return Failure(
-        Reason.TIME_OF_DAY,
-        "take them off: index.normalize(), or name a set of the calendar's frequency",
-        DATETIME,
-        int(unknown.sum()),
-        (str(factors.dates[unknown][0]), f"{market.calendar[0]} in the calendar"),
-    )
-
-
-def _instruments(factors: FactorSet, market: Market) -> Failure | None:
-    if not set(factors.instruments).isdisjoint(market.instruments):
-        return None
-    theirs = ", ".join(market.instruments[:2]) or "no instrument at all"
-    return Failure(
-        Reason.NO_INSTRUMENT,
-        f"write the codes as the market {market.name} in {market.folder} does",
-        INSTRUMENT,
-        len(factors.instruments),
-        (f"{', '.join(factors.instruments[:2])} in the file", f"{theirs} in the market"),
-    )
-
-
-def _training_dates(
-    factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]
-) -> Failure | None:
     start, end = train
     days = factors.dates.normalize()
-    inside = factors.dates[(days >= start) & (days <= end)]
-    if market is not None:
-        inside = inside[inside.normalize().isin(market.calendar.normalize())]
-    if len(inside):
-        return None
-    return Failure(
-        Reason.NO_TRAINING_DATE,
-        "mine the factors over the training segment too, or set the segment to the dates of the file",
-        DATETIME,
-        len(factors.dates),
-        (
+    usable = (days >= start) & (days <= end)
+    usable &= True if market is None else days.isin(market.calendar.normalize())
+    found = []
+    if not usable.any():
+        fix = "mine the factors over the training segment too, or set the segment to the dates of the file"
+        examples = (
             f"{factors.dates[0].date()} to {factors.dates[-1].date()} in the file",
             f"{start.date()} to {end.date()} as training segment",
-        ),
-    )
+        )
+        found.append(Failure(Reason.NO_TRAINING_DATE, fix, DATETIME, len(days), examples))
+    if market is not None:
+        unknown = ~pd.Index(factors.dates.time).isin(set(market.calendar.time))
+        if unknown.any():
+            fix = "take them off: index.normalize(), or name a set of the calendar's frequency"
+            examples = (str(factors.dates[unknown][0]), f"{market.calendar[0]} in the calendar")
+            found.append(Failure(Reason.TIME_OF_DAY, fix, DATETIME, int(unknown.sum()), examples))
+        if set(factors.instruments).isdisjoint(market.instruments):
+            fix = f"write the codes as the market {market.name} in {market.folder} does"
+            theirs = ", ".join(market.instruments[:2]) or "no instrument at all"
+            examples = (f"{', '.join(factors.instruments[:2])} in the file", f"{theirs} in the market")
+            count = len(factors.instruments)
+            found.append(Failure(Reason.NO_INSTRUMENT, fix, INSTRUMENT, count, examples))
+    if found:
+        raise FactorFileError(str(factors.path), tuple(found))

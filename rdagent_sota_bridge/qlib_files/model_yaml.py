@@ -20,8 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.qlib_files import yaml_template
-from rdagent_sota_bridge.qlib_files.base_sets import NO_BASE_SET, BaseSet, base_set
+from rdagent_sota_bridge.qlib_files.base_sets import ALPHA158, NO_BASE_SET, BaseSet
 
 CONFIG_FILE = "conf_sota_factors_model.yaml"
 """The YAML of a model that trains on factors (RD-Agent's `scenarios/qlib/experiment/model_template`)."""
@@ -30,20 +29,22 @@ FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
-# The features of the first loader: two lists in 0.8.0, two placeholders in 1.0.0.
-_FEATURES = re.compile(
-    r"^(?P<indent>[ \t]*)feature:[ \t]*\n"
-    r"(?P<item>[ \t]*)-[ \t]*(?:\[.*?\]|\{\{.*?\}\})[ \t]*\n"
-    r"[ \t]*-[ \t]*(?:\[.*?\]|\{\{.*?\}\})[ \t]*\n",
-    re.DOTALL | re.MULTILINE,
-)
-_ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
-_DATES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
-_PLAIN_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
-
-
 Segment = tuple[pd.Timestamp, pd.Timestamp]
 """First and last day of a segment, both inclusive."""
+
+_NOTE = "# rdagent-sota-bridge:"
+_ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
+_PLAIN_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
+_DATES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
+_FEATURE_GROUPS = ("feature", None)
+_PROCESSORS = ("shared_processors", "infer_processors", "learn_processors")
+_FEATURES = "[{{ feature_expressions }}, {{ feature_names }}]"
+_TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
+_UNREADABLE = (
+    *(AttributeError, KeyError, IndexError, TypeError, ValueError),
+    *(yaml.YAMLError, jinja2.TemplateError),
+)
 
 
 def inside(days: pd.DatetimeIndex, segment: Segment) -> Any:
@@ -78,6 +79,27 @@ class Task:
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
 
+def task_of(document: Any, market: Any) -> Task:
+    """Return what a configuration of Qlib names, with the name of its market.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError: if it does not name all of it.
+    """
+    dataset = document["task"]["dataset"]["kwargs"]
+    handler, segments = dataset["handler"]["kwargs"], {}
+    for name in ("train", "valid", "test"):
+        start, end = (pd.Timestamp(day) for day in dataset["segments"][name])
+        if pd.isna(start) or (pd.isna(end) and name != "test"):
+            raise ValueError(f"a {name} segment from {start} to {end}")
+        segments[name] = start, end
+    if "data_loader" in handler:
+        label = handler["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"]["label"][0]
+    else:  # a handler of Qlib's own, as in 0.8.0's baseline
+        label = handler["label"]
+    label = label if isinstance(label, str) else label[0]  # expressions before names, or an expression
+    return Task(str(document["qlib_init"]["provider_uri"]), str(market), **segments, label=str(label))
+
+
 def read_task(text: str, variables: dict[str, str]) -> Task:
     """Read what the YAML names, rendered with the variables that RD-Agent would hand to qrun.
 
@@ -86,34 +108,14 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
     """
     try:
         document = rendered(text, variables)
-        dataset = document["task"]["dataset"]["kwargs"]
-        train, valid, test = (
-            _segment(name, dataset["segments"][name], open_end=name == "test")
-            for name in ("train", "valid", "test")
-        )
-        loader = dataset["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"][0]
-        labels = loader["kwargs"]["config"]["label"][0]  # expressions before names, or an expression without
-        return Task(
-            provider_uri=str(document["qlib_init"]["provider_uri"]),
-            market=str(document["market"]),
-            train=train,
-            valid=valid,
-            test=test,
-            label=str(labels if isinstance(labels, str) else labels[0]),
-        )
-    except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError) as error:
+        return task_of(document, document["market"])
+    except _UNREADABLE as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
 class QlibStart:
-    """What RD-Agent would start Qlib with.
-
-    Attributes:
-        config_name: The name of the YAML.
-        config: Its text, a template.
-        run_env: The variables for it.
-    """
+    """What RD-Agent would start Qlib with: the name of the YAML, its text (a template), its variables."""
 
     config_name: str
     config: str
@@ -140,28 +142,18 @@ class QlibStart:
         return read_task(adapt(self.config, base, ""), {**self.run_env, **feature_variables(base)})
 
 
-def _segment(name: str, days: Any, *, open_end: bool) -> Segment:
-    start, end = (pd.Timestamp(day) for day in days)
-    if pd.isna(start) or (pd.isna(end) and not open_end):
-        raise ValueError(f"a {name} segment from {start} to {end}")
-    return start, end
-
-
 def feature_variables(base: BaseSet, mined: Sequence[str] = ()) -> dict[str, str]:
     """Return the variables that carry the features into the YAML.
 
     The base set's are named as RD-Agent 1.0.0 names them. The third has the names of all features, for
     processors that let through those they name.
     """
-    return {
-        "feature_names": _listed(base.names),
-        "feature_expressions": _listed(expression for _, expression in base.features),
-        "feature_columns": _listed(dict.fromkeys([*base.names, *mined])),
+    lists = {
+        "feature_names": base.names,
+        "feature_expressions": [expression for _, expression in base.features],
+        "feature_columns": dict.fromkeys([*base.names, *mined]),
     }
-
-
-def _listed(texts: Iterable[str]) -> str:
-    return json.dumps(list(texts), ensure_ascii=False)
+    return {name: json.dumps(list(texts), ensure_ascii=False) for name, texts in lists.items()}
 
 
 def adapt(text: str, base: BaseSet, note: str, mined: Sequence[str] = ()) -> str:
@@ -177,7 +169,7 @@ def adapt(text: str, base: BaseSet, note: str, mined: Sequence[str] = ()) -> str
     Args:
         text: RD-Agent's YAML, or one that was adapted before.
         base: The base features that the model gets beside the mined columns; may be empty.
-        note: A line of comment for the top, which tells the set. It makes the YAML differ where the set
+        note: A line of comment for the top, which names the set. It makes the YAML differ where the set
             does, and with it the key of a cached qrun (`ENABLE_CACHE` in `utils/env.py` of RD-Agent 1.0.0),
             which knows texts but no data.
         mined: The mined columns, where they are known.
@@ -186,114 +178,83 @@ def adapt(text: str, base: BaseSet, note: str, mined: Sequence[str] = ()) -> str
         SeamError: if the YAML has a form that is not known.
     """
     lines = [line for line in text.splitlines(keepends=True) if not line.startswith(_NOTE)]
-    body = "".join(lines)
-    if base.features:
-        adapted, found = _FEATURES.subn(_placeholders, body)
-    else:
-        adapted, found = _FEATURES.subn("", body)
-        adapted = adapted.replace(_ALPHA_LOADER, _PLAIN_LOADER)
-    already_plain = not base.features and found == 0 and _PLAIN_LOADER in body
+    body = "".join(lines) if base.features else "".join(lines).replace(_ALPHA_LOADER, _PLAIN_LOADER)
     try:
-        if found == 0 and not already_plain:
-            adapted, found = _in_another_style(adapted, base)
-        if found != 1 and not already_plain:
-            raise _unknown_form(f"its first loader's features were found {found} times, not once")
-        if _FILTER in adapted:
-            adapted = _letting_all_through(adapted)
+        handler = _at(_parse(body), "task", "dataset", "kwargs", "handler", "kwargs")
+        edits = {*_feature_edits(body, handler, base), *_filter_edits(body, handler)}
     except yaml.YAMLError as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
-    noted = f"{_NOTE} {note}\n{adapted}"
+    for start, end, new in sorted(edits, reverse=True):
+        body = f"{body[:start]}{new}{body[end:]}"
+    noted = f"{_NOTE} {note}\n{body}"
     _verify(noted, base, mined)
     return noted
 
 
+@functools.lru_cache(maxsize=8)  # every loop asks it of the same text, more than once
 def written_features(text: str) -> dict[str, str]:
     """Return the base features that stand in a YAML itself, by name; none where variables bring them.
 
     Those are what its first loader lists, or loads where it lists nothing, as far as a `FilterCol` lets them
     through. What has another form is left to `adapt`, which refuses it.
     """
-    return dict(_written_features(text))
-
-
-@functools.lru_cache(maxsize=8)  # every loop asks it of the same text, more than once
-def _written_features(text: str) -> tuple[tuple[str, str], ...]:
     try:
         kwargs = rendered(text, {})["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         first = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]
+        features = ALPHA158 if first["class"] == _ALPHA_LOADER else {}
         if "feature" in first["kwargs"]["config"]:
             expressions, names = first["kwargs"]["config"]["feature"]
             features = dict(zip(names, expressions, strict=True))
-        elif first["class"] == _ALPHA_LOADER:
-            features = dict(base_set("alpha158").features)
-        else:
-            return ()
         for _, group, columns in _named_by_filters(kwargs):
             if group in _FEATURE_GROUPS:
                 features = {name: features[name] for name in features if name in columns}
-    except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError):
-        return ()
-    return tuple(features.items())
+    except _UNREADABLE:
+        return {}
+    return features
 
 
-_FILTER = "FilterCol"
-_FEATURE_GROUPS = ("feature", None)
-_PROCESSORS = ("shared_processors", "infer_processors", "learn_processors")
+def rendered(text: str, variables: dict[str, str]) -> Any:
+    """Return a YAML as Qlib would read it, with the variables that RD-Agent hands to qrun.
+
+    Raises:
+        yaml.YAMLError, jinja2.TemplateError: if it has no such form.
+    """
+    nothing_yet = {"num_features": "0", **feature_variables(NO_BASE_SET)}
+    text_of_yaml = _template(text).render({**nothing_yet, **variables})
+    # The parser written in C, where PyYAML has it, is ten times as fast: a run's check takes milliseconds.
+    return yaml.load(text_of_yaml, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
 
 
-_NOTE = "# rdagent-sota-bridge:"
+@functools.lru_cache(maxsize=8)
+def _template(text: str) -> jinja2.Template:
+    # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7), but for what a template can
+    # reach: a workspace may be somebody else's.
+    return SandboxedEnvironment().from_string(text)
 
 
-def _placeholders(match: re.Match[str]) -> str:
-    item = match["item"]
-    return (
-        f"{match['indent']}feature:\n{item}- {{{{ feature_expressions }}}}\n{item}- {{{{ feature_names }}}}\n"
-    )
-
-
-def _in_another_style(text: str, base: BaseSet) -> tuple[str, int]:
-    """Return the YAML with the features of its first loader rewritten, and how many there were: 0 or 1."""
-    template = yaml_template.parse(text)
-    loaders = yaml_template.at(_handler(template), "data_loader", "kwargs", "dataloader_l")
-    first = next(yaml_template.items(loaders), None)
-    config, loader = yaml_template.at(first, "kwargs", "config"), yaml_template.at(first, "class")
-    if not isinstance(config, yaml.MappingNode) or loader is None:
-        return text, 0
-    features = yaml_template.pair(config, "feature")
-    lists = "[{{ feature_expressions }}, {{ feature_names }}]"
-    if features is not None and base.features:
-        return yaml_template.edited(text, [template.value_edit(features, lists)]), 1
-    if features is not None and not config.flow_style:
-        return yaml_template.edited(text, [template.without(features)]), 1
-    if [key.value for key, _ in config.value] != ["label"]:
-        return text, 0
-    if base.features and loader.value == _ALPHA_LOADER:
-        return yaml_template.edited(text, [template.key_edit(config, "feature", lists)]), 1
-    # Without base features there is nothing to put there, and the loader is the plain one by now.
-    return text, int(not base.features and loader.value == _PLAIN_LOADER)
-
-
-def _letting_all_through(text: str) -> str:
-    """Return the YAML with all names of features for each `FilterCol` of the features."""
-    template = yaml_template.parse(text)
-    edits = []
-    for name in _PROCESSORS:
-        for processor in yaml_template.items(yaml_template.at(_handler(template), name)):
-            named = yaml_template.at(processor, "class")
-            group = yaml_template.at(processor, "kwargs", "fields_group")
-            columns = yaml_template.pair(yaml_template.at(processor, "kwargs"), "col_list")
-            of_features = group is None or group.value == "feature"
-            if named is not None and _is_class(named.value, _FILTER) and of_features and columns is not None:
-                edits.append(template.value_edit(columns, "{{ feature_columns }}"))
-    return yaml_template.edited(text, edits)
-
-
-def _handler(template: yaml_template.Template) -> yaml.Node | None:
-    return yaml_template.at(template.root, "task", "dataset", "kwargs", "handler", "kwargs")
-
-
-def _is_class(named: Any, name: str) -> bool:
-    return isinstance(named, str) and named.split(".")[-1] == name
+def _verify(text: str, base: BaseSet, mined: Sequence[str]) -> None:
+    """Read the adapted YAML as Qlib would, and compare what its loaders and processors get."""
+    try:
+        kwargs = rendered(text, feature_variables(base, mined))["task"]["dataset"]["kwargs"]["handler"][
+            "kwargs"
+        ]
+        first, *others = kwargs["data_loader"]["kwargs"]["dataloader_l"]
+        features = first["kwargs"]["config"].get("feature")
+        static = [loader["kwargs"]["config"] for loader in others]
+        choosing = list(_named_by_filters(kwargs))
+    except _UNREADABLE as error:
+        raise _unknown_form(f"{type(error).__name__}: {error}") from None
+    expected = [[expression for _, expression in base.features], list(base.names)] if base.features else None
+    if features != expected:
+        raise _unknown_form(f"its first loader would load {features}, not {expected}")
+    if static != [FACTOR_FILE]:
+        raise _unknown_form(f"its other loaders read {static}, not [{FACTOR_FILE!r}]")
+    held = {*base.names, *mined}
+    for name, group, columns in choosing:
+        kept = held if group not in _FEATURE_GROUPS else held & columns
+        if lost := sorted(held & columns if name == "DropCol" else held - kept):
+            some = ", ".join(lost[:5])
+            raise _unknown_form(f"its processor {name} would drop {len(lost)} features: {some}")
 
 
 def _named_by_filters(handler: dict[str, Any]) -> Iterator[tuple[str, str | None, set[str]]]:
@@ -305,57 +266,9 @@ def _named_by_filters(handler: dict[str, Any]) -> Iterator[tuple[str, str | None
     for processor in [one for name in _PROCESSORS for one in handler.get(name) or []]:
         named = processor if isinstance(processor, str) else processor["class"]
         arguments = {} if isinstance(processor, str) else processor.get("kwargs") or {}
-        for name in (_FILTER, "DropCol"):
-            if _is_class(named, name):
-                yield name, arguments.get("fields_group", "feature"), set(arguments.get("col_list", []))
-
-
-def _verify(text: str, base: BaseSet, mined: Sequence[str]) -> None:
-    """Read the adapted YAML as Qlib would, and compare what its loaders and processors are told."""
-    try:
-        document = rendered(text, feature_variables(base, mined))
-        kwargs = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
-        first, *others = kwargs["data_loader"]["kwargs"]["dataloader_l"]
-        features = first["kwargs"]["config"].get("feature")
-        static = [loader["kwargs"]["config"] for loader in others]
-        choosing = list(_named_by_filters(kwargs))
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError, jinja2.TemplateError) as error:
-        raise _unknown_form(f"{type(error).__name__}: {error}") from None
-    expected = [[expression for _, expression in base.features], list(base.names)] if base.features else None
-    if features != expected:
-        raise _unknown_form(f"its first loader would load {features}, not {expected}")
-    if static != [FACTOR_FILE]:
-        raise _unknown_form(f"its other loaders read {static}, not [{FACTOR_FILE!r}]")
-    for name, group, columns in choosing:
-        held = {*base.names, *mined}
-        lost = sorted(
-            held & columns if name != _FILTER else held - columns if group in _FEATURE_GROUPS else ()
-        )
-        if lost:
-            raise _unknown_form(
-                f"its processor {name} would drop {len(lost)} features: {', '.join(lost[:5])}"
-            )
-
-
-_NOTHING_YET = {"num_features": "0", **feature_variables(NO_BASE_SET)}
-
-
-@functools.lru_cache(maxsize=8)
-def _template(text: str) -> jinja2.Template:
-    # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7), but for what a template can
-    # reach: a workspace may be somebody else's.
-    return SandboxedEnvironment().from_string(text)
-
-
-def rendered(text: str, variables: dict[str, str]) -> Any:
-    """Return a YAML as Qlib would read it, with the variables that RD-Agent hands to qrun.
-
-    Raises:
-        yaml.YAMLError, jinja2.TemplateError: if it has no such form.
-    """
-    text_of_yaml = _template(text).render({**_NOTHING_YET, **variables})
-    # The parser written in C, where PyYAML has it, is ten times as fast: a run's check takes milliseconds.
-    return yaml.load(text_of_yaml, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
+        name = named.split(".")[-1] if isinstance(named, str) else ""
+        if name in ("FilterCol", "DropCol"):
+            yield name, arguments.get("fields_group", "feature"), set(arguments.get("col_list", []))
 
 
 def _unknown_form(found: str) -> SeamError:
@@ -364,3 +277,91 @@ def _unknown_form(found: str) -> SeamError:
         f"model_template/{CONFIG_FILE} of the installed RD-Agent",
         OTHER_RELEASE,
     )
+
+
+# --- edits of a template: a part of its text, by start and end, and what takes its place ---
+
+_Edit = tuple[int, int, str]
+
+
+def _feature_edits(text: str, handler: yaml.Node | None, base: BaseSet) -> Iterator[_Edit]:
+    """Yield the edit that gives the first loader the features of a base set."""
+    first = next(iter(_items(_at(handler, "data_loader", "kwargs", "dataloader_l"))), None)
+    config, loader = _at(first, "kwargs", "config"), _at(first, "class")
+    if not isinstance(config, yaml.MappingNode) or loader is None:
+        raise _unknown_form("it has no first loader of features")
+    keys = [key.value for key, _ in config.value]
+    if "feature" in keys:
+        key, value = config.value[keys.index("feature")]
+        if not base.features and not config.flow_style:  # all of its lines go
+            line_end = text.find("\n", _end(value))
+            start = text.rfind("\n", 0, key.start_mark.index) + 1
+            yield start, len(text) if line_end < 0 else line_end + 1, ""
+        elif base.features:
+            yield from _value_edit(text, key, value, _FEATURES)
+    elif keys == ["label"] and base.features and loader.value == _ALPHA_LOADER:
+        key, value = config.value[-1]
+        if config.flow_style:
+            yield _end(value), _end(value), f", feature: {_FEATURES}"
+        else:
+            line_end = text.find("\n", _end(value))
+            end = len(text) if line_end < 0 else line_end
+            yield end, end, f"\n{' ' * key.start_mark.column}feature: {_FEATURES}"
+    elif keys != ["label"] or base.features or loader.value != _PLAIN_LOADER:
+        raise _unknown_form(f"its first loader {loader.value} has {keys}, and no features")
+
+
+def _filter_edits(text: str, handler: yaml.Node | None) -> Iterator[_Edit]:
+    """Yield the edits that let all features through each `FilterCol` of the features."""
+    for processor in [one for name in _PROCESSORS for one in _items(_at(handler, name))]:
+        named, kwargs = _at(processor, "class"), _at(processor, "kwargs")
+        group = _at(kwargs, "fields_group")
+        if (
+            named is not None
+            and named.value.split(".")[-1] == "FilterCol"
+            and isinstance(kwargs, yaml.MappingNode)
+        ):
+            for key, value in kwargs.value:
+                if key.value == "col_list" and (group is None or group.value == "feature"):
+                    yield from _value_edit(text, key, value, "{{ feature_columns }}")
+
+
+def _value_edit(text: str, key: yaml.Node, value: yaml.Node, new: str) -> Iterator[_Edit]:
+    """Yield the edit that gives a key another value, unless it has it."""
+    start, end = _end(key), _end(value)
+    if value.start_mark.index < start:  # an alias: the node stands where it is named
+        alias = _ALIAS.match(text, start)
+        end = start if alias is None else alias.end()
+    if re.findall(r"\w+", text[start:end]) != re.findall(r"\w+", new):
+        yield start, end, f": {new}"
+
+
+def _parse(text: str) -> yaml.Node | None:
+    """Parse a YAML template without rendering it, each node at its place: tags are words or blanks."""
+
+    def masked(tag: re.Match[str]) -> str:
+        is_first = not text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()].strip()
+        is_word = tag[0].startswith("{{") or (is_first and text[tag.end() : tag.end() + 1].strip())
+        return ("x" if is_word else " ") * len(tag[0])
+
+    return yaml.compose(_TAG.sub(masked, text), yaml.SafeLoader)
+
+
+def _at(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
+    """Return the value below keys, one inside the other; None where one is not there."""
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for named, value in pairs if named.value == key), None)
+    return node
+
+
+def _items(node: yaml.Node | None) -> Iterable[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _end(node: yaml.Node) -> int:
+    """Return where a node ends. PyYAML lets a block end at the next token, after comments that follow it."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)

@@ -27,7 +27,7 @@ def check_machine(show: Show) -> None:
         JobError: if a line fails.
     """
     from rdagent_sota_bridge.check.lines import worst
-    from rdagent_sota_bridge.doctor.lines import lines
+    from rdagent_sota_bridge.doctor import lines
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
     found = lines(0, store.folder(read_settings().store_path))
@@ -76,7 +76,7 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
     """
     from rdagent_sota_bridge.check import inspect
     from rdagent_sota_bridge.check.lines import Line
-    from rdagent_sota_bridge.doctor.lines import look_at_rdagent, qlib_start  # late: pandas and pyarrow
+    from rdagent_sota_bridge.doctor import look_at_rdagent, qlib_start  # late: pandas and pyarrow
 
     found = inspect.inspect(read_settings(), qlib_start(look_at_rdagent()), located)
     lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]

@@ -25,11 +25,12 @@ import pytest
 import typer
 
 from examples.demo.market import Market
+from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge import dry_run, merge, plan, stop
 from rdagent_sota_bridge.bridge import model_runner as handoff
 from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.cli import check
-from rdagent_sota_bridge.doctor import lines as environment
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs, seams
@@ -372,9 +373,9 @@ def test_bad_input(what: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> 
         assert what.reason in {failure.reason for failure in error.failures}
 
     # The machine has tests of its own.
-    monkeypatch.setattr(environment, "lines", lambda size, place, look=None: [])
+    monkeypatch.setattr(doctor, "lines", lambda size, place, look=None: [])
     asked = dry_run.of_models()
-    monkeypatch.setattr(environment, "look_at_rdagent", lambda: environment.Seams(True, {}, asked=asked))
+    monkeypatch.setattr(doctor, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert check.run(None, False, True) == 1
     failed = [line for line in json.loads(printed.getvalue())["checks"] if line["state"] == "fail"]

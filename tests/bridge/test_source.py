@@ -19,7 +19,8 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import source
 from rdagent_sota_bridge.bridge import source_patch
 from rdagent_sota_bridge.bridge.plan import record_of
-from rdagent_sota_bridge.doctor.lines import Seams, seams_line
+from rdagent_sota_bridge.bridge.seam_check import Seams
+from rdagent_sota_bridge.doctor import seams_lines
 from rdagent_sota_bridge.errors import SeamError
 from tests import runs, seams
 from tests.forking import Forks
@@ -180,10 +181,10 @@ def test_an_unknown_caller_is_refused() -> None:
     assert raised.value.place == "rdagent.scenarios.mine.model_runner"
 
 
-TELL_SEAMS = """
+WRITE_SEAMS = """
 import pathlib
-from rdagent_sota_bridge.doctor import lines as environment
-environment.tell_seams(pathlib.Path("answer.json"))
+from rdagent_sota_bridge.bridge import seam_check
+seam_check.write_seams(pathlib.Path("answer.json"))
 """
 
 
@@ -201,7 +202,7 @@ def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, t
             build, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true", SOTA_WORKSPACE_PATH=str(tmp_path)
         )
         plain = unhooked(build, tmp_path)
-        looked = unhooked(TELL_SEAMS, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
+        looked = unhooked(WRITE_SEAMS, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
     finally:
         file.write_bytes(content)
     assert (stopped.status, plain.status) == (1, 0)
@@ -215,7 +216,7 @@ def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, t
 
 def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> None:
     """`rdagent-sota check` does not fail for the hook that is off: the source needs none."""
-    looked = unhooked(TELL_SEAMS, tmp_path)
+    looked = unhooked(WRITE_SEAMS, tmp_path)
     assert looked.status == 0, looked.stderr
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert not answer["hooked"]
@@ -223,10 +224,10 @@ def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> Non
     assert (answer["misfits"], answer["runners"]) == ({}, {})
     assert answer["asked"]["keeps_frame"]
     assert answer["verdicts"]["mended"] == "", "the source applies that seam too"
-    line = seams_line(Seams(**answer), "0", "")
+    line = seams_lines(Seams(**answer), "0", "", "")[0]
     assert (line.state, line.figures["patched"]) == ("pass", True)
     assert "its patched source calls the package; RDAGENT_SOTA_BRIDGE=0 turns" in line.text
-    assert seams_line(Seams(**answer | {"patched": False}), "0", "").state == "fail"
+    assert seams_lines(Seams(**answer | {"patched": False}), "0", "", "")[0].state == "fail"
 
 
 LOOP = '''

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,8 @@ def looked_at(
     """Write a frame, and return the ground and the figures of its factors; the sample is all days if None."""
     with panel.opened([write(frame, folder)]) as factors:
         sampled = np.arange(len(factors.dates)) if dates is None else np.array(dates)
-        on = figures.ground(factors, at, wanted, sampled)
-        return on, {name: figures.take(values, factors, on) for name, values in panel.values(factors)}
+        on = FigureGround(factors, at, wanted, sampled)
+        return on, {name: on.take(values) for name, values in panel.values(factors)}
 
 
 # --- the same in plain loops ---
@@ -133,9 +132,9 @@ def awkward(seed: int) -> pd.DataFrame:
     return frame.sample(frac=0.9, random_state=seed)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("open_end", [False, True])
-@pytest.mark.parametrize("hours", [0, 15])
+@pytest.mark.parametrize(
+    ("seed", "open_end", "hours"), [(0, False, 0), (1, True, 0), (0, True, 15), (1, False, 15)]
+)
 def test_against_loops(tmp_path: Path, seed: int, open_end: bool, hours: int) -> None:
     """Coverage, missing values, constant days, range and rank IC are what a loop over cells finds."""
     at = market(tmp_path, hours=hours, seed=seed)
@@ -146,9 +145,7 @@ def test_against_loops(tmp_path: Path, seed: int, open_end: bool, hours: int) ->
     on, found = looked_at(frame, tmp_path, at, wanted)
     for name, factor in frame.items():
         figure = found[str(name)]
-        assert figure.coverage == {
-            segment: pytest.approx(coverage(factor, at, days)) for segment, days in wanted.segments.items()
-        }
+        assert figure.coverage == shares(factor, at, wanted)
         assert figure.missing == pytest.approx(factor.isna().mean())
         days = factor.groupby(level="datetime")
         assert figure.days == (days.count() > 1).sum()
@@ -156,10 +153,7 @@ def test_against_loops(tmp_path: Path, seed: int, open_end: bool, hours: int) ->
         assert (figure.low, figure.high) == (factor.min(), factor.max())
         mean, number = rank_ic(factor, at, wanted.test)
         assert (figure.rank_ic, figure.rank_ic_days) == (pytest.approx(mean, abs=1e-12), number)
-    everything = pd.Series(1.0, index=frame.index)
-    assert on.filled == {
-        segment: pytest.approx(coverage(everything, at, days)) for segment, days in wanted.segments.items()
-    }
+    assert on.filled == shares(pd.Series(1.0, index=frame.index), at, wanted)
     there = frame.index.get_level_values(0).unique()
     missing = [day for day in CALENDAR if there.min().normalize() <= day <= there.max().normalize()]
     assert list(on.missing_days) == [day for day in missing if day not in there.normalize()]
@@ -167,16 +161,18 @@ def test_against_loops(tmp_path: Path, seed: int, open_end: bool, hours: int) ->
     assert found["full"].constant_days == 3
 
 
-@pytest.mark.parametrize("open_end", [False, True])
-def test_without_a_market(tmp_path: Path, open_end: bool) -> None:
+def shares(factor: pd.Series, at: Market | None, wanted: Task) -> dict[str, Any]:
+    """Return the coverage by segment, to be compared with."""
+    return {name: pytest.approx(coverage(factor, at, days)) for name, days in wanted.segments.items()}
+
+
+def test_without_a_market(tmp_path: Path) -> None:
     """Qlib's data not there yet, coverage is of the set's rows; of IC and missing days nothing is said."""
-    wanted = task(test=(CALENDAR[20], pd.NaT if open_end else CALENDAR[24]))
+    wanted = task(test=(CALENDAR[20], CALENDAR[24]))
     frame = awkward(4)
     on, found = looked_at(frame, tmp_path, None, wanted)
     for name, factor in frame.items():
-        assert found[str(name)].coverage == {
-            segment: pytest.approx(coverage(factor, None, days)) for segment, days in wanted.segments.items()
-        }
+        assert found[str(name)].coverage == shares(factor, None, wanted)
         assert (found[str(name)].rank_ic, found[str(name)].rank_ic_days) == (None, 0)
     assert on.filled == {"train": 1.0, "valid": 1.0, "test": 1.0}
     assert len(on.missing_days) == 0
@@ -190,9 +186,8 @@ def test_segments_without_a_row(tmp_path: Path, with_market: bool) -> None:
     nowhere = (pd.Timestamp("2030-01-01"), pd.Timestamp("2030-12-31"))
     on, found = looked_at(frame, tmp_path, at, task(valid=nowhere))
     no_day = None if with_market else 0.0
-    assert on.filled["test"] == 0.0
+    assert (on.filled["valid"], on.filled["test"]) == (no_day, 0.0)
     assert (found["a"].coverage["valid"], found["a"].coverage["test"]) == (no_day, 0.0)
-    assert on.filled["valid"] == no_day
     assert (found["a"].rank_ic, found["a"].rank_ic_days) == (None, 0)
 
 
@@ -203,10 +198,8 @@ def test_instruments_that_the_market_does_not_have(tmp_path: Path) -> None:
     weekend = factor_frame(["a"], days=pd.DatetimeIndex(["2020-01-11", "2020-01-12"]), instruments=CODES)
     own = factor_frame(["a"], days=CALENDAR[3:9], instruments=CODES[:5])
     on, found = looked_at(pd.concat([foreign, weekend, own]), tmp_path, at, task())
-    assert found["a"].coverage == {"train": 30 / 120, "valid": 0.0, "test": 0.0}
-    assert on.filled == found["a"].coverage
-    assert found["a"].missing == 0
-    assert found["a"].rank_ic is None
+    assert found["a"].coverage == on.filled == {"train": 30 / 120, "valid": 0.0, "test": 0.0}
+    assert (found["a"].missing, found["a"].rank_ic) == (0, None)
 
 
 # --- the rank IC ---
@@ -223,28 +216,25 @@ def label_frame(at: Market) -> pd.DataFrame:
     return pd.DataFrame({"a": list(rows.values())}, index=index)
 
 
-@pytest.mark.parametrize(("change", "expected"), [("same", 1.0), ("negative", -1.0), ("cubed", 1.0)])
-def test_factor_that_knows_the_label(tmp_path: Path, change: str, expected: float) -> None:
-    """A factor that orders the instruments as the label does has a rank IC of one, whatever its scale."""
+@pytest.mark.parametrize("change", ["same", "negative", "cubed", "turned before the test segment"])
+def test_factor_that_knows_the_label(tmp_path: Path, change: str) -> None:
+    """A factor that orders the instruments of the test segment as the label does has a rank IC of one."""
     at = market(tmp_path, spans=())
     frame = label_frame(at)
-    frame["a"] = {"same": frame["a"], "negative": -frame["a"], "cubed": 1e6 * frame["a"] ** 3 + 5}[change]
+    before = frame.index.get_level_values(0) < SEGMENTS["test"][0]
+    frame["a"] = {
+        "same": frame["a"],
+        "negative": -frame["a"],
+        "cubed": 1e6 * frame["a"] ** 3 + 5,
+        "turned before the test segment": frame["a"] * np.where(before, -1, 1),
+    }[change]
     _, found = looked_at(frame, tmp_path, at, task())
-    assert found["a"].rank_ic == pytest.approx(expected)
+    assert found["a"].rank_ic == pytest.approx(-1.0 if change == "negative" else 1.0)
     assert found["a"].rank_ic_days >= 7
 
 
-def test_only_the_test_segment_counts(tmp_path: Path) -> None:
-    """Days of the other segments do not enter the rank IC."""
-    at = market(tmp_path, spans=())
-    frame = label_frame(at)
-    frame["a"] *= np.where(frame.index.get_level_values(0) < SEGMENTS["test"][0], -1, 1)
-    _, found = looked_at(frame, tmp_path, at, task())
-    assert found["a"].rank_ic == pytest.approx(1)
-
-
 @pytest.mark.parametrize("label", ["$close", "Ref($open, -2)/Ref($open, -1) - 1"])
-def test_label_that_can_not_be_told(tmp_path: Path, label: str) -> None:
+def test_label_that_is_not_known(tmp_path: Path, label: str) -> None:
     """With another form of label, or one without prices, there is no rank IC; the rest stays."""
     frame = awkward(1)
     at = market(tmp_path)
@@ -274,8 +264,7 @@ def test_ic_of_evenly_spread_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(figures, "IC_CELLS", 3 * len(frame.index.unique(1)))
     _, found = looked_at(frame, tmp_path, at, task(test=segment))
     days = [CALENDAR[3], CALENDAR[8], CALENDAR[13]]
-    some = frame["ties"][frame.index.get_level_values(0).isin(days)]
-    mean, number = rank_ic(some, at, segment)
+    mean, number = rank_ic(frame["ties"][frame.index.get_level_values(0).isin(days)], at, segment)
     assert (found["ties"].rank_ic, found["ties"].rank_ic_days) == (pytest.approx(mean), number)
     assert number == 3
 
@@ -286,48 +275,41 @@ def test_ic_of_evenly_spread_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def spread(frame: pd.DataFrame, folder: Path, dates: Sequence[int] | None = None) -> FactorFigures:
     """Return the figures of the one factor of a frame, without a market."""
     _, found = looked_at(frame, folder, None, task(), dates)
-    (figure,) = found.values()
-    return figure
+    return found["a"]
 
 
-def robust_share(values: Any, sample: Any) -> float | None:
-    """Return the share of values beyond ten robust standard deviations, with Python's own means."""
-    numbers = sorted(value for value in sample if not math.isnan(value))
-    middle = float(np.median(numbers))
-    deviation = 1.482602218505602 * float(np.median([abs(value - middle) for value in numbers]))
-    held = [value for value in values if not math.isnan(value)]
-    return sum(abs(value - middle) > 10 * deviation for value in held) / len(held) if deviation else None
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("dates", [None, [0, 7, 29], [5]])
+@pytest.mark.parametrize(("seed", "dates"), [(0, None), (1, [0, 7, 29]), (2, [5])])
 def test_extremes(tmp_path: Path, seed: int, dates: list[int] | None) -> None:
     """Median and deviation are of the sample's values, the share is of all values, NaN left out."""
     random = np.random.default_rng(seed)
     frame = factor_frame(["a"], days=CALENDAR, instruments=CODES, seed=seed)
     frame["a"] = np.where(random.random(300) < 0.1, frame["a"] * 50, frame["a"]) + 7
     frame["a"] = frame["a"].mask(random.random(300) < 0.2)
-    sample = (
-        frame["a"] if dates is None else frame["a"][frame.index.get_level_values(0).isin(CALENDAR[dates])]
-    )
+    days = frame.index.get_level_values(0)
+    sample = frame["a"][days.isin(CALENDAR if dates is None else CALENDAR[dates])].dropna()
+    deviation = 1.482602218505602 * (sample - sample.median()).abs().median()
+    held = frame["a"].dropna()
     figure = spread(frame.sample(frac=1, random_state=seed), tmp_path, dates)
-    assert figure.extreme == pytest.approx(robust_share(frame["a"], sample))
+    assert figure.extreme == pytest.approx(((held - sample.median()).abs() > 10 * deviation).mean())
     assert figure.extreme
 
 
-@pytest.mark.parametrize("kind", ["constant", "mostly zero", "no sampled value"])
-def test_extremes_of_a_factor_without_a_deviation(tmp_path: Path, kind: str) -> None:
-    """Where half of the sampled values are the same, or there are none, extremes can't be told."""
+@pytest.mark.parametrize("kind", ["constant", "mostly zero", "no sampled value", "mostly one value"])
+def test_a_factor_without_a_deviation(tmp_path: Path, kind: str) -> None:
+    """Where half of the values are the same, extremes are not known, and a day is constant by the range."""
     frame = factor_frame(["a"], days=CALENDAR, instruments=CODES)
     if kind == "constant":
         frame["a"] = 0.1
     elif kind == "mostly zero":
         frame["a"] = frame["a"].where(np.arange(300) % 5 == 0, 0.0)
-    else:
+    elif kind == "no sampled value":
         frame.loc[CALENDAR[0], "a"] = np.nan
+    else:
+        frame.loc[CALENDAR[10] :, "a"] = 5.0
+        frame.loc[(CALENDAR[20], CODES[0]), "a"] = 5.0 + 1e-9
     figure = spread(frame, tmp_path, [0] if kind == "no sampled value" else None)
     assert figure.extreme is None
-    assert figure.constant_days == (30 if kind == "constant" else 0)
+    assert figure.constant_days == {"constant": 30, "mostly one value": 20}.get(kind, 0)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, -1e12])
@@ -343,15 +325,6 @@ def test_constant_days(tmp_path: Path, level: float, whole: bool) -> None:
     frame.loc[(CALENDAR[2], CODES[0]), "a"] = level
     figure = spread(frame, tmp_path)
     assert (figure.constant_days, figure.days) == ((28, 28) if whole else (2, 28))
-
-
-def test_constant_days_of_a_factor_without_a_deviation(tmp_path: Path) -> None:
-    """Where most values are the same, a day is as good as constant by the factor's range."""
-    frame = factor_frame(["a"], days=CALENDAR, instruments=CODES)
-    frame.loc[CALENDAR[10] :, "a"] = 5.0
-    frame.loc[(CALENDAR[20], CODES[0]), "a"] = 5.0 + 1e-9
-    figure = spread(frame, tmp_path)
-    assert (figure.constant_days, figure.days) == (20, 30)
 
 
 def test_one_value(tmp_path: Path) -> None:

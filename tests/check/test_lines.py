@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.check import lines as checks
 from rdagent_sota_bridge.check.figures import FactorFigures
-from rdagent_sota_bridge.check.lines import Line, worst
+from rdagent_sota_bridge.check.lines import Line, failures, lines_of, set_lines, worst
 from rdagent_sota_bridge.check.quality import Quality, Source
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.factor_set.selection import Dropped
@@ -58,81 +57,62 @@ def quality(found: FactorFigures = GOOD, **changes: object) -> Quality:
     return dataclasses.replace(given, **changes)
 
 
-def lines(found: Quality, market: Market | None = MARKET) -> dict[str, Line]:
-    """Return the lines by name; each name stands there once."""
-    result = checks.lines(found, market, TASK)
+def lines(found: Quality, market: Market | None = MARKET, task: Task = TASK) -> dict[str, Line]:
+    """Return the lines by name; each name stands there once, and what does not pass has a fix."""
+    result = set_lines(found, market, task)
     by_name = {line.name: line for line in result}
     assert len(by_name) == len(result)
+    assert [line.name for line in result if bool(line.fix) is (line.state == "pass")] == []
     return by_name
 
 
 def test_a_good_set_passes() -> None:
-    """Every line passes, none has a fix, and nothing stops a run."""
+    """Every line passes, and nothing stops a run."""
     found = lines(quality())
-    assert list(found) == [
-        "set",
-        "coverage train",
-        "coverage valid",
-        "coverage test",
-        "missing days",
-        "instruments",
-        "factor momentum",
-    ]
+    names = "set, coverage train, coverage valid, coverage test, missing days, instruments, factor momentum"
+    assert list(found) == names.split(", ")
     assert worst(list(found.values())) == "pass"
-    assert not any(line.fix for line in found.values())
-    assert checks.failures(quality(), TASK) == ()
+    assert failures(quality(), TASK) == ()
 
 
 @pytest.mark.parametrize(
     ("share", "state"), [(0.0, "fail"), (0.349, "fail"), (0.35, "warn"), (0.899, "warn"), (0.9, "pass")]
 )
-def test_coverage_of_the_set(share: float, state: str) -> None:
-    """Under 35 % of a segment fails, under 90 % warns; the factors do not repeat what the set lacks."""
+@pytest.mark.parametrize("of_set", [True, False], ids=["set", "factor"])
+def test_coverage(share: float, state: str, of_set: bool) -> None:
+    """Under 35 % of a segment fails, under 90 % warns; a factor's line has only what the set's lacks."""
     figures = dataclasses.replace(GOOD, coverage={**GOOD.coverage, "valid": share})
-    found = lines(quality(figures))
-    assert found["coverage valid"].state == state
-    assert found["factor momentum"].state == "pass"
-    assert found["coverage train"].state == found["coverage test"].state == "pass"
-    failures = checks.failures(quality(figures), TASK)
-    if state == "fail":
-        (failure,) = failures
-        assert (failure.reason, failure.column) == (Reason.LOW_COVERAGE, None)
+    found = quality(figures) if of_set else quality(figures, filled=dict(GOOD.coverage))
+    by_name = lines(found)
+    states = {name: line.state for name, line in by_name.items() if line.state != "pass"}
+    assert states == ({} if state == "pass" else {"coverage valid" if of_set else "factor momentum": state})
+    if state != "pass" and not of_set:
+        assert f"fills {share:.1%} of the valid segment" in by_name["factor momentum"].text
+        assert "SOTA_FACTORS_EXCLUDE=momentum" in by_name["factor momentum"].fix
+    stopping = failures(found, TASK)
+    assert [(one.reason, one.column) for one in stopping] == (
+        [(Reason.LOW_COVERAGE, None if of_set else "momentum")] if state == "fail" else []
+    )
+    for failure in stopping:
         assert f"{share:.1%} of the valid segment's cells (2020-01-15 to 2020-01-28)" in str(failure)
-        assert "QLIB_MODEL_VALID_START" in failure.fix
-    else:
-        assert failures == ()
+        assert ("QLIB_MODEL_VALID_START" in failure.fix) is of_set
 
 
-@pytest.mark.parametrize(("share", "state"), [(0.2, "fail"), (0.5, "warn"), (0.95, "pass")])
-def test_coverage_of_a_factor(share: float, state: str) -> None:
-    """A factor that lacks what the set has is told by its own line, and under 35 % stops the run."""
-    figures = dataclasses.replace(GOOD, coverage={**GOOD.coverage, "test": share})
-    found = quality(figures, filled=dict(GOOD.coverage))
-    line = lines(found)["factor momentum"]
-    assert line.state == state
-    assert lines(found)["coverage test"].state == "pass"
-    failures = checks.failures(found, TASK)
-    assert [failure.column for failure in failures] == (["momentum"] if state == "fail" else [])
-    if state != "pass":
-        assert f"fills {share:.1%} of the test segment" in line.text
-        assert "SOTA_FACTORS_EXCLUDE=momentum" in line.fix
-
-
-def test_no_value_in_training() -> None:
-    """Where no factor has a value to train on, that is the one message."""
-    figures = dataclasses.replace(GOOD, coverage={**GOOD.coverage, "train": 0.0})
-    (failure,) = checks.failures(quality(figures), TASK)
-    assert failure.reason is Reason.NO_TRAINING_VALUE
-    assert "2020-01-01 to 2020-01-14 as training segment" in str(failure)
-
-
-def test_a_segment_without_a_trading_day() -> None:
-    """A segment that Qlib's calendar does not reach fails, and stops a run."""
-    figures = dataclasses.replace(GOOD, coverage={**GOOD.coverage, "test": None})
-    line = lines(quality(figures))["coverage test"]
-    assert (line.state, line.text) == ("fail", "there is no trading day in it (2020-01-29 to the last day)")
-    (failure,) = checks.failures(quality(figures), TASK)
-    assert failure.reason is Reason.NO_MARKET_DAY
+@pytest.mark.parametrize(
+    ("segment", "share", "reason", "text"),
+    [
+        ("train", 0.0, Reason.NO_TRAINING_VALUE, "2020-01-01 to 2020-01-14 as training segment"),
+        ("test", None, Reason.NO_MARKET_DAY, "test: 2020-01-29 to the last day"),
+    ],
+)
+def test_what_stops_a_run(segment: str, share: float | None, reason: Reason, text: str) -> None:
+    """No value to train on, or a segment without a trading day, is the one message."""
+    found = quality(dataclasses.replace(GOOD, coverage={**GOOD.coverage, segment: share}))
+    (failure,) = failures(found, TASK)
+    assert (failure.reason, text in str(failure)) == (reason, True)
+    line = lines(found)[f"coverage {segment}"]
+    assert line.state == "fail"
+    assert (line.text == "there is no trading day in it (2020-01-29 to the last day)") is (share is None)
 
 
 @pytest.mark.parametrize(
@@ -149,73 +129,77 @@ def test_a_segment_without_a_trading_day() -> None:
     ],
 )
 def test_a_factor_that_looks_odd(change: dict[str, float | None], expected: str) -> None:
-    """A rank IC too good, extreme values and constant days warn, with a fix; none of them stops a run."""
+    """A rank IC too good, extreme values and constant days warn; none of them stops a run."""
     found = quality(dataclasses.replace(GOOD, **change))
     line = lines(found)["factor momentum"]
-    assert (line.state, bool(line.fix)) == (("warn", True) if expected else ("pass", False))
-    assert expected in line.text
+    assert (line.state, expected in line.text) == ("warn" if expected else "pass", True)
     assert line.figures["low"] == -1.0
-    assert checks.failures(found, TASK) == ()
+    assert failures(found, TASK) == ()
 
 
 def test_missing_days_as_ranges() -> None:
     """Days without a row are ranges of the calendar: a week-end between two days is no gap."""
-    missing = CALENDAR[[2, 3, 4, 9, 12, 13]]
-    line = lines(quality(missing_days=missing))["missing days"]
-    assert line.state == "warn"
-    assert line.figures["ranges"] == [
-        "2020-01-03 to 2020-01-07 (3 days)",
-        "2020-01-14",
-        "2020-01-17 to 2020-01-20 (2 days)",
-    ]
+    line = lines(quality(missing_days=CALENDAR[[2, 3, 4, 9, 12, 13]]))["missing days"]
+    ranges = ["2020-01-03 to 2020-01-07 (3 days)", "2020-01-14", "2020-01-17 to 2020-01-20 (2 days)"]
+    assert (line.state, line.figures["ranges"]) == ("warn", ranges)
     assert "6 trading days" in line.text
 
 
-def test_few_instruments_of_the_market() -> None:
-    """A set for another market's instruments warns with both numbers."""
-    line = lines(quality(in_market=1))["instruments"]
-    assert line.state == "warn"
-    assert "1 of the 3 of market csi300 (/qlib) are in the set; 2 instruments of the set" in line.text
+NO_IC = dataclasses.replace(GOOD, rank_ic=None)
 
 
-def test_without_a_market() -> None:
-    """Qlib's data not there yet, one line says so, and no IC is missed."""
-    found = lines(quality(dataclasses.replace(GOOD, rank_ic=None), in_market=None), None)
-    assert found["instruments"].state == "warn"
-    assert "Qlib data is not there yet (/qlib, market csi300)" in found["instruments"].text
-    assert "missing days" not in found
-    assert "rank IC" not in found
+@pytest.mark.parametrize(
+    ("found", "market", "label", "name", "text"),
+    [
+        (
+            quality(in_market=1),
+            MARKET,
+            "",
+            "instruments",
+            "1 of the 3 of market csi300 (/qlib) are in the set; 2",
+        ),
+        (quality(NO_IC, in_market=None), None, "", "instruments", "is not there yet (/qlib, market csi300)"),
+        (quality(NO_IC), MARKET, "", "rank IC", "prices for the label in /qlib"),
+        (
+            quality(NO_IC),
+            MARKET,
+            "Ref($open, -1) / $close",
+            "rank IC",
+            "the label is Ref($open, -1) / $close",
+        ),
+        (
+            quality(dropped=(Dropped("c", "momentum", 0.9954),)),
+            MARKET,
+            "",
+            "correlation",
+            "c is dropped: its mean daily |correlation| with momentum, which comes first, is 0.9954",
+        ),
+    ],
+    ids=["few instruments", "no market", "no prices", "another label", "dropped"],
+)
+def test_what_warns(found: Quality, market: Market | None, label: str, name: str, text: str) -> None:
+    """What is not there, or not taken, is one line that warns."""
+    task = dataclasses.replace(TASK, label=label or TASK.label)
+    by_name = lines(found, market, task)
+    assert [line.name for line in by_name.values() if line.state != "pass"] == [name]
+    assert text in by_name[name].text
+    assert ("missing days" in by_name) is (market is not None)
 
 
-def test_without_prices() -> None:
-    """A market whose label can't be read is told once, not passed over."""
-    found = quality(dataclasses.replace(GOOD, rank_ic=None))
-    line = lines(found)["rank IC"]
-    assert line.state == "warn"
-    assert "prices for the label in /qlib" in line.text
-    other = dataclasses.replace(TASK, label="Ref($open, -1) / $close")
-    (line,) = (line for line in checks.lines(found, MARKET, other) if line.name == "rank IC")
-    assert line.state == "warn"
-    assert "the label is Ref($open, -1) / $close" in line.text
-
-
-def test_what_was_left_out_and_dropped() -> None:
-    """Choice is a figure, a dropped factor a warning that says which and why."""
-    found = lines(quality(left_out=("b",), dropped=(Dropped("c", "momentum", 0.9954),)))
-    assert found["choice"].text.endswith(": b")
-    assert found["correlation"].state == "warn"
-    assert "c is dropped: its mean daily |correlation| with momentum" in found["correlation"].text
-    assert "0.9954" in found["correlation"].text
+def test_what_was_left_out() -> None:
+    """What the user left out is a line that passes."""
+    line = lines(quality(left_out=("b",)))["choice"]
+    assert (line.state, line.text[-3:], line.figures) == ("pass", ": b", {"left_out": ["b"]})
 
 
 def test_errors_become_lines() -> None:
     """Each fault of a file is a failed line with its fix; any other error is one."""
-    failures = (
+    faults = (
         Failure(Reason.ALL_NAN, "leave it out", "a", 9),
         Failure(Reason.INFINITE, "replace them", "b"),
     )
-    found = checks.lines_of(FactorFileError("/f.parquet", failures))
+    found = lines_of(FactorFileError("/f.parquet", faults))
     assert [(line.state, line.fix) for line in found] == [("fail", "leave it out"), ("fail", "replace them")]
     assert found[0].text == "/f.parquet: a column is all NaN [a], 9 in all"
-    (line,) = checks.lines_of(ChoiceError("No factor is left", "SOTA_FACTORS=a", "leave one in"))
+    (line,) = lines_of(ChoiceError("No factor is left", "SOTA_FACTORS=a", "leave one in"))
     assert (line.text, line.fix) == ("No factor is left (SOTA_FACTORS=a)", "leave one in")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def test_tomorrows_return_fails_and_the_users_files_stay(execution: Execution, t
 def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution) -> None:
     """Each column that looks ahead is named: scales of all dates, ends of periods, one with a value of 1e20.
 
-    That the set was mined on other data is told as well, and a momentum beside them is not accused.
+    That the set was mined on other data is said as well, and a momentum beside them is not accused.
     """
     body = (
         f"{MOMENTUM}factor['标准分'] = (close - close.mean()) / close.std()\n"
@@ -186,7 +186,7 @@ def test_scales_and_ends_of_periods_fail_on_other_data_too(execution: Execution)
     assert "SOTA_FACTORS_EXCLUDE=标准分,rank,huge,W,M)" in line.fix
 
 
-def test_a_random_factor_is_told_from_look_ahead(
+def test_a_random_factor_is_no_look_ahead(
     execution: Execution, leaving: Callable[..., FactorCode], tmp_path: Path
 ) -> None:
     """A code that gives other values in each run warns with the values of two runs."""
@@ -212,73 +212,55 @@ def test_data_within_the_day(execution: Execution, daily: bool) -> None:
     assert_line(line, "pass", "up to 2020-02-27 stay" if daily else "up to 2020-02-28 10:00:00 stay")
 
 
-def test_other_source_data_are_told_from_look_ahead(
-    execution: Execution, leaving: Callable[..., FactorCode]
-) -> None:
-    """A factor whose data changed since it was mined can't be checked; the line says how to go on."""
-    line = only_line(leaving(STORED), STORED + 0.5, execution)
-    first = STORED.iloc[0, 0]
-    assert_line(
-        line,
-        "warn",
-        "alpha: not checked: the code gives other values than the stored ones",
-        f"stored as {first + 0.5:.9g} and is {first:.9g} now",
-    )
-    assert f"the data in {execution.data_folder}, or the file, have changed" in line.fix
-
-
-def test_code_that_reads_data_from_elsewhere(
-    execution: Execution, leaving: Callable[..., FactorCode]
-) -> None:
-    """A code that reaches beyond the cut has read the future elsewhere: it does not pass."""
-    line = only_line(leaving(STORED), STORED, execution)
-    assert_line(line, "warn", "not checked: its result reaches to 2020-03-24", "it reads data from elsewhere")
-
-
-def test_a_code_that_fails(execution: Execution) -> None:
-    """A code that fails on the full data as well is not checked, with the end of what it said."""
-    line = only_line(code_of("alpha", "raise ValueError('no such column: $vwap')\n"), STORED, execution)
-    assert_line(line, "warn", "alpha: not checked: the code fails on the full data as well", "no such column")
-    assert f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}" in line.fix
-
-
-def test_a_code_that_fails_without_the_future_alone(
-    execution: Execution, leaving: Callable[..., FactorCode]
-) -> None:
-    """A code that works on the full data and dies without the future is suspicious."""
-    first = "import pandas as pd\n"
-    first += "assert '2020-03-20' in pd.read_hdf('daily_pv.h5').index.levels[0], 'too short'\n"
-    code = leaving(STORED, first=first)
-    line = only_line(code, STORED, execution)
-    assert_line(line, "warn", "not checked: suspicious", f"not on the data up to {CUT}", "too short")
-    assert "read the code" in line.fix
-
-
-def test_a_code_that_does_not_end(execution: Execution) -> None:
-    """A code that takes too long is not checked; the fix names RD-Agent's variable."""
-    line = only_line(code_of("alpha", "import time; time.sleep(60)"), STORED, replace(execution, timeout=0.5))
-    assert_line(line, "warn", "alpha: not checked: it did not end within 0.5 seconds")
-    assert "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT" in line.fix
-
-
-@pytest.mark.parametrize(
-    ("form", "part"),
-    [
-        (lambda frame: frame.reset_index(drop=True), "no index level"),
-        (lambda frame: frame.rename(index=lambda name: f"{name}.SH", level=1), "no row in common"),
-        (lambda frame: frame.astype(str) + " yuan", "no numbers"),
-        (lambda frame: frame.iloc[:0], "no row in common"),
-    ],
-    ids=["no levels", "other instruments", "text", "empty"],
+SUSPICIOUS = (
+    "import pandas as pd\nassert '2020-03-20' in pd.read_hdf('daily_pv.h5').index.levels[0], 'too short'\n"
 )
-def test_a_result_that_can_not_be_compared(
-    execution: Execution,
-    leaving: Callable[..., FactorCode],
-    form: Callable[[pd.DataFrame], pd.DataFrame],
-    part: str,
-) -> None:
-    """Where there is nothing to compare the line says so, and never passes."""
-    assert_line(only_line(leaving(form(STORED)), STORED, execution), "warn", "alpha: not checked: ", part)
+PYTHON_BIN = f"FACTOR_CoSTEER_PYTHON_BIN={sys.executable}"
+NOT_CHECKED: dict[str, tuple[Any, tuple[str, ...], str]] = {
+    "other data now": (
+        STORED - 0.5,
+        ("the code gives other values than the stored ones", f"is stored as {STORED.iloc[0, 0]:.9g} and is "),
+        "/a project/data, or the file, have changed since it was mined",
+    ),
+    "data from elsewhere": (
+        STORED,
+        ("its result reaches to 2020-03-24", "it reads data from elsewhere"),
+        "by their",
+    ),
+    "fails": (
+        "raise ValueError('no such column: $vwap')\n",
+        ("the code fails on the full data as well", "no such column"),
+        PYTHON_BIN,
+    ),
+    "fails without the future": (
+        SUSPICIOUS,
+        ("suspicious: the code works on the full data", f"not on the data up to {CUT}", "too short"),
+        "read the code",
+    ),
+    "hangs": ("import time; time.sleep(60)", ("it did not end within 2.5 seconds",), "EXECUTION_TIMEOUT"),
+    "no levels": (STORED.reset_index(drop=True), ("no index level",), "as index levels"),
+    "other instruments": (
+        STORED.rename(index=lambda name: f"{name}.SH", level=1),
+        ("no row in common",),
+        "names",
+    ),
+    "text": (STORED.astype(str) + " yuan", ("no numbers",), "mine it anew"),
+    "empty": (STORED.iloc[:0], ("no row in common",), "names"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_CHECKED)
+def test_what_can_not_be_checked(kind: str, execution: Execution, leaving: Callable[..., FactorCode]) -> None:
+    """Where nothing can be said of the future the line gives the reason and the fix, and never passes."""
+    made, parts, fix = NOT_CHECKED[kind]
+    code = leaving(STORED, first=made) if made is SUSPICIOUS else made
+    code = code_of("alpha", made) if isinstance(code, str) else code
+    code = leaving(made) if isinstance(code, pd.DataFrame) else code
+    if kind == "hangs":
+        execution = replace(execution, timeout=2.5)
+    line = only_line(code, STORED, execution)
+    assert_line(line, "warn", "alpha: not checked: ", *parts)
+    assert fix in line.fix
 
 
 # --- sets ---
@@ -383,20 +365,14 @@ def test_the_cut_is_where_most_columns_have_values(
     assert_line(line, "warn", "alpha: not checked: late has no value on 2020-01-29")
 
 
-def test_a_set_without_a_value(execution: Execution) -> None:
-    """A set of nothing but NaN has no date to cut at."""
-    stored = {"alpha": STORED["alpha"] * np.nan}
-    (line,) = check_set([code_of("alpha", "raise SystemExit")], stored, execution)
+def test_sets_without_a_value_or_code(execution: Execution) -> None:
+    """A set of NaN has no date to cut at, one without code is not checked; an empty set has no line."""
+    code = code_of("alpha", "raise SystemExit")
+    (line,) = check_set([code], {"alpha": STORED["alpha"] * np.nan}, execution)
     assert_line(line, "warn", "alpha: not checked: no stored date (none) has data before and after it")
-
-
-@pytest.mark.parametrize("stored", [{"alpha": STORED["alpha"]}, {}], ids=["a column", "an empty set"])
-def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Series]) -> None:
-    """A set whose run holds no code has one line that says so; an empty set has none, whatever the code."""
-    lines = check_set([], stored, execution)
-    assert [line.text for line in lines] == ["not checked: no code of the run makes alpha"] * len(stored)
-    if not stored:
-        assert check_set([code_of("alpha", "raise SystemExit")], stored, execution) == []
+    (line,) = check_set([], columns_of(STORED), execution)
+    assert_line(line, "warn", "not checked: no code of the run makes alpha")
+    assert check_set([], {}, execution) == check_set([code], {}, execution) == []
 
 
 # --- data ---
@@ -423,16 +399,8 @@ def test_a_set_without_any_code(execution: Execution, stored: Mapping[str, pd.Se
         ),
     ],
     ids=[
-        "no folder",
-        "no file",
-        "no rows",
-        "no dates",
-        "damaged",
-        "no format",
-        "dead link",
-        "folder",
-        "other dates",
-        "one row",
+        *("no folder", "no file", "no rows", "no dates", "damaged"),
+        *("no format", "dead link", "folder", "other dates", "one row"),
     ],
 )
 def test_data_that_can_not_be_cut(execution: Execution, prepare: Callable[[Path], object], part: str) -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market as DemoMarket
-from rdagent_sota_bridge.check import figures, quality
+from rdagent_sota_bridge.check import quality
+from rdagent_sota_bridge.check.figures import FigureGround
 from rdagent_sota_bridge.check.quality import Quality, Wish, look
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
 from rdagent_sota_bridge.factor_set import parquet, store
@@ -84,24 +85,28 @@ def test_what_is_chosen_is_in_the_digest(demo: DemoMarket, market: Market, tmp_p
     assert len(set(digests)) == 3
 
 
-def test_a_bad_column_that_is_left_out_does_no_harm(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """A column that would stop the run is told; left out, the run goes on without it."""
-    path = write(seams.factor_frame(demo).assign(broken=np.inf, empty=np.nan), tmp_path)
-    with pytest.raises(FactorFileError) as caught:
+def test_sets_that_are_refused(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
+    """A bad column (unless it is left out), an unknown name, and a factor with two values are errors."""
+    frame = seams.factor_frame(demo)
+    path = write(frame.assign(broken=np.inf, empty=np.nan), tmp_path)
+    with pytest.raises(FactorFileError) as bad:
         look([path], Wish(), market, TASK)
-    assert {failure.reason for failure in caught.value.failures} == {Reason.INFINITE, Reason.ALL_NAN}
+    assert {failure.reason for failure in bad.value.failures} == {Reason.INFINITE, Reason.ALL_NAN}
     found = look([path], Wish(excluded=("broken", "empty")), market, TASK)
-    assert found.factors.columns == ("overnight_gap",)
-    assert set(found.left_out) == {"broken", "empty"}
-
-
-def test_an_unknown_name_is_told_with_near_ones(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """The message names the variable, the text and what was meant."""
-    path = write(seams.factor_frame(demo), tmp_path)
-    with pytest.raises(ChoiceError, match="did you mean overnight_gap") as caught:
+    assert (found.factors.columns, set(found.left_out)) == (("overnight_gap",), {"broken", "empty"})
+    with pytest.raises(ChoiceError, match="did you mean overnight_gap") as unknown:
         look([path], Wish(wanted=("overnightgap",)), market, TASK)
-    assert "SOTA_FACTORS names a factor that is not in the set: overnightgap" in str(caught.value)
-    assert str(path) in str(caught.value)
+    assert "SOTA_FACTORS names a factor that is not in the set: overnightgap" in str(unknown.value)
+    assert str(path) in str(unknown.value)
+    other = frame.copy()
+    other.iloc[[70, 3000], 0] += 1.0
+    paths = [write(one, tmp_path, f"{number}.parquet") for number, one in enumerate((frame, other))]
+    with pytest.raises(UnequalFactorError) as unequal:
+        look(paths, Wish(), market, TASK)
+    day, instrument = frame.index[70]
+    values = f"{frame.iloc[70, 0]:.6g} and {other.iloc[70, 0]:.6g}"
+    for part in (f"({day}, {instrument}), the first of 2 rows", values, *map(str, paths)):
+        assert part in str(unequal.value)
 
 
 def test_two_files_are_joined(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
@@ -132,21 +137,6 @@ def test_two_files_are_joined(demo: DemoMarket, market: Market, tmp_path: Path) 
     )
     assert found.figures["a"].coverage["test"] == 0
     assert found.filled["test"] == pytest.approx(1.0)
-
-
-def test_a_factor_with_other_values_is_an_error(demo: DemoMarket, market: Market, tmp_path: Path) -> None:
-    """The message shows where two sets first differ, with both values."""
-    frame = seams.factor_frame(demo)
-    other = frame.copy()
-    other.iloc[[70, 3000], 0] += 1.0
-    one, two = write(frame, tmp_path, "one.parquet"), write(other, tmp_path, "two.parquet")
-    with pytest.raises(UnequalFactorError) as caught:
-        look([one, two], Wish(), market, TASK)
-    day, instrument = frame.index[70]
-    assert f"({day}, {instrument}), the first of 2 rows" in str(caught.value)
-    assert f"{frame.iloc[70, 0]:.6g} and {other.iloc[70, 0]:.6g}" in str(caught.value)
-    assert str(one) in str(caught.value)
-    assert str(two) in str(caught.value)
 
 
 def test_the_later_of_two_factors_that_say_the_same_is_dropped(
@@ -212,8 +202,8 @@ def test_what_is_known_is_not_computed_again(
     frame = seams.factor_frame(demo, noise=1.0)
     first = look([write(frame, tmp_path)], Wish(), market, TASK)
     taken: list[float] = []
-    take = figures.take
-    monkeypatch.setattr(figures, "take", lambda *given: taken.append(1.0) or take(*given))
+    take = FigureGround.take
+    monkeypatch.setattr(FigureGround, "take", lambda *given: taken.append(1.0) or take(*given))
     (tmp_path / "other").mkdir()
     path = write(frame * 2 if change == "set" else frame, tmp_path / "other")
     wish = Wish(excluded=("noise",)) if change == "wish" else Wish()
@@ -228,34 +218,24 @@ def test_what_is_known_is_not_computed_again(
     assert bool(taken) == (change != "nothing")
 
 
-def test_a_damaged_memory_is_no_harm(
+def test_what_must_not_answer(
     demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry that was cut off is found out anew."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = write(seams.factor_frame(demo), tmp_path)
-    first = look([path], Wish(), market, TASK)
-    entries = list((tmp_path / "cache").rglob("quality-*/*.json"))
-    assert len(entries) == 1
-    entries[0].write_text(entries[0].read_text()[:100])
-    assert same(first, look([path], Wish(), market, TASK))
-
-
-def test_a_file_replaced_during_the_look_is_not_remembered_as_another(
-    demo: DemoMarket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was found out about the new content must never answer for the old one."""
+    """What was found of a file replaced meanwhile is not kept for the old one; a cut entry is no harm."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     frame = seams.factor_frame(demo)
     path = write(frame, tmp_path)
-    old = path.read_bytes()
-    digest = parquet.current_digest(path)
+    old, digest = path.read_bytes(), parquet.current_digest(path)
     write(frame * 2, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(parquet, "current_digest", lambda _: digest)
         assert look([path], Wish(), market, TASK).factors.digest != digest
     path.write_bytes(old)
-    assert look([path], Wish(), market, TASK).factors.digest == digest
+    first = look([path], Wish(), market, TASK)
+    assert first.factors.digest == digest
+    (entry,) = (tmp_path / "cache").rglob("quality-*/*.json")
+    entry.write_text(entry.read_text()[:100])
+    assert same(first, look([path], Wish(), market, TASK))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +255,7 @@ def test_the_form_of_a_set_is_known_of_it(
     wish: Wish,
     expected: bool,
 ) -> None:
-    """A look tells, at once and when it is remembered, whether the file is what RD-Agent would write."""
+    """Whether the file is what RD-Agent would write is known at once, and when it is remembered."""
     path = write(nested(change(seams.factor_frame(demo, b=1.0))), tmp_path)
     found = [look([path], wish, market, TASK).is_normal for _ in range(2)]
     assert found == [expected] * 2

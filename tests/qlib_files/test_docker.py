@@ -19,12 +19,12 @@ import pytest
 
 from examples.demo.market import Market, write_market
 from rdagent_sota_bridge.bridge import dry_run
-from rdagent_sota_bridge.bridge import seams as patch
+from rdagent_sota_bridge.bridge.seams import is_applied
 from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.errors import SeamError, SettingsError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.qlib_files import docker as mounts
+from rdagent_sota_bridge.qlib_files import docker as qlib_docker
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.qlib_files.market import read_market
@@ -52,9 +52,9 @@ def test_without_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ki
     monkeypatch.setenv(VOLUMES, '{"/elsewhere": "/root/.qlib"}')
     if kind is not None:
         monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", kind)
-    assert not mounts.is_qlib_in_docker()
-    assert mounts.on_host(DATA) == tmp_path / ".qlib/qlib_data/cn_data"
-    assert mounts.shown(DATA) == DATA
+    assert not qlib_docker.is_qlib_in_docker()
+    assert qlib_docker.on_host(DATA) == tmp_path / ".qlib/qlib_data/cn_data"
+    assert qlib_docker.shown(DATA) == DATA
 
 
 @pytest.mark.usefixtures("docker")
@@ -76,13 +76,13 @@ def test_without_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ki
 def test_on_host(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, volumes: Any, folder: str, expected: str | None
 ) -> None:
-    """The deepest mount that holds the path tells its place; a volume of Docker's own has none here."""
+    """The deepest mount that holds the path gives its place; a volume of Docker's own has none here."""
     monkeypatch.setenv("HOME", str(tmp_path))
     if volumes is not None:
         monkeypatch.setenv(VOLUMES, json.dumps(volumes))
     where = None if expected is None else Path(expected.format(home=tmp_path))
-    assert mounts.on_host(folder) == where
-    assert mounts.shown(folder) == (
+    assert qlib_docker.on_host(folder) == where
+    assert qlib_docker.shown(folder) == (
         str(where)
         if where is not None
         else f"{folder} in the container, where {VOLUMES} mounts no folder of this machine"
@@ -117,15 +117,15 @@ def test_the_settings_are_read_as_rdagent_reads_them(
     named = import_module("rdagent.utils.env").QlibDockerConf().extra_volumes
     theirs = {host: at["bind"] if isinstance(at, dict) else at for host, at in named.items()}
     kind = import_module("rdagent.components.coder.model_coder.conf").ModelCoSTEERSettings().env_type
-    assert mounts.volumes() == theirs
-    assert mounts.is_qlib_in_docker() is (kind == "docker")
+    assert qlib_docker.volumes() == theirs
+    assert qlib_docker.is_qlib_in_docker() is (kind == "docker")
 
 
 @pytest.mark.usefixtures("docker")
 def test_the_market_of_a_check_is_the_mounted_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, market_home: tuple[Path, Market]
 ) -> None:
-    """With another folder mounted its market is compared, not that of `~/.qlib`; told where there is none."""
+    """With another folder mounted its market is compared; a line says where none is."""
     home, market = market_home
     monkeypatch.setenv("HOME", str(home))
     workspace = seams.write_set(tmp_path / "set", seams.factor_frame(market))
@@ -215,7 +215,7 @@ def environments(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def seams_of(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Apply the seam to a class that is RD-Agent's own, until the test ends."""
-    for owner, attribute, replacement in mounts.patches(env):
+    for owner, attribute, replacement in qlib_docker.patches(env):
         monkeypatch.setattr(owner, attribute, replacement)
 
 
@@ -224,7 +224,7 @@ def test_what_rdagent_does_to_its_own_mounts(
 ) -> None:
     """Without the seam `get_model_env` ends in a StopIteration, and leaves no mounts and ten minutes.
 
-    If this fails on a new release, the fault is mended there, and the seam can go for it.
+    If this fails on a new release, the fault is gone there, and the seam can go for it.
     """
     get_model_env = import_module("rdagent.components.coder.model_coder.conf").get_model_env
     (shared,) = environments.QTDockerEnv.__init__.__defaults__
@@ -263,19 +263,19 @@ def test_switched_off_it_is_rdagents_own(
 
 
 @pytest.mark.parametrize("shape", [{}, {"QTDockerEnv": object}, {"QTDockerEnv": type("Q", (), {})}])
-def test_another_shape_is_told(shape: dict[str, Any]) -> None:
+def test_another_shape_is_refused(shape: dict[str, Any]) -> None:
     """A QTDockerEnv without a default configuration is no known one."""
     module = type(sys)("rdagent.utils.env")
     vars(module).update(shape)
     with pytest.raises(SeamError, match="QTDockerEnv has a form that is not known"):
-        mounts.patches(module)
+        qlib_docker.patches(module)
 
 
 def test_a_training_in_a_container(
     engine: Engine, environments: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The container gets the set as a file of the workspace, no link out; chmod reaches no stored file."""
-    assert patch.is_applied("docker")
+    assert is_applied("docker")
     seams_of(environments, monkeypatch)
     runner = seams.build_runner()
     (stored,) = (tmp_path / "store").glob("*.parquet")
@@ -295,9 +295,9 @@ def test_a_training_in_a_container(
     file = workspace / FACTOR_FILE
     assert file.stat().st_mode & 0o777 == 0o777
     assert (stored.stat().st_mode, stored.read_bytes()) == before
-    told = json.loads((workspace / MANIFEST_FILE).read_text(encoding="utf-8"))
-    assert told["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
-    assert told["qlib_loaded"]["num_features"] == 23
+    written = json.loads((workspace / MANIFEST_FILE).read_text(encoding="utf-8"))
+    assert written["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
+    assert written["qlib_loaded"]["num_features"] == 23
 
 
 def test_a_link_out_of_the_workspace_would_break(engine: Engine, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_folder_without_prices(tmp_path: Path) -> None:
     ],
 )
 def test_other_expressions_are_not_guessed(folder: Path, expression: str) -> None:
-    """A label that is no plain return between two later days can't be told."""
+    """A label that is no plain return between two later days is not known."""
     assert label.values(folder, expression, np.arange(3), CODES) is None
 
 

@@ -17,6 +17,7 @@ from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA20, NO_BASE_SET, BaseSet, base_set
 from rdagent_sota_bridge.qlib_files.model_yaml import (
     CONFIG_FILE,
+    Task,
     adapt,
     feature_variables,
     read_task,
@@ -95,6 +96,7 @@ NEW_FORM = (
 _PACKAGE = resources.files("rdagent.scenarios.qlib.experiment")
 INSTALLED = (_PACKAGE / "model_template" / CONFIG_FILE).read_text(encoding="utf-8")
 FORMS = {"installed": INSTALLED, "0.8.0": OLD_FORM, "1.0.0": NEW_FORM}
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 CUSTOM = BaseSet(
     "/base.yaml",
     (
@@ -143,6 +145,9 @@ def refused(text: str, base: BaseSet) -> str:
     return reason(caught.value)
 
 
+DATES = ("2008-01-01", "2014-12-31"), ("2015-01-01", "2016-12-31"), ("2017-01-01", "2020-08-01")
+
+
 def test_installed_yaml_has_one_of_the_two_forms() -> None:
     """The installed RD-Agent has placeholders or lists, so the short forms here stand for real ones."""
     assert ("{{ feature_expressions }}" in INSTALLED) != ('"RESI5", "WVMA5"' in INSTALLED)
@@ -150,154 +155,83 @@ def test_installed_yaml_has_one_of_the_two_forms() -> None:
 
 @every_form
 def test_task_is_read(text: str) -> None:
-    """Data folder, market, segments and label are read, by default those of RD-Agent."""
-    task = read_task(text, {})
-    assert task.provider_uri == "~/.qlib/qlib_data/cn_data"
-    assert task.market == "csi300"
-    assert task.train == (pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31"))
-    assert task.valid == (pd.Timestamp("2015-01-01"), pd.Timestamp("2016-12-31"))
-    assert task.test[0] == pd.Timestamp("2017-01-01")
-    assert pd.isna(task.test[1]) if "test_end" in text else task.test[1] == pd.Timestamp("2020-08-01")
-    assert task.label == "Ref($close, -2)/Ref($close, -1) - 1"
-    assert task.segments == {"train": task.train, "valid": task.valid, "test": task.test}
-
-
-@pytest.mark.parametrize(
-    ("end", "expected"), [("2020-08-01", pd.Timestamp("2020-08-01")), ("null", pd.NaT), ("", pd.NaT)]
-)
-def test_end_of_the_test_segment(end: str, expected: Any) -> None:
-    """The test segment ends where the settings say, or is open."""
-    start, found = read_task(NEW_FORM, {"test_start": "2018-01-01", "test_end": end}).test
-    assert start == pd.Timestamp("2018-01-01")
-    assert found is expected or found == expected
-
-
-@every_form
-def test_another_label(text: str) -> None:
-    """The label is the user's own where it was changed."""
-    other = text.replace("Ref($close, -2)/Ref($close, -1) - 1", "Ref($vwap, -6)/Ref($vwap, -1) - 1")
-    assert read_task(other, {}).label == "Ref($vwap, -6)/Ref($vwap, -1) - 1"
+    """Data folder, market, segments and label are read, and dates of the settings."""
+    task = read_task(text, {"test_end": "2020-08-01"})
+    train, valid, test = ((pd.Timestamp(start), pd.Timestamp(end)) for start, end in DATES)
+    assert task == Task("~/.qlib/qlib_data/cn_data", "csi300", train, valid, test, LABEL)
+    assert task.segments == {"train": train, "valid": valid, "test": test}
+    other = read_task(text.replace("$close, -", "$vwap, -"), {"train_start": "2010-05-04", "test_end": ""})
+    assert other.label == LABEL.replace("close", "vwap")
+    assert other.train[0] == (pd.Timestamp("2010-05-04") if "train_start" in text else train[0])
+    assert pd.isna(other.test[1]) if "test_end" in text else other.test == test
 
 
 def test_label_without_a_name() -> None:
     """Qlib takes expressions without names too, and then their list stands alone."""
-    lines = ('                            - ["Ref($close, -2)/Ref($close, -1) - 1"]\n', '- ["LABEL0"]')
+    lines = (f'                            - ["{LABEL}"]\n', '- ["LABEL0"]')
     other = OLD_FORM.replace(lines[0], lines[0].replace("[", "").replace("]", "")).replace(lines[1], "")
-    assert read_task(other, {}).label == "Ref($close, -2)/Ref($close, -1) - 1"
+    assert read_task(other, {}).label == LABEL
+
+
+BASES = {**{name: base_set(name) for name in ("alpha20", "alpha22", "alpha158")}, "custom": CUSTOM}
 
 
 @every_form
-def test_task_with_other_dates(text: str) -> None:
-    """Dates in the settings win where the YAML has placeholders for them, and only there."""
-    task = read_task(text, {"train_start": "2010-05-04", "train_end": "2012-12-31"})
-    if "train_start" in text:
-        assert task.train == (pd.Timestamp("2010-05-04"), pd.Timestamp("2012-12-31"))
-    else:
-        assert task.train == (pd.Timestamp("2008-01-01"), pd.Timestamp("2014-12-31"))
-
-
-@every_form
-@pytest.mark.parametrize("name", ["alpha20", "alpha22", "alpha158"])
-def test_presets_are_what_the_loader_loads(text: str, name: str) -> None:
-    """Adapted and rendered, the first loader computes exactly the preset, the second reads the factors."""
-    base = base_set(name)
-    first, second = loaders(adapt(text, base, NOTE), base)
-    assert first["class"] == "qlib.contrib.data.loader.Alpha158DL"
-    expressions, names = first["kwargs"]["config"]["feature"]
-    assert list(zip(names, expressions, strict=True)) == list(base.features)
-    assert first["kwargs"]["config"]["label"] == [["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]]
-    assert second["class"] == "qlib.data.dataset.loader.StaticDataLoader"
-    assert second["kwargs"]["config"] == FACTOR_FILE
-
-
-@every_form
-def test_custom_set_with_difficult_names(text: str) -> None:
-    """Quotes, braces, brackets, colons, non-ASCII letters and words of YAML arrive as they are."""
-    first, _ = loaders(adapt(text, CUSTOM, NOTE), CUSTOM)
-    expressions, names = first["kwargs"]["config"]["feature"]
-    assert tuple(zip(names, expressions, strict=True)) == CUSTOM.features
-
-
-@every_form
-def test_empty_set_leaves_the_label_alone(text: str) -> None:
-    """Without base features the plain loader loads the label and no feature, then the factors follow."""
-    first, second = loaders(adapt(text, NO_BASE_SET, NOTE), NO_BASE_SET)
-    assert first["class"] == "qlib.data.dataset.loader.QlibDataLoader"
-    assert list(first["kwargs"]["config"]) == ["label"]
-    assert second["kwargs"]["config"] == FACTOR_FILE
-
-
-@every_form
-@pytest.mark.parametrize("base", [base_set("alpha22"), CUSTOM], ids=["alpha22", "custom"])
-def test_adapted_twice_is_adapted_once(text: str, base: BaseSet) -> None:
-    """A workspace that is used again gets the same text, and with another note nothing else changes."""
-    once = adapt(text, base, NOTE)
-    assert adapt(once, base, NOTE) == once
-    gone, new = changed_lines(once, adapt(once, base, "another set"))
+@pytest.mark.parametrize("base", [*BASES.values(), NO_BASE_SET], ids=[*BASES, "none"])
+def test_what_the_loaders_load(text: str, base: BaseSet) -> None:
+    """The first computes exactly the set and the label, whatever a name holds; the second the factors."""
+    adapted = adapt(text, base, NOTE)
+    first, second = loaders(adapted, base)
+    config = first["kwargs"]["config"]
+    pairs = tuple(zip(*reversed(config["feature"]), strict=True)) if base.features else ()
+    assert (pairs, list(config)) == (base.features, ["label", "feature"] if base.features else ["label"])
+    assert config["label"] == [[LABEL], ["LABEL0"]]
+    kind = (
+        "qlib.contrib.data.loader.Alpha158DL" if base.features else "qlib.data.dataset.loader.QlibDataLoader"
+    )
+    assert first["class"] == kind
+    assert (second["class"], second["kwargs"]["config"]) == (
+        "qlib.data.dataset.loader.StaticDataLoader",
+        FACTOR_FILE,
+    )
+    # Again it is the same, with another note but for that, and for another set as from the start.
+    assert adapt(adapted, base, NOTE) == adapted
+    gone, new = changed_lines(adapted, adapt(adapted, base, "another set"))
     assert (gone, new) == ([f"# rdagent-sota-bridge: {NOTE}"], ["# rdagent-sota-bridge: another set"])
-
-
-@every_form
-def test_adapted_again_for_another_set(text: str) -> None:
-    """An adapted text can be adapted for another set, down to none."""
-    other = base_set("alpha158")
-    assert adapt(adapt(text, CUSTOM, NOTE), other, NOTE) == adapt(text, other, NOTE)
-    assert adapt(adapt(text, CUSTOM, NOTE), NO_BASE_SET, NOTE) == adapt(text, NO_BASE_SET, NOTE)
-
-
-@every_form
-def test_features_that_were_taken_out_stay_out(text: str) -> None:
-    """Without features a second time changes nothing; they can't be put back: no silent mistake."""
-    without = adapt(text, NO_BASE_SET, NOTE)
-    assert adapt(without, NO_BASE_SET, NOTE) == without
-    assert refused(without, CUSTOM) == "its first loader's features were found 0 times, not once"
+    if base.features:
+        assert adapt(adapted, NO_BASE_SET, NOTE) == adapt(text, NO_BASE_SET, NOTE)
+        assert (
+            loaders(adapt(adapted, CUSTOM, NOTE), CUSTOM)[0] == loaders(adapt(text, CUSTOM, NOTE), CUSTOM)[0]
+        )
+    else:  # what was taken out can't be put back: no silent mistake
+        assert "has ['label'], and no features" in refused(adapted, CUSTOM)
 
 
 @every_form
 def test_all_else_stays_as_it_was(text: str) -> None:
-    """Beside the note, only the lines of the features change; where they are placeholders, none does."""
+    """Beside the note only the features change, if they are no variables; without, the class too."""
+    text = "# mine\n" + text.replace("&market csi300", "&market csi500  # mine") + "# end"
+    note, has_variables = f"# rdagent-sota-bridge: {NOTE}", "{{ feature_expressions }}" in text
+    start = text.splitlines().index(" " * 24 + "feature:")
     gone, new = changed_lines(text, adapt(text, CUSTOM, NOTE))
-    note = f"# rdagent-sota-bridge: {NOTE}"
-    if "{{ feature_expressions }}" in text:
-        assert (gone, new) == ([], [note])
-    else:
-        indent = " " * 28
-        assert new == [note, f"{indent}- {{{{ feature_expressions }}}}", f"{indent}- {{{{ feature_names }}}}"]
-        start = text.splitlines().index(" " * 24 + "feature:") + 1
-        assert gone == text.splitlines()[start : start + len(gone)]
-        assert text.splitlines()[start + len(gone)].strip() == (
-            "- class: qlib.data.dataset.loader.StaticDataLoader"
-        )
-
-
-@every_form
-def test_all_else_stays_as_it_was_without_a_set(text: str) -> None:
-    """Without base features only their lines go and the first loader's class changes."""
+    features = " " * 24 + "feature: [{{ feature_expressions }}, {{ feature_names }}]"
+    assert new == ([note] if has_variables else [note, features])
+    assert gone == ([] if has_variables else text.splitlines()[start : start + len(gone)])
     gone, new = changed_lines(text, adapt(text, NO_BASE_SET, NOTE))
-    indent = " " * 16
-    assert new == [
-        f"# rdagent-sota-bridge: {NOTE}",
-        f"{indent}- class: qlib.data.dataset.loader.QlibDataLoader",
-    ]
-    assert gone[:2] == [f"{indent}- class: qlib.contrib.data.loader.Alpha158DL", " " * 24 + "feature:"]
-    assert all(line.startswith(" " * 28) for line in gone[2:])
-
-
-def test_users_own_lines_stay() -> None:
-    """The user's own comments and values beside the features stay."""
-    text = "# mine\n" + NEW_FORM.replace("market: &market csi300", "market: &market csi500  # mine") + "# end"
-    adapted = adapt(text, CUSTOM, NOTE)
-    assert changed_lines(text, adapted) == ([], [f"# rdagent-sota-bridge: {NOTE}"])
-    assert read_task(adapted, feature_variables(CUSTOM)).market == "csi500"
+    loader = " " * 16 + "- class: qlib.data.dataset.loader.QlibDataLoader"
+    assert new == [note, loader]
+    assert gone[0] == " " * 16 + "- class: qlib.contrib.data.loader.Alpha158DL"
+    assert gone[1:] == text.splitlines()[start : start + len(gone) - 1]
 
 
 def test_feature_variables_are_lists_of_one_length() -> None:
     """The variables are JSON lists, which are YAML lists too; of names and expressions in one order."""
     variables = feature_variables(CUSTOM, ["gap", "on"])
-    assert list(variables) == ["feature_names", "feature_expressions", "feature_columns"]
-    assert yaml.safe_load(variables["feature_columns"]) == [*CUSTOM.names, "gap"]
-    assert yaml.safe_load(variables["feature_names"]) == list(CUSTOM.names)
-    assert yaml.safe_load(variables["feature_expressions"]) == [pair[1] for pair in CUSTOM.features]
+    assert {name: yaml.safe_load(text) for name, text in variables.items()} == {
+        "feature_names": list(CUSTOM.names),
+        "feature_expressions": [pair[1] for pair in CUSTOM.features],
+        "feature_columns": [*CUSTOM.names, "gap"],
+    }
     assert "动量" in variables["feature_names"]
 
 
@@ -327,7 +261,7 @@ def test_features_in_every_style(fork: str, base: BaseSet) -> None:
     expected = [[expression for _, expression in base.features], list(base.names)] if base.features else None
     assert features == expected
     assert first["class"].endswith(".Alpha158DL" if base.features else ".QlibDataLoader")
-    assert first["kwargs"]["config"]["label"] == [["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]]
+    assert first["kwargs"]["config"]["label"] == [[LABEL], ["LABEL0"]]
     assert second["kwargs"]["config"] == FACTOR_FILE
     assert read_task(adapted, feature_variables(base)) == read_task(INSTALLED, {})
 
@@ -349,7 +283,7 @@ def test_filters_let_all_features_through(fork: str, base: BaseSet) -> None:
 
 @every_fork
 def test_features_that_a_fork_wrote(fork: str) -> None:
-    """What a fork's YAML chooses is told with its expressions."""
+    """What a fork's YAML chooses comes with its expressions."""
     alpha158 = dict(base_set("alpha158").features)
     assert written_features(forks.YAMLS[fork]) == {name: alpha158[name] for name in forks.CHOSEN}
 
@@ -376,7 +310,7 @@ def test_features_of_variables_are_not_written() -> None:
 )
 @pytest.mark.parametrize("place", ["infer_processors:\n", "learn_processors:\n"])
 def test_a_processor_that_would_drop_features(processor: str, dropped: str, place: str) -> None:
-    """What a processor would drop, in a form that can't be rewritten, is told before a training."""
+    """What a processor would drop, in a form that can't be rewritten, is found before a training."""
     text = INSTALLED.replace(place, f"{place}        {processor}\n")
     with pytest.raises(SeamError) as caught:
         adapt(text, CUSTOM, NOTE, ["gap"])
@@ -402,20 +336,18 @@ FEATURE_BLOCK = NEW_FORM[
     NEW_FORM.index(" " * 24 + "feature:") : NEW_FORM.index("                - class: qlib.data")
 ]
 STATIC_BLOCK = NEW_FORM[NEW_FORM.index("                - class: qlib.data") : NEW_FORM.index(FACTOR_FILE)]
+NO_LOADER = "it has no first loader of features"
 REFUSED: dict[str, tuple[Callable[[str], str], str]] = {
     "no features": (
         lambda text: text.replace(" feature:\n", " features:\n"),
-        "its first loader's features were found 0 times",
-    ),
-    "features twice": (
-        lambda text: text + 'more:\n    feature:\n    - ["$close"]\n    - ["CLOSE"]\n',
-        "its first loader's features were found 2 times, not once",
+        "['label', 'features'], and no",
     ),
     "no YAML": (
         lambda text: text.replace("class: NestedDataLoader", "class: [NestedDataLoader"),
         "ParserError: ",
     ),
-    "no template": (lambda text: text + "x: {{ end\n", "TemplateSyntaxError: "),
+    "no template": (lambda text: text + "x: {{ end\n", "ParserError: "),
+    "a tag without an end": (lambda text: text + "{% if x %}\n", "TemplateSyntaxError: "),
     "another factor file": (
         lambda text: text.replace(FACTOR_FILE, "other.parquet"),
         f"its other loaders read ['other.parquet'], not ['{FACTOR_FILE}']",
@@ -424,8 +356,12 @@ REFUSED: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: text.replace(f'{STATIC_BLOCK}{FACTOR_FILE}"\n', ""),
         f"its other loaders read [], not ['{FACTOR_FILE}']",
     ),
-    "nothing": (lambda _: "", "its first loader's features were found 0 times, not once"),
-    "a list": (lambda _: "[]\n", "its first loader's features were found 0 times, not once"),
+    "another loader": (
+        lambda text: text.replace("loader.Alpha158DL", "loader.Mine").replace(" feature:", " x:"),
+        "",
+    ),
+    "nothing": (lambda _: "", NO_LOADER),
+    "a list": (lambda _: "[]\n", NO_LOADER),
 }
 
 
@@ -435,13 +371,16 @@ def test_yaml_that_is_refused(text: str, kind: str) -> None:
     """A YAML into which the features can't be put, or that would not read the factors, is refused."""
     change, why = REFUSED[kind]
     bases = (CUSTOM,) if kind == "no factor file" else (CUSTOM, NO_BASE_SET)
-    assert all(refused(change(text), base).startswith(why) for base in bases)
+    assert [why in refused(change(text), base) for base in bases] == [True] * len(bases)
 
 
-def test_features_of_another_loader() -> None:
-    """Features that stand outside of the first loader are not taken for its own."""
-    other = NEW_FORM.replace(FEATURE_BLOCK, "") + "else:\n" + FEATURE_BLOCK
-    assert refused(other, CUSTOM).startswith("its first loader would load None, not [[")
+def test_features_of_another_key() -> None:
+    """Features that stand outside of the first loader are not taken for its own, and stay."""
+    block = "else:\n" + FEATURE_BLOCK
+    assert adapt(NEW_FORM.replace(FEATURE_BLOCK, "") + block, CUSTOM, NOTE).endswith(block)
+    assert loaders(adapt(NEW_FORM + block, NO_BASE_SET, NOTE), NO_BASE_SET)[0]["kwargs"]["config"].keys() == {
+        "label"
+    }
 
 
 @pytest.mark.parametrize(

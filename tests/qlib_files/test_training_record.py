@@ -47,14 +47,9 @@ def test_all_of_a_record(tmp_path: Path) -> None:
     )
 
 
-def test_nothing_recorded(tmp_path: Path) -> None:
-    """A workspace in which Qlib did not run has no record."""
-    assert training_record.read(tmp_path) is None
-    assert training_record.read(tmp_path / "gone") is None
-
-
 def test_of_several_runs_the_newest_finished_counts(tmp_path: Path) -> None:
-    """A run that failed, was killed or has not ended is none; of two finished ones the later counts."""
+    """Of two finished runs the later counts; one that failed, was killed or has not ended is none."""
+    assert training_record.read(tmp_path) is training_record.read(tmp_path / "gone") is None
     trained.write_record(tmp_path, trained.config(width=1), run="a" * 32, ended=1)
     trained.write_record(tmp_path, trained.config(width=2), run="b" * 32, ended=2)
     trained.write_record(tmp_path, trained.config(width=3), run="c" * 32, ended=3, status=4)
@@ -62,29 +57,16 @@ def test_of_several_runs_the_newest_finished_counts(tmp_path: Path) -> None:
     assert read(tmp_path).num_features == 2
 
 
-def test_an_open_test_segment(tmp_path: Path) -> None:
-    """A test segment without an end is NaT, as in the YAML's task."""
-    document = trained.config()
+def test_what_need_not_be_there(tmp_path: Path) -> None:
+    """An open end is NaT; no base features are known to be none; LightGBM has no width, and no doubt."""
+    document = trained.config(BaseSet("none", ()), width=None)
     document["task"]["dataset"]["kwargs"]["segments"]["test"][1] = None
-    trained.write_record(tmp_path, document)
-    task = read(tmp_path).task
-    assert task is not None
-    assert task.test[1] is pd.NaT
-
-
-def test_mined_factors_alone(tmp_path: Path) -> None:
-    """A first loader without features has none, which is not unknown."""
-    trained.write_record(tmp_path, trained.config(BaseSet("none", ()), width=2))
+    trained.write_record(tmp_path, document, config_file="conf_combined_factors.yaml")
     record = read(tmp_path)
-    assert (record.base_names, record.num_features) == ((), 2)
-
-
-def test_a_back_test_without_network(tmp_path: Path) -> None:
-    """The LightGBM that judges factors has no input width, and that is no doubt."""
-    trained.write_record(tmp_path, trained.config(width=None), config_file="conf_combined_factors.yaml")
-    record = read(tmp_path)
-    assert (record.num_features, record.config_file) == (None, "conf_combined_factors.yaml")
-    assert record.doubts == ()
+    assert record.task is not None
+    assert record.task.test[1] is pd.NaT
+    assert (record.base_names, record.num_features, record.doubts) == ((), None, ())
+    assert record.config_file == "conf_combined_factors.yaml"
 
 
 def test_the_handler_of_080(tmp_path: Path) -> None:
@@ -102,7 +84,7 @@ def test_the_handler_of_080(tmp_path: Path) -> None:
     assert (record.task, record.base_names, record.has_factor_file) == (TASK, ("RESI5", "KLEN"), False)
 
 
-def test_two_widths_are_told(tmp_path: Path) -> None:
+def test_two_widths_are_a_doubt(tmp_path: Path) -> None:
     """A parameter that was edited contradicts the configuration."""
     run = trained.write_record(tmp_path, trained.config(width=4))
     (run / "params" / "model.kwargs.pt_model_kwargs.num_features").write_text("24")
@@ -117,18 +99,14 @@ def test_two_widths_are_told(tmp_path: Path) -> None:
     ids=["damaged", "a number", "another form", "missing"],
 )
 def test_a_configuration_that_can_not_be_read(content: bytes | None, tmp_path: Path) -> None:
-    """What a configuration would tell is not known without it, and the record says so."""
+    """Without a configuration its parts are not known, and the record says so."""
     run = trained.write_record(tmp_path, trained.config())
     file = run / "artifacts" / "config"
     file.unlink() if content is None else file.write_bytes(content)
     record = read(tmp_path)
     assert record.doubts[0].startswith("the configuration that Qlib recorded can't be read")
-    assert (record.num_features, record.has_factor_file, record.base_names, record.task) == (
-        4,
-        None,
-        None,
-        None,
-    )
+    assert (record.num_features, record.has_factor_file) == (4, None)
+    assert (record.base_names, record.task) == (None, None)
 
 
 def test_a_hostile_configuration_runs_nothing(tmp_path: Path) -> None:

@@ -1,1 +1,0 @@
-"""Whether this machine is fit for a run."""
