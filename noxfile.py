@@ -43,7 +43,7 @@ HOST_TESTS = (
     "report/test_verify.py",
     "run/test_progress.py",
     "sharing/test_fetching.py",
-    "cli/test_listing.py",
+    "cli/test_list_command.py",
     "test_startup.py",
 )
 # What knows RD-Agent or the platform; the hand-off runs there to the end, too (tests/bridge/test_pythons.py).

@@ -15,36 +15,29 @@ from tests.reports import HOSTILE
 def hostile_report() -> Report:
     """Return a report with hostile names, hypotheses, reasons, code, columns, paths, notes and manifests."""
     columns = (HOSTILE, "__proto__", "var(--plot-1)", "x" * 400)
-    texts: dict[str, Any] = {
-        "name": HOSTILE,
-        "model_type": HOSTILE,
-        "hypothesis": HOSTILE,
-        "observations": HOSTILE,
-        "reason": HOSTILE,
-        "code": HOSTILE,
-    }
-    told = hostile(reports.manifest(columns))
-    model = dataclasses.replace(reports.model_loop(0, 0.05), manifest=told, **texts)
-    second = dataclasses.replace(reports.model_loop(1, 0.04), manifest={"factor_set": HOSTILE}, **texts)
-    failed = dataclasses.replace(reports.failed(2), name=HOSTILE, failure=HOSTILE * 20)
-    factors = tuple(
-        dataclasses.replace(factor, name=name, description=HOSTILE, formulation=HOSTILE, code=HOSTILE)
-        for name, factor in zip(columns, reports.factor_loop(0, 0.02, columns).factors, strict=True)
+    fields = ("name", "model_type", "hypothesis", "observations", "reason", "code")
+    texts: dict[str, Any] = dict.fromkeys(fields, HOSTILE)
+    manifest = hostile(reports.manifest(columns))
+    models = (
+        dataclasses.replace(reports.model_loop(0, 0.05), manifest=manifest, **texts),
+        dataclasses.replace(reports.model_loop(1, 0.04), manifest={"factor_set": HOSTILE}, **texts),
+        dataclasses.replace(reports.failed(2), name=HOSTILE, failure=HOSTILE * 20),
     )
-    mined = dataclasses.replace(
-        reports.factor_loop(0, 0.02, columns), factors=factors, name=HOSTILE, hypothesis=HOSTILE
-    )
+    mined = reports.factor_loop(0, 0.02, columns)
+    assert mined.record is not None
+    words = dict.fromkeys(("description", "formulation", "code"), HOSTILE)
+    factors = tuple(dataclasses.replace(factor, **words) for factor in mined.factors)
     task = dataclasses.replace(reports.TASK, market=HOSTILE, label=HOSTILE, provider_uri=HOSTILE)
-    record = dataclasses.replace(mined.record, task=task) if mined.record is not None else None
-    mined = dataclasses.replace(mined, record=record)
+    record = dataclasses.replace(mined.record, task=task)
+    mined = dataclasses.replace(mined, factors=factors, name=HOSTILE, hypothesis=HOSTILE, record=record)
     log = Path("/project") / HOSTILE.replace("/", "").replace("\0", "")
     runs = (
         Run(log, HOSTILE, (mined,), {HOSTILE: HOSTILE}, (HOSTILE,)),
-        Run(log / "models", "fin_model", (model, second, failed)),
+        Run(log / "models", "fin_model", models),
     )
     analysis = dataclasses.replace(reports.factor_analysis(columns, (HOSTILE,)), task=task)
     origins = {(analysis.digest, factor.name): FactorOrigin(log, 0, HOSTILE, factor) for factor in factors}
-    returns = {(0, 0): reports.returns(1), (1, 0): reports.returns(2), (1, 1): reports.returns(3)}
+    returns = {place: reports.returns(seed) for seed, place in enumerate([(0, 0), (1, 0), (1, 1)])}
     return Report(reports.CREATED, runs, returns, (analysis,), (HOSTILE,), origins)
 
 

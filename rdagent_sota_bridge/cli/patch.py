@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from rdagent_sota_bridge.bridge import source_patch
 
+app = typer.Typer(
+    help="RD-Agent's source with four lines that call this package, in place of the import hook.",
+    no_args_is_help=True,
+)
 
-def status(source: Path | None) -> None:
-    """Print whether a source is patched, and how.
+_STATES = {
+    "none": "is not patched",
+    "applied": "calls rdagent_sota_bridge",
+    "old": "has a diff of release 0.1.0; apply replaces it, revert takes it out",
+}
 
-    Raises:
-        SourceError: if there is none, or it has a part of the patch.
-    """
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The root of RD-Agent's repository, or its package rdagent; the installed one if left out.",
+    ),
+]
+
+
+@app.command()
+def status(source: Source = None) -> None:
+    """Say whether the source is patched: none, applied, or old (a diff of release 0.1.0)."""
     found = source_patch.find(source)
-    what = {
-        "none": "is not patched",
-        "applied": "calls rdagent_sota_bridge",
-        "old": "has a diff of release 0.1.0; apply replaces it, revert takes it out",
-    }
-    typer.echo(f"{found.state}: {found.file} {what[found.state]}")
+    typer.echo(f"{found.state}: {found.file} {_STATES[found.state]}")
 
 
-def apply(source: Path | None) -> None:
-    """Put the block at the end of a source, in place of a diff of release 0.1.0; twice is once.
-
-    Raises:
-        SourceError: if it has a part of the patch, or the file can't be written.
-    """
+@app.command()
+def apply(source: Source = None) -> None:
+    """Add the four lines to the end of the source; nothing is changed where they are there."""
     found = source_patch.find(source)
     if found.state == "applied":
         typer.echo(f"{found.file} is patched already; nothing was changed")
         return
     source_patch.write(found.file, source_patch.with_block(found.bare))
     typer.echo(f"applied the patch to {found.file}")
-    typer.echo(
-        "It imports rdagent_sota_bridge now: take that out (revert) before you uninstall this package."
-    )
+    typer.echo("It imports rdagent_sota_bridge now: revert the patch before you uninstall this package.")
 
 
-def revert(source: Path | None) -> None:
-    """Take the patch out of a source that has it, to the byte; nothing is changed where it has none.
-
-    Raises:
-        SourceError: if it has a part of the patch, or the file can't be written.
-    """
+@app.command()
+def revert(source: Source = None) -> None:
+    """Take the patch out again, to the byte."""
     found = source_patch.find(source)
     if found.state == "none":
         typer.echo(f"{found.file} is not patched; nothing was changed")

@@ -1,16 +1,29 @@
-"""The command `rdagent-sota path`: the path that would be used, for scripts."""
+"""The command `rdagent-sota path`; and how each command finds its set, with a bar while one is fetched."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from rdagent_sota_bridge.cli import fetching
+from rdagent_sota_bridge.cli import print_notes
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.settings import path_entries, read_settings
+from rdagent_sota_bridge.settings import Settings, path_entries, read_settings
+from rdagent_sota_bridge.sharing import fetch, remote
 
 
 def run(log: str | None) -> None:
@@ -22,14 +35,42 @@ def run(log: str | None) -> None:
     Raises:
         BridgeError: as a run would raise it.
     """
-    settings = read_settings()
-    with fetching.into_store(settings.store_path) as fetch:
-        if log is not None:
-            found: tuple[Located, ...] = tuple(locate.named(entry, fetch) for entry in path_entries(log))
-        else:
-            found = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetch)
-    for one in found:
-        for note in one.notes:
-            typer.echo(f"note: {note}", err=True)
+    found = find_sets(log, read_settings())
+    print_notes(note for one in found for note in one.notes)
     files = [one.path for one in found]
     typer.echo(os.pathsep.join(str(file.parent if file.name == FACTOR_FILE else file) for file in files))
+
+
+def find_sets(named: str | None, settings: Settings) -> tuple[Located, ...]:
+    """Return the factor files that a text or the environment (None) names; those behind URLs are fetched.
+
+    Raises:
+        BridgeError: as a run would raise it.
+    """
+    with progress_bar() as progress:
+        into_store = fetch.into_store(settings.store_path, lambda text: typer.echo(text, err=True), progress)
+        if named is None:
+            return locate.factor_sets(settings.workspace_paths, settings.log_paths, into_store)
+        return tuple(locate.named(entry, into_store) for entry in path_entries(named))
+
+
+@contextmanager
+def progress_bar() -> Iterator[remote.Progress]:
+    """Give what shows bytes that move, on the stderr of a terminal; nothing elsewhere or before the first."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    shown = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
+
+    def show(url: str, done: int, total: int | None) -> None:
+        if not shown.console.is_terminal:
+            return
+        if url not in tasks:
+            shown.start()
+            tasks[url] = shown.add_task(url, total=total)
+        shown.update(tasks[url], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if tasks:  # Rich ends a bar that was never shown with an empty line
+            shown.stop()

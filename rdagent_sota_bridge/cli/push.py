@@ -6,7 +6,8 @@ import typer
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
-from rdagent_sota_bridge.cli import fetching
+from rdagent_sota_bridge.cli import print_notes
+from rdagent_sota_bridge.cli.path import find_sets, progress_bar
 from rdagent_sota_bridge.errors import LocateError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.settings import path_entries, read_settings
@@ -14,36 +15,33 @@ from rdagent_sota_bridge.sharing import push
 
 
 def run(named: str, url: str, replace: bool) -> None:
-    """Put a set into the folder of a URL, and print what to set where it is to be used.
+    """Copy a set into the folder of a URL, and print what to set where it is to be used.
 
     Args:
         named: A factor workspace or file, a log folder or `latest`, or another URL.
         url: The folder.
-        replace: Put it there whatever is there.
+        replace: Replace whatever is there.
 
     Raises:
         BridgeError: as a check of the set would raise it; and if it can't be written there.
     """
-    entries = path_entries(named)
-    if len(entries) != 1:
+    if len(entries := path_entries(named)) != 1:
         raise LocateError(
             f"{len(entries)} sets are named, and one is pushed at a time",
             ", ".join(map(urls.without_secrets, entries)),
             "push each to a folder of its own; SOTA_WORKSPACE_PATH joins them",
         )
-    with fetching.into_store(read_settings().store_path) as fetch:
-        found = locate.named(entries[0], fetch)
+    (found,) = find_sets(named, read_settings())
     if found.log is None and not found.url:
         found = locate.with_its_log(found)
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    print_notes(found.notes)
     if found.accepted is False:
-        typer.echo(f"note: it is the set of loop {found.loop} of {found.log}, which was rejected", err=True)
-    with fetching.bar() as show:
-        held, is_moved = push.push(found, url, overwrite=replace, progress=show)
+        print_notes([f"it is the set of loop {found.loop} of {found.log}, which was rejected"])
+    with progress_bar() as progress:
+        held, is_moved = push.push(found, url, overwrite=replace, progress=progress)
     there = urls.without_secrets(url)
     typer.echo(
-        f"{'pushed' if is_moved else 'already there, nothing was moved'}: {there} ({held.digest}, "
+        f"{'pushed' if is_moved else 'already there, nothing was copied'}: {there} ({held.digest}, "
         f"{len(held.columns)} factors, {held.rows:,} rows, {decimal(found.path.stat().st_size)})"
     )
     typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
-from rdagent_sota_bridge.run.display import LastingConsole, open_console, write_nothing_more
+from rdagent_sota_bridge.run.display import open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Job, Options
 from rdagent_sota_bridge.run.locks import Stopped
 
@@ -32,6 +32,21 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     """
     console = open_console()
     environ = dict(os.environ)  # as the user has it: RD-Agent's modules, once imported, change it
+
+    def say(text: str) -> None:
+        # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
+        # shows nothing, and the job continues or ends as it would have.
+        try:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.file.flush()
+        except OSError:
+            write_nothing_more()
+
+    def show(heading: str, lines: list[Line]) -> None:
+        from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
+
+        check.show([lines], heading, console)
+
     if resume and anew:
         raise JobError(
             "--resume continues a job, and --new begins one", "options --resume and --new", "leave one out"
@@ -49,61 +64,33 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         ) from None
     job: Job | None = None
     try:
-        with locks.stops(), locks.held(log_dir, _speaker(console)) as descriptor:
+        with locks.stops(), locks.held(log_dir, say) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
-            outside = sequence.Outside(
-                console=console,
-                say=_speaker(console),
-                show=lambda heading, lines: _show(heading, lines, console),
-                report=_report,
-                environ=environ,
-                descriptors=(descriptor,),
-            )
-            if job.end:
-                return sequence.show_end(job, outside)
-            return sequence.go(job, outside)
+            outside = sequence.Outside(console, say, show, _report, environ, (descriptor,))
+            return sequence.show_end(job, outside) if job.end else sequence.go(job, outside)
     except Stopped as stopped:
         if job is not None and job.file.exists():
-            _speaker(console)(f"Stopped. Resume it: {job.resume_command}")
+            say(f"Stopped. Resume it: {job.resume_command}")
         return 128 + stopped.number
 
 
 def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
     newest = None if anew else jobs.newest(log_dir)
-    if resume:
-        if newest is None:
-            raise JobError(
-                "There is no job to resume",
-                f"{log_dir.absolute()} holds no state of one (*_run.json)",
-                "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
-            )
-        return jobs.resumed(newest, asked)
-    if newest is not None and not newest.end:
+    if resume and newest is None:
         raise JobError(
-            "The newest job in this log folder is not finished",
-            str(newest.file),
-            f"resume it: {newest.resume_command}; or begin a new one all the same: --new",
+            "There is no job to resume",
+            f"{log_dir.absolute()} holds no state of one (*_run.json)",
+            "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
         )
-    return jobs.new(asked, log_dir)
-
-
-def _speaker(console: LastingConsole) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
-        # gets nothing, and the job continues or ends as it would have.
-        try:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-            console.file.flush()
-        except OSError:
-            write_nothing_more()
-
-    return say
-
-
-def _show(heading: str, lines: list[Line], console: LastingConsole) -> None:
-    from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
-
-    check.show([lines], heading, False, {}, console)
+    if newest is None or (newest.end and not resume):
+        return jobs.new(asked, log_dir)
+    if resume:
+        return jobs.resumed(newest, asked)
+    raise JobError(
+        "The newest job in this log folder is not finished",
+        str(newest.file),
+        f"resume it: {newest.resume_command}; or begin a new one all the same: --new",
+    )
 
 
 def _report(logs: Sequence[Path], file: Path) -> None:

@@ -26,11 +26,11 @@ def check_machine(show: Show) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge import doctor
     from rdagent_sota_bridge.check.lines import worst
+    from rdagent_sota_bridge.doctor import lines
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
-    found = doctor.lines(0, store.folder(read_settings().store_path))
+    found = lines(0, store.folder(read_settings().store_path))
     if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
     if worst(found) == "fail":
@@ -74,11 +74,11 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge import doctor  # late: pandas and pyarrow
     from rdagent_sota_bridge.check import inspect
     from rdagent_sota_bridge.check.lines import Line
+    from rdagent_sota_bridge.doctor import look_at_rdagent, qlib_start  # late: pandas and pyarrow
 
-    found = inspect.inspect(read_settings(), doctor.qlib_start(doctor.look_at_rdagent()), located)
+    found = inspect.inspect(read_settings(), qlib_start(look_at_rdagent()), located)
     lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]
     if troubles := [line for line in lines if line.state != "pass"]:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)

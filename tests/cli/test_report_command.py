@@ -29,22 +29,18 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["report", *arguments])
 
 
-def test_the_page_is_written_and_its_place_printed(project: Path) -> None:
-    """Without -o the page is report.html in the current folder; path and size are printed."""
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_page_is_written_and_its_place_printed(project: Path, is_there: bool) -> None:
+    """Without -o the page is report.html in the current folder; an older page is replaced, whole."""
+    file = project / "report.html"
+    if is_there:
+        file.write_text(page.GENERATOR + ' 0.0.1">', encoding="utf-8")
     done = run("log/first")
     assert done.exit_code == 0, done.output
-    file = project / "report.html"
-    assert page.GENERATOR in file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    assert page.GENERATOR in text and text.endswith("</html>")
     assert re.fullmatch(rf"{re.escape(str(file))} \([\d.]+ MB\)\n", done.stdout)
-
-
-def test_a_page_is_written_anew(project: Path) -> None:
-    """A report that is there is replaced, whole."""
-    target = project / "out.html"
-    target.write_text(page.GENERATOR + ' 0.0.1">', encoding="utf-8")
-    assert run("log/first", "-o", "out.html").exit_code == 0
-    assert "</html>" in target.read_text(encoding="utf-8")
-    assert sorted(entry.name for entry in project.iterdir() if entry.name.startswith(".")) == []
+    assert [entry.name for entry in project.iterdir() if entry.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("content", ["", "<html>mine</html>", "notes " * 2000 + page.GENERATOR])
@@ -59,32 +55,54 @@ def test_another_file_is_never_written_over(project: Path, content: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
-    [("gone/report.html", "No such file or directory"), ("log", "Is a directory")],
+    ("output", "reason"),
+    [
+        ("gone/report.html", "No such file or directory"),
+        ("log", "Is a directory"),
+        ("/proc/report.html", "can't be written"),  # even by root
+    ],
 )
-def test_a_place_that_can_hold_no_file(project: Path, output: str, told: str) -> None:
-    """A missing folder, and a folder in the file's place, are told."""
+def test_a_place_that_can_hold_no_file(project: Path, output: str, reason: str) -> None:
+    """A missing folder, a folder in the file's place, and one that takes no file, are one message each."""
     done = run("log/first", "-o", output)
     assert done.exit_code == 1
-    assert told in done.stderr
+    assert reason in done.stderr and output in done.stderr and "Traceback" not in done.output
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self").exists(), reason="only Linux has a folder that root can't write into"
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        (["log/first", "nowhere"], "nowhere"),
+        (["log/first", "w"], "w"),
+        (["~nobody-of-this-name/log"], "~nobody-of-this-name"),
+        (["latest"], "There is no log"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_a_folder_that_takes_no_file(project: Path) -> None:
-    """A folder in which no file can be made is told in one message."""
-    done = run("log/first", "-o", "/proc/report.html")
+def test_what_is_no_log(
+    project: Path, named: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path without sessions, and `latest` where there is none, end with one message and no page."""
+    if named == ["latest"]:
+        (project / "empty").mkdir()
+        monkeypatch.chdir(project / "empty")
+    done = run(*named)
     assert done.exit_code == 1
-    assert "can't be written" in done.stderr and "/proc/report.html" in done.stderr
+    assert reason in done.stderr and "where:" in done.stderr and "Traceback" not in done.stderr
+    assert not list(project.rglob("report.html"))
+
+
+def test_a_log_is_needed() -> None:
+    """Without a log the command says how it is used."""
+    assert run().exit_code == 2
 
 
 def test_json_has_the_figures_and_writes_no_file(project: Path) -> None:
-    """--json prints one JSON text without NaN, and no page."""
-    done = run("log/first", "--json")
-    told = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))
-    assert told["runs"][0]["command"] == "fin_model"
-    assert told["runs"][0]["loops"][0]["accepted"] is True
+    """--json prints one JSON text without NaN, and no page; a log by two names is one run."""
+    done = run("log/first", str(project / "log" / "first"), "--json")
+    (one,) = json.loads(done.stdout, parse_constant=pytest.fail)["runs"]
+    assert one["command"] == "fin_model"
+    assert one["loops"][0]["accepted"] is True
     assert not (project / "report.html").exists()
 
 
@@ -95,33 +113,5 @@ def test_latest_is_the_newest_log(project: Path) -> None:
     second = logs.write_run(project / "log" / "earlier name", project / "w", loop, ended=later)
     for file in second.rglob("*"):
         os.utime(file, (1, 1))
-    told = json.loads(run("latest", "--json").stdout)
-    assert [one["log"] for one in told["runs"]] == [str(second)]
-
-
-def test_latest_without_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`latest` where there is no log is one message."""
-    monkeypatch.chdir(tmp_path)
-    done = run("latest")
-    assert done.exit_code == 1
-    assert "There is no log" in done.stderr
-
-
-@pytest.mark.parametrize("named", ["nowhere", "w", "~nobody-of-this-name/log"])
-def test_what_is_no_log_is_told(project: Path, named: str) -> None:
-    """A path without sessions ends with one message and status 1, and no page."""
-    done = run("log/first", named)
-    assert done.exit_code == 1
-    assert "where:" in done.stderr and "Traceback" not in done.stderr
-    assert not (project / "report.html").exists()
-
-
-def test_a_log_named_twice_is_shown_once(project: Path) -> None:
-    """The same log by two names is one run."""
-    told = json.loads(run("log/first", str(project / "log" / "first"), "--json").stdout)
-    assert len(told["runs"]) == 1
-
-
-def test_a_log_is_needed() -> None:
-    """Without a log the command says how it is used."""
-    assert run().exit_code == 2
+    found = json.loads(run("latest", "--json").stdout)
+    assert [one["log"] for one in found["runs"]] == [str(second)]

@@ -43,25 +43,21 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["store", *arguments])
 
 
-def run_in(folder: Path, *arguments: str) -> Result:
-    """Run `rdagent-sota store` on the store in a folder."""
-    return CliRunner().invoke(app, ["store", *arguments], env={"SOTA_STORE_PATH": str(folder)})
-
-
-def test_an_empty_store(project: Path) -> None:
-    """A project without a store is no error for any of the commands, and says where was looked."""
-    place = str(project / "git_ignore_folder" / "sota_store")
-    for arguments in ((), ("list",), ("verify",), ("prune",)):
-        done = run(*arguments)
-        assert done.exit_code == 0
-        assert place in done.output
-    assert list(project.iterdir()) == []
-
-
-def test_the_place_is_that_of_the_settings(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SOTA_STORE_PATH is where the command looks, relative to the current folder."""
-    monkeypatch.setenv("SOTA_STORE_PATH", "elsewhere")
-    assert str(project / "elsewhere") in run("list").output
+@pytest.mark.parametrize("place", ["", "elsewhere", "a file"])
+@pytest.mark.parametrize("command", ["", "list", "verify", "prune"])
+def test_a_place_without_sets(
+    project: Path, command: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No store is no error: each command says where it looked; a file in its place is one message."""
+    if place:
+        monkeypatch.setenv("SOTA_STORE_PATH", place)
+    if place == "a file":
+        (project / place).touch()
+    done = run(*filter(None, [command]))
+    assert str(project / (place or Path("git_ignore_folder", "sota_store"))) in done.output
+    assert done.exit_code == (place == "a file")
+    assert ("Not a directory" in done.output and "fix:" in done.output) == (place == "a file")
+    assert [one.name for one in project.iterdir()] == (["a file"] if place == "a file" else [])
 
 
 def test_the_list(project: Path) -> None:
@@ -71,29 +67,40 @@ def test_the_list(project: Path) -> None:
     output = run().output
     assert output.index(old.digest[7:17]) < output.index(new.digest[7:17])
     assert "older/combined_factors_df.parquet" in output.replace("\n", "").replace(" ", "")
-    told = json.loads(run("list", "--json").stdout)["sets"]
-    assert [entry["digest"] for entry in told] == [old.digest, new.digest]
-    assert [entry["links"] for entry in told] == [1, 0]
-    assert told[0]["factors"] == ["momentum", "turnover"]
-    assert told[0]["rows"] == 12
-    assert told[0]["size"] == old.path.stat().st_size
-    assert told[0]["sources"][0]["path"] == str(project / "older" / "combined_factors_df.parquet")
+    sets = json.loads(run("list", "--json").stdout)["sets"]
+    assert [entry["digest"] for entry in sets] == [old.digest, new.digest]
+    assert [entry["links"] for entry in sets] == [1, 0]
+    first = sets[0]
+    source = {"path": str(project / "older" / "combined_factors_df.parquet"), "digest": old.digest}
+    assert first == {
+        "digest": old.digest,
+        "path": str(old.path),
+        "factors": ["momentum", "turnover"],
+        "rows": 12,
+        "size": old.path.stat().st_size,
+        "links": 1,
+        "content": old.content,
+        "sources": [source],
+        "written": old.written.isoformat(),
+        "used": first["used"],
+    }
 
 
-def test_verify(project: Path) -> None:
-    """Sets that are as they were written pass; changed bytes fail, though size and time are as before."""
+def test_what_was_changed(project: Path) -> None:
+    """Changed bytes fail `verify` though size and time are as before; another size is in the list too."""
     stored = keep(project, "a")
     assert run("verify").exit_code == 0
     assert f"as written: {stored.path}" in run("verify").output
-    before = stored.path.stat()
-    content = stored.path.read_bytes()
+    before, content = stored.path.stat(), stored.path.read_bytes()
     stored.path.chmod(0o644)
-    stored.path.write_bytes(content[:100] + b"?" + content[101:])
-    os.utime(stored.path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    done = run("verify")
-    assert done.exit_code == 1
-    assert f"{stored.path} was changed" in done.output
-    assert "as written" not in done.output
+    for changed in (content[:100] + b"?" + content[101:], content + b"x"):
+        stored.path.write_bytes(changed)
+        os.utime(stored.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        done = run("verify")
+        assert done.exit_code == 1
+        assert done.output.count(f"{stored.path} was changed") == 1
+        assert "as written" not in done.output
+    assert f"{stored.path} was changed" in run("list").output
 
 
 def test_an_entry_that_says_nothing(project: Path) -> None:
@@ -106,52 +113,28 @@ def test_an_entry_that_says_nothing(project: Path) -> None:
 
 
 def test_prune(project: Path) -> None:
-    """What was not used for so many days goes, and a workspace keeps its link; a dry run only says so."""
+    """What was not used for so many days goes, and a workspace keeps its link; a dry run only says so.
+
+    Data that release 0.1.0 kept for later models go too.
+    """
     new, old = keep(project, "new", days_ago=5), keep(project, "older", days_ago=40)
     link = project / "linked.parquet"
     store.hand_out(old, link, link=True)
     content = old.path.read_bytes()
-    dry = run("prune", "--dry-run")
-    assert f"would be removed: {old.path}" in dry.output
-    assert old.path.exists()
-    done = run("prune")
-    assert f"removed: {old.path}" in done.output
-    assert (old.path.exists(), new.path.exists()) == (False, True)
+    prepared = store.folder(None) / "prepared" / ("a" * 64 + ".prepared")
+    prepared.parent.mkdir(parents=True)
+    prepared.touch()
+    dry = run("prune", "--dry-run").output
+    for path in (old.path, prepared):
+        assert f"would be removed: {path}" in dry and path.exists()
+    done = run("prune").output
+    for path in (old.path, prepared):
+        assert f"removed: {path}" in done and not path.exists()
+    assert new.path.exists()
     assert link.read_bytes() == content
     assert run("prune").output.startswith("Nothing in ")
     assert str(new.path) in run("prune", "--keep-days", "2").output
     assert json.loads(run("list", "--json").stdout) == {"sets": [], "fetched": []}
-
-
-def test_what_release_010_prepared_is_removed(project: Path) -> None:
-    """Data that release 0.1.0 kept for later models go; a dry run only says so."""
-    left = store.folder(None) / "prepared" / ("a" * 64 + ".prepared")
-    left.parent.mkdir(parents=True)
-    left.touch()
-    assert f"would be removed: {left}" in run("prune", "--dry-run").output
-    assert left.exists()
-    assert f"removed: {left}" in run("prune").output
-    assert not left.exists()
-
-
-@pytest.mark.parametrize("command", ["list", "verify", "prune"])
-def test_a_store_that_is_a_file(project: Path, command: str) -> None:
-    """A file where the store should be is one message, not an empty store."""
-    (project / "file").touch()
-    done = run_in(project / "file", command)
-    assert done.exit_code == 1
-    assert "Not a directory" in done.output
-    assert "fix:" in done.output
-
-
-def test_a_changed_file_is_told_in_the_list(project: Path) -> None:
-    """A stored file that has another size or time than it was written with is named, once by verify too."""
-    stored = keep(project, "a")
-    stored.path.chmod(0o644)
-    with stored.path.open("ab") as file:
-        file.write(b"x")
-    assert f"{stored.path} was changed" in run("list").output
-    assert run("verify").output.count("was changed") == 1
 
 
 @pytest.mark.parametrize("days", ["-1", "soon", "inf", "1000000"])

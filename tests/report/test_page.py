@@ -19,7 +19,7 @@ from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.report import page
 from rdagent_sota_bridge.report.gather import Report
 from rdagent_sota_bridge.report.history import Loop, Run
-from rdagent_sota_bridge.report.page import drawing, plots, tables, views, wording
+from rdagent_sota_bridge.report.page import plots, tables, views, wording
 from tests import reports
 from tests.hostile import hostile_report
 from tests.reports import HOSTILE
@@ -28,13 +28,14 @@ from tests.reports import HOSTILE
 class Parts(HTMLParser):
     """Reads a page: its elements, the scripts, and the text that a reader sees."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.words = ""
         self._inside = ""
-        self.feed(text)
+        self.text = page.render(report)
+        self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take an element."""
@@ -58,54 +59,43 @@ class Parts(HTMLParser):
 @pytest.fixture(scope="module")
 def whole() -> Parts:
     """Return the page of nine loops and three factors."""
-    return Parts(page.render(reports.whole_report(3, 3)))
+    return Parts(reports.whole_report(3, 3))
 
 
-def test_the_page_names_no_other_place(whole: Parts) -> None:
-    """No element loads from anywhere: the file is all that it needs."""
-    for tag, attributes in whole.elements:
+@pytest.mark.parametrize("is_hostile", [False, True], ids=["usual texts", "hostile texts"])
+def test_a_page_needs_no_other_place_and_runs_two_scripts(whole: Parts, is_hostile: bool) -> None:
+    """Nothing loads from anywhere, the policy allows plotly's script and ours alone, and texts are text."""
+    parts = Parts(hostile_report()) if is_hostile else whole
+    for tag, attributes in parts.elements:
         for name in ("src", "href", "action", "data", "poster", "srcset"):
             assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
-    text = page.render(reports.whole_report(2, 1))
-    assert "@import" not in text.partition("<script")[0]
-    assert page.GENERATOR in text[:4096], "by which a page may be written anew"
-
-
-def test_the_policy_allows_these_two_scripts_alone(whole: Parts) -> None:
-    """The content security policy names the digests of plotly's script and of the page's own."""
-    policy = next(at["content"] for tag, at in whole.elements if at.get("http-equiv"))
-    assert policy is not None
-    running = [text for attributes, text in whole.scripts if "type" not in attributes]
+        assert not any(name.startswith("on") for name in attributes)
+    assert not {tag for tag, _ in parts.elements} & {"img", "svg", "iframe", "object", "b"}
+    assert "@import" not in parts.text.partition("<script")[0]
+    assert page.GENERATOR in parts.text[:4096], "by which a page may be written anew"
+    running = [text for attributes, text in parts.scripts if "type" not in attributes]
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in running]
     assert len(digests) == 2
+    policy = next(at["content"] for _, at in parts.elements if at.get("http-equiv"))
+    assert policy is not None and policy.startswith("default-src 'none'")
     assert f"script-src {' '.join(repr('sha256-' + one) for one in digests)};" in policy
-    assert policy.startswith("default-src 'none'")
+    blocks = [text for attributes, text in parts.scripts if attributes.get("type") == "application/json"]
+    assert len(blocks) > 10
+    for block in blocks:
+        json.loads(block)
+        assert not set("<>&\u2028\u2029") & set(block)
+    if is_hostile:
+        assert HOSTILE.split("{{")[0] in parts.words
+        assert "{{ 7*7 }}" in parts.words
 
 
-def test_blocks_of_figures_are_json_without_markup(whole: Parts) -> None:
-    """Every figure is JSON that ends no script, whatever the names in it are."""
-    for parts in (whole, Parts(page.render(hostile_report()))):
-        blocks = [text for attributes, text in parts.scripts if attributes.get("type") == "application/json"]
-        assert len(blocks) > 10
-        for block in blocks:
-            json.loads(block)
-            assert not set("<>&\u2028\u2029") & set(block)
-
-
-def test_hostile_texts_are_only_text() -> None:
-    """Of a page whose every text is markup no element, attribute or script is the log's."""
-    parts = Parts(page.render(hostile_report()))
-    assert not {tag for tag, _ in parts.elements} & {"img", "svg", "iframe", "object", "b"}
-    assert not [at for _, at in parts.elements if any(name.startswith("on") for name in at)]
-    assert sum("type" not in attributes for attributes, _ in parts.scripts) == 2
-    assert HOSTILE.split("{{")[0] in parts.words
-    assert "{{ 7*7 }}" in parts.words
-
-
-def test_the_answer_comes_first(whole: Parts) -> None:
-    """The heading says whether the factors were worth it, before any table."""
+def test_the_answer_comes_first_and_the_proof_is_whole(whole: Parts) -> None:
+    """The heading says whether the factors were worth it; file, digest and each loaded column are named."""
     heading = whole.words.index("With the factors, the best model’s IC rose from")
     assert heading < whole.words.index("Leaderboard")
+    manifest = reports.manifest(reports.factor_names(3))
+    for text in (manifest["factor_set"]["path"], reports.DIGEST, *manifest["qlib_loaded"]["columns"]):
+        assert text in whole.words
 
 
 def run_of(name: str, *loops: Loop) -> Run:
@@ -136,10 +126,15 @@ def sides(ours: list[float], base: list[float]) -> Report:
     ],
 )
 def test_the_headline(ours: list[float], base: list[float], sentence: str, rest: str) -> None:
-    """The headline tells a gain, a loss, no difference, or that there is nothing to compare, as it is."""
-    told = views.headline(sides(ours, base))
-    assert sentence in told.sentence
-    assert rest in told.rest
+    """The headline says a gain, a loss, no difference, or nothing to compare; and of how many loops it is."""
+    report = sides(ours, base)
+    headline, counted = views.headline(report), views.counted(report.runs)
+    assert sentence in headline["sentence"]
+    assert rest in headline["rest"]
+    loops = f"of {len(ours)} loop{'s' * (len(ours) > 1)} with the factors and {len(base)} without."
+    assert (loops in counted) == bool(ours and base)
+    assert ("luck" in counted) == (len(ours) != len(base) and bool(ours and base))
+    assert ("features with the factors and" in counted) == bool(ours and base)
 
 
 def with_task(loop: Loop, **change: Any) -> Loop:
@@ -164,11 +159,10 @@ def test_runs_tested_otherwise_do_not_compare_in_silence(change: dict[str, Any],
     for other, name in ((base, "without factors"), (ours, "with factors 2")):
         runs = (run_of("/a", ours), run_of("/b", with_task(other, **change)))
         changed = Report(reports.CREATED, runs, {}, (), ())
-        words = Parts(page.render(changed)).words
+        words = Parts(changed).words
         assert "not tested on the same data, market, days and label" in words
         assert f"{shown} ({name})" in words
-        assert ("don’t compare" in views.headline(changed).rest) == (other is base)
-    assert "the differences mean little" not in Parts(page.render(sides([0.05], [0.02]))).words
+        assert ("don’t compare" in views.headline(changed)["rest"]) == (other is base)
 
 
 def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
@@ -179,27 +173,13 @@ def test_runs_judged_by_other_verdicts_do_not_compare_in_silence() -> None:
         dataclasses.replace(run, loops=(dataclasses.replace(run.loops[0], asked=one, accepted=False),))
         for run, one in zip(report.runs, asked, strict=True)
     )
-    words = Parts(page.render(dataclasses.replace(report, runs=runs))).words
+    words = Parts(dataclasses.replace(report, runs=runs)).words
     assert "The verdicts on these models were not of one kind" in words
     assert "asked for in the form that RD-Agent reads (with factors)" in words
     assert "none of 1 could be accepted; the LLM said yes to 1 (without factors)" in words
-    assert "The verdicts on these models" not in Parts(page.render(report)).words
-
-
-@pytest.mark.parametrize(
-    ("ours", "base", "shown"),
-    [
-        ([0.05, 0.04], [0.02], "of 2 loops with the factors and 1 without. The best of more tries"),
-        ([0.05], [0.02], "of 1 loop with the factors and 1 without."),
-        ([0.05], [], ""),
-    ],
-)
-def test_it_is_said_how_many_loops_are_compared(ours: list[float], base: list[float], shown: str) -> None:
-    """The best of ten loops against the best of one is said to be that."""
-    said = views.counted(sides(ours, base).runs)
-    assert shown in said
-    assert ("luck" in said) == (len(ours) != len(base) and bool(base))
-    assert ("features with the factors and" in said) == bool(base)
+    words = Parts(report).words
+    assert "The verdicts on these models" not in words
+    assert "the differences mean little" not in words
 
 
 def test_the_leaderboard_ranks_and_marks_the_best() -> None:
@@ -218,8 +198,8 @@ def test_a_missing_figure_is_shown_as_missing() -> None:
     (row,) = tables.leaderboard((run,), ["a"], "model").rows
     assert [cell.text for cell in row[1:5]] == [wording.MISSING] * 4
     assert not any(cell.best for cell in row)
-    report = Report(reports.CREATED, (run,), {}, (), ())
-    assert "nan" not in Parts(page.render(report)).words.lower().replace("unnamed", "")
+    words = Parts(Report(reports.CREATED, (run,), {}, (), ())).words
+    assert "nan" not in words.lower().replace("unnamed", "")
 
 
 @pytest.mark.parametrize(
@@ -227,17 +207,10 @@ def test_a_missing_figure_is_shown_as_missing() -> None:
     [{}, {"factor_set": "x"}, {"factor_set": {"sources": [1], "columns": 2}}, {"qlib_loaded": []}],
 )
 def test_a_manifest_of_another_form_is_shown_as_far_as_it_goes(manifest: dict[str, Any]) -> None:
-    """Whatever a manifest holds, the page is made, with dashes for what it does not tell."""
+    """Whatever a manifest holds, the page is made, with dashes for what it does not say."""
     run = run_of("/a", dataclasses.replace(reports.model_loop(0, 0.05), manifest=manifest))
-    assert views.proof(run, "a").loaded.rows[0][1].text == wording.MISSING
+    assert views.proof(run, "a")["loaded"].rows[0][1].text == wording.MISSING
     page.render(Report(reports.CREATED, (run,), {}, (), ()))
-
-
-def test_the_proof_has_file_digest_and_columns(whole: Parts) -> None:
-    """The page names the file, its digest, and each column that Qlib loaded."""
-    told = reports.manifest(reports.factor_names(3))
-    for text in (told["factor_set"]["path"], reports.DIGEST, *told["qlib_loaded"]["columns"]):
-        assert text in whole.words
 
 
 @pytest.mark.parametrize(
@@ -251,39 +224,22 @@ def test_the_proof_has_file_digest_and_columns(whole: Parts) -> None:
         (math.nan, ".3f", "–"),
         (math.inf, ".3f", "–"),
         (None, ".3f", "–"),
+        (12.4, "time", "0:00:12"),
+        (3599.6, "time", "1:00:00"),
+        (90061, "time", "1 day, 1:01:01"),
+        (None, "time", "–"),
+        (math.nan, "time", "–"),
     ],
 )
-def test_figures(value: float | None, form: str, text: str) -> None:
+def test_figures_and_times(value: float | None, form: str, text: str) -> None:
     """Figures have a true minus, no sign before zero, and a dash where there is none."""
-    assert wording.figure(value, form) == text
+    assert (wording.duration(value) if form == "time" else wording.figure(value, form)) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(12.4, "12 s"), (61, "1 min"), (3599, "1 h 00 min"), (7260, "2 h 01 min"), (None, "–")],
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    """Times are written in the unit that fits."""
-    assert wording.duration(seconds) == text
-
-
-def test_curves_are_thinned_and_keep_their_lowest_value() -> None:
-    """A curve of many days has at most 900 points; the drawdown keeps its depth, the others their end."""
-    days = pd.bdate_range("2005-01-03", periods=4000)
-    walk = reports.returns(3, days=days)
-    report = dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk})
-    drawn = curves(report)
-    values = [decoded(json.loads(plot.figure)["data"][0]["y"]) for plot in drawn]
-    assert {len(one) for one in values} == {drawing.MOST_POINTS}
-    assert values[2].min() == pytest.approx(walk.drawdown.min())
-    assert values[0][-1] == pytest.approx(walk.excess_with_cost[-1])
-    at = decoded(json.loads(drawn[0].figure)["data"][0]["x"])
-    assert pd.Timestamp(at[-1], unit="ms") == days[-1]
-
-
-def curves(report: Report) -> tuple[drawing.Plot, ...]:
-    """Return the curves of the first loop of a report."""
-    return plots.curves(report, [(0, 0)], plots.curve_legend(report.runs, [(0, 0)], ["a"]), "x")
+def curves(returns: Any) -> list[plots.Plot]:
+    """Return the curves of a factor loop with these returns."""
+    report = dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): returns})
+    return plots.curves(report, ["a", "b", "c"], "factor")[1]
 
 
 def decoded(array: dict[str, str]) -> Any:
@@ -291,35 +247,43 @@ def decoded(array: dict[str, str]) -> Any:
     return np.frombuffer(base64.b64decode(array["bdata"]), np.dtype(array["dtype"]))
 
 
+def test_curves_are_thinned_and_keep_their_lowest_value() -> None:
+    """A curve of many days has at most 900 points; the drawdown keeps its depth, the others their end."""
+    days = pd.bdate_range("2005-01-03", periods=4000)
+    walk = reports.returns(3, days=days)
+    drawn = [json.loads(plot.figure)["data"][0] for plot in curves(walk)]
+    values = [decoded(one["y"]) for one in drawn]
+    assert {len(one) for one in values} == {plots.MOST_POINTS}
+    assert values[2].min() == pytest.approx(walk.drawdown.min())
+    assert values[0][-1] == pytest.approx(walk.excess_with_cost[-1])
+    assert pd.Timestamp(decoded(drawn[0]["x"])[-1], unit="ms") == days[-1]
+
+
 def test_no_plot_without_points() -> None:
     """A sheet, a matrix and returns of NaN alone draw nothing, and say why."""
     empty, none = np.full(0, np.nan), pd.DatetimeIndex([])
     sheet = dataclasses.replace(
         reports.sheet("a"),
-        days=none,
-        ic=empty,
-        rolling_ic=empty,
+        **dict.fromkeys(("ic", "rolling_ic", "monthly_ic", "autocorrelation"), empty),
+        **dict.fromkeys(("days", "autocorrelation_days"), none),
         months=(),
-        monthly_ic=empty,
         quantile_returns=np.full(5, np.nan),
-        autocorrelation_days=none,
-        autocorrelation=empty,
     )
-    drawn = [*plots.of_factor(sheet, "x")]
+    drawn = plots.of_factor(sheet, "x")
     drawn.append(plots.correlations(reports.factor_analysis(("a",), with_figures=False), "y"))
     assert [plot.figure for plot in drawn] == [""] * 5
     walk = reports.returns(1)
     nothing = np.full(len(walk.days), np.nan)
-    walk = dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing)
-    of_loop = curves(dataclasses.replace(reports.whole_report(1, 1), returns={(0, 0): walk}))
+    of_loop = curves(dataclasses.replace(walk, excess_with_cost=nothing, drawdown=nothing))
     assert [bool(plot.figure) for plot in of_loop] == [False, True, False]
     assert all(plot.missing.endswith(".") for plot in (*drawn, *of_loop))
 
 
 def test_labels_of_a_matrix_are_each_once() -> None:
     """Names that differ after what fits are told apart, and no name is one that plotly's objects have."""
-    labels = plots._labels(("a" * 60, "a" * 61, "constructor", "__proto__"))
-    assert len(set(labels)) == 4
+    analysis = reports.factor_analysis(("a" * 60, "a" * 61, "constructor", "__proto__"))
+    labels = json.loads(plots.correlations(analysis, "x").figure)["data"][0]["x"]
+    assert len(set(labels)) == len(analysis.names)
     assert not set(labels) & {"constructor", "__proto__"}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from rdagent_sota_bridge.cli import fetching
+from rdagent_sota_bridge.cli.path import progress_bar
 from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     RemoteError,
@@ -561,7 +561,7 @@ def test_the_bar(terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch
     """A terminal shows a bar on stderr, and nothing else does."""
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with fetching.bar() as show:
+    with progress_bar() as show:
         show("s3://bucket/run", 1, None)
         show("s3://bucket/run", 50, 100)
     shown = capsys.readouterr()

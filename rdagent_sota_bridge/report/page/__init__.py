@@ -1,18 +1,18 @@
 """The page of a report: one HTML file that needs no network and no other file.
 
-Texts in it come from an LLM, its code and files that anyone can write: jinja escapes them, plotly is given
-them escaped, and a content security policy lets no script run but the two of this package.
+Texts in it come from an LLM, its code and files that anyone can write: jinja escapes them, plotly gets them
+escaped, and a content security policy lets no script run but the two of this package.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 from importlib import resources
 
 import jinja2
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.report import gather
@@ -25,14 +25,14 @@ GENERATOR = '<meta name="generator" content="rdagent-sota-bridge'
 
 
 def render(report: Report) -> str:
-    """Return the page of a report.
-
-    Args:
-        report: What it shows.
-    """
+    """Return the page of a report as HTML."""
     runs, names = report.runs, views.run_names(report.runs)
-    scripts = [_plotly(), _part("page.js")]
-    text = _template().render(
+    named = list(zip(names, runs, strict=True))
+    scripts = [str(get_plotlyjs()), _part("page.js")]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(_part("page.html.j2")).render(
         version=__version__,
         generator=Markup(GENERATOR),  # noqa: S704 - a constant
         policy=_policy(scripts),
@@ -42,11 +42,8 @@ def render(report: Report) -> str:
         headline=views.headline(report),
         runs=tables.runs_table(runs, names),
         known=views.facts(report, names),
-        asked=[(name, run.asked) for name, run in zip(names, runs, strict=True) if run.asked],
-        notes=[
-            *report.notes,
-            *(f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes),
-        ],
+        asked=[(name, run.asked) for name, run in named if run.asked],
+        notes=[*report.notes, *(f"{name}: {note}" for name, run in named for note in run.notes)],
         tested_alike=gather.tested_alike(runs),
         judged_alike=gather.judged_alike(runs),
         compared=tables.comparison_table(runs),
@@ -55,31 +52,28 @@ def render(report: Report) -> str:
         mining=_board(report, "factor", names),
         sets=[_set(report, position, names) for position in range(len(report.factor_analyses))],
         proofs=[
-            views.proof(run, name)
-            for run, name in zip(runs, names, strict=True)
-            if any(loop.kind == "model" for loop in run.loops)
+            views.proof(run, name) for name, run in named if any(loop.kind == "model" for loop in run.loops)
         ],
         monospace=views.MONOSPACE,
         quantiles=QUANTILES,
         segment=wording.segment,
         markup=Markup,
-        breakable=_breakable,
+        breakable=lambda name: Markup("_<wbr>").join(name.split("_")),  # where a narrow column may break it
     )
-    return text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+    return page.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
 
 
 def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, object]:
     """Return a leaderboard with its plots, their legends, and what each loop tried."""
-    places = [place for place in report.returns if gather.loop_at(report.runs, place).kind == kind]
-    legend = plots.curve_legend(report.runs, sorted(places), names)
-    runs = plots.run_legend(report.runs, names, kind)
+    legend, curves = plots.curves(report, names, kind)
+    of_runs, over_loops = plots.over_loops(report.runs, names, kind)
     return {
         "kind": kind,
         "table": tables.leaderboard(report.runs, names, kind),
-        "curves": plots.curves(report, sorted(places), legend, f"{kind}-curves"),
+        "curves": curves,
         "legend": legend,
-        "over_loops": plots.over_loops(report.runs, runs, f"{kind}-loops", kind),
-        "runs": tuple(runs.values()),
+        "over_loops": over_loops,
+        "runs": of_runs,
         "without_returns": views.without_returns(report, names, kind),
         "stories": views.loop_stories(report.runs, names, kind),
     }
@@ -100,11 +94,6 @@ def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, obj
     }
 
 
-def _breakable(name: str) -> Markup:
-    """Return a name that a narrow column breaks where its words end."""
-    return Markup("_<wbr>").join(name.split("_"))
-
-
 def _policy(scripts: list[str]) -> str:
     """Return the page's content security policy: these scripts, its own style and pictures, nothing else."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
@@ -117,18 +106,3 @@ def _policy(scripts: list[str]) -> str:
 
 def _part(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_part("page.html.j2"))

@@ -1,10 +1,17 @@
-"""The plots of the page: of loops, and of factors."""
+"""The plots of the page, of loops and of factors.
+
+Plotly's JSON holds names of CSS variables, and `page.js` puts the colours in. What has no points is no plot,
+but a sentence that says so.
+"""
 
 from __future__ import annotations
 
+import calendar
+import html
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +19,64 @@ import plotly.graph_objects as go
 
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
-from rdagent_sota_bridge.report.gather import Place, Report, Role
+from rdagent_sota_bridge.report.gather import Report, Role
 from rdagent_sota_bridge.report.history import Run
-from rdagent_sota_bridge.report.page import drawing
-from rdagent_sota_bridge.report.page.drawing import Plot
-from rdagent_sota_bridge.report.page.wording import loop_number, shortened
+from rdagent_sota_bridge.report.page.wording import CORRELATION, FORMS, PERCENT, loop_number, shortened
 from rdagent_sota_bridge.report.tearsheet import ROLLING_DAYS, Sheet
 
 COLOURS = 8
 """How many colours of lines the style sheet has."""
 
+MOST_POINTS = 900
+"""A curve has no more points than a wide screen has pixels for it."""
+
 _FEW_LOOPS = 4  # so many of a run can be known by the dashes of their lines
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _FIRST_OF_ROLE: dict[Role, int] = {"with factors": 1, "without factors": 2, "factor mining": 3}
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_BARE = {"showgrid": False, "zeroline": False}
 _DATES = {"type": "date"}
+_CURVES = {
+    "excess_with_cost": "sum of daily returns beyond the benchmark, less the cost of trading",
+    "excess_without_cost": "sum of daily returns beyond the benchmark",
+    "drawdown": "of the excess return with cost, from its highest value so far",
+}
+_AXIS = {
+    "gridcolor": "var(--plot-grid)",
+    "zerolinecolor": "var(--plot-zero)",
+    "linecolor": "var(--plot-grid)",
+    "automargin": True,
+    "ticks": "",
+}
+_HOVER = {"bgcolor": "var(--plot-label)", "bordercolor": "var(--plot-grid)"}
+_LAYOUT = {
+    "template": go.layout.Template(),
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"color": "var(--plot-muted)", "size": 12},
+    "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+    "showlegend": False,
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--plot-zero)", "activecolor": "var(--plot-text)"},
+    "hoverlabel": {"namelength": -1, "font": {"color": "var(--plot-text)", "size": 12}, **_HOVER},
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot, or the sentence `missing` that stands in its place where `figure`, plotly's JSON, is empty.
+
+    `legend` names the legend that shows and hides its lines. It scrolls in its box where there are fewer
+    pixels than `least_width`.
+    """
+
+    id: str
+    title: str
+    unit: str
+    figure: str
+    missing: str
+    height: int = 300
+    legend: str = ""
+    wide: bool = False
+    least_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,28 +96,111 @@ class LegendEntry:
     short: str = ""
 
 
-def run_colours(runs: Sequence[Run]) -> tuple[int, ...]:
-    """Return the number of each run's colour: the first of a role has that role's, others what is left."""
-    taken = set(_FIRST_OF_ROLE.values())
-    others = itertools.cycle([number for number in range(1, COLOURS + 1) if number not in taken])
-    own = dict(_FIRST_OF_ROLE)
-    return tuple(own.pop(gather.role(run), 0) or next(others) for run in runs)
+# --- how a plot is drawn ---
+
+
+def _plot(
+    id_: str,
+    title: str,
+    unit: str,
+    traces: Sequence[Any],
+    missing: str,
+    *,
+    xaxis: dict[str, Any] = _DATES,
+    yaxis: dict[str, Any] | None = None,
+    hovermode: str = "x",
+    **others: Any,
+) -> Plot:
+    """Return a plot with the layout that all have, of those traces that have a number."""
+    drawn = [one for one in traces if np.isfinite(one.z if isinstance(one, go.Heatmap) else one.y).any()]
+    axes = {
+        "xaxis": {**_AXIS, **_BARE, **xaxis},
+        "yaxis": {**_AXIS, "zeroline": True, **(yaxis or {})},
+    }
+    layout = {**_LAYOUT, **axes, "hovermode": hovermode}
+    text = str(go.Figure(drawn, layout).to_json()) if drawn else ""
+    for sign in "<>&\u2028\u2029":  # JSON that means the same, and that no HTML parser takes for markup
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Plot(id_, title, unit, text, missing, **others)
+
+
+def _finite(values: Any) -> Any:
+    """Return values as an array that has NaN for all that is no number."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _text(text: str) -> str:
+    """Return a text that plotly shows as it is: it knows tags (`<b>`, `<a href>`) and entities of its own."""
+    return html.escape(" ".join(text.split()), quote=False)
+
+
+def _curve(
+    values: Any,
+    days: pd.DatetimeIndex,
+    colour: str,
+    width: float,
+    form: str,
+    lowest: bool = False,
+    **more: Any,
+) -> Any:
+    """Return a line over days, thinned to `MOST_POINTS`: of each group its last, or its lowest, value."""
+    values = _finite(values)
+    groups = min(len(values), MOST_POINTS)
+    starts = np.arange(groups) * len(values) // max(groups, 1)
+    ends = np.append(starts[1:], len(values))[:groups] - 1
+    return go.Scatter(
+        # Milliseconds since 1970, which a date axis takes too, and which are shorter than dates.
+        x=days[ends].values.astype("datetime64[ms]").astype(np.float64),
+        y=(np.fmin.reduceat(values, starts) if lowest and groups else values[ends]).astype(np.float32),
+        mode="lines",
+        line={"color": f"var(--plot-{colour})", "width": width},
+        hovertemplate=f"%{{x|%Y-%m-%d}}  %{{y:{form}}}",
+        **more,
+    )
+
+
+def _heatmap(values: Any, x: Any, y: Any, most: float, form: str, gap: int, **more: Any) -> Any:
+    """Return a map of values from `-most` to `most`, blue above zero and orange below."""
+    font = {"size": 11, "color": "var(--plot-muted)"}
+    return go.Heatmap(
+        z=_finite(values).astype(np.float32),
+        x=x,
+        y=y,
+        zmin=-most,
+        zmax=most,
+        xgap=gap,
+        ygap=gap,
+        hoverongaps=False,
+        colorscale=[[0, "var(--plot-low)"], [0.5, "var(--plot-middle)"], [1, "var(--plot-high)"]],
+        colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": form, "nticks": 5, "tickfont": font},
+        **more,
+    )
 
 
 # --- of loops ---
 
 
-def curve_legend(
-    runs: Sequence[Run], places: Sequence[Place], names: Sequence[str]
-) -> tuple[LegendEntry, ...]:
-    """Return the legend of some loops' curves, in their order; of each run the best by IC is drawn strongly.
+def run_colours(runs: Sequence[Run]) -> tuple[int, ...]:
+    """Return the number of each run's colour: the first of a role has that role's, others what is left."""
+    own = dict(_FIRST_OF_ROLE)
+    others = itertools.cycle(sorted({*range(1, COLOURS + 1)} - {*own.values()}))
+    return tuple(own.pop(gather.role(run), 0) or next(others) for run in runs)
+
+
+def curves(report: Report, names: Sequence[str], kind: str) -> tuple[list[LegendEntry], list[Plot]]:
+    """Return the excess return with and without cost, and the drawdown, of the loops of a kind.
 
     Args:
-        runs: What is shown.
-        places: The loops.
+        report: What is shown.
         names: What each run is called.
+        kind: `model` or `factor`.
+
+    Returns:
+        The legend, an entry for each loop with daily returns (the best of a run is strong); and the plots.
     """
-    colours, found = run_colours(runs), []
+    runs, colours, legend = report.runs, run_colours(report.runs), {}
+    places = sorted(place for place in report.returns if gather.loop_at(runs, place).kind == kind)
     for run, of_run in itertools.groupby(places, key=lambda place: place[0]):
         group = list(of_run)
         best = gather.best(runs, group) or group[0]
@@ -77,224 +210,161 @@ def curve_legend(
             short = f"{loop_number(loop)} {shortened(loop.name, 32)}"
             dash = "solid" if place == best else next(dashes)
             key, label = f"{place[0]}-{place[1]}", f"{names[run]} · {short}"
-            found.append(LegendEntry(key, label, colours[run], dash, place == best, names[run], short))
-    return tuple(found)
-
-
-def curves(
-    report: Report, places: Sequence[Place], legend: Sequence[LegendEntry], name: str
-) -> tuple[Plot, ...]:
-    """Return the excess return with cost, without cost, and the drawdown of some loops, a plot each.
-
-    Args:
-        report: What is shown.
-        places: The loops, all of which have returns.
-        legend: Of the same loops.
-        name: What the legend is called.
-    """
-    # The strong lines last, for they lie on top.
-    drawn = sorted(zip(places, legend, strict=True), key=lambda pair: pair[1].strong)
-    beyond = "sum of daily returns beyond the benchmark"
-    shown = {
-        "excess_with_cost": ("Cumulative excess return, with cost", f"{beyond}, less the cost of trading"),
-        "excess_without_cost": ("Cumulative excess return, without cost", beyond),
-        "drawdown": ("Drawdown", "of the excess return with cost, from its highest value so far"),
-    }
-    return tuple(
-        drawing.plot(
-            f"{name}-{attribute.removeprefix('excess_').replace('_', '-')}",
-            title,
-            unit,
-            [
-                drawing.curve(
-                    getattr(report.returns[place], attribute),
-                    report.returns[place].days,
-                    drawing.colour(entry.colour),
-                    2.6 if entry.strong else 1.3,
-                    ".2%",
-                    lowest=attribute == "drawdown",
-                    name=drawing.shown(entry.label),
-                    line_dash=entry.dash,
-                    opacity=1.0 if entry.strong else 0.45,
-                    meta={"key": entry.key},
-                )
-                for place, entry in drawn
-            ],
-            "No loop here left daily returns, so there is no curve to draw.",
-            height=340 if attribute == "excess_with_cost" else 300,
-            wide=attribute == "excess_with_cost",
-            legend=name,
-            xaxis=_DATES,
-            yaxis={"tickformat": "~%"},
-            hovermode="closest",
+            legend[place] = LegendEntry(key, label, colours[run], dash, place == best, names[run], short)
+    plots = []
+    for field, unit in _CURVES.items():
+        what = field.removeprefix("excess_").replace("_", " ")
+        wide = field == "excess_with_cost"
+        title = f"Cumulative excess return, {what}" if "cost" in field else "Drawdown"
+        traces = []
+        # The strong lines last, for they lie on top.
+        for place, entry in sorted(legend.items(), key=lambda pair: pair[1].strong):
+            returns, width = report.returns[place], 2.6 if entry.strong else 1.3
+            more = {"name": _text(entry.label), "line_dash": entry.dash, "meta": {"key": entry.key}}
+            values, lowest = getattr(returns, field), field == "drawdown"
+            traces.append(_curve(values, returns.days, str(entry.colour), width, ".2%", lowest, **more))
+        plots.append(
+            _plot(
+                f"{kind}-curves-{what.replace(' ', '-')}",
+                title,
+                unit,
+                traces,
+                "No loop here left daily returns, so there is no curve to draw.",
+                height=340 if wide else 300,
+                wide=wide,
+                legend=f"{kind}-curves",
+                yaxis={"tickformat": "~%"},
+                hovermode="closest",
+            )
         )
-        for attribute, (title, unit) in shown.items()
-    )
+    return list(legend.values()), plots
 
 
-def run_legend(runs: Sequence[Run], names: Sequence[str], kind: str) -> dict[int, LegendEntry]:
-    """Return the runs that have loops of a kind (`model`, `factor`), with the look of their lines."""
-    return {
-        position: LegendEntry(str(position), names[position], colour, strong=True)
-        for position, colour in enumerate(run_colours(runs))
-        if any(loop.kind == kind for loop in runs[position].loops)
-    }
-
-
-def over_loops(runs: Sequence[Run], legend: dict[int, LegendEntry], name: str, kind: str) -> tuple[Plot, ...]:
-    """Return metrics over the loops of runs, a plot each; a loop without a result is a gap.
+def over_loops(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[list[LegendEntry], list[Plot]]:
+    """Return metrics over the loops of a kind, with the legend of the runs; a loop without a result is a gap.
 
     Args:
         runs: What is shown.
-        legend: As `run_legend` returns it.
-        name: What the legend is called.
-        kind: The kind of the loops.
+        names: What each run is called.
+        kind: `model` or `factor`.
     """
-    shown = {"IC": ".3f", "rank IC": ".3f", "annualized return": ".1%", "information ratio": ".2f"}
-    most = max((len(runs[position].loops) for position in legend), default=0)
-    drawn = []
-    for metric, form in shown.items():
+    loops_of = {at: [loop for loop in run.loops if loop.kind == kind] for at, run in enumerate(runs)}
+    colours = run_colours(runs)
+    legend = {
+        at: LegendEntry(str(at), names[at], colours[at], strong=True)
+        for at, loops in loops_of.items()
+        if loops
+    }
+    most = max((len(runs[at].loops) for at in legend), default=0)
+    plots = []
+    for metric in ("IC", "rank IC", "annualized return", "information ratio"):
         traces = []
-        for position, entry in legend.items():
-            loops = [loop for loop in runs[position].loops if loop.kind == kind]
-            colour = drawing.colour(entry.colour)
+        for at, entry in legend.items():
+            loops, colour = loops_of[at], f"var(--plot-{entry.colour})"
+            symbols = ["circle" if loop.accepted else "circle-open" for loop in loops]
+            line = {"width": 1.6, "color": colour}
             traces.append(
                 go.Scatter(
                     x=[order if loop.number is None else loop.number for order, loop in enumerate(loops)],
-                    y=drawing.finite([gather.metric(loop, metric) for loop in loops]),
-                    name=drawing.shown(entry.label),
+                    y=_finite([gather.metric(loop, metric) for loop in loops]),
+                    name=_text(entry.label),
                     mode="lines+markers",
                     line={"color": colour, "width": 1.3},
-                    marker={
-                        "size": 8,
-                        "symbol": ["circle" if loop.accepted else "circle-open" for loop in loops],
-                        "color": colour,
-                        "line": {"width": 1.6, "color": colour},
-                    },
+                    marker={"size": 8, "symbol": symbols, "color": colour, "line": line},
                     meta={"key": entry.key},
-                    hovertemplate=f"loop %{{x}}  %{{y:{form}}}",
+                    hovertemplate=f"loop %{{x}}  %{{y:{FORMS[metric]}}}",
                 )
             )
-        drawn.append(
-            drawing.plot(
-                f"{name}-{metric.replace(' ', '-')}",
+        plots.append(
+            _plot(
+                f"{kind}-loops-{metric.replace(' ', '-')}",
                 metric[0].upper() + metric[1:],
                 "",
                 traces,
                 "No loop has this metric.",
                 height=240,
-                legend=name,
+                legend=f"{kind}-loops",
                 xaxis={"title": {"text": "loop"}, "tickformat": "d", "dtick": 1 if most <= 12 else None},
-                yaxis={"tickformat": "~%" if "%" in form else None},
+                yaxis={"tickformat": "~%" if FORMS[metric] == PERCENT else None},
                 hovermode="closest",
             )
         )
-    return tuple(drawn)
+    return list(legend.values()), plots
 
 
 # --- of factors ---
 
 
-def of_factor(sheet: Sheet, name: str) -> tuple[Plot, ...]:
+def of_factor(sheet: Sheet, name: str) -> list[Plot]:
     """Return the plots of one factor: IC over time, by month, return by quantile, rank autocorrelation.
 
     Args:
-        sheet: Its drawing.
+        sheet: Its figures.
         name: What the plots' ids begin with.
     """
     mean = f"mean of {ROLLING_DAYS} days"
-    quantiles = drawing.finite(sheet.quantile_returns) * 1e4
+    quantiles = _finite(sheet.quantile_returns) * 1e4
     signs = np.where(quantiles >= 0, "var(--plot-high)", "var(--plot-low)")
-    return (
-        drawing.plot(
+    bars = go.Bar(
+        x=list(range(1, len(quantiles) + 1)),
+        y=quantiles,
+        marker={"color": list(signs)},
+        name="",
+        hovertemplate="quantile %{x}  %{y:+.1f} bp a day<extra></extra>",
+    )
+    days, turnover = sheet.autocorrelation_days, sheet.autocorrelation
+    return [
+        _plot(
             f"{name}-ic",
             "Rank IC over time",
             f"daily, and its mean over {ROLLING_DAYS} days",
             [
-                drawing.curve(sheet.ic, sheet.days, "var(--plot-faint)", 1.0, ".3f", name="daily"),
-                drawing.curve(sheet.rolling_ic, sheet.days, drawing.colour(1), 2.2, ".3f", name=mean),
+                _curve(sheet.ic, sheet.days, "faint", 1.0, CORRELATION, name="daily"),
+                _curve(sheet.rolling_ic, sheet.days, "1", 2.2, CORRELATION, name=mean),
             ],
             "No day of the test segment has an IC.",
             wide=True,
             height=260,
-            xaxis=_DATES,
         ),
         _monthly(sheet, f"{name}-months"),
-        drawing.plot(
+        _plot(
             f"{name}-quantiles",
             "Return by quantile",
             "basis points a day beyond the day's mean; 1 holds the lowest values",
-            [
-                go.Bar(
-                    x=list(range(1, len(quantiles) + 1)),
-                    y=quantiles,
-                    marker={"color": list(signs)},
-                    name="",
-                    hovertemplate="quantile %{x}  %{y:+.1f} bp a day<extra></extra>",
-                )
-            ],
+            [bars],
             "No day of the test segment could be cut into quantiles.",
             height=240,
             xaxis={"dtick": 1},
         ),
-        drawing.plot(
+        _plot(
             f"{name}-turnover",
             "Turnover",
             "rank autocorrelation with the day before: 1 trades nothing, 0 trades all",
-            [
-                drawing.curve(
-                    sheet.autocorrelation,
-                    sheet.autocorrelation_days,
-                    drawing.colour(3),
-                    1.3,
-                    ".3f",
-                    name="rank autocorrelation",
-                )
-            ],
+            [_curve(turnover, days, "3", 1.3, CORRELATION, name="rank autocorrelation")],
             "No two days of the test segment follow each other.",
             wide=True,
             height=220,
-            xaxis=_DATES,
         ),
-    )
+    ]
 
 
 def _monthly(sheet: Sheet, name: str) -> Plot:
     months = pd.PeriodIndex(sheet.months, freq="M")
     by_month = pd.Series(sheet.monthly_ic, index=pd.MultiIndex.from_arrays([months.year, months.month]))
-    table = by_month.unstack().reindex(columns=range(1, 13)).astype(np.float32)
-    years = [int(year) for year in table.index]
-    most = float(table.abs().max().max()) or 1.0
-    return drawing.plot(
+    table = by_month.unstack().reindex(columns=range(1, 13)).astype(np.float64)
+    years, numbers = [int(year) for year in table.index], list(table.columns)
+    words, hover = calendar.month_abbr[1:], "%{customdata} %{y}  %{z:.3f}<extra></extra>"
+    more = {"customdata": [words] * len(years), "hovertemplate": hover}
+    heatmap = _heatmap(table, numbers, years, float(table.abs().max().max()) or 1.0, ".2f", 2, **more)
+    return _plot(
         name,
         "Rank IC by month",
         "mean of the month's days",
-        [
-            drawing.heatmap(
-                table.to_numpy(),
-                list(table.columns),
-                years,
-                most,
-                ".2f",
-                gap=2,
-                customdata=[list(_MONTHS) for _ in years],
-                hovertemplate="%{customdata} %{y}  %{z:.3f}<extra></extra>",
-            )
-        ],
+        [heatmap],
         "No month of the test segment has an IC.",
         height=max(240, 90 + 30 * len(years)),
-        xaxis={
-            "tickvals": list(table.columns),
-            "ticktext": [month[0] for month in _MONTHS],
-            "showgrid": False,
-        },
-        yaxis={
-            "tickvals": years,
-            "ticktext": [str(year) for year in years],
-            "showgrid": False,
-            "autorange": "reversed",
-            "zeroline": False,
-        },
+        xaxis={"tickvals": numbers, "ticktext": [word[0] for word in words]},
+        yaxis={"tickvals": years, "ticktext": list(map(str, years)), "autorange": "reversed", **_BARE},
     )
 
 
@@ -305,19 +375,16 @@ def correlations(analysis: FactorAnalysis, name: str) -> Plot:
         analysis: The set.
         name: The plot's id.
     """
-    labels = _labels(analysis.names)
-    axis = {"type": "category", "dtick": 1, "showgrid": False, "zeroline": False, "tickfont": {"size": 11}}
-    side = 15 * len(labels)
-    matrix = drawing.heatmap(
-        drawing.finite(analysis.correlation).astype(np.float32),
-        labels,
-        labels,
-        1,
-        ".1f",
-        gap=1,
-        hovertemplate="%{x}<br>%{y}<br>%{z:.2f}<extra></extra>",
-    )
-    return drawing.plot(
+    labels: list[str] = []
+    for number, column in enumerate(analysis.names):
+        # Plotly keeps categories as properties of an object, where a name such as `constructor` is taken: a
+        # space of no width comes before each.
+        label = "\u200b" + _text(shortened(column, 28))
+        labels.append(f"{label} ({number})" if label in labels else label)
+    axis = {"type": "category", "dtick": 1, "tickfont": {"size": 11}, **_BARE}
+    side, hover = 15 * len(labels), "%{x}<br>%{y}<br>%{z:.2f}<extra></extra>"
+    matrix = _heatmap(analysis.correlation, labels, labels, 1, ".1f", 1, hovertemplate=hover)
+    return _plot(
         name,
         "Correlation",
         "of the values of one day over instruments, mean over days",
@@ -329,16 +396,3 @@ def correlations(analysis: FactorAnalysis, name: str) -> Plot:
         xaxis={**axis, "tickangle": -90},
         yaxis={**axis, "autorange": "reversed"},
     )
-
-
-def _labels(names: Sequence[str]) -> list[str]:
-    """Return names as a category axis can hold them: short, each once.
-
-    Plotly keeps categories as properties of an object, where a name such as `constructor` is taken: a space
-    of no width comes before each.
-    """
-    labels: list[str] = []
-    for number, name in enumerate(names):
-        label = "\u200b" + drawing.shown(shortened(name, 28))
-        labels.append(f"{label} ({number})" if label in labels else label)
-    return labels

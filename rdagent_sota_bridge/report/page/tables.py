@@ -15,10 +15,10 @@ from rdagent_sota_bridge.report.gather import METRICS, Place
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.report.page import wording
 from rdagent_sota_bridge.report.page.plots import run_colours
-from rdagent_sota_bridge.report.page.wording import MISSING, figure, loop_number
-from rdagent_sota_bridge.report.tearsheet import Sheet
+from rdagent_sota_bridge.report.page.wording import FORMS, MISSING, figure, loop_number
 
 _SHORT = {"annualized return": "return p.a.", "information ratio": "inf. ratio"}
+_ANSWERS = {True: "yes", False: "no", None: MISSING}
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,19 @@ class Table:
     """A table whose first column names its rows; over the others `groups` names so many columns each."""
 
     caption: str
-    heads: tuple[Cell, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    heads: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
     sortable: bool = False
     groups: tuple[tuple[str, int], ...] = ()
 
 
-def _left(*texts: str) -> tuple[Cell, ...]:
-    return tuple(Cell(text, css="left") for text in texts)
+def _heads(*texts: str, css: str = "left") -> list[Cell]:
+    return [Cell(text, css=css) for text in texts]
 
 
 def _number(value: float | None, text: str, best: bool = False) -> Cell:
     """Return a cell that is sorted by a number, and last without one."""
-    known = value is not None and math.isfinite(value)
-    return Cell(text, repr(float(value)) if known and value is not None else "", best)
+    return Cell(text, "" if value is None or not math.isfinite(value) else repr(float(value)), best)
 
 
 def _greatest(values: Sequence[float]) -> float:
@@ -76,18 +75,12 @@ def runs_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
         seconds = [loop.seconds for loop in run.loops if loop.seconds is not None]
         without = sum(not loop.metrics for loop in run.loops)
         counts = f"{len(run.loops)} loops, {sum(bool(loop.accepted) for loop in run.loops)} accepted"
-        rows.append(
-            (
-                Cell(name, colour=colour),
-                Cell(run.command),
-                Cell(counts + f", {without} without a result" * bool(without)),
-                Cell(wording.moment(began)),
-                Cell(wording.duration(math.fsum(seconds) if seconds else None)),
-                Cell(str(run.log)),
-            )
-        )
-    heads = _left("run", "command", "loops", "began")
-    return Table("Runs", (*heads, Cell("took"), Cell("log", css="left path")), tuple(rows))
+        counts += f", {without} without a result" * bool(without)
+        took = wording.duration(math.fsum(seconds) if seconds else None)
+        texts = (run.command, counts, wording.moment(began), took, str(run.log))
+        rows.append([Cell(name, colour=colour), *map(Cell, texts)])
+    heads = [*_heads("run", "command", "loops", "began"), Cell("took"), Cell("log", css="left path")]
+    return Table("Runs", heads, rows)
 
 
 def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
@@ -100,58 +93,45 @@ def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
         value = gather.metric(gather.loop_at(runs, place), "IC")
         return -value if math.isfinite(value) else math.inf
 
-    places = [
-        (position, number)
-        for position, run in enumerate(runs)
-        for number, loop in enumerate(run.loops)
-        if kind
-        == (loop.kind if loop.kind != "unknown" else "model" if run.command == "fin_model" else "factor")
-    ]
+    places = []
+    for position, run in enumerate(runs):
+        aim = "model" if run.command == "fin_model" else "factor"
+        kinds = [aim if loop.kind == "unknown" else loop.kind for loop in run.loops]
+        places += [(position, number) for number, one in enumerate(kinds) if one == kind]
     return sorted(places, key=rank)
 
 
 def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
     """Return the loops of a kind of all runs, a row each; one without a result says why."""
-    places, colours = loops_of(runs, kind), run_colours(runs)
-    values = {
-        place: [gather.metric(gather.loop_at(runs, place), name) for name in METRICS] for place in places
-    }
-    best = [_greatest(column) for column in zip(*values.values(), strict=True)]
+    loops = {place: gather.loop_at(runs, place) for place in loops_of(runs, kind)}
+    values = [[gather.metric(loop, name) for name in METRICS] for loop in loops.values()]
+    best = [_greatest(column) for column in zip(*values, strict=True)]
+    of_models, colours = kind == "model", run_colours(runs)
     heads = [
-        Cell("model" if kind == "model" else "factors"),
+        Cell("model" if of_models else "factors"),
         *(Cell(_SHORT.get(name, name)) for name in METRICS),
-        *_left("accepted", *(["type"] if kind == "model" else [])),
+        *_heads("accepted", *["type"] * of_models),
         *map(Cell, ("features", "time", "cached")),
     ]
-    rows: list[tuple[Cell, ...]] = []
-    for place in places:
-        loop = gather.loop_at(runs, place)
-        named = Cell(
-            loop.name or "unnamed",
-            link=f"loop-{place[0]}-{place[1]}",
-            below=f"{names[place[0]]} · loop {loop_number(loop)}",
-            colour=colours[place[0]],
-        )
-        if not loop.metrics:
-            text = f"No result: {wording.shortened(why_no_result(loop), 300)}"
-            rows.append((named, Cell(text, css="left failure", span=len(heads) - 1)))
-            continue
-        accepted = {True: Cell("✓ yes", css="accepted"), False: Cell("no"), None: Cell(MISSING)}
-        rows.append(
-            (
-                named,
-                *(
-                    _number(value, figure(value, wording.FORMS[name]), value == greatest)
-                    for name, value, greatest in zip(METRICS, values[place], best, strict=True)
-                ),
-                accepted[loop.accepted],
-                *([Cell(loop.model_type or MISSING)] if kind == "model" else []),
-                _number(loop.features, MISSING if loop.features is None else str(loop.features)),
-                _number(loop.seconds, wording.duration(loop.seconds)),
-                Cell({True: "yes", False: "no", None: MISSING}[loop.cached]),
-            )
-        )
-    return Table(f"Every {kind} loop, the highest IC first", tuple(heads), tuple(rows), sortable=True)
+    rows = []
+    for ((run, number), loop), metrics in zip(loops.items(), values, strict=True):
+        where = f"{names[run]} · loop {loop_number(loop)}"
+        row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=where, colour=colours[run])]
+        if loop.metrics:
+            row += [
+                _number(value, figure(value, FORMS[name]), value == greatest)
+                for name, value, greatest in zip(METRICS, metrics, best, strict=True)
+            ]
+            row.append(Cell("✓ yes", css="accepted") if loop.accepted else Cell(_ANSWERS[loop.accepted]))
+            row += [Cell(loop.model_type or MISSING)] * of_models
+            row.append(_number(loop.features, MISSING if loop.features is None else str(loop.features)))
+            row.append(_number(loop.seconds, wording.duration(loop.seconds)))
+            row.append(Cell(_ANSWERS[loop.cached]))
+        else:
+            why = wording.shortened(why_no_result(loop), 300)
+            row.append(Cell(f"No result: {why}", css="left failure", span=len(heads) - 1))
+        rows.append(row)
+    return Table(f"Every {kind} loop, the highest IC first", heads, rows, sortable=True)
 
 
 def why_no_result(loop: Loop) -> str:
@@ -163,19 +143,14 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     """Return the models without against those with factors: best, mean, differences."""
     rows = []
     for one in gather.compare(runs):
-        cells = [Cell(one.metric)]
+        row = [Cell(one.metric)]
         for ours, base in ((one.best_with, one.best_without), (one.mean_with, one.mean_without)):
-            form = wording.FORMS[one.metric]
-            cells += [Cell(figure(base, form)), Cell(figure(ours, form))]
-            cells.append(Cell(wording.difference(one.metric, ours - base)))
-        rows.append(tuple(cells))
-    heads = (Cell("without"), Cell("with"), Cell("difference", css="difference"))
-    return Table(
-        "With the factors, and without",
-        (Cell("metric"), *heads, *heads),
-        tuple(rows),
-        groups=(("best value", 3), ("mean over loops", 3)),
-    )
+            row += [Cell(figure(value, FORMS[one.metric])) for value in (base, ours)]
+            row.append(Cell(wording.difference(one.metric, ours - base)))
+        rows.append(row)
+    heads = [Cell("without"), Cell("with"), Cell("difference", css="difference")]
+    groups = (("best value", 3), ("mean over loops", 3))
+    return Table("With the factors, and without", [Cell("metric"), *heads, *heads], rows, groups=groups)
 
 
 # --- factors ---
@@ -198,8 +173,17 @@ def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[st
         position: Its position in the report.
         brought_by: By factor, which loop of which run brought it.
     """
-    sheets = {sheet.name: sheet for sheet in analysis.sheets}
-    known = {name: _figures(sheets[name]) for name in analysis.columns if name in sheets}
+    known = {
+        sheet.name: (
+            sheet.mean_ic,
+            sheet.icir,
+            sheet.t_statistic,
+            float(sheet.quantile_returns[-1] - sheet.quantile_returns[0]) * 1e4,
+            sheet.mean_autocorrelation,
+            sheet.coverage,
+        )
+        for sheet in analysis.sheets
+    }
     # A factor whose IC is negative is as good as its opposite.
     strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]
     rows = []
@@ -210,22 +194,9 @@ def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[st
             for at, (value, form) in enumerate(zip(values, _FACTOR_FIGURES.values(), strict=True))
         ]
         named = Cell(column, link=f"factor-{position}-{number}")
-        rows.append((named, *cells, Cell(brought_by.get(column, MISSING))))
-    heads = (Cell("factor"), *map(Cell, _FACTOR_FIGURES), *_left("brought by"))
-    return Table("Factors of the set", heads, tuple(rows), sortable=True)
-
-
-def _figures(sheet: Sheet) -> tuple[float, ...]:
-    """Return what `_FACTOR_FIGURES` names."""
-    spread = (sheet.quantile_returns[-1] - sheet.quantile_returns[0]) * 1e4
-    return (
-        sheet.mean_ic,
-        sheet.icir,
-        sheet.t_statistic,
-        float(spread),
-        sheet.mean_autocorrelation,
-        sheet.coverage,
-    )
+        rows.append([named, *cells, Cell(brought_by.get(column, MISSING))])
+    heads = [Cell("factor"), *map(Cell, _FACTOR_FIGURES), *_heads("brought by")]
+    return Table("Factors of the set", heads, rows, sortable=True)
 
 
 # --- proof ---
@@ -238,18 +209,14 @@ def sources_table(run: Run) -> Table:
         factor_set = entry(loop.manifest, "factor_set")
         listed = entry(factor_set, "sources")
         for one in listed if isinstance(listed, list) and listed else [factor_set]:
-            if entry(one, "path") is None:
-                continue
-            mined = f"{text(entry(one, 'log'))}, loop {text(entry(one, 'loop'))}"
-            cells = (
-                text(entry(one, "path")),
-                text(entry(one, "digest")),
-                mined if entry(one, "log") else MISSING,
-                ", ".join(names_in(entry(one, "columns"))) or MISSING,
-            )
-            rows[tuple(map(Cell, cells))] = None
-    heads = tuple(Cell(head, css="left path") for head in ("file", "SHA-256", "mined by", "columns taken"))
-    return Table("Files of the set", heads, tuple(rows))
+            if entry(one, "path") is not None:
+                mined = f"{text(entry(one, 'log'))}, loop {text(entry(one, 'loop'))}"
+                columns = ", ".join(names_in(entry(one, "columns"))) or MISSING
+                digest = text(entry(one, "digest"))
+                cells = (text(entry(one, "path")), digest, mined if entry(one, "log") else MISSING, columns)
+                rows[tuple(map(Cell, cells))] = None
+    heads = _heads("file", "SHA-256", "mined by", "columns taken", css="left path")
+    return Table("Files of the set", heads, list(rows))
 
 
 def loaded_table(run: Run) -> Table:
@@ -258,22 +225,23 @@ def loaded_table(run: Run) -> Table:
     for loop in run.loops:
         if loop.kind != "model" or loop.manifest is None:
             continue
-        loaded = names_in(entry(loop.manifest, "qlib_loaded", "columns"))
-        empty = names_in(entry(loop.manifest, "qlib_loaded", "columns_without_training_values"))
+        found = entry(loop.manifest, "qlib_loaded")
+        loaded = names_in(entry(found, "columns"))
+        empty = names_in(entry(found, "columns_without_training_values"))
         cells = (
             str(len(loaded)) if loaded else MISSING,
-            text(entry(loop.manifest, "qlib_loaded", "num_features")),
+            text(entry(found, "num_features")),
             ", ".join(empty) or ("none" if loaded else MISSING),
             text(entry(loop.manifest, "factor_set", "stored", "placed_as")),
             MISSING if loop.workspace is None else str(loop.workspace / MANIFEST_FILE),
         )
-        rows.append((Cell(loop.name, below=f"loop {loop_number(loop)}"), *map(Cell, cells)))
-    heads = (
+        rows.append([Cell(loop.name, below=f"loop {loop_number(loop)}"), *map(Cell, cells)])
+    heads = [
         *map(Cell, ("model", "columns loaded", "network’s width")),
-        *_left("without training values", f"{FACTOR_FILE} placed as"),
+        *_heads("without training values", f"{FACTOR_FILE} placed as"),
         Cell("manifest", css="left path"),
-    )
-    return Table("What Qlib loaded", heads, tuple(rows))
+    ]
+    return Table("What Qlib loaded", heads, rows)
 
 
 def entry(manifest: Any, *names: str) -> Any:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Place, Report, Role
 from rdagent_sota_bridge.report.history import Run
-from rdagent_sota_bridge.report.page import tables, wording
-from rdagent_sota_bridge.report.page.drawing import Plot
+from rdagent_sota_bridge.report.page import tables
 from rdagent_sota_bridge.report.page.plots import of_factor
-from rdagent_sota_bridge.report.page.tables import Table, entry, names_in, text
+from rdagent_sota_bridge.report.page.tables import entry, names_in, text
 from rdagent_sota_bridge.report.page.wording import (
     CORRELATION,
+    FORMS,
     MISSING,
     figure,
     loop_number,
@@ -22,53 +21,35 @@ from rdagent_sota_bridge.report.page.wording import (
     segment,
 )
 
-Facts = dict[str, tuple[str, ...]]
-"""What is known, by what it is called."""
-
 MONOSPACE = ("Market", "Label", "Factor set", "Digest of the set", "Digest of the base set")
 """The facts that are set as code."""
 
-_SIDES: dict[Role, str] = {
-    "with factors": "with the factors",
-    "without factors": "without factors",
-    "factors unknown": "",
+_PROVEN = {
+    "Digest of the set": ("factor_set", "digest"),
+    "Rows": ("factor_set", "rows"),
+    "Instruments": ("factor_set", "instruments"),
+    "First day": ("factor_set", "start"),
+    "Last day": ("factor_set", "end"),
+    "Base set": ("base_set", "name"),
+    "Digest of the base set": ("base_set", "digest"),
 }
+"""Where a manifest has what the proof shows."""
+
 _VERSIONS = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "pandas", "pyarrow")
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The answer to "was it worth it?", with the figures of the best model beside those without factors."""
-
-    sentence: str
-    rest: str = ""
-    tiles: tuple[tuple[str, str, str], ...] = ()
-    best_model: str = ""
-
-
-@dataclass(frozen=True)
-class Story:
-    """A folded part of the page: what a loop tried, or what a factor is; empty texts are not shown."""
-
-    anchor: str
-    title: str
-    beside: str
-    texts: dict[str, str]
-    codes: tuple[tuple[str, str], ...]
-    missing: str
-    plots: tuple[Plot, ...] = ()
-    no_plots: str = ""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What the manifests of one run say; all texts, for a manifest may hold anything."""
-
-    run: str
-    facts: Facts
-    sources: Table
-    loaded: Table
-    columns: dict[tuple[str, ...], str]
+_SIDES: dict[Role, tuple[str, str]] = {
+    "with factors": (
+        "The best model with the factors",
+        "No run without the factors is among these logs, so this page can't say what they added.",
+    ),
+    "without factors": (
+        "The best model without factors",
+        "No run with the factors is among these logs.",
+    ),
+    "factors unknown": (
+        "The best model",
+        "Its workspaces are gone: nothing says whether it was given factors.",
+    ),
+}
 
 
 # --- runs ---
@@ -83,54 +64,47 @@ def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
     )
 
 
-def facts(report: Report, names: Sequence[str]) -> Facts:
+def facts(report: Report, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the facts that all runs share or differ in: market, segments, label, sets, versions."""
+    named = list(zip(report.runs, names, strict=True))
+    loops = [(loop, name) for run, name in named for loop in run.loops]
     tasks = [
         (loop.record.task, name)
-        for run, name in zip(report.runs, names, strict=True)
-        for loop in run.loops
+        for loop, name in loops
         if loop.record is not None and loop.record.task is not None
     ]
-    manifests = [loop.manifest for run in report.runs for loop in run.loops if loop.manifest is not None]
+    manifests = [loop.manifest for loop, _ in loops if loop.manifest is not None]
+    features = [len(names_in(entry(one, "base_set", "features"))) for one in manifests]
+    analyses = report.factor_analyses
     rows = {
         "Market": _by_run((f"{task.market} in {task.provider_uri}", run) for task, run in tasks),
         "Training": _by_run((segment(task.train), run) for task, run in tasks),
         "Validation": _by_run((segment(task.valid), run) for task, run in tasks),
         "Test": _by_run((segment(task.test), run) for task, run in tasks),
         "Label": _by_run((task.label, run) for task, run in tasks),
-        "Factor set": [
-            f"{one.digest} ({plural(len(one.columns), 'factor')})" for one in report.factor_analyses
-        ],
+        "Factor set": [f"{one.digest} ({plural(len(one.columns), 'factor')})" for one in analyses],
         "Base set": [
-            f"{text(entry(one, 'base_set', 'name'))} "
-            f"({len(names_in(entry(one, 'base_set', 'features')))} features)"
-            for one in manifests
+            f"{text(entry(one, 'base_set', 'name'))} ({count} features)"
+            for one, count in zip(manifests, features, strict=True)
         ],
-        "Verdict on models": _by_run(_verdicts(report.runs, names)),
+        "Verdict on models": _by_run((verdict, name) for run, name in named for verdict in _verdicts(run)),
         "Versions": [_versions(one) for one in manifests],
     }
     return {name: tuple(dict.fromkeys(values)) or (MISSING,) for name, values in rows.items()}
 
 
-def _verdicts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return how the models of each run were judged, with the run; nothing where its log does not say."""
-    found = []
-    for run, name in zip(runs, names, strict=True):
-        judged = gather.judged(run)
-        if judged.read:
-            found.append(("asked for in the form that RD-Agent reads", name))
-        if judged.unread:
-            found.append(
-                (
-                    "asked for in a form that RD-Agent does not read: "
-                    f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}",
-                    name,
-                )
-            )
-    return found
+def _verdicts(run: Run) -> list[str]:
+    """Return how the models of a run were judged; nothing where its log does not say."""
+    judged = gather.judged(run)
+    unread = (
+        "asked for in a form that RD-Agent does not read: "
+        f"none of {judged.unread} could be accepted; the LLM said yes to {judged.in_vain}"
+    )
+    read = "asked for in the form that RD-Agent reads"
+    return [words for words, count in ((read, judged.read), (unread, judged.unread)) if count]
 
 
-def _by_run(pairs: Any) -> list[str]:
+def _by_run(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """Return values of runs, each once; with the runs, where they differ."""
     runs: dict[str, dict[str, None]] = {}
     for value, run in pairs:
@@ -151,85 +125,73 @@ def _versions(manifest: Mapping[str, Any]) -> str:
 # --- the headline ---
 
 
-def headline(report: Report) -> Headline:
-    """Return the answer in a sentence or two, and the figures of the best model."""
+def headline(report: Report) -> dict[str, Any]:
+    """Return the answer to "was it worth it?" in a sentence or two, and the figures of the best model.
+
+    Returns:
+        `sentence`, `rest`, `tiles` (label, value, and the value without factors) and `best_model`.
+    """
     runs, names = report.runs, run_names(report.runs)
-    best = {which: gather.best(runs, gather.models(runs, which)) for which in _SIDES}
-    for which, words in _SIDES.items():
-        place = best[which]
+    best = {side: gather.best(runs, gather.models(runs, side)) for side in _SIDES}
+    for side, (subject, alone) in _SIDES.items():
+        place = best[side]
         if place is None:
             continue
-        loop = gather.loop_at(runs, place)
-        named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
-        base = best["without factors"] if which == "with factors" else None
+        base = best["without factors"] if side == "with factors" else None
+        sentence, rest = f"{subject} has an IC of {_metric(runs, place, 'IC')}.", alone
         if base is not None:
             sentence, rest = _gain(report, place, base)
-        else:
-            sentence = f"The best model{' ' * bool(words)}{words} has an IC of {_ic(runs, place)}."
-            rest = {
-                "with factors": "No run without the factors is among these logs, so this page can't say "
-                "what they added.",
-                "without factors": "No run with the factors is among these logs.",
-                "factors unknown": "Its workspaces are gone: nothing says whether it was given factors.",
-            }[which]
-        return Headline(sentence, rest, _tiles(runs, place, base), named)
-    return _mined(report)
+        loop = gather.loop_at(runs, place)
+        named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
+        tiles = _tiles(runs, place, base)
+        return {"sentence": sentence, "rest": rest, "tiles": tiles, "best_model": named}
+    count = sum(len(one.columns) for one in report.factor_analyses)
+    places = [place for place in tables.loops_of(runs, "factor") if gather.loop_at(runs, place).accepted]
+    mined = gather.best(runs, places)
+    if mined is None:
+        sentence = "No loop of these runs has a result yet."
+        return {"sentence": sentence, "rest": "", "tiles": [], "best_model": ""}
+    what = plural(count, "factor") if count else "Factors"
+    return {
+        "sentence": f"{what} accepted; the best accepted loop has an IC of {_metric(runs, mined, 'IC')}.",
+        "rest": "RD-Agent judges factors with a LightGBM of its own. No model run is among these logs, so "
+        "this page can’t say what the factors add to a model.",
+        "tiles": _tiles(runs, mined, None),
+        "best_model": "",
+    }
 
 
-def _ic(runs: Sequence[Run], place: Place) -> str:
-    return figure(gather.metric(gather.loop_at(runs, place), "IC"), CORRELATION)
+def _metric(runs: Sequence[Run], place: Place, name: str) -> str:
+    return figure(gather.metric(gather.loop_at(runs, place), name), FORMS[name])
 
 
 def _gain(report: Report, best: Place, base: Place) -> tuple[str, str]:
     """Return what the factors added, in a sentence, and what belongs beside it."""
     compared = next(one for one in gather.compare(report.runs) if one.metric == "IC")
-    shown, before = _ic(report.runs, best), _ic(report.runs, base)
+    after, before = _metric(report.runs, best, "IC"), _metric(report.runs, base, "IC")
     rises = compared.best_with > compared.best_without
-    sentence = (
-        f"With the factors, the best model’s IC {'rose' if rises else 'fell'} from {before} to {shown}."
-    )
-    if shown == before:
-        sentence = f"The factors made no difference to the best model’s IC: {shown} with and without them."
+    what = "rose" if rises else "fell"
+    sentence = f"With the factors, the best model’s IC {what} from {before} to {after}."
+    if after == before:
+        sentence = f"The factors made no difference to the best model’s IC: {after} with and without them."
     ours, others = (figure(one, CORRELATION) for one in (compared.mean_with, compared.mean_without))
     rest = f"The mean over loops went from {others} to {ours}."
     if rises != (compared.mean_with > compared.mean_without) and ours != others:
-        rest = f"Mind that the mean over loops went the other way, from {others} to {ours}."
+        rest = f"But the mean over loops went the other way, from {others} to {ours}."
     if not gather.tested_alike(report.runs):
         rest += " The runs were not tested on the same market, days and label: the two don’t compare."
     return sentence, rest
 
 
-def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> tuple[tuple[str, str, str], ...]:
-    tiles = []
-    for name in ("IC", "information ratio", "annualized return", "max drawdown"):
-        values = [
-            figure(gather.metric(gather.loop_at(runs, place), name), wording.FORMS[name])
-            for place in (best, base)
-            if place is not None
-        ]
-        beside = f"{values[1]} without factors" if len(values) > 1 else ""
-        tiles.append((name[0].upper() + name[1:], values[0], beside))
-    return tuple(tiles)
-
-
-def _mined(report: Report) -> Headline:
-    count = sum(len(one.columns) for one in report.factor_analyses)
-    accepted = [
-        (position, number)
-        for position, run in enumerate(report.runs)
-        for number, loop in enumerate(run.loops)
-        if loop.kind == "factor" and loop.accepted and loop.metrics
+def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> list[tuple[str, str, str]]:
+    return [
+        (
+            name[0].upper() + name[1:],
+            _metric(runs, best, name),
+            "" if base is None else f"{_metric(runs, base, name)} without factors",
+        )
+        for name in ("IC", "information ratio", "annualized return", "max drawdown")
     ]
-    best = gather.best(report.runs, accepted)
-    if best is None:
-        return Headline("No loop of these runs has a result yet.")
-    what = plural(count, "factor") if count else "Factors"
-    return Headline(
-        f"{what} accepted; the best accepted loop has an IC of {_ic(report.runs, best)}.",
-        "RD-Agent judges factors with a LightGBM of its own. No model run is among these logs, so this page "
-        "can’t say what the factors add to a model.",
-        _tiles(report.runs, best, None),
-    )
 
 
 # --- loops ---
@@ -249,41 +211,37 @@ def counted(runs: Sequence[Run]) -> str:
     words += "."
     if ours != base:
         words += " The best of more tries is the higher by luck alone: the means compare better."
-    widths = [{gather.loop_at(runs, place).features for place in side} - {None} for side in sides]
-    if all(widths):  # the base sets can differ too
-        with_factors, without = (
-            " or ".join(map(str, sorted(map(int, filter(None, side))))) for side in widths
-        )
+    # The base sets can differ too.
+    widths = [sorted({gather.loop_at(runs, place).features or 0 for place in side} - {0}) for side in sides]
+    if all(widths):
+        with_factors, without = (" or ".join(map(str, side)) for side in widths)
         words += f" Models had {with_factors} features with the factors and {without} without."
     return words
 
 
-def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[Story, ...]:
+def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
     """Return what each loop of a kind tried, in the order of the leaderboard."""
     found = []
-    for place in tables.loops_of(runs, kind):
-        loop = gather.loop_at(runs, place)
+    for run, number in tables.loops_of(runs, kind):
+        loop = runs[run].loops[number]
         failure = tables.why_no_result(loop)
         verdict = {True: "accepted", False: "rejected", None: "no verdict"}[loop.accepted]
-        found.append(
-            Story(
-                f"loop-{place[0]}-{place[1]}",
-                loop.name or "unnamed",
-                f"{names[place[0]]} · loop {loop_number(loop)} · {'no result' if failure else verdict}",
-                {
-                    "No result": failure,
-                    "Hypothesis": loop.hypothesis,
-                    "Observations": loop.observations,
-                    "Reason for the verdict": loop.reason,
-                },
-                (
-                    ("Code of the model", loop.code),
-                    *((f"Code of {factor.name}", factor.code) for factor in loop.factors),
-                ),
-                "The log has no words on this loop.",
-            )
-        )
-    return tuple(found)
+        texts = {
+            "No result": failure,
+            "Hypothesis": loop.hypothesis,
+            "Observations": loop.observations,
+            "Reason for the verdict": loop.reason,
+        }
+        codes = [("Code of the model", loop.code)]
+        codes += [(f"Code of {factor.name}", factor.code) for factor in loop.factors]
+        story = {
+            "anchor": f"loop-{run}-{number}",
+            "title": loop.name or "unnamed",
+            "beside": f"{names[run]} · loop {loop_number(loop)} · {'no result' if failure else verdict}",
+            "missing": "The log has no words on this loop.",
+        }
+        found.append({**story, "texts": texts, "codes": codes, "plots": [], "no_plots": ""})
+    return found
 
 
 def without_returns(report: Report, names: Sequence[str], kind: str) -> str:
@@ -309,7 +267,7 @@ def brought_by(report: Report, names: Sequence[str], digest: str) -> dict[str, s
     }
 
 
-def factor_stories(report: Report, position: int, brought_by: Mapping[str, str]) -> tuple[Story, ...]:
+def factor_stories(report: Report, position: int, brought_by: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what each factor of a set is, who brought it, and its plots.
 
     Args:
@@ -322,58 +280,46 @@ def factor_stories(report: Report, position: int, brought_by: Mapping[str, str])
     found = []
     for number, column in enumerate(analysis.columns):
         sheet, origin = sheets.get(column), report.origins.get((analysis.digest, column))
-        anchor = f"factor-{position}-{number}"
-        texts: dict[str, str] = {}
-        codes: tuple[tuple[str, str], ...] = ()
+        anchor, texts, codes = f"factor-{position}-{number}", {}, []
         if origin is not None:
             texts = {
                 "Hypothesis of the loop": origin.hypothesis,
                 "Description": origin.factor.description,
                 "Formulation": origin.factor.formulation,
             }
-            codes = (("Code", origin.factor.code),)
-        beside = "no figures" if sheet is None else f"rank IC {figure(sheet.mean_ic, CORRELATION)}"
-        found.append(
-            Story(
-                anchor,
-                column,
-                " · ".join([beside, *filter(None, [brought_by.get(column)])]),
-                texts,
-                codes,
-                "No log here says which loop brought this factor.",
-                () if sheet is None else of_factor(sheet, anchor),
-                "" if sheet is not None else ": ".join(["There are no figures", *analysis.notes[:1]]),
-            )
-        )
-    return tuple(found)
+            codes = [("Code", origin.factor.code)]
+        about = "no figures" if sheet is None else f"rank IC {figure(sheet.mean_ic, CORRELATION)}"
+        story = {
+            "anchor": anchor,
+            "title": column,
+            "beside": " · ".join(filter(None, [about, brought_by.get(column)])),
+            "missing": "No log here says which loop brought this factor.",
+            "plots": [] if sheet is None else of_factor(sheet, anchor),
+            "no_plots": "" if sheet else ": ".join(["There are no figures", *analysis.notes[:1]]),
+        }
+        found.append({**story, "texts": texts, "codes": codes})
+    return found
 
 
 # --- proof ---
 
 
-def proof(run: Run, name: str) -> Proof:
-    """Return what the manifests of a run say."""
+def proof(run: Run, name: str) -> dict[str, Any]:
+    """Return what the manifests of a run say, all as text, for a manifest may hold anything."""
     known: dict[str, dict[str, None]] = {}
-    columns: dict[tuple[str, ...], str] = {}
+    columns: dict[tuple[str, ...], list[str]] = {}
     for loop in run.loops:
-        if loop.kind != "model" or loop.manifest is None:
-            continue
-        factor_set, base = entry(loop.manifest, "factor_set"), entry(loop.manifest, "base_set")
-        described = {
-            "Digest of the set": entry(factor_set, "digest"),
-            "Rows": entry(factor_set, "rows"),
-            "Instruments": entry(factor_set, "instruments"),
-            "First day": entry(factor_set, "start"),
-            "Last day": entry(factor_set, "end"),
-            "Base set": entry(base, "name"),
-            "Digest of the base set": entry(base, "digest"),
-            "Gave way to mined columns": ", ".join(names_in(entry(base, "replaced_by_mined"))) or "none",
-        }
-        for fact, value in described.items():
-            known.setdefault(fact, {})[text(value)] = None
-        loaded = names_in(entry(loop.manifest, "qlib_loaded", "columns"))
-        if loaded:
-            before = f"{columns[loaded]}, " if loaded in columns else ""
-            columns[loaded] = before + loop_number(loop)
-    facts_of_run = {fact: tuple(values) for fact, values in known.items()}
-    return Proof(name, facts_of_run, tables.sources_table(run), tables.loaded_table(run), columns)
+        if loop.kind == "model" and loop.manifest is not None:
+            for fact, path in _PROVEN.items():
+                known.setdefault(fact, {})[text(entry(loop.manifest, *path))] = None
+            replaced = names_in(entry(loop.manifest, "base_set", "replaced_by_mined"))
+            known.setdefault("Replaced by mined columns", {})[", ".join(replaced) or "none"] = None
+            if loaded := names_in(entry(loop.manifest, "qlib_loaded", "columns")):
+                columns.setdefault(loaded, []).append(loop_number(loop))
+    return {
+        "run": name,
+        "facts": known,
+        "sources": tables.sources_table(run),
+        "loaded": tables.loaded_table(run),
+        "columns": {loaded: ", ".join(loops) for loaded, loops in columns.items()},
+    }

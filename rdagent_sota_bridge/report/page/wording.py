@@ -9,7 +9,6 @@ from typing import Any
 from rdagent_sota_bridge.report.history import Loop
 
 MISSING = "–"
-MINUS = "−"
 
 CORRELATION, RATIO, PERCENT = ".3f", ".2f", ".1%"
 
@@ -30,9 +29,9 @@ def figure(value: float | None, form: str) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     text = format(value, form)
-    if not any(sign in "123456789" for sign in text.partition("e")[0]):
+    if not any(sign in "123456789" for sign in text):
         text = text.lstrip("+-")
-    return text.replace("-", MINUS)
+    return text.replace("-", "−")
 
 
 def difference(metric: str, value: float) -> str:
@@ -44,13 +43,10 @@ def difference(metric: str, value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time that something took."""
+    """Write a time that something took, as h:mm:ss."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def moment(when: datetime.datetime | None) -> str:
