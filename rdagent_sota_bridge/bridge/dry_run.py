@@ -119,14 +119,14 @@ def merge_places(module: ModuleType) -> list[tuple[ModuleType, str]]:
     """Return where the merge is held: modules of RD-Agent, and `module`, with the name that it has there."""
     known = [sys.modules.get(f"{_DEVELOPER}.{name}") for name in ("utils", "model_runner", "factor_runner")]
     merges = [
-        _without_ours(vars(at)[MERGE]) for at in (module, *known) if at and callable(vars(at).get(MERGE))
+        without_ours(vars(at)[MERGE]) for at in (module, *known) if at and callable(vars(at).get(MERGE))
     ]
     rdagents = [at for name, at in list(sys.modules.items()) if name.split(".")[0] == "rdagent" and at]
     return [
         (at, name)
         for at in dict.fromkeys([module, *rdagents])
         for name, value in list(vars(at).items())
-        if isinstance(value, FunctionType) and _without_ours(value) in merges
+        if isinstance(value, FunctionType) and without_ours(value) in merges
     ]
 
 
@@ -157,7 +157,7 @@ def is_ours(function: Any) -> bool:
     return home.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _without_ours(function: Any) -> Any:
+def without_ours(function: Any) -> Any:
     """Return a function of RD-Agent's that lies below our replacements of it."""
     while is_ours(function) and hasattr(function, "__wrapped__"):
         function = function.__wrapped__
@@ -191,9 +191,9 @@ def _ask(
     else:
         return ASTRAY
     runner: Any = object.__new__(runner_class)
-    below = _without_ours(owner.develop)
+    below = without_ours(owner.develop)
     if is_ours(below):  # our own runner class, which wraps none
-        below = _without_ours(super(owner, runner).develop.__func__)
+        below = without_ours(super(owner, runner).develop.__func__)
     seen: dict[str, Any] = {}
     loaded = sample(columns)
 

@@ -235,7 +235,8 @@ def merge_patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
     if not places:
         raise SeamError("RD-Agent's runner has no process_factor_data", module.__name__, OTHER_RELEASE)
     return [
-        (owner, name, _merge_in_place_of(getattr(owner, name)))
+        # Of a reloaded module it is our replacement, imported from another one.
+        (owner, name, _merge_in_place_of(dry_run.without_ours(getattr(owner, name))))
         for owner, name in places
         if owner is module or not dry_run.is_ours(getattr(owner, name))
     ]

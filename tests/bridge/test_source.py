@@ -166,7 +166,9 @@ seam_check.write_seams(pathlib.Path("answer.json"))
 """
 
 
-def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, tmp_path: Path) -> None:
+def test_a_patched_develop_of_another_shape(
+    unhooked: Unhooked, patched: Path, market_home: tuple[Path, Market], tmp_path: Path
+) -> None:
     """A run that asked for the factors is stopped where its `develop` can't be bridged; `check` says why.
 
     Importing the module asks nothing.
@@ -176,9 +178,8 @@ def test_a_patched_develop_of_another_shape(unhooked: Unhooked, patched: Path, t
     file.write_bytes(content.replace(b"combined_factors_df.parquet", b"factors.parquet"))
     try:
         build = "importlib.import_module(RUNNER).QlibModelRunner(None)"
-        stopped = unhooked(
-            build, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true", SOTA_WORKSPACE_PATH=str(tmp_path)
-        )
+        workspace = str(seams.write_set(tmp_path / "set", seams.factor_frame(market_home[1])))
+        stopped = unhooked(build, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true", SOTA_WORKSPACE_PATH=workspace)
         plain = unhooked(build, tmp_path)
         looked = unhooked(WRITE_SEAMS, tmp_path, LOAD_SOTA_FROM_WORKSPACE="true")
     finally:

@@ -39,9 +39,10 @@ CONF = "rdagent.components.coder.model_coder.conf"
 
 @pytest.fixture
 def docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the variable that sends Qlib into a container, in a process that has not imported RD-Agent."""
+    """Set the variable that sends Qlib into a container, before RD-Agent reads it, or as if."""
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
-    monkeypatch.delitem(sys.modules, CONF, raising=False)
+    if CONF in sys.modules:
+        monkeypatch.setattr(sys.modules[CONF].MODEL_COSTEER_SETTINGS, "env_type", "docker")
 
 
 def test_a_fork_may_have_docker_in_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
