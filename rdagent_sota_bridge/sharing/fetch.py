@@ -56,7 +56,7 @@ _SIGNING = re.compile(
 )
 
 
-class _Record(BaseModel):
+class _FetchRecord(BaseModel):
     """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -158,7 +158,7 @@ def key_of(url: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _usable(file: Path, say: Callable[[str], object]) -> _Record | None:
+def _usable(file: Path, say: Callable[[str], object]) -> _FetchRecord | None:
     """Return the record of a URL whose copy is there as it was fetched; say so where it was changed."""
     record = _read_record(file)
     path = None if record is None else store.fetched_file(record.digest, file.parent.parent)
@@ -170,15 +170,15 @@ def _usable(file: Path, say: Callable[[str], object]) -> _Record | None:
     return None
 
 
-def _read_record(file: Path) -> _Record | None:
+def _read_record(file: Path) -> _FetchRecord | None:
     """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
     try:
-        return _Record.model_validate_json(file.read_bytes())
+        return _FetchRecord.model_validate_json(file.read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Progress) -> _Record:
+def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Progress) -> _FetchRecord:
     """Return the record of what is at the URL now, fetched unless another process has."""
     store.check_folder(file.parent.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,9 @@ def _expected(thing: Remote) -> SetManifest | None:
     return found
 
 
-def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Path, file: Path) -> _Record:
+def _taken(
+    thing: Remote, identity: str, manifest: SetManifest | None, part: Path, file: Path
+) -> _FetchRecord:
     """Give the fetched bytes their place, the factor run's metrics beside them, and return the record."""
     try:
         with part.open("r+b") as content:
@@ -247,7 +249,7 @@ def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Pat
     if manifest is not None and manifest.metrics:
         metrics = {name: value for name, value in manifest.metrics.items() if value is not None}
         files.write_whole(path.parent / RESULT_FILE, pd.Series(metrics, dtype=float).to_csv(header=["0"]))
-    record = _Record(
+    record = _FetchRecord(
         form=1,
         url=thing.shown,
         identity=identity,
@@ -326,7 +328,7 @@ def entries(place: Path) -> list[Copy]:
     return sorted(copies, key=lambda copy: copy.used)
 
 
-def _copy(path: Path, place: Path, records: dict[Path, _Record | None]) -> Copy:
+def _copy(path: Path, place: Path, records: dict[Path, _FetchRecord | None]) -> Copy:
     digest, status = f"sha256:{path.parent.name}", path.stat()
     known = {file: record for file, record in records.items() if record and record.digest == digest}
     written = datetime.fromtimestamp(status.st_mtime, timezone.utc)
@@ -383,6 +385,6 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _records(folder: Path) -> dict[Path, _Record | None]:
+def _records(folder: Path) -> dict[Path, _FetchRecord | None]:
     """Return the records, by their files; None for one that means nothing to this release."""
     return {file: _read_record(file) for file in _inside(folder) if _RECORD.fullmatch(file.name)}

@@ -18,7 +18,6 @@ from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedErro
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import seams, servers
-from tests.storage import Bucket
 
 SECRET = "0123456789abcdef"
 
@@ -67,22 +66,13 @@ def test_the_set_reaches_the_merge_path(
     assert SECRET.encode() not in session
 
 
-def test_s3_reaches_the_merge_path(
-    bucket: Bucket, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same from a bucket, joined with a set of this machine."""
-    own = seams.write_set(tmp_path / "own", seams.factor_frame(market, noise=1.0)[["noise"]])
-    there = seams.write_set(tmp_path / "there", seams.factor_frame(market))
-    seams.switch_on(monkeypatch, f"{bucket.put(there / FACTOR_FILE, 'run')} {own}")
-    experiment = seams.develop_up_to_qlib(seams.build_runner(), seams.model_experiment())
-    written = pd.read_parquet(Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE)
-    assert sorted(written["feature"].columns) == ["noise", "overnight_gap"]
-
-
 def test_a_change_on_the_server_in_the_middle_of_a_run(
     files: servers.Files, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run keeps the copy that it began with; its resume is stopped, and the fix leads to that copy."""
+    """The run keeps the copy that it began with; its resume is stopped, and the fix leads to that copy.
+
+    A run whose server fails uses the copy of its last fetch, and one warning says so.
+    """
     seams.switch_on(monkeypatch, put(files, market, tmp_path))
     runner = seams.build_runner()
     began = plan.record_of(runner)
@@ -92,6 +82,13 @@ def test_a_change_on_the_server_in_the_middle_of_a_run(
     with pytest.raises(SetChangedError) as caught:
         plan.resume_with(runner, plan.checked_plan())
     assert f"SOTA_WORKSPACE_PATH={began['path']}" in caught.value.fix
+    files.status = 503
+    with seams.logged() as lines:
+        seams.build_runner()
+    (warning,) = [
+        line for line in lines if line.startswith("WARNING") and "the copy that was fetched" in line
+    ]
+    assert SECRET not in warning
     monkeypatch.setenv("SOTA_WORKSPACE_PATH", began["path"])
     plan.resume_with(runner, plan.checked_plan())
 
@@ -115,21 +112,6 @@ def test_a_copy_that_is_changed_in_the_middle_of_a_run(
     with seams.logged(), pytest.raises(typer.Exit):
         runner.develop(seams.model_experiment())
     assert "The factor set is not the one that this run began with" in capsys.readouterr().err
-
-
-def test_offline_with_a_copy_is_one_warning(
-    files: servers.Files, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run whose server fails uses the copy, and says so and of when it is."""
-    seams.switch_on(monkeypatch, put(files, market, tmp_path))
-    seams.build_runner()
-    files.status = 503
-    with seams.logged() as lines:
-        assert plan.record_of(seams.build_runner()) is not None
-    (warning,) = [
-        line for line in lines if line.startswith("WARNING") and "the copy that was fetched" in line
-    ]
-    assert SECRET not in warning
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
