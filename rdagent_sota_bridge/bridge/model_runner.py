@@ -188,7 +188,8 @@ def check_unchanged(record: Record) -> None:
 
 
 def _write_manifest(hand_off: HandOff, exp: Any) -> None:
-    record, base, loaded = hand_off.record, hand_off.base, hand_off.loaded
+    base, loaded = hand_off.base, hand_off.loaded
+    record = to_jsonable_python(hand_off.record, inf_nan_mode="null")
     workspace = Path(exp.experiment_workspace.workspace_path)
     workspace.mkdir(parents=True, exist_ok=True)
     task = exp.sub_tasks[0]
@@ -199,10 +200,7 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
             "model": {"name": task.name, "type": str(getattr(task, "model_type", ""))},
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
-                "columns": record["columns"],
-                "metrics": to_jsonable_python(record["metrics"], inf_nan_mode="null"),
-                "sources": to_jsonable_python(record["sources"], inf_nan_mode="null"),
-                "choice": record["choice"],
+                **{name: record[name] for name in ("columns", "metrics", "sources", "choice")},
                 "stored": hand_off.stored,
                 "replaced_by_own": list(hand_off.replaced),
             },

@@ -466,17 +466,19 @@ def test_new_factors_without_training_values_skip_the_loop(
         found = whole(given)
         return found if isinstance(given, list) else found.loc["2018-01-01":]
 
-    for code, reason in ((late, "no row of the training segment"), (None, "can't be joined")):
-        if code is None:
-            twice = factor_experiment("twice", of_accepted(factor_experiment("first"), 0.1))
-            stand_in = ModuleType("stand_in")
-            index = seams.factor_frame(place.market).index
-            doubled = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
-            stand_in.process_factor_data = lambda given, made=doubled: made  # type: ignore[attr-defined]
-            (_, _, code), *_ = merge_patches(stand_in)
-            exp = twice
-        else:
-            exp = factor_experiment("late")
+    index = seams.factor_frame(place.market).index
+    stand_in = ModuleType("stand_in")
+    stand_in.process_factor_data = (
+        lambda given: pd.DataFrame(  # type: ignore[attr-defined]
+            {"first": 1.0}, index=index.append(index[:1])
+        )
+    )
+    ((_, _, doubled),) = merge_patches(stand_in)
+    twice = factor_experiment("twice", of_accepted(factor_experiment("first"), 0.1))
+    for code, exp, reason in (
+        (late, factor_experiment("late"), "no row of the training segment"),
+        (doubled, twice, "can't be joined"),
+    ):
         monkeypatch.setattr(factor_runner, "process_factor_data", code)
         with pytest.raises(FactorEmptyError, match=reason):
             loop.factor_runner.develop(exp)
