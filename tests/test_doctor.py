@@ -364,13 +364,14 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
 
 def test_the_installed_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child finds that every seam of the table fits, and what develop would train with."""
+    start = dry_run.of_models().start  # imports RD-Agent here, with the hook on
     monkeypatch.setenv("RDAGENT_SOTA_BRIDGE", "0")
     found = doctor.look_at_rdagent()
     assert isinstance(found, Seams)
     assert (found.hooked, found.misfits, found.runners) == (True, {}, {})
     assert found.verdicts["mended"] == ""
     assert found.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
-    assert doctor.qlib_start(found) == dry_run.of_models().start
+    assert doctor.qlib_start(found) == start
 
 
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
