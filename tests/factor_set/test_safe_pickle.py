@@ -212,8 +212,8 @@ def test_neither_pandas_nor_numpy_is_imported() -> None:
     """Reading a session that holds pandas' data imports neither: a listing stays fast."""
     content = pickle.dumps(pd.Series({"IC": 1.0}))
     code = (
-        "import io, sys\nfrom rdagent_sota_bridge.factor_set import safe_pickle as pickled\n"
-        f"pickled.load(io.BytesIO({content!r}))\n"
+        "import io, sys\nfrom rdagent_sota_bridge.factor_set import safe_pickle\n"
+        f"safe_pickle.load(io.BytesIO({content!r}))\n"
         "print([name for name in ('pandas', 'numpy') if name in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
