@@ -23,6 +23,7 @@ from rdagent_sota_bridge.errors import (
     SettingsError,
 )
 from rdagent_sota_bridge.factor_set import locate, parquet, store
+from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
 from rdagent_sota_bridge.sharing import fetch
 
@@ -142,7 +143,7 @@ def _origin(path: Path, located: tuple[locate.Located, ...]) -> dict[str, Any]:
 
 def _metrics_beside(path: Path) -> dict[str, float]:
     try:
-        return parquet.metrics_beside(path)
+        return training_record.metrics_beside(path)
     except (OSError, ValueError) as error:
         logger().warning(f"The factor run's own metrics are left out, for {error}")
         return {}

@@ -156,6 +156,7 @@ def _row(file: Path, log: Path | None, experiment: Experiment | None) -> Row:
 def _look(file: Path) -> Row:
     """Open a factor file and the metrics beside, and return the fields of a row that they hold."""
     from rdagent_sota_bridge.factor_set import parquet  # late: pandas and pyarrow
+    from rdagent_sota_bridge.qlib_files import training_record
 
     facts: Row = {"factors": [], "rows": None, "start": None, "end": None, "instruments": None}
     troubles, metrics = [], {}
@@ -168,7 +169,7 @@ def _look(file: Path) -> Row:
     except FactorFileError as error:
         troubles += [str(failure) for failure in error.failures]
     try:
-        metrics = parquet.metrics_beside(file)
+        metrics = training_record.metrics_beside(file)
     except (OSError, ValueError) as error:
         troubles.append(str(error))
     for name, metric in _METRICS.items():

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from pydantic import PlainSerializer, PlainValidator
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.factor_set.names import RESULT_FILE
 from rdagent_sota_bridge.system import cache
 
 DATETIME = "datetime"
@@ -237,29 +236,6 @@ def changed_set(path: Path, began: str, now: str) -> SetChangedError:
         str(path),
         "put the file of the first digest back and resume, or start a new run with the new set",
     )
-
-
-def metrics_beside(path: Path) -> dict[str, float]:
-    """Return the metrics that the factor run left beside its factor file (NaN for no number), {} for none.
-
-    Raises:
-        OSError, ValueError: if the file of the metrics can't be read; the text names it.
-    """
-    file = path.parent / RESULT_FILE
-    if not file.is_file():
-        return {}
-    try:
-        rows = pd.read_csv(file, header=None, usecols=[0, 1], dtype=str).dropna(subset=[0])
-    except ValueError as error:  # pandas on what is no table, Python on what is no text
-        raise ValueError(f"{file} can't be read: {error}") from None
-    return {name: _number(value) for name, value in rows.itertuples(index=False)}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 # --- the file ---

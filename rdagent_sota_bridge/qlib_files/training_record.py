@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import safe_pickle
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, task_of
 
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
@@ -132,3 +134,32 @@ def _at(value: Any, *path: str | int) -> Any:
 def _whole_number(value: Any) -> int | None:
     text = str(value).strip()
     return int(text) if text.isdecimal() else None
+
+
+# --- RD-Agent's table of the metrics ---
+
+
+def metrics_beside(path: Path) -> dict[str, float]:
+    """Return the metrics that the factor run left beside its factor file (NaN for no number), {} for none.
+
+    Args:
+        path: The factor file, or its place, in the workspace.
+
+    Raises:
+        OSError, ValueError: if the file of the metrics can't be read; the text names it.
+    """
+    file = path.parent / RESULT_FILE
+    if not file.is_file():
+        return {}
+    try:
+        rows = pd.read_csv(file, header=None, usecols=[0, 1], dtype=str).dropna(subset=[0])
+    except ValueError as error:  # pandas on what is no table, Python on what is no text
+        raise ValueError(f"{file} can't be read: {error}") from None
+    return {name: _number(value) for name, value in rows.itertuples(index=False)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -15,7 +15,7 @@ from typing import Any
 from rdagent_sota_bridge.bridge import verdict
 from rdagent_sota_bridge.bridge.verdict import Asked
 from rdagent_sota_bridge.errors import BridgeError
-from rdagent_sota_bridge.factor_set import parquet, safe_pickle, sessions
+from rdagent_sota_bridge.factor_set import safe_pickle, sessions
 from rdagent_sota_bridge.factor_set.names import COMMANDS, FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
@@ -290,7 +290,7 @@ def _metrics(
     found: dict[str, float] = {}
     if workspace is not None:
         with noting(notes, f"the result in {workspace}"):
-            found = parquet.metrics_beside(workspace / FACTOR_FILE)
+            found = training_record.metrics_beside(workspace / FACTOR_FILE)
     # The session holds that of a loop which RD-Agent's cache answered, in `running_info` (0.8.0 and 1.0.0).
     result = getattr(getattr(experiment, "running_info", None), "result", None)
     if result is not None and not any(map(math.isfinite, found.values())):

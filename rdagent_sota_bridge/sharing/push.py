@@ -14,7 +14,7 @@ from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.factor_set.locate import Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.factor_set.parquet import FactorSet
-from rdagent_sota_bridge.qlib_files import manifest
+from rdagent_sota_bridge.qlib_files import manifest, training_record
 from rdagent_sota_bridge.sharing import remote
 from rdagent_sota_bridge.sharing.remote import MANIFEST, Progress, Remote
 
@@ -117,7 +117,7 @@ def _text(content: dict[str, Any]) -> bytes:
 
 def _content(held: FactorSet, located: Located) -> dict[str, Any]:
     try:
-        metrics = parquet.metrics_beside(located.path)
+        metrics = training_record.metrics_beside(located.path)
     except (OSError, ValueError) as error:
         fact = f"The factor run's own metrics can't be read: {error}"
         raise RemoteError(fact, str(located.path.parent), "fix or remove them, and push again") from None

@@ -29,6 +29,7 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.sharing import fetch, remote
 from rdagent_sota_bridge.sharing.remote import MANIFEST
 from rdagent_sota_bridge.system import files as written_files
@@ -404,7 +405,7 @@ def test_a_set_of_a_rejected_loop(bucket: Bucket, place: Path, source: Path) -> 
     bucket.fs.pipe(f"{bucket.name}/run/{MANIFEST}", text)
     first = get(url, place)
     assert first.origin == Origin("a-run", 3, "w", accepted=False)
-    assert parquet.metrics_beside(first.path) == {"IC": 0.05}
+    assert training_record.metrics_beside(first.path) == {"IC": 0.05}
     (note,) = first.notes
     assert "is the set of loop 3 of a-run, which its run rejected" in note
     assert get(url, place) == first
