@@ -376,7 +376,7 @@ def test_the_script(project: Project) -> None:
     project.trouble("fin_factor", 1, "coding", "ends", status=1)
     assert run("--model-loops", "1", FACTOR_LOOPS="2").returncode == 1
     done = run("--resume")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     assert [call["options"][1] for call in project.calls] == ["2", "2", "1"]
 
 
