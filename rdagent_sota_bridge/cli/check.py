@@ -16,7 +16,7 @@ from rdagent_sota_bridge.check import execute_factor, inspect, look_ahead
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.lines import Line, lines_of, worst
 from rdagent_sota_bridge.check.quality import Source
-from rdagent_sota_bridge.cli import ASCII_MARKS, print_json
+from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json
 from rdagent_sota_bridge.cli.path import find_sets
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import panel, sessions, store

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge.cli import print_json, print_notes
+from rdagent_sota_bridge.cli.output import print_json, print_notes
 from rdagent_sota_bridge.errors import FactorFileError, SessionError
 from rdagent_sota_bridge.factor_set import names, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LOGS, RESULT_FILE

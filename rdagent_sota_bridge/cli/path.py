@@ -18,7 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from rdagent_sota_bridge.cli import print_notes
+from rdagent_sota_bridge.cli.output import print_notes
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE

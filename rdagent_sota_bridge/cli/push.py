@@ -6,7 +6,7 @@ import typer
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
-from rdagent_sota_bridge.cli import print_notes
+from rdagent_sota_bridge.cli.output import print_notes
 from rdagent_sota_bridge.cli.path import find_sets, progress_bar
 from rdagent_sota_bridge.errors import LocateError
 from rdagent_sota_bridge.factor_set import locate

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge.cli import print_json
+from rdagent_sota_bridge.cli.output import print_json
 from rdagent_sota_bridge.cli.verify import named_log
 from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.report import gather, page

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from rdagent_sota_bridge.cli import print_json
+from rdagent_sota_bridge.cli.output import print_json
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rdagent_sota_bridge.cli import ASCII_MARKS, print_json, print_notes
+from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json, print_notes
 from rdagent_sota_bridge.factor_set import locate, sessions
 from rdagent_sota_bridge.factor_set.names import LATEST, MODEL_LOOPS
 from rdagent_sota_bridge.factor_set.sessions import Session

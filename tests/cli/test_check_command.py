@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rdagent_sota_bridge.check.lines import Line
-from rdagent_sota_bridge.cli import check, print_json
+from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.cli.output import print_json
 
 PATH = (
     "/data/git_ignore_folder/RD-Agent_workspace/9f0c2d7e5b6a4f2c8d1e3a5b7c9d1f20/combined_factors_df.parquet"
