@@ -16,6 +16,9 @@ from pathlib import Path
 
 _SERVER = """
 import importlib, json, os, signal, sys, traceback
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # some imports print
 from rdagent_sota_bridge.bridge import seams
 
 for seam in seams.SEAMS:
@@ -49,7 +52,7 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 os._exit(0)
 """
 
