@@ -13,7 +13,14 @@ from typing import Any
 from rdagent_sota_bridge.bridge import dry_run, handoff
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.stop import logger
-from rdagent_sota_bridge.errors import OTHER_RELEASE, FactorFileError, HandOffError, Reason, SeamError
+from rdagent_sota_bridge.errors import (
+    OTHER_RELEASE,
+    FactorFileError,
+    HandOffError,
+    Reason,
+    SeamError,
+    StoreError,
+)
 from rdagent_sota_bridge.factor_set import panel, parquet, store
 from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml
 
@@ -63,7 +70,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
     if hand_off.to_place is None:
         # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
-        hand_off.mined = _merged_columns(hand_off.file)
+        hand_off.mined = _merged_columns(hand_off)
         if not hand_off.is_of_model:
             _check_rows(hand_off, config, run_env)
     base = hand_off.base_beside_mined
@@ -82,7 +89,8 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         try:
             result, output = run(qlib_config_name=config_name, run_env=run_env)
         finally:
-            if result is None and hand_off.stored is not None:
+            placed = hand_off.stored
+            if placed is not None and (result is None or placed["placed_as"] == "link"):
                 # A fork may write and train again, and must not write through a link.
                 hand_off.file.unlink(missing_ok=True)
         return result, output
@@ -115,6 +123,8 @@ def _place_set(hand_off: HandOff) -> None:
     if stored is None:
         return
     if (hand_off.stored is None or file.exists()) and not dry_run.is_sample(file, stored.columns):
+        if hand_off.stored is not None and file.stat().st_size == stored.size:
+            return  # the copy that was placed for a training before this one
         raise HandOffError(
             "RD-Agent's develop wrote other factors than it was given", str(file), OTHER_RELEASE
         )
@@ -125,23 +135,36 @@ def _place_set(hand_off: HandOff) -> None:
 
 
 def put_back(hand_off: HandOff) -> None:
-    """Put the set back once `develop` has ended, for whoever looks into a workspace in which qrun failed."""
-    if hand_off.stored is not None and not hand_off.file.exists():
-        _place_set(hand_off)
+    """Leave the set in the workspace once `develop` has ended, or nothing: never the nine rows."""
+    stored, file = hand_off.to_place, hand_off.file
+    if stored is None:
+        return
+    if hand_off.stored is None:
+        if dry_run.is_sample(file, stored.columns):
+            file.unlink()
+    elif not file.exists():
+        try:
+            _place_set(hand_off)
+        except StoreError as error:  # it may not hide what ended `develop`
+            logger().warning(str(error))
 
 
-def _merged_columns(file: Path) -> tuple[str, ...]:
+def _merged_columns(hand_off: HandOff) -> tuple[str, ...]:
     """Return the factors in the file that RD-Agent wrote.
 
     Raises:
-        FactorEmptyError: RD-Agent's, if it has no rows: factor loops keep those with a value of every factor.
+        FactorEmptyError: RD-Agent's, which skips the loop, if this run's own factors leave no usable file.
+        FactorFileError: if a `develop` that changes what it gets does.
     """
     try:
-        return parquet.read_footer(file).columns
+        return parquet.read_footer(hand_off.file).columns
     except FactorFileError as error:
-        if error.failures[0].reason is not Reason.NO_ROWS:
+        if hand_off.whole:
             raise
-        raise handoff.loop_is_empty("no row has a value of every factor, old and new") from None
+        first = error.failures[0]
+        if first.reason is Reason.NO_ROWS:  # factor loops keep the rows with a value of every factor
+            raise handoff.loop_is_empty("no row has a value of every factor, old and new") from None
+        raise handoff.loop_is_empty(f"the run's own factors leave no usable file: {first.fact}") from None
 
 
 def _check_rows(hand_off: HandOff, text: str, run_env: dict[str, Any]) -> None:

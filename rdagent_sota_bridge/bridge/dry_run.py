@@ -71,22 +71,27 @@ def of_models(columns: tuple[str, ...] = PROBED) -> DryRun:
 
 
 @functools.cache  # once a process
-def ask_model_runner(runner_class: Any, columns: tuple[str, ...] = PROBED) -> DryRun | str:
-    """Return what the `develop` of a model runner does, or why it can't be given the factors."""
+def ask_model_runner(
+    runner_class: Any, columns: tuple[str, ...] = PROBED, runner: Any = None
+) -> DryRun | str:
+    """Return what the `develop` of a model runner does, or why it can't be given the factors.
+
+    `runner` is the run's own, where it is there: a `develop` may need what its constructor has set.
+    """
     rdagents = import_module(f"{_DEVELOPER}.model_runner").QlibModelRunner
-    found = _ask(runner_class, rdagents, "Tabular", columns)
-    other = _ask(runner_class, rdagents, "TimeSeries", columns)
+    found = _ask(runner_class, rdagents, "Tabular", columns, runner)
+    other = _ask(runner_class, rdagents, "TimeSeries", columns, runner)
     if isinstance(found, str) or isinstance(other, str):
         return found if isinstance(found, str) else other
     return dataclasses.replace(found, keeps_frame=found.keeps_frame and other.keeps_frame)
 
 
 @functools.cache
-def ask_factor_runner(runner_class: Any) -> DryRun | str:
+def ask_factor_runner(runner_class: Any, runner: Any = None) -> DryRun | str:
     """Return what the `develop` of a factor runner does in fin_quant, or why it can't have the factors."""
     rdagents = import_module(f"{_DEVELOPER}.factor_runner").QlibFactorRunner
-    found = _ask(runner_class, rdagents, "", PROBED, of_models=False)
-    other = _ask(runner_class, rdagents, "Tabular", PROBED, of_models=False)
+    found = _ask(runner_class, rdagents, "", PROBED, runner, of_models=False)
+    other = _ask(runner_class, rdagents, "Tabular", PROBED, runner, of_models=False)
     return other if isinstance(other, str) else found
 
 
@@ -172,13 +177,20 @@ class _ReachedError(BaseException):
 
 
 def _ask(
-    runner_class: type, rdagents: type, model_type: str, columns: tuple[str, ...], *, of_models: bool = True
+    runner_class: type,
+    rdagents: type,
+    model_type: str,
+    columns: tuple[str, ...],
+    like: Any,
+    *,
+    of_models: bool = True,
 ) -> DryRun | str:
     """Run `develop` up to where Qlib would be started; return what it did, or why it can't have the factors.
 
     Every file that it may write goes into a temporary folder, and RD-Agent's logger is silent. Our own
     `develop`, merge and `execute` are replaced too, so no hand-off is looked at. `model_type` is that of the
-    model; for factors, that of the best model so far, or empty for none.
+    model; for factors, that of the best model so far, or empty for none. A new runner is asked, with the
+    attributes of `like`, if that is not None.
     """
     from rdagent_sota_bridge.bridge import experiment  # late: it imports RD-Agent
 
@@ -191,6 +203,7 @@ def _ask(
     else:
         return ASTRAY
     runner: Any = object.__new__(runner_class)
+    vars(runner).update({} if like is None else vars(like))
     below = without_ours(owner.develop)
     if is_ours(below):  # our own runner class, which wraps none
         below = without_ours(super(owner, runner).develop.__func__)
@@ -235,19 +248,19 @@ def _ask(
         replace(settings, "cache_with_pickle", False)
         for name in ("_log", "log_object"):
             replace(logger, name, lambda *_, **__: None)
-        exp = _model(model_type) if of_models else _factors()
-        record = {"path": "probe", "digest": "sha256:probe", "columns": list(columns), "metrics": {}}
-        based = [experiment.base_experiment(), experiment.synthetic_experiment(record, "probe")]
-        if model_type and not of_models:
-            based.append(_model(model_type))
-        replace(owner, "develop", develop)
-        # pandarallel's, for which RD-Agent's factor runner would start processes.
-        replace(DataFrameGroupBy, "parallel_apply", DataFrameGroupBy.apply)
-        replace(type(exp.experiment_workspace), "execute", execute)
-        replace(import_module("rdagent.utils.env").Env, "__init__", start)
-        for at, name in merge_places(sys.modules[rdagents.__module__]):
-            replace(at, name, merge)
         try:
+            exp = _model(model_type) if of_models else _factors()
+            record = {"path": "probe", "digest": "sha256:probe", "columns": list(columns), "metrics": {}}
+            based = [experiment.base_experiment(), experiment.synthetic_experiment(record, "probe")]
+            if model_type and not of_models:
+                based.append(_model(model_type))
+            replace(owner, "develop", develop)
+            # pandarallel's, for which RD-Agent's factor runner would start processes.
+            replace(DataFrameGroupBy, "parallel_apply", DataFrameGroupBy.apply)
+            replace(type(exp.experiment_workspace), "execute", execute)
+            replace(import_module("rdagent.utils.env").Env, "__init__", start)
+            for at, name in merge_places(sys.modules[rdagents.__module__]):
+                replace(at, name, merge)
             runner.develop(exp)
         except _ReachedError:
             pass

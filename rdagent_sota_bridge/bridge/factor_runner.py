@@ -23,6 +23,7 @@ from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.panel import complete_rows, days_of
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.settings import read_settings
@@ -30,6 +31,11 @@ from rdagent_sota_bridge.system import files
 
 REFERENCE_FILE = "sota_reference.json"
 """The metrics of the loaded set alone, in the run's log folder."""
+
+_KEPT = (
+    "The metrics of the loaded set alone can't be kept in the run's log folder",
+    "make room there, or let it be written, and resume the run",
+)
 
 _FEW = 0.9
 """The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
@@ -63,10 +69,11 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
     factor_runner = getattr(loop, "factor_runner", None)
     if factor_runner is None:
         return
+    vars(factor_runner).pop(plans.RUNNER_ATTRIBUTE, None)
     record = plans.record_of(runner)
     if record is not None:
         kind: type = type(factor_runner)
-        asked = dry_run.ask_factor_runner(kind)
+        asked = dry_run.ask_factor_runner(kind, factor_runner)
         if isinstance(asked, str):
             plans.warn_of_unlike_factor_loops(f"{kind.__module__}.{kind.__qualname__}, whose develop {asked}")
             return
@@ -77,7 +84,6 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
                 stop.stop_before_loop(error)
             plans.warn_of_unlike_factor_loops(error.fact)
             return
-    vars(factor_runner).pop(plans.RUNNER_ATTRIBUTE, None)
     if plans.RUNNER_ATTRIBUTE in vars(runner):
         setattr(factor_runner, plans.RUNNER_ATTRIBUTE, getattr(runner, plans.RUNNER_ATTRIBUTE))
 
@@ -154,7 +160,8 @@ def _reference_result(
 
     key = _reference_key(runner, exp, record, base)
     file = Path(logger().storage.path).absolute() / REFERENCE_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with store.failing_at(file, _KEPT):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with files.held(file.with_suffix(".lock"), logger().info, "back-tests the loaded set alone"):
         metrics = _kept_metrics(file, key)
         if metrics is not None:
@@ -168,14 +175,15 @@ def _reference_result(
         reference = experiment.reference_experiment(record, base.digest, exp)
         result: pd.Series[float] = _develop(develop_before, runner, reference, record, base).result
         finite = to_jsonable_python(result.to_dict(), inf_nan_mode="null")  # JSON knows no NaN
-        files.write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
+        with store.failing_at(file, _KEPT):
+            files.write_whole(file, json.dumps({"key": key, "metrics": finite}, indent=1, ensure_ascii=False))
         return result
 
 
 def _reference_key(runner: Any, exp: Any, record: Record, base: base_sets.BaseSet) -> dict[str, Any]:
     """Return what the metrics of a reference depend on: the sets, and the market and dates that Qlib gets."""
     kind: type = type(runner)
-    asked = dry_run.ask_factor_runner(kind)
+    asked = dry_run.ask_factor_runner(kind, runner)
     variables = {} if isinstance(asked, str) else asked.start.run_env
     text = exp.experiment_workspace.file_dict.get(model_yaml.FACTOR_CONFIG_FILES[0], "")
     task = model_yaml.read_task(text, variables)
@@ -195,6 +203,6 @@ def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float | None] | 
     """Return the metrics that were written for a key; None where there are none."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # it is back-tested anew
         return None
     return kept["metrics"] if isinstance(kept, dict) and kept.get("key") == key else None

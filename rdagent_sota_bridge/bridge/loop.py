@@ -120,6 +120,7 @@ def _check_new_loop(loop: Any) -> None:
             factor_runner.copy_to_factor_runner(loop, _runner(loop))
         except HandOffError as error:
             stop.refuse(error)
+            plans.remember(_runner(loop), plans.Plan(None, str(error)))  # by SOTA_ON_ERROR=baseline
 
 
 def _resume_with(loop: Any, plan: plans.Plan | None) -> None:

@@ -299,12 +299,15 @@ def check_runner(runner: Any) -> dry_run.DryRun:
         HandOffError: if it does not lead to the hand-off; the run would drop the factors in silence.
     """
     record = record_of(runner)
-    return check_runner_class(type(runner), dry_run.PROBED if record is None else tuple(record["columns"]))
+    columns = dry_run.PROBED if record is None else tuple(record["columns"])
+    return check_runner_class(type(runner), columns, runner)
 
 
-def check_runner_class(runner_class: type, columns: tuple[str, ...] = dry_run.PROBED) -> dry_run.DryRun:
+def check_runner_class(
+    runner_class: type, columns: tuple[str, ...] = dry_run.PROBED, runner: Any = None
+) -> dry_run.DryRun:
     """Return what the `develop` of any class that QLIB_MODEL_RUNNER may name does, as `check_runner` does."""
-    asked = dry_run.ask_model_runner(runner_class, columns)
+    asked = dry_run.ask_model_runner(runner_class, columns, runner)
     if isinstance(asked, dry_run.DryRun):
         return asked
     raise HandOffError(

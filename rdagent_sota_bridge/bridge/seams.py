@@ -138,7 +138,9 @@ def revert() -> None:
                 delattr(owner, attribute)
             else:
                 setattr(owner, attribute, original)
-    for module in [found for name, found in list(sys.modules.items()) if name.split(".")[0] == "rdagent"]:
+    for module in [
+        found for name, found in list(sys.modules.items()) if found and name.split(".")[0] == "rdagent"
+    ]:
         for name, value in list(vars(module).items()):
             while id(value) in _ever:  # taken over from another module by an import
                 value = _ever[id(value)][1]

@@ -41,6 +41,9 @@ WRITTEN_TWICE = """\
                         qlib_config_name="conf_sota_factors_model.yaml", run_env=env_to_use
                     )
 """
+TRAINED_TWICE = WRITTEN_TWICE.replace(
+    '                    combined_factors.to_parquet(target_path, engine="pyarrow")\n', ""
+)
 
 
 @dataclass
@@ -125,27 +128,35 @@ def test_what_changes_the_factors_is_trained_on_its_own_file(fork: str, place: P
 
 
 def test_what_changes_the_factors_in_a_loop_alone_stops_the_run(place: Place) -> None:
-    """Where develop kept the nine rows before, and does not now, the set is not placed over its file."""
+    """Where develop keeps the nine rows in the dry run, and not in a loop, no set is placed over its file."""
     place.be((forks.WRITE, f"{forks.WRITE}                self.spoil(target_path)\n"))
+
+    def spoil(_: Any, file: Path) -> None:
+        if not file.parents[1].name.startswith("rdagent-sota-"):  # the dry run's folder
+            file.write_bytes(b"")
+
     runner: Any = import_module(forks.MODULE).QlibModelRunner
-    place.patch.setattr(runner, "spoil", lambda self, file: None, raising=False)
-    seams.build_runner()
-    place.patch.setattr(runner, "spoil", lambda self, file: file.write_bytes(b""))
+    place.patch.setattr(runner, "spoil", spoil, raising=False)
     place.develop(ends=True)
     assert "develop wrote other factors than it was given" in place.screen.readouterr().err
     assert place.qlib.runs == 0
 
 
-def test_what_writes_the_factors_again_writes_through_no_link(place: Place) -> None:
-    """A fork that writes its file anew for a second try leaves the stored set as it is, and trains on it."""
-    place.be((forks.TRAINED, WRITTEN_TWICE))
+@pytest.mark.parametrize(
+    ("training", "races", "runs"),
+    [(WRITTEN_TWICE, 2, 3), (WRITTEN_TWICE, 0, 2), (TRAINED_TWICE, 0, 2)],
+    ids=["written again after a failure", "written again after a result", "trained again on the same file"],
+)
+def test_a_second_training_writes_through_no_link(training: str, races: int, runs: int, place: Place) -> None:
+    """A fork that trains twice, on a file written anew or not, leaves the stored set alone and uses it."""
+    place.be((forks.TRAINED, training))
     place.patch.setenv("SOTA_STORE_PATH", str(place.folder / "store"))
-    place.qlib.will(races=2)
+    place.qlib.will(races=races)
     seams.build_runner()
     (stored,) = (place.folder / "store").glob("*.parquet")
     content = stored.read_bytes()
     file = place.develop().experiment_workspace.workspace_path / FACTOR_FILE
-    assert place.qlib.runs == 3
+    assert place.qlib.runs == runs
     assert stored.read_bytes() == file.read_bytes() == content
 
 
