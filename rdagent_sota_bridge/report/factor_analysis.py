@@ -86,7 +86,9 @@ def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> Factor
     if notes:
         return replace(nothing, notes=tuple(notes))
     try:
-        with opened([source.path for source in sources], lambda _: columns) as panel:
+        # All columns: a file that was replaced by one without them is to be seen here.
+        with opened([source.path for source in sources]) as everything:
+            panel = replace(everything, columns=columns)
             notes = _changes(panel, sources)
             return replace(nothing, notes=tuple(notes)) if notes else _with_figures(nothing, panel)
     except BridgeError as error:  # a file that is damaged, or was replaced while it was read
@@ -97,12 +99,15 @@ def _changes(panel: Panel, sources: Sequence[Source]) -> list[str]:
     """Return what the files have otherwise than when the set was used, by the bytes that are read."""
     digests = {file.path: file.digest for file in panel.files}
     there = union([file.columns for file in panel.files])
-    return [
+    changed = [
         f"The file {one.path} was changed since, so the factors can't be shown as they were: it "
         f"had the digest {one.digest}, and has {digests[one.path]}."
         for one in sources
         if digests[one.path] != one.digest
-    ] + [f"The set's files have no factor {name}." for name in panel.columns if name not in there]
+    ]
+    return changed or [
+        f"The set's files have no factor {name}." for name in panel.columns if name not in there
+    ]
 
 
 def _with_figures(nothing: FactorAnalysis, panel: Panel) -> FactorAnalysis:

@@ -219,6 +219,7 @@ def test_prices_that_can_not_be_read(
     [
         ("gone", "The file {path} is not there any more"),
         ("changed", "The file {path} was changed since"),
+        ("other columns", "The file {path} was changed since"),
         ("replaced meanwhile", "The file {path} was changed since"),
         ("damaged", "the file is damaged or cut off"),
         ("no column", "have no factor gone"),
@@ -238,6 +239,8 @@ def test_no_figures(
         path.unlink()
     elif case in ("changed", "replaced meanwhile"):
         write(frame + 1, tmp_path)
+    elif case == "other columns":
+        write(frame.rename(columns={"overnight_gap": "another"}), tmp_path)
     if case == "replaced meanwhile":  # the digest that counts is that of the bytes that are read
         monkeypatch.setattr(parquet, "current_digest", lambda path: given.digest)
     found = analyse("sha256:00", [] if case == "no source" else [given], task)
