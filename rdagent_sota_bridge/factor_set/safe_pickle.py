@@ -359,13 +359,17 @@ def trust() -> list[Any]:
         settings.get("ARTIFACT_SIGNING_KEY_PATH") or "~/.rdagent/artifact_signing.key"
     ).expanduser()
     try:
+        release = metadata.version("rdagent")
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        release = ""
+    try:
         status = key_file.stat()
         # Without the time of a change of the file's own record: RD-Agent sets its mode whenever it reads it.
         identity = [status.st_size, status.st_mtime_ns, status.st_ino]
     except OSError:  # no key yet, or one that may not be read: RD-Agent's loader says so
         identity = []
     return [
-        metadata.version("rdagent"),
+        release,
         hashlib.sha256(settings.get("ARTIFACT_SIGNING_KEY", "").encode()).hexdigest(),
         str(key_file),
         identity,

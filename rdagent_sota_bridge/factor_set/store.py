@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import uuid
@@ -17,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import filelock
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
 from rdagent_sota_bridge.factor_set import panel, parquet
@@ -305,7 +306,7 @@ def _read(path: Path) -> tuple[Stored | None, str]:
     if not path.exists():
         return None, f"{path} is missing, and its entry is there" if record.exists() else ""
     try:
-        entry = _ENTRY.validate_json(record.read_bytes())
+        entry = _ENTRY.validate_python(json.loads(record.read_bytes()))
         if entry.form != _FORM:
             return None, f"{path} was written in form {entry.form}, by another release"
         if entry.digest != f"sha256:{path.name.partition('.')[0]}":
@@ -316,7 +317,7 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         return Stored(**vars(entry), path=path, used=used, links=links), ""
     except FileNotFoundError:
         return None, f"{path} is there, and its entry {record.name} is missing"
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         return None, f"{record} does not say what {path.name} is ({type(error).__name__})"
 
 
@@ -343,7 +344,9 @@ def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
             written=datetime.now(timezone.utc),
         )
         # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
-        files.write_whole(_entry_of(path), _ENTRY.dump_json(entry, indent=1) + b"\n")
+        files.write_whole(
+            _entry_of(path), f"{json.dumps(_ENTRY.dump_python(entry, mode='json'), indent=1)}\n"
+        )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -95,7 +95,10 @@ def go(job: Job, outside: Outside) -> int:
 
 def show_end(job: Job, outside: Outside) -> int:
     """Say how a job ended, write its report unless it is there, and return the exit status."""
-    log, loops = job.log(FACTORS), f"{job.resume_command} --%s-loops N, N being all of them"
+    log = job.log(FACTORS)
+    add_factors, add_models = (
+        f"{job.resume_command} --{kind}-loops N, N being all of them" for kind in ("factor", "model")
+    )
     if job.end == "out of time":
         missed = " and the ".join(TITLES[stage.name] for stage in job.stages if stage.state != "ended")
         text = f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is "
@@ -104,14 +107,14 @@ def show_end(job: Job, outside: Outside) -> int:
             text += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(log)}"
     elif job.end == "nothing accepted" and log is not None:
         wanted, finished = job.stage(FACTORS).loops, progress.finished_loops(log)
-        fix = f"add factor loops: {loops % 'factor'}"
+        fix = f"add factor loops: {add_factors}"
         if job.options.all_duration and finished < wanted:
             # RD-Agent keeps the timer in the session, and would end after a step.
             used = f"its time was used up after {finished} of {wanted} loops"
             fix = f"{used}: begin a new job with more time: --new"
         text = f"The factor stage of this job accepted no loop: {log}\n  fix:   {fix}"
     else:
-        text = f"The job is finished: {job.file}\n  to add models: {loops % 'model'}"
+        text = f"The job is finished: {job.file}\n  to add models: {add_models}"
     outside.say(text)
     report = jobs.report_file(job)
     # One that was written before the job's last change is of fewer loops.
