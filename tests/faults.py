@@ -32,8 +32,10 @@ def elsewhere(function: Callable[..., Any], *arguments: object, mounts: bool = F
     """
     through = ["unshare", "-Ur", "-m"] if mounts and can_mount() else []
     code = (
-        f"import json, sys; from {function.__module__} import {function.__name__} as function; "
-        "print(json.dumps(function(*sys.argv[1:])))"
+        f"import json, os, sys; from {function.__module__} import {function.__name__} as function; "
+        "print(json.dumps(function(*sys.argv[1:])), flush=True); "
+        # Arrow's threads end badly now and then where the process that ends has forked.
+        "os._exit(0)"
     )
     done = subprocess.run(
         [*through, sys.executable, "-c", code, *map(str, arguments)],
