@@ -234,16 +234,16 @@ def text_with(*edits: Edit) -> str:
     return text
 
 
-def load(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def load(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, replaced: str = MODULE) -> ModuleType:
     """Import a fork's text in place of the installed module, without seams; until the test ends."""
     folder.mkdir(exist_ok=True)
-    file = folder / "model_runner.py"
+    file = folder / f"{replaced.rpartition('.')[2]}.py"
     file.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(MODULE, file)
+    spec = importlib.util.spec_from_file_location(replaced, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, MODULE, module)
+    monkeypatch.setitem(sys.modules, replaced, module)
     spec.loader.exec_module(module)
     return module
 

@@ -6,7 +6,6 @@ What each imitation of a fork answers is seen in test_forks, by what its models 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -121,15 +120,8 @@ def test_factor_runners_that_do_not_fit(
 ) -> None:
     """The answer names what a fork's factor runner does otherwise."""
     original = Path(str(import_module(FACTOR_RUNNER).__file__)).read_text(encoding="utf-8")
-    file = tmp_path / "factor_runner.py"
     assert old in original
-    file.write_text(original.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(FACTOR_RUNNER, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, FACTOR_RUNNER, module)
-    spec.loader.exec_module(module)
+    module = forks.load(tmp_path, original.replace(old, new), monkeypatch, FACTOR_RUNNER)
     found = dry_run.ask_factor_runner(module.QlibFactorRunner)
     assert isinstance(found, str)
     assert reason in found
