@@ -81,7 +81,8 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
         # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
         # knows these texts and no segments, and would answer with another training.
         note = f"{hand_off.note}, training {uuid.uuid4().hex}"
-        adapted = model_yaml.adapt(config, base, note, hand_off.mined)
+        adapted = model_yaml.adapt(config, base, hand_off.note, hand_off.mined)
+        adapted = adapted.replace(hand_off.note, note, 1)
         workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
         (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
         _place_set(hand_off)

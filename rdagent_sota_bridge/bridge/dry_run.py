@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pandas.core.groupby import DataFrameGroupBy
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
@@ -95,6 +96,7 @@ def ask_factor_runner(runner_class: Any, runner: Any = None) -> DryRun | str:
     return other if isinstance(other, str) else found
 
 
+@functools.lru_cache(maxsize=8)  # every loop asks it, and its callers copy it
 def sample(columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the nine rows that a model's `develop` gets in place of a set: it needs its names alone.
 
@@ -115,7 +117,8 @@ def is_sample(file: Path, columns: tuple[str, ...]) -> bool:
     """Return True if what `develop` wrote is the sample that it got, in rows, names and values."""
     expected = sample(columns).set_axis(panel.nested_columns(columns), axis=1)
     try:
-        return bool(pd.read_parquet(file).equals(expected))
+        with pq.ParquetFile(file) as written:
+            return bool(written.read(use_threads=False).to_pandas().equals(expected))
     except (OSError, pa.ArrowException):
         return False
 

@@ -275,7 +275,7 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
     own = experiment.with_code(listed)
     if hand_off.is_of_model and not own and not hand_off.whole:
         hand_off.to_place = stored
-        frame = dry_run.sample(stored.columns)
+        frame = dry_run.sample(stored.columns).copy()
     else:
         try:
             frame = pd.read_parquet(stored.path)

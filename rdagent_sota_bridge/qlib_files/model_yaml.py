@@ -156,7 +156,8 @@ def feature_variables(base: BaseSet, mined: Sequence[str] = ()) -> dict[str, str
     return {name: json.dumps(list(texts), ensure_ascii=False) for name, texts in lists.items()}
 
 
-def adapt(text: str, base: BaseSet, note: str, mined: Sequence[str] = ()) -> str:
+@functools.lru_cache(maxsize=8)  # every loop asks it of the same text
+def adapt(text: str, base: BaseSet, note: str, mined: tuple[str, ...] = ()) -> str:
     """Return the YAML with its first loader's features taken from variables, or without them.
 
     Without base features the key has to go, for Qlib refuses empty lists, and the loader has to become the

@@ -270,7 +270,7 @@ def test_features_in_every_style(fork: str, base: BaseSet) -> None:
 @every_base
 def test_filters_let_all_features_through(fork: str, base: BaseSet) -> None:
     """A filter of columns names base and mined columns, each once; other processors are as they were."""
-    mined = ["gap", "KLEN", "动量 5"]
+    mined = ("gap", "KLEN", "动量 5")
     adapted = processors(adapt(forks.YAMLS[fork], base, NOTE, mined), base, mined)
     before = processors(forks.YAMLS[fork], base, [])
     filters = [one for one in adapted if one["class"].endswith("FilterCol")]
@@ -313,7 +313,7 @@ def test_a_processor_that_would_drop_features(processor: str, dropped: str, plac
     """What a processor would drop, in a form that can't be rewritten, is found before a training."""
     text = INSTALLED.replace(place, f"{place}        {processor}\n")
     with pytest.raises(SeamError) as caught:
-        adapt(text, CUSTOM, NOTE, ["gap"])
+        adapt(text, CUSTOM, NOTE, ("gap",))
     assert f"its processor {dropped}" in reason(caught.value)
 
 
@@ -327,7 +327,7 @@ def test_a_processor_that_would_drop_features(processor: str, dropped: str, plac
 def test_a_processor_of_other_columns_stays(processor: str) -> None:
     """What a processor does to other columns is the fork's own."""
     text = INSTALLED.replace("infer_processors:\n", f"infer_processors:\n        {processor}\n")
-    assert processor in adapt(text, CUSTOM, NOTE, ["gap"])
+    assert processor in adapt(text, CUSTOM, NOTE, ("gap",))
 
 
 # --- forms that are not known ---
