@@ -79,6 +79,7 @@ class FigureGround:
             self._rows[name] = slice(*(starts[[dates[0], dates[-1] + 1]].tolist() if len(dates) else (0, 0)))
         self.sample = _rows_of(panel, sampled_dates)
         self._label: Any = None
+        self._label_there: Any = None
         if market is None:
             # Of the market's cells only those with a row are known; a segment without one is not filled.
             self.missing_days = panel.dates[:0]
@@ -147,9 +148,17 @@ class FigureGround:
         factor = np.full(self._label.shape, np.nan)
         factor.reshape(-1)[self._ic_places] = values[self._ic_rows]
         there = ~(np.isnan(factor) | np.isnan(self._label))
-        ranks = [pd.DataFrame(part).where(there).rank(axis=1) for part in (factor, self._label)]
-        daily = daily_correlation(*ranks)[there.sum(axis=1) >= _LEAST_INSTRUMENTS].dropna()
+        if self._label_there is None or not np.array_equal(there, self._label_there):
+            # Most factors have the same cells, and the ranks of the label cost as much as those of a factor.
+            self._label_there, self._label_ranks = there, _ranks(self._label, there)
+        daily = daily_correlation(_ranks(factor, there), self._label_ranks)[
+            there.sum(axis=1) >= _LEAST_INSTRUMENTS
+        ].dropna()
         return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)
+
+
+def _ranks(values: Any, there: Any) -> pd.DataFrame:
+    return pd.DataFrame(values).where(there).rank(axis=1)
 
 
 def _rows_of(panel: Panel, dates: Any) -> Any:
