@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,25 @@ def copy_set(source: Path, target: Path) -> Path:
     """Copy a factor workspace and return the copy."""
     shutil.copytree(source, target)
     return target
+
+
+@dataclass(frozen=True)
+class Place:
+    """A market in HOME and a good factor set."""
+
+    market: Market
+    workspace: Path
+    patch: pytest.MonkeyPatch
+
+    def switch_on(self, **variables: str) -> None:
+        """Set the variables of a run with the good set."""
+        switch_on(self.patch, self.workspace, **variables)
+
+    def developed(self, runner: Any = None) -> Path:
+        """Develop a model up to where Qlib would be started, and return the factor file in its workspace."""
+        return in_workspace(develop_up_to_qlib(runner or build_runner(), model_experiment()))
+
+
+def in_workspace(experiment: Any) -> Path:
+    """Return the factor file in a model's workspace."""
+    return Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE
