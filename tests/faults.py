@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# --- a file ---
+
+
+def state(path: Path) -> tuple[Any, ...]:
+    """Return all that must not change of a file, but the count of its links."""
+    status = path.stat()
+    return path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_ino, status.st_mtime_ns
+
 
 # --- a Python of its own ---
 

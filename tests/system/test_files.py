@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.system import files
-from tests.faults import can_mount, elsewhere, forked, other_file_system, small_disk, spread
+from tests.faults import can_mount, elsewhere, forked, other_file_system, small_disk, spread, state
 from tests.frames import public_folder, without_privileges
 
 FICLONE = 0x40049409  # linux/fs.h
@@ -37,12 +37,6 @@ def target(tmp_path: Path) -> Path:
     folder = tmp_path / "workspace"
     folder.mkdir()
     return folder / "combined_factors_df.parquet"
-
-
-def state(path: Path) -> tuple[Any, ...]:
-    """Return all that must not change of a file, but the count of its links."""
-    status = path.stat()
-    return path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_ino, status.st_mtime_ns
 
 
 def saying(code: str) -> Any:
