@@ -169,7 +169,7 @@ UNCLOSED = file_beside("mine.json", '{"MA20": "Mean($close, 20"}')
 STORE = file_beside("store", "")
 BAD = [
     # The file.
-    Bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
+    Bad("no path set", nothing, "SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)", "rdagent-sota list"),
     Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
     Bad("folder without the file", bad_folder, "an empty folder", line=NO_FILE),
     Bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
