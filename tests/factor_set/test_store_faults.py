@@ -265,8 +265,9 @@ def hand_out_on_a_full_disk(folder: str) -> list[Any]:
     root = Path(folder)
     workspace = root / "workspace"
     workspace.mkdir()
-    stored = store.keep(wanted_of(normal_source(root)), root / "store")
-    with small_disk(workspace, 4096):
+    frame = factor_frame(days=pd.bdate_range("2015-01-01", periods=1000))
+    stored = store.keep(wanted_of(write(nested(frame), root)), root / "store")
+    with small_disk(workspace, 16384):  # the copy begins, and does not end
         target = workspace / "combined_factors_df.parquet"
         target.write_bytes(b"old")
         try:
