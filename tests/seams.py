@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market, gap_factor, write_market
+from rdagent_sota_bridge.bridge.model_runner import merge_patches
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
 
@@ -105,6 +107,14 @@ def cache_key(experiment: Any) -> str:
     from rdagent.components.runner import CachedRunner
 
     return str(CachedRunner.get_cache_key(None, experiment))
+
+
+def merge_over(process_factor_data: Any) -> Any:
+    """Return our merge as it lies over what stands in for RD-Agent's own, which runs factor code."""
+    module = ModuleType("stand_in")
+    module.process_factor_data = process_factor_data  # type: ignore[attr-defined]
+    ((_, _, replacement),) = merge_patches(module)
+    return replacement
 
 
 @contextmanager

@@ -180,11 +180,8 @@ def own_factors(place: Place) -> Any:
         return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=index)
 
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
-    module = ModuleType("stand_in")
-    module.process_factor_data = process  # type: ignore[attr-defined]
-    ((_, _, replacement),) = model_runner.merge_patches(module)
     at = import_module("rdagent.scenarios.qlib.developer.model_runner")
-    place.patch.setattr(at, "process_factor_data", replacement)
+    place.patch.setattr(at, "process_factor_data", seams.merge_over(process))
     return own
 
 
