@@ -224,12 +224,7 @@ def test_a_server_that_can_not_be_reached(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [
-        (400, RemoteError),
-        (403, RemoteRefusedError),
-        (404, FactorFileNotFoundError),
-        (410, FactorFileNotFoundError),
-    ],
+    [(400, RemoteError), (403, RemoteRefusedError), (404, FactorFileNotFoundError)],
 )
 def test_a_set_that_is_gone_or_closed_is_not_used_unasked(
     files: servers.Files, place: Path, source: Path, status: int, kind: type[Exception]
