@@ -34,6 +34,7 @@ HOST_TESTS = (
     "test_doctor.py",
     "factor_set/test_accepted.py",
     "factor_set/test_locate.py",
+    "factor_set/test_names.py",
     "factor_set/test_normal_form.py",
     "factor_set/test_safe_pickle.py",
     "factor_set/test_sessions.py",

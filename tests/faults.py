@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,31 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FICLONE = 0x40049409  # linux/fs.h
+
+# --- a file ---
+
+
+def state(path: Path) -> tuple[Any, ...]:
+    """Return all that must not change of a file, but the count of its links."""
+    status = path.stat()
+    return path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_ino, status.st_mtime_ns
+
+
+def can_clone(folder: Path) -> bool:
+    """Return True where this file system has clones: asked of the kernel, not of the package."""
+    with (folder / "a").open("wb+") as one, (folder / "b").open("wb+") as other:
+        one.write(b"x" * 4096)
+        one.flush()
+        try:
+            fcntl.ioctl(other.fileno(), FICLONE, one.fileno())
+        except OSError:
+            return False
+        finally:
+            (folder / "a").unlink()
+            (folder / "b").unlink()
+    return True
+
 
 # --- a Python of its own ---
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import seams
+from tests.frames import factor_frame, write
 
 SIGNED = importlib.util.find_spec("rdagent.core.serialization") is not None
 """True for an RD-Agent that signs its sessions (1.0.0)."""
@@ -142,3 +143,28 @@ def write_run(
         finish(loop, number, experiment, accepted, ended + timedelta(hours=number))
         dump(loop, log, number)
     return log
+
+
+class Project:
+    """A project folder with workspaces and logs, as RD-Agent lays them out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "git_ignore_folder" / "RD-Agent_workspace"
+        self.root.mkdir(parents=True)
+
+    def set(self, name: str, *columns: str) -> Path:
+        """Make a workspace with a factor file, and return the file."""
+        (self.root / name).mkdir()
+        return write(factor_frame(columns), self.root / name)
+
+    def run(
+        self, name: str, *loops: tuple[str, tuple[str, ...], bool], kind: str = "FactorRDLoop", hours: int = 0
+    ) -> Path:
+        """Write the log of a run, whose first loop ended `hours` after `BEGIN`."""
+        ended = BEGIN + timedelta(hours=hours)
+        return write_run(self.folder / "log" / name, self.root, *loops, kind=kind, ended=ended)
+
+    def damaged(self, name: str) -> Path:
+        """Write a log whose session is none, and return the session."""
+        return dump_object(None, self.folder / "log" / name / "__session__" / "0" / "0_step")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 
 from examples.demo.market import Market, gap_factor, write_market
+from rdagent_sota_bridge.bridge.model_runner import merge_patches
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 
 
@@ -106,6 +109,14 @@ def cache_key(experiment: Any) -> str:
     return str(CachedRunner.get_cache_key(None, experiment))
 
 
+def merge_over(process_factor_data: Any) -> Any:
+    """Return our merge as it lies over what stands in for RD-Agent's own, which runs factor code."""
+    module = ModuleType("stand_in")
+    module.process_factor_data = process_factor_data  # type: ignore[attr-defined]
+    ((_, _, replacement),) = merge_patches(module)
+    return replacement
+
+
 @contextmanager
 def logged() -> Iterator[list[str]]:
     """Collect what RD-Agent's logger says, through loguru."""
@@ -124,3 +135,25 @@ def copy_set(source: Path, target: Path) -> Path:
     """Copy a factor workspace and return the copy."""
     shutil.copytree(source, target)
     return target
+
+
+@dataclass(frozen=True)
+class Place:
+    """A market in HOME and a good factor set."""
+
+    market: Market
+    workspace: Path
+    patch: pytest.MonkeyPatch
+
+    def switch_on(self, **variables: str) -> None:
+        """Set the variables of a run with the good set."""
+        switch_on(self.patch, self.workspace, **variables)
+
+    def developed(self, runner: Any = None) -> Path:
+        """Develop a model up to where Qlib would be started, and return the factor file in its workspace."""
+        return in_workspace(develop_up_to_qlib(runner or build_runner(), model_experiment()))
+
+
+def in_workspace(experiment: Any) -> Path:
+    """Return the factor file in a model's workspace."""
+    return Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE

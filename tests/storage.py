@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set.locate import Located
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.sharing import fetch
 from tests import servers
 from tests.frames import factor_frame, nested, write
 
@@ -92,3 +96,38 @@ def factor_file(folder: Path, *, seed: int = 7, days: int = 600) -> Path:
         seed=seed,
     )
     return write(nested(frame), folder)
+
+
+# --- what is fetched ---
+
+
+def get(url: str, place: Path, lines: list[str] | None = None) -> Located:
+    """Fetch a URL."""
+    return fetch.fetch(url, place, (lines if lines is not None else []).append)
+
+
+def serve(files: servers.Files, file: Path) -> str:
+    """Let the web server give a set, and return the URL of its folder."""
+    files.contents[f"/run/{FACTOR_FILE}"] = file.read_bytes()
+    return f"{files.url}/run"
+
+
+def left(place: Path) -> list[Path]:
+    """Return what a store holds of fetches that broke off, and temporary files."""
+    return [file for file in (place / store.FETCHED).iterdir() if ".part" in file.name or ".tmp" in file.name]
+
+
+@contextmanager
+def in_the_middle(bucket: Bucket, source: Path, act: Callable[[], object]) -> Iterator[None]:
+    """Do something once half of a set has moved."""
+    done = list[int]()
+
+    def watch(received: int) -> None:
+        if received > source.stat().st_size // 2 and not done:
+            done.append(received)
+            act()
+
+    bucket.proxy.count()
+    bucket.proxy.on_bytes = watch
+    yield
+    assert done

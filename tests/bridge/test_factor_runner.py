@@ -3,210 +3,63 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import multiprocessing
-import os
-import pickle
 import signal
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 import typer
-from rdagent.components.coder.factor_coder.factor import FactorTask
-from rdagent.components.runner import CachedRunner
 from rdagent.core.exception import FactorEmptyError
-from rdagent.core.utils import cache_with_pickle
 from rdagent.log import rdagent_logger
-from rdagent.scenarios.qlib.developer import factor_runner, model_runner
+from rdagent.scenarios.qlib.developer import factor_runner
 from rdagent.scenarios.qlib.developer.factor_runner import QlibFactorRunner
 from rdagent.scenarios.qlib.experiment import workspace as workspaces
-from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
-from rdagent.utils.workflow import LoopBase, LoopMeta
 from rdagent.utils.workflow.loop import LoopTrace
 
 from examples.demo.market import Market
-from rdagent_sota_bridge.bridge import backtest, dry_run, experiment, plan
+from rdagent_sota_bridge.bridge import backtest, dry_run, plan
 from rdagent_sota_bridge.bridge import factor_runner as bridge
 from rdagent_sota_bridge.bridge import seams as patch
-from rdagent_sota_bridge.bridge.model_runner import merge_patches
-from rdagent_sota_bridge.errors import HandOffError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import model_yaml
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
-from tests import seams
+from tests import quant, seams
+from tests.quant import (
+    Place,
+    Qlib,
+    QuantRDLoop,
+    accepted_model,
+    factor_experiment,
+    let_code_be_run,
+    of_accepted,
+)
 
 LIGHTGBM, BEST_MODEL = model_yaml.FACTOR_CONFIG_FILES
 
 
-class QuantRDLoop(LoopBase, metaclass=LoopMeta):
-    """Named as RD-Agent names the loop of fin_quant; its two runners, and one step."""
-
-    def __init__(self, for_factors: Any) -> None:
-        self.model_runner = seams.build_runner()
-        self.factor_runner = for_factors
-        super().__init__()
-
-    def running(self, previous: dict[str, Any]) -> str:
-        """Do nothing."""
-        return "done"
-
-
-class OtherRunner:
-    """A factor runner of a user's own, named in QLIB_QUANT_FACTOR_RUNNER."""
-
-    def develop(self, exp: Any) -> Any:
-        """Go another way than RD-Agent's."""
-        return exp
-
-
-@dataclass(frozen=True)
-class BackTest:
-    """What one back-test got: the YAML's name, content and note, its variables, and the factors."""
-
-    config_name: str
-    config: Any
-    variables: dict[str, str]
-    factors: pd.DataFrame
-    note: str
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of the factors."""
-        return [str(name) for name in self.factors["feature"].columns]
-
-    @property
-    def base_features(self) -> list[str]:
-        """The names of the base features that Qlib has to load."""
-        kwargs = self.config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
-        features: list[str] = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"][
-            "feature"
-        ][1]
-        return features
-
-
-@dataclass
-class Qlib:
-    """Stands in for Qlib's environment: it keeps what a back-test gets, and answers with its number as IC.
-
-    The names of all back-tests, those of other processes too, are lines of a file. At `kill_at` of them its
-    process is killed.
-    """
-
-    names: Path
-    tests: list[BackTest] = field(default_factory=list)
-    kill_at: int = 0
-
-    def count(self) -> int:
-        """Return how many back-tests there were, in all processes."""
-        return len(self.names.read_text().splitlines())
-
-    def prepare(self) -> None:
-        """Be there."""
-
-    def check_output(self, local_path: str, entry: str, env: dict[str, str]) -> str:
-        """Keep the content of the workspace at qrun, and write results as RD-Agent's script does."""
-        folder = Path(local_path)
-        if entry.startswith("qrun "):
-            name = entry.removeprefix("qrun ")
-            text = (folder / name).read_text(encoding="utf-8")
-            factors = pd.read_parquet(folder / FACTOR_FILE)
-            note = text.splitlines()[0]
-            self.tests.append(BackTest(name, model_yaml.rendered(text, env), dict(env), factors, note))
-            with self.names.open("a") as names:
-                names.write(f"{name}\n")
-            if self.count() == self.kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        else:
-            number = float(self.count())
-            metrics = pd.Series(dict.fromkeys(experiment.METRICS, number), name="0")
-            metrics.to_csv(folder / "qlib_res.csv")
-            metrics.to_frame().to_pickle(folder / "ret.pkl")
-            metrics.to_frame().to_parquet(folder / "ret.parquet")
-        return ""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A market, a good set, RD-Agent's loop with the set, and what back-tests get."""
-
-    market: Market
-    set_folder: Path
-    qlib: Qlib
-
-
 @pytest.fixture
-def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Point HOME at the market, write a set, and let back-tests be kept in place of run."""
-    folder, market = market_home
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.chdir(tmp_path)
+def place(place: seams.Place, tmp_path: Path) -> quant.Place:
+    """Let back-tests be kept in place of run, and a factor's code give a column of its name."""
     (tmp_path / "back-tests").touch()
     qlib = Qlib(tmp_path / "back-tests")
-    monkeypatch.setattr(rdagent_logger.storage, "path", tmp_path / "log" / "run")
-    monkeypatch.setattr(workspaces, "QlibCondaConf", lambda: None)
-    monkeypatch.setattr(workspaces, "QlibCondaEnv", lambda conf: qlib)
-    monkeypatch.setattr(import_module("rdagent.core.conf").RD_AGENT_SETTINGS, "cache_with_pickle", False)
-    let_code_be_run(monkeypatch, market)
-    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)), qlib)
+    place.patch.setattr(rdagent_logger.storage, "path", tmp_path / "log" / "run")
+    place.patch.setattr(workspaces, "QlibCondaConf", lambda: None)
+    place.patch.setattr(workspaces, "QlibCondaEnv", lambda conf: qlib)
+    settings = import_module("rdagent.core.conf").RD_AGENT_SETTINGS
+    place.patch.setattr(settings, "cache_with_pickle", False)
+    let_code_be_run(place.patch, place.market)
+    return quant.Place(place.market, place.workspace, place.patch, qlib)
 
 
-def let_code_be_run(monkeypatch: pytest.MonkeyPatch, market: Market) -> None:
-    """Let a factor's code give a column of its name; ours lies over it as over RD-Agent's own."""
-    frame = seams.factor_frame(market, noise=1.0)[["noise"]]
-
-    def process(given: Any) -> pd.DataFrame:
-        listed = given if isinstance(given, list) else [given]
-        names = [task.factor_name for one in listed for task in one.sub_tasks]
-        names += [
-            Path(file).stem for one in listed for file in getattr(one, "base_feature_codes", None) or {}
-        ]
-        return pd.DataFrame({name: frame["noise"] * (1 + len(name)) for name in names})
-
-    def no_deduplication(self: Any, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-        return new  # RD-Agent's own takes a correlation per day and pair, in many processes
-
-    for module in (factor_runner, model_runner):
-        stand_in = ModuleType("stand_in")
-        stand_in.process_factor_data = process  # type: ignore[attr-defined]
-        ((_, _, replacement),) = merge_patches(stand_in)
-        monkeypatch.setattr(module, "process_factor_data", replacement)
-    monkeypatch.setattr(QlibFactorRunner, "deduplicate_new_factors", no_deduplication)
-
-
-def factor_experiment(name: str, *accepted: Any) -> Any:
-    """Return the experiment of a factor loop, as `QlibFactorHypothesis2Experiment` makes it."""
-    made = QlibFactorExperiment([FactorTask(name, "d", "f")])
-    made.based_experiments = [QlibFactorExperiment(sub_tasks=[]), *accepted]
-    return made
-
-
-def of_accepted(made: Any, ic: float) -> Any:
-    """Give an experiment a result, as one that was accepted has."""
-    made.result = pd.Series(dict.fromkeys(experiment.METRICS, ic), name="0")
-    return made
-
-
-def accepted_model() -> Any:
-    """Return a model that the run accepted, with its code."""
-    model = seams.model_experiment("Best")
-    model.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
-    return of_accepted(model, 0.5)
-
-
-def test_the_first_factor_loop_is_compared_with_the_loaded_set_alone(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_factor_loop_is_compared_with_the_loaded_set_alone(place: Place) -> None:
     """The loaded set is back-tested first; the loop's own back-test has it beside the new factor."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     exp = loop.factor_runner.develop(factor_experiment("mine"))
     reference, own = place.qlib.tests
     assert (reference.config_name, own.config_name) == (LIGHTGBM, LIGHTGBM)
@@ -221,12 +74,9 @@ def test_the_first_factor_loop_is_compared_with_the_loaded_set_alone(
     assert exp.based_experiments[0].result.loc["IC"] != 0, "RD-Agent's UI reads the first one's too"
 
 
-def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(place: Place) -> None:
     """Beside accepted factors, on the accepted model, as wide as what Qlib loads; judged against the last."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     accepted = [of_accepted(factor_experiment("first"), 0.1), accepted_model()]
     exp = loop.factor_runner.develop(factor_experiment("MA20", *accepted))
     (own,) = place.qlib.tests
@@ -239,12 +89,9 @@ def test_a_later_factor_loop_has_the_set_and_what_was_accepted_each_once(
     assert len(again.based_experiments) == 4, "ours are replaced where a loop is developed again"
 
 
-def test_base_features_that_are_code_join_both_back_tests(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_base_features_that_are_code_join_both_back_tests(place: Place) -> None:
     """`--base_features_path` of 1.0.0 may name factor code: it is beside the set."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     exp = factor_experiment("mine")
     exp.base_feature_codes = {"coded.py": "…"}
     loop.factor_runner.develop(exp)
@@ -266,14 +113,11 @@ def dumped(loop: Any) -> Path:
 
 
 @pytest.mark.parametrize("is_first_skipped", [False, True])
-def test_rejected_factor_loops_have_one_reference(
-    is_first_skipped: bool, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_factor_loops_have_one_reference(is_first_skipped: bool, place: Place) -> None:
     """Each is compared with the same result, also where the first is skipped after its reference."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     if is_first_skipped:
-        with monkeypatch.context() as skipping:
+        with place.patch.context() as skipping:
             skipping.setattr(QlibFactorRunner, "deduplicate_new_factors", lambda self, old, new: new.iloc[:0])
             with pytest.raises(FactorEmptyError):
                 loop.factor_runner.develop(factor_experiment("alike"))
@@ -288,12 +132,9 @@ def test_rejected_factor_loops_have_one_reference(
     )
 
 
-def test_processes_of_parallel_loops_have_one_reference(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_parallel_loops_have_one_reference(place: Place) -> None:
     """STEP_SEMAPHORE > 1: each step has a copy of the runner in a process; two begin at once."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     developed = []
     for names in (("a", "b"), ("c",)):
         experiments = [factor_experiment(name) for name in names]
@@ -303,14 +144,11 @@ def test_processes_of_parallel_loops_have_one_reference(
     assert [exp.based_experiments[-1].result["IC"] for exp in developed] == [1.0, 1.0, 1.0]
 
 
-def test_a_run_that_was_killed_after_its_reference_keeps_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_killed_after_its_reference_keeps_it(place: Place) -> None:
     """kill -9 between reference and back-test, and a resume: the factor loop alone is back-tested again."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     folder = dumped(loop)
-    monkeypatch.setattr(place.qlib, "kill_at", 2)
+    place.patch.setattr(place.qlib, "kill_at", 2)
     killed = multiprocessing.get_context("fork").Process(
         target=loop.factor_runner.develop, args=(factor_experiment("mine"),)
     )
@@ -331,12 +169,9 @@ OTHER_YAML = {
 
 
 @pytest.mark.parametrize("what", [*OTHER_YAML, "set", "base_set", "base_code", "a broken file"])
-def test_a_reference_of_something_else_is_not_taken(
-    what: str, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reference_of_something_else_is_not_taken(what: str, place: Place) -> None:
     """Metrics of other sets, segments, data, market or label are no reference; a broken file is none."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     loop.factor_runner.develop(factor_experiment("a"))
     file = Path(rdagent_logger.storage.path) / bridge.REFERENCE_FILE
     kept = json.loads(file.read_text())
@@ -344,7 +179,7 @@ def test_a_reference_of_something_else_is_not_taken(
     if what in OTHER_YAML:
         text = exp.experiment_workspace.file_dict[LIGHTGBM]
         exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
-        monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+        place.patch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
         dry_run.ask_factor_runner.cache_clear()
     elif what == "base_code":
         exp.base_feature_codes = {"coded.py": "…"}
@@ -361,10 +196,10 @@ def test_a_reference_of_something_else_is_not_taken(
     assert changed == {what} & {*OTHER_YAML, "base_code"}
 
 
-def test_switched_off_a_factor_loop_is_rdagents_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switched_off_a_factor_loop_is_rdagents_own(place: Place) -> None:
     """Without the switch, and in fin_factor with it, the original gets the experiment and nothing happens."""
     loop = QuantRDLoop(QlibFactorRunner(None))
-    seams.switch_on(monkeypatch, place.set_folder)
+    place.switch_on()
     for runner in (loop.factor_runner, QlibFactorRunner(None)):
         exp = factor_experiment("mine", of_accepted(factor_experiment("first"), 0.1))
         before = list(exp.based_experiments)
@@ -376,11 +211,10 @@ def test_switched_off_a_factor_loop_is_rdagents_own(place: Place, monkeypatch: p
 
 
 def test_a_factor_loop_that_skips_the_merge_stops_the_run(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If RD-Agent took the YAML without factors, the loop would be judged unlike: the run stops."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     exp = factor_experiment("mine")
 
     def develop(given: Any) -> Any:
@@ -392,13 +226,10 @@ def test_a_factor_loop_that_skips_the_merge_stops_the_run(
     assert place.qlib.tests == []
 
 
-def test_a_set_that_changed_stops_a_factor_loop(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_set_that_changed_stops_a_factor_loop(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """A run keeps the set it began with, in its factor loops as in its models."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
-    seams.write_set(place.set_folder, seams.factor_frame(place.market) * 2)
+    loop = place.loop()
+    seams.write_set(place.workspace, seams.factor_frame(place.market) * 2)
     with pytest.raises(typer.Exit):
         loop.factor_runner.develop(factor_experiment("mine"))
     assert capsys.readouterr().err.count("sha256:") == 2
@@ -417,17 +248,15 @@ def halves(market: Market) -> pd.DataFrame:
     return frame
 
 
-def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(place: Place) -> None:
     """RD-Agent's factor loops keep the rows with every factor: a set that has none is refused for them."""
-    seams.write_set(place.set_folder, halves(place.market))
-    seams.switch_on(monkeypatch, place.set_folder, SOTA_MAX_CORRELATION="off")
+    seams.write_set(place.workspace, halves(place.market))
+    place.switch_on(SOTA_MAX_CORRELATION="off")
     with pytest.raises(SystemExit, match="No row of the factor set has a value of every factor") as stop:
         QuantRDLoop(QlibFactorRunner(None))
     assert "0 of 28500 rows have a value of each of the 2 factors" in str(stop.value)
     assert "train with rdagent fin_model" in str(stop.value)
-    monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
+    place.patch.setenv("SOTA_ON_ERROR", "baseline")
     with seams.logged() as lines:
         loop = QuantRDLoop(QlibFactorRunner(None))
     assert sum("can't join the factor loops" in line for line in lines) == 1
@@ -435,14 +264,12 @@ def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(
     assert plan.record_of(loop.factor_runner) is None
 
 
-def test_the_reference_has_the_rows_that_factor_loops_keep(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reference_has_the_rows_that_factor_loops_keep(place: Place) -> None:
     """Both back-tests have the rows with a value of every factor: like is compared with like."""
     frame = seams.factor_frame(place.market, noise=1.0)
     frame.iloc[::3, 1] = float("nan")
-    seams.write_set(place.set_folder, frame)
-    seams.switch_on(monkeypatch, place.set_folder)
+    seams.write_set(place.workspace, frame)
+    place.switch_on()
     with seams.logged() as lines:
         loop = QuantRDLoop(QlibFactorRunner(None))
         loop.factor_runner.develop(factor_experiment("mine"))
@@ -454,12 +281,9 @@ def test_the_reference_has_the_rows_that_factor_loops_keep(
     assert said.count("19000 of the loaded set's 28500 rows have a value of every factor, old and new") == 2
 
 
-def test_new_factors_without_training_values_skip_the_loop(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_factors_without_training_values_skip_the_loop(place: Place) -> None:
     """One factor of the LLM's that empties the training segment costs its loop, and neither run nor claim."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     whole = factor_runner.process_factor_data
 
     def late(given: Any) -> pd.DataFrame:
@@ -467,29 +291,21 @@ def test_new_factors_without_training_values_skip_the_loop(
         return found if isinstance(given, list) else found.loc["2018-01-01":]
 
     index = seams.factor_frame(place.market).index
-    stand_in = ModuleType("stand_in")
-    stand_in.process_factor_data = (
-        lambda given: pd.DataFrame(  # type: ignore[attr-defined]
-            {"first": 1.0}, index=index.append(index[:1])
-        )
-    )
-    ((_, _, doubled),) = merge_patches(stand_in)
+    once_more = pd.DataFrame({"first": 1.0}, index=index.append(index[:1]))
+    doubled = seams.merge_over(lambda given: once_more)
     twice = factor_experiment("twice", of_accepted(factor_experiment("first"), 0.1))
     for code, exp, reason in (
         (late, factor_experiment("late"), "no row of the training segment"),
         (doubled, twice, "can't be joined"),
     ):
-        monkeypatch.setattr(factor_runner, "process_factor_data", code)
+        place.patch.setattr(factor_runner, "process_factor_data", code)
         with pytest.raises(FactorEmptyError, match=reason):
             loop.factor_runner.develop(exp)
 
 
-def test_an_own_factor_of_a_loaded_ones_name_is_a_warning(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_own_factor_of_a_loaded_ones_name_is_a_warning(place: Place) -> None:
     """RD-Agent's merge keeps the newer one: a line names it, in factor loops and models, and the manifest."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     with seams.logged() as lines:
         exp = loop.factor_runner.develop(factor_experiment("overnight_gap"))
     said = "1 loaded factors give way to factors of the same name that this run mined itself: overnight_gap"
@@ -502,12 +318,9 @@ def test_an_own_factor_of_a_loaded_ones_name_is_a_warning(
     assert sum(said in line for line in lines) == 1
 
 
-def test_base_features_are_counted_once_the_runs_own_factors_are_known(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_base_features_are_counted_once_the_runs_own_factors_are_known(place: Place) -> None:
     """An own factor of a base feature's name leaves one base feature less, and the line says so."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     model = seams.model_experiment()
     model.based_experiments = [of_accepted(factor_experiment("MA20"), 0.1)]
     with seams.logged() as lines:
@@ -515,10 +328,9 @@ def test_base_features_are_counted_once_the_runs_own_factors_are_known(
     assert [line for line in lines if "叠加Alpha因子" in line] == ["INFO: 叠加Alpha因子: 21个\n"]
 
 
-def test_the_cache_of_qruns_knows_factor_loops_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_qruns_knows_factor_loops_apart(place: Place) -> None:
     """ENABLE_CACHE knows texts alone: those of the reference and of two loops' new factors all differ."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     texts = []
     accepted = of_accepted(factor_experiment("first"), 0.1)
     for exp in (factor_experiment("a"), factor_experiment("b", accepted), factor_experiment("c", accepted)):
@@ -532,73 +344,37 @@ def test_the_cache_of_qruns_knows_factor_loops_apart(place: Place, monkeypatch: 
 # --- which runner knows the set ---
 
 
-def own_runner(parent: Any) -> Any:
-    """Return a derived runner that is decorated as RD-Agent's are, and answers before the hand-off."""
+class OtherRunner:
+    """A factor runner of a user's own, named in QLIB_QUANT_FACTOR_RUNNER."""
 
-    class Own(parent):  # type: ignore[misc]
-        @cache_with_pickle(CachedRunner.get_cache_key, CachedRunner.assign_cached_result)
-        def develop(self, exp: Any) -> Any:
-            return super().develop(exp)
-
-    return Own(None)
+    def develop(self, exp: Any) -> Any:
+        """Go another way than RD-Agent's."""
+        return exp
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (OtherRunner, f"test_factor_runner.OtherRunner, whose develop {dry_run.ASTRAY}"),
-        (functools.partial(own_runner, QlibFactorRunner), f"Own, whose develop {dry_run.CACHED}"),
-    ],
-    ids=["another family", "a cache of its own"],
-)
-def test_a_factor_runner_out_of_reach_is_a_warning(
-    make: Any, reason: str, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_factor_runner_out_of_reach_is_a_warning(place: Place) -> None:
     """The models still get the set; one line says what that means for the verdicts on factor loops."""
-    seams.switch_on(monkeypatch, place.set_folder)
+    place.switch_on()
     with seams.logged() as lines:
-        loop = QuantRDLoop(make())
+        loop = QuantRDLoop(OtherRunner())
     (warning,) = [line for line in lines if "can't join the factor loops" in line]
     assert warning.startswith("WARNING: ")
-    assert reason in warning
+    assert f"test_factor_runner.OtherRunner, whose develop {dry_run.ASTRAY}" in warning
     assert plan.record_of(loop.model_runner) is not None
     assert plan.record_of(loop.factor_runner) is None
 
 
-def test_a_model_runner_out_of_reach_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache around a derived model runner would answer before any factors are handed over."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    runner = own_runner(model_runner.QlibModelRunner)
-    with pytest.raises(HandOffError, match="has a result cache around it"):
-        plan.check_runner(runner)
-
-
-def test_both_runners_carry_the_set_into_a_steps_process(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The factor runner carries what the model runner does, through a pickle too."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
-    runners = pickle.loads(pickle.dumps((loop.model_runner, loop.factor_runner)))
-    records = [plan.record_of(runner) for runner in runners]
-    assert records[0] is not None
-    assert records[0] == records[1]
-
-
-def test_a_resume_reaches_the_factor_runner(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resume_reaches_the_factor_runner(place: Place, tmp_path: Path) -> None:
     """Resumed with the set at another place, the factor runner has that one; switched off, none."""
-    seams.switch_on(monkeypatch, place.set_folder)
-    loop = QuantRDLoop(QlibFactorRunner(None))
+    loop = place.loop()
     folder = dumped(loop)
-    moved = place.set_folder.rename(tmp_path / "moved")
-    seams.switch_on(monkeypatch, moved)
+    moved = place.workspace.rename(tmp_path / "moved")
+    seams.switch_on(place.patch, moved)
     loaded = QuantRDLoop.load(folder)
     record = plan.record_of(loaded.factor_runner)
     assert record is not None
     assert record["path"] == str(moved / FACTOR_FILE)
-    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    place.patch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
     assert plan.RUNNER_ATTRIBUTE not in vars(QuantRDLoop.load(folder).factor_runner)
 
 
@@ -606,14 +382,12 @@ class QlibQuantScenario:
     """Named as RD-Agent names the scenario of fin_quant."""
 
 
-def test_without_the_seam_of_the_loop_a_run_is_warned_once(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_seam_of_the_loop_a_run_is_warned_once(place: Place) -> None:
     """QLIB_QUANT_MODEL_RUNNER alone can't reach factor loops: said once, and in fin_quant alone."""
     from rdagent_sota_bridge.runner import SotaModelRunner
 
-    seams.switch_on(monkeypatch, place.set_folder)
-    monkeypatch.setattr(patch, "is_applied", lambda name: name != "loop")
+    place.switch_on()
+    place.patch.setattr(patch, "is_applied", lambda name: name != "loop")
     for scenario, times in ((QlibQuantScenario(), 1), (None, 0)):
         with seams.logged() as lines:
             runner = SotaModelRunner(scenario)

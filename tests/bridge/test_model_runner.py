@@ -1,467 +1,32 @@
-"""The check and the hand-off at the seams of the real model runner, without starting Qlib."""
+"""The hand-off at the seams of the real model runner, without starting Qlib."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
 from rdagent.components.coder.factor_coder.factor import FactorTask
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
-from examples.demo.market import Market
-from rdagent_sota_bridge import doctor
-from rdagent_sota_bridge.bridge import dry_run, model_runner, plan, stop
-from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.cli import check
-from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason, SeamError
+from rdagent_sota_bridge.bridge import model_runner, plan, stop
+from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from tests import logs, seams
+from tests import seams
+from tests.seams import Place
 
 
-@dataclass(frozen=True)
-class Place:
-    """A market in HOME and a good factor set."""
-
-    market: Market
-    workspace: Path
-    patch: pytest.MonkeyPatch
-
-    def switch_on(self, **variables: str) -> None:
-        """Set the variables of a run with the good set."""
-        seams.switch_on(self.patch, self.workspace, **variables)
-
-    def developed(self, runner: Any = None) -> Path:
-        """Develop a model up to where Qlib would be started, and return the factor file in its workspace."""
-        runner = runner or seams.build_runner()
-        return in_workspace(seams.develop_up_to_qlib(runner, seams.model_experiment()))
-
-
-@pytest.fixture
-def place(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """Point HOME at the market, and write a good factor set."""
-    folder, market = market_home
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.chdir(tmp_path)
-    return Place(market, seams.write_set(tmp_path / "set", seams.factor_frame(market)), monkeypatch)
-
-
-def in_workspace(experiment: Any) -> Path:
-    """Return the factor file in a model's workspace."""
-    return Path(experiment.experiment_workspace.workspace_path) / FACTOR_FILE
-
-
-# --- bad input ---
-
-
-class Bad:
-    """One kind of bad input: how it is made, and what the message has to name."""
-
-    def __init__(
-        self,
-        name: str,
-        make: Callable[[Place], Path | str | None],
-        *expected: str,
-        reason: Reason | None = None,
-        line: str = "Failed to load SOTA factors from workspace: ",
-        **variables: str,
-    ) -> None:
-        self.name, self.make, self.expected = name, make, expected
-        self.reason, self.line, self.variables = reason, line, variables
-
-
-def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Place], Path]:
-    """Return a maker of a set whose (flat) frame was changed."""
-
-    def make(place: Place) -> Path:
-        frame = change(seams.factor_frame(place.market, noise=1.0))
-        return seams.write_set(place.workspace.parent / "bad", frame, nested=False)
-
-    return make
-
-
-def with_level(level: str, values: Callable[[pd.Index], object]) -> Callable[[Place], Path]:
-    """Return a maker of a set with one index level replaced."""
-
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        index = frame.index.to_frame(index=False)
-        index[level] = values(pd.Index(index[level]))
-        frame.index = pd.MultiIndex.from_frame(index)
-        return frame
-
-    return changed(change)
-
-
-def raw_bytes(content: Callable[[bytes], bytes]) -> Callable[[Place], Path]:
-    """Return a maker of a set whose file's bytes were changed."""
-
-    def make(place: Place) -> Path:
-        folder = place.workspace.parent / "bad"
-        folder.mkdir()
-        (folder / FACTOR_FILE).write_bytes(content((place.workspace / FACTOR_FILE).read_bytes()))
-        return folder
-
-    return make
-
-
-def of_another_tool(place: Place) -> Path:
-    """Write a set with its keys as columns, and nothing that says so."""
-    folder = place.workspace.parent / "bad"
-    folder.mkdir()
-    table = pa.Table.from_pandas(seams.factor_frame(place.market).reset_index(), preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), folder / FACTOR_FILE)
-    return folder
-
-
-def twice(place: Place) -> Path:
-    """Write a column name twice, which pandas refuses to write and other tools do not."""
-    flat = seams.write_set(place.workspace.parent / "flat", seams.factor_frame(place.market), nested=False)
-    table = pq.read_table(flat / FACTOR_FILE)
-    table = table.append_column("overnight_gap", table["overnight_gap"])
-    folder = place.workspace.parent / "bad"
-    folder.mkdir()
-    pq.write_table(table, folder / FACTOR_FILE)
-    return folder
-
-
-def with_value(value: float, rows: slice) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Return a change that sets rows of the column `noise`."""
-
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.iloc[rows, 1] = value
-        return frame
-
-    return change
-
-
-def only_after_training(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep every row, and values after the training segment alone."""
-    frame.loc[frame.index.get_level_values("datetime") < pd.Timestamp("2016-01-01")] = np.nan
-    return frame
-
-
-def empty_folder(place: Place) -> Path:
-    """Make a folder without a factor file."""
-    folder = place.workspace.parent / "empty"
-    folder.mkdir()
-    return folder
-
-
-def folder_of_that_name(place: Place) -> Path:
-    """Make a folder where the factor file should be."""
-    folder = empty_folder(place)
-    (folder / FACTOR_FILE).mkdir()
-    return folder
-
-
-def good(place: Place) -> Path:
-    """Return the good set: something else is bad."""
-    return place.workspace
-
-
-def nothing(place: Place) -> None:
-    """Name no workspace."""
-
-
-def unequal(place: Place) -> str:
-    """Join two sets that have other values of one factor."""
-    frame = seams.factor_frame(place.market)
-    frame.iloc[100] += 1
-    other = seams.write_set(place.workspace.parent / "bad", frame)
-    return f"{place.workspace}{os.pathsep}{other}"
-
-
-def base_file(name: str, text: str) -> Callable[[Place], Path]:
-    """Return a maker of a file in the current folder, beside a good set."""
-
-    def make(place: Place) -> Path:
-        Path(name).write_text(text, encoding="utf-8")
-        return place.workspace
-
-    return make
-
-
-def turned(codes: pd.Index) -> object:
-    """Write the instruments as other data vendors do."""
-    return [f"{code[2:]}.{code[:2]}" for code in codes]
-
-
-def text_dates(days: pd.Index) -> object:
-    """Write days as text."""
-    return days.strftime("%Y-%m-%d")
-
-
-TRAINING = "2008-01-01 to 2014-12-31"
-MALFORMED = base_file("mine.yaml", "MA20: [1, 2")
-UNCLOSED = base_file("mine.json", '{"MA20": "Mean($close, 20"}')
-STORE = base_file("store", "")
-NOT_FOUND = "SOTA workspace path not found: nowhere"
-NO_FILE, NO_COPY = "SOTA factors file not found: ", "The factor set can't be copied into the store"
-CSV = b"datetime,instrument,x\n"
-CHANGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], Reason, tuple[str, ...]]] = {
-    "no rows": (lambda frame: frame.iloc[:0], Reason.NO_ROWS, ("no rows",)),
-    "no columns": (lambda frame: frame[[]], Reason.NO_COLUMNS, ("no factor columns",)),
-    "no datetime level": (
-        lambda frame: frame.rename_axis(["day", "instrument"]),
-        Reason.NO_LEVEL,
-        ("[datetime]",),
-    ),
-    "no instrument level": (
-        lambda frame: frame.rename_axis(["datetime", "code"]),
-        Reason.NO_LEVEL,
-        ("[instrument]",),
-    ),
-    "no index": (lambda frame: frame.reset_index(), Reason.NO_LEVEL, ("set_index",)),
-    "rows twice": (
-        lambda frame: pd.concat([frame, frame.iloc[:3]]),
-        Reason.DUPLICATE_ROW,
-        ("3 in all", "SH600001"),
-    ),
-    "a column of text": (
-        lambda frame: frame.assign(sector="bank"),
-        Reason.NOT_NUMERIC,
-        ("[sector]", "'bank'"),
-    ),
-    "a column all NaN": (with_value(np.nan, slice(None)), Reason.ALL_NAN, ("[noise]",)),
-    "infinite values": (with_value(np.inf, slice(0, 5)), Reason.INFINITE, ("[noise]", "5 in all")),
-    "other column groups": (lambda frame: pd.concat({"label": frame}, axis=1), Reason.LAYOUT, ("label",)),
-    "no training day": (lambda frame: frame.loc["2016-01-01":], Reason.NO_TRAINING_DATE, (TRAINING,)),
-    "no value in training": (only_after_training, Reason.NO_TRAINING_VALUE, (TRAINING,)),
-    "too little of a segment": (
-        lambda frame: frame.loc[:"2015-06-30"],
-        Reason.LOW_COVERAGE,
-        ("% of the valid segment", "0.0% of the test segment", "QLIB_MODEL_TEST_START"),
-    ),
-    "too little of a factor": (
-        with_value(np.nan, slice(0, 27_000)),
-        Reason.LOW_COVERAGE,
-        ("[noise]", "SOTA_FACTORS_EXCLUDE=noise"),
-    ),
-}
-ZONED = with_level("datetime", lambda days: days.tz_localize("Asia/Shanghai"))
-AT_CLOSE = with_level("datetime", lambda days: days + pd.Timedelta(hours=15))
-NUMBERS = with_level("instrument", lambda codes: [int(code[2:]) for code in codes])
-BAD = [
-    *(Bad(name, changed(change), *said, reason=why) for name, (change, why, said) in CHANGED.items()),
-    Bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
-    Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
-    Bad("folder without the file", empty_folder, "an empty folder", line=NO_FILE),
-    Bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
-    Bad("not parquet", raw_bytes(lambda _: CSV), "not parquet", reason=Reason.NOT_PARQUET),
-    Bad("empty file", raw_bytes(lambda _: b""), "not parquet", reason=Reason.NOT_PARQUET),
-    Bad(
-        "truncated", raw_bytes(lambda content: content[: len(content) // 2]), "cut off", reason=Reason.DAMAGED
-    ),
-    Bad("no pandas metadata", of_another_tool, "df.set_index", reason=Reason.NO_LEVEL),
-    Bad("dates are text", with_level("datetime", text_dates), "to_datetime", reason=Reason.NOT_DATES),
-    Bad("dates with a zone", ZONED, "Asia/Shanghai", reason=Reason.TIME_ZONE),
-    Bad("times of day", AT_CLOSE, "15:00:00", reason=Reason.TIME_OF_DAY),
-    Bad("instruments are numbers", NUMBERS, "SH600000", reason=Reason.NOT_TEXT),
-    Bad("a column twice", twice, "[overnight_gap]", reason=Reason.DUPLICATE_NAME),
-    Bad(
-        "other market's codes",
-        with_level("instrument", turned),
-        *("600000.SH", "SH600000", "SH600001"),
-        reason=Reason.NO_INSTRUMENT,
-    ),
-    Bad("misspelt factor", good, "overnight_gap", SOTA_FACTORS="overnite_gap"),
-    Bad("misspelt exclusion", good, "SOTA_FACTORS_EXCLUDE", SOTA_FACTORS_EXCLUDE="noise*"),
-    Bad("no factor left", good, "No factor is left", SOTA_FACTORS_EXCLUDE="*"),
-    Bad("log missing", nothing, "SOTA log path not found: log/no", SOTA_LOG_PATH="log/no"),
-    Bad("log that is none", nothing, "no session", SOTA_LOG_PATH="."),
-    Bad("no log at all", nothing, "No log accepted", SOTA_LOG_PATH="latest"),
-    Bad("factor unequal in two sets", unequal, "other values in two sets", "the first of 1 rows"),
-    Bad("unknown entry of a list", good, "SOTA_LOG_PATH", "is empty", SOTA_LOG_PATH="a::b"),
-    Bad("unknown correlation", good, "SOTA_MAX_CORRELATION", SOTA_MAX_CORRELATION="1.5"),
-    Bad("unknown switch", good, "LOAD_SOTA_FROM_WORKSPACE", "'ture'", LOAD_SOTA_FROM_WORKSPACE="ture"),
-    Bad("unknown alpha switch", good, "USE_ALPHA_FACTORS", "'maybe'", USE_ALPHA_FACTORS="maybe"),
-    Bad("unknown base set", good, "ALPHA_FACTORS", "alpha20, alpha22, alpha158", ALPHA_FACTORS="alpha21"),
-    Bad("unknown error mode", good, "SOTA_ON_ERROR", "'ignore'", SOTA_ON_ERROR="ignore"),
-    Bad("base-set file missing", good, "ALPHA_FACTORS", "No such file", ALPHA_FACTORS="mine.json"),
-    Bad("base-set file malformed", MALFORMED, "mine.yaml", "malformed", ALPHA_FACTORS="mine.yaml"),
-    Bad("base-set expression malformed", UNCLOSED, "MA20", ALPHA_FACTORS="mine.json"),
-    Bad("store that is a file", STORE, "SOTA_STORE_PATH", line=NO_COPY, SOTA_STORE_PATH="store"),
-]
-
-
-@pytest.mark.parametrize("what", BAD, ids=lambda what: what.name)
-def test_bad_input(what: Bad, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run stops with one message that names fact, place and fix; so does `check`, with a failed line.
-
-    With SOTA_ON_ERROR=baseline the message is a warning and develop is RD-Agent's own; a setting that means
-    nothing is never guessed at, and stops all the same.
-    """
-    path = what.make(place)
-    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "true")
-    if path is not None:
-        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(path))
-    for name, value in what.variables.items():
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(SystemExit) as stopped:
-        seams.build_runner()
-    said = stopped.value.code
-    assert isinstance(said, str), "a text as code is printed and makes status 1"
-    assert said.startswith(what.line)
-    assert [text for text in (*what.expected, "fix:") if text not in said] == []
-    error = stopped.value.__cause__
-    assert isinstance(error, BridgeError)
-    if what.reason is not None:
-        assert isinstance(error, FactorFileError)
-        assert what.reason in {failure.reason for failure in error.failures}
-
-    # The machine has tests of its own.
-    monkeypatch.setattr(doctor, "lines", lambda size, place, look=None: [])
-    asked = dry_run.of_models()
-    monkeypatch.setattr(doctor, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert check.run(None, False, True) == 1
-    failed = [line for line in json.loads(printed.getvalue())["checks"] if line["state"] == "fail"]
-    assert failed
-    assert all(line["fix"] for line in failed)
-    if what.reason not in (Reason.LOW_COVERAGE, Reason.NO_TRAINING_VALUE):
-        said = " ".join(f"{line['text']} {line['fix']}" for line in failed)
-        assert [text for text in what.expected if text not in said] == []
-
-    if "SOTA_ON_ERROR" not in what.variables:
-        monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
-    if what.name.startswith("unknown "):
-        with pytest.raises(SystemExit):
-            seams.build_runner()
-        return
-    with seams.logged() as logged:
-        runner = seams.build_runner()
-    assert any(line.startswith(f"WARNING: {what.line}") for line in logged)
-    assert plan.record_of(runner) is None
-    experiment = seams.develop_up_to_qlib(runner, seams.model_experiment())
-    assert experiment.based_experiments == []
-    assert not in_workspace(experiment).exists()
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Read as a user who is not root: root may read everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_unreadable_file_stops_the_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that the user may not read is named, with the system's reason."""
-    seams.switch_on(monkeypatch, place.workspace)
-    seams.build_runner()  # whatever is imported late is imported now
-    folder = Path("/var/tmp") / f"rdagent-sota-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    try:
-        file = seams.write_set(folder, seams.factor_frame(place.market)) / FACTOR_FILE
-        file.chmod(0)
-        monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(file))
-        with nobody(), pytest.raises(SystemExit) as stopped:
-            seams.build_runner()
-    finally:
-        (folder / FACTOR_FILE).unlink()
-        folder.rmdir()
-    assert "Permission denied" in str(stopped.value.code)
-    assert isinstance(stopped.value.__cause__, FactorFileError)
-    assert stopped.value.__cause__.failures[0].reason is Reason.UNREADABLE
-
-
-def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent 1.0.0 takes the segments from variables; 0.8.0 has them in its YAML and reads none."""
-    from rdagent.app.qlib_rd_loop.conf import ModelBasePropSetting
-
-    seams.switch_on(monkeypatch, place.workspace, SOTA_ON_ERROR="baseline", QLIB_MODEL_TRAIN_START="soon")
-    if "train_start" in ModelBasePropSetting.model_fields:
-        with pytest.raises(SystemExit, match="QLIB_MODEL_TRAIN_START is no date: 'soon'"):
-            seams.build_runner()
-    else:
-        assert plan.record_of(seams.build_runner()) is not None
-
-
-@pytest.mark.parametrize("spoil", ["calendar", "instruments", "garbage", "all"])
-def test_qlib_data_that_is_not_there_is_one_warning(
-    spoil: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without Qlib's data, or with half of a download, one warning says what can't be checked."""
-    home = tmp_path / "home"
-    folder = seams.put_market(home).provider
-    if spoil == "garbage":
-        (folder / "calendars" / "day.txt").write_text("<html>404</html>")
-    elif spoil == "all":
-        shutil.rmtree(home)
-    else:
-        next((folder / spoil.replace("calendar", "calendars")).glob("[dc]*.txt")).write_bytes(b"")
-    monkeypatch.setenv("HOME", str(home))
-    seams.switch_on(monkeypatch, place.workspace)
-    with seams.logged() as lines:
-        assert plan.record_of(seams.build_runner()) is not None
-    (warning,) = [line for line in lines if line.startswith("WARNING")]
-    assert "Qlib data is not there yet" in warning
-
-
-def test_metrics_that_can_not_be_read_are_one_warning(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged qlib_res.csv beside the set costs its metrics, not the run; it is read at the start."""
-    (place.workspace / "qlib_res.csv").write_bytes(b"IC,\xff\xfe")
-    seams.switch_on(monkeypatch, place.workspace)
-    with seams.logged() as lines:
-        record = plan.record_of(seams.build_runner())
-    assert record is not None
-    assert record["metrics"] == {}
-    assert sum("qlib_res.csv can't be read" in line for line in lines) == 1
-
-
-def test_a_rejected_set_and_a_misspelt_setting_are_warnings(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A workspace that its run rejected is used where it is named, but with a warning, as are bad names."""
-    project = tmp_path / "project"
-    root = project / "git_ignore_folder" / "RD-Agent_workspace"
-    workspace = seams.write_set(root / "w", seams.factor_frame(place.market))
-    log = logs.write_run(project / "log" / "run", root, ("w", ("overnight_gap",), False))
-    seams.switch_on(monkeypatch, workspace, SOTA_FACTOR="overnight_gap", SOTA_PREPARED_DATA="true")
-    with seams.logged() as lines:
-        record = plan.record_of(seams.build_runner())
-    assert record is not None
-    assert (record["sources"][0]["log"], record["sources"][0]["loop"]) == (str(log), 0)
-    warnings = "".join(line for line in lines if line.startswith("WARNING"))
-    assert f"verdict: {workspace} is the set of loop 0 of {log}, which was rejected" in warnings
-    assert f"SOTA_LOG_PATH={log}" in warnings
-    assert "SOTA_FACTOR is no setting of this package; fix: did you mean SOTA_FACTORS?" in warnings
-    assert warnings.count("SOTA_PREPARED_DATA has no effect any more") == 1
-    assert "accepted in loop" not in "".join(lines)
-
-
-# --- the shape of RD-Agent ---
-
-
-def test_another_shape_stops_a_run_that_asked(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_shape_stops_a_run_that_asked(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is no develop, a run with the switch on stops; else it costs one line on stderr."""
     module = ModuleType("model_runner")
     module.QlibModelRunner = type("QlibModelRunner", (), {})  # type: ignore[attr-defined]
@@ -615,11 +180,8 @@ def own_factors(place: Place) -> Any:
         return pd.DataFrame({"own": 1.0, "overnight_gap": 2.0, "MA20": 3.0}, index=index)
 
     # What runs factor code is RD-Agent's, and stands in here; ours lies over it as over the real one.
-    module = ModuleType("stand_in")
-    module.process_factor_data = process  # type: ignore[attr-defined]
-    ((_, _, replacement),) = model_runner.merge_patches(module)
     at = import_module("rdagent.scenarios.qlib.developer.model_runner")
-    place.patch.setattr(at, "process_factor_data", replacement)
+    place.patch.setattr(at, "process_factor_data", seams.merge_over(process))
     return own
 
 
@@ -632,12 +194,12 @@ def test_factors_that_the_run_accepted_itself_come_beside_the_set(place: Place, 
     runner, experiment = seams.build_runner(), seams.model_experiment()
     (stored,) = stored_files()
     content = stored.read_bytes()
-    os.link(stored, in_workspace(experiment))
+    os.link(stored, seams.in_workspace(experiment))
     experiment.based_experiments = [own_factors]
     seams.develop_up_to_qlib(runner, experiment)
     assert experiment.based_experiments[0] is own_factors
     assert len(experiment.based_experiments) == 2, "with one of its own it needs no empty one"
-    written = pd.read_parquet(in_workspace(experiment))["feature"]
+    written = pd.read_parquet(seams.in_workspace(experiment))["feature"]
     assert set(written.columns) == {"overnight_gap", "own", "MA20"}
     assert (written["overnight_gap"] == 2.0).all()
     assert stored.read_bytes() == content

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.cli.path import progress_bar
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs
 from tests.frames import factor_frame, write
@@ -105,3 +106,17 @@ def test_no_set(project: Path, argument: str | bytes, expected: str, monkeypatch
     assert (status, output) == (1, "")
     assert expected in errors
     assert "\n  where: " in errors and "\n  fix:   " in errors
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar(terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal shows a bar on stderr, and nothing else does."""
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar() as show:
+        show("s3://bucket/run", 1, None)
+        show("s3://bucket/run", 50, 100)
+    shown = capsys.readouterr()
+    assert ("s3://bucket/run" in shown.err) is terminal
+    assert terminal or shown.err == ""
+    assert shown.out == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from rdagent_sota_bridge.errors import (
     WorkspaceNotFoundError,
 )
 from rdagent_sota_bridge.factor_set.locate import Located, factor_sets, named, with_its_log
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs
 from tests.frames import (
     assert_survives_pickling,
@@ -28,31 +27,7 @@ from tests.frames import (
     without_privileges,
     write,
 )
-
-Loop = tuple[str, tuple[str, ...], bool]
-
-
-class Project:
-    """A project folder with workspaces and logs, as RD-Agent lays them out."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = folder / "git_ignore_folder" / "RD-Agent_workspace"
-        self.root.mkdir(parents=True)
-
-    def set(self, name: str, *columns: str) -> Path:
-        """Make a workspace with a factor file, and return the file."""
-        (self.root / name).mkdir()
-        return write(factor_frame(columns), self.root / name)
-
-    def run(self, name: str, *loops: Loop, kind: str = "FactorRDLoop", hours: int = 0) -> Path:
-        """Write the log of a run, whose first loop ended `hours` after `logs.BEGIN`."""
-        ended = logs.BEGIN + timedelta(hours=hours)
-        return logs.write_run(self.folder / "log" / name, self.root, *loops, kind=kind, ended=ended)
-
-    def damaged(self, name: str) -> Path:
-        """Write a log whose session is none, and return the session."""
-        return logs.dump_object(None, self.folder / "log" / name / "__session__" / "0" / "0_step")
+from tests.logs import Project
 
 
 @pytest.fixture
@@ -84,16 +59,6 @@ def log_error(path: Path | str, error_class: type[LocateError] = SessionError) -
 
 
 # --- a workspace ---
-
-
-def test_no_path_set() -> None:
-    """The switch on and no path set, the error names both variables and the command that shows sets."""
-    error = error_of(lambda: factor_file(None), LocateError)
-    assert error.fact == "No factor set is named"
-    variables = "environment variables or .env entries SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)"
-    assert error.place == variables
-    assert FACTOR_FILE in error.fix
-    assert "rdagent-sota list" in error.fix
 
 
 @pytest.mark.parametrize("variable", ["SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH"])
@@ -420,27 +385,6 @@ def test_several_entries(project: Project) -> None:
     assert [one.loop for one in factor_sets((), (str(log), "latest"))] == [0]
     with pytest.raises(WorkspaceNotFoundError, match="nowhere"):
         factor_sets((str(other), "nowhere"), ())
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        (None, "", "git_ignore_folder/RD-Agent_workspace"),
-        ("WORKSPACE_PATH", "there", "there"),
-        ("workspace_path", "/absolute", "/absolute"),
-    ],
-)
-def test_workspace_root_is_rdagents(
-    name: str | None, value: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The root is where RD-Agent's own settings put it, which are asked here for the same environment."""
-    from rdagent.core.conf import RDAgentSettings
-
-    monkeypatch.chdir(tmp_path)
-    if name is not None:
-        monkeypatch.setenv(name, value)
-        assert Path.cwd() / RDAgentSettings().workspace_path == workspace_root()
-    assert workspace_root() == tmp_path / expected
 
 
 def test_the_log_of_a_workspace(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,74 +25,8 @@ from rdagent_sota_bridge.qlib_files.model_yaml import (
 )
 from tests import forks
 from tests.frames import assert_survives_pickling
+from tests.yamls import NEW_FORM, OLD_FORM
 
-_HEAD = """\
-qlib_init:
-    provider_uri: "~/.qlib/qlib_data/cn_data"
-market: &market csi300
-data_handler_config: &data_handler_config
-    instruments: *market
-    data_loader:
-        class: NestedDataLoader
-        kwargs:
-            dataloader_l:
-                - class: qlib.contrib.data.loader.Alpha158DL
-                  kwargs:
-                    config:
-                        label:
-                            - ["Ref($close, -2)/Ref($close, -1) - 1"]
-                            - ["LABEL0"]
-                        feature:
-"""
-_LOADER = """\
-                - class: qlib.data.dataset.loader.StaticDataLoader
-                  kwargs:
-                    config: "combined_factors_df.parquet"
-
-"""
-_TASK = """\
-task:
-    model:
-        kwargs:
-            pt_model_kwargs: {
-                "num_features": {{ num_features }}{% if num_timesteps %}, "x": {{ num_timesteps }}{% endif %}
-            }
-    dataset:
-        kwargs:
-            handler:
-                kwargs: *data_handler_config
-            segments:
-"""
-# The forms of 0.8.0 and of 1.0.0, shortened.
-OLD_FORM = (
-    _HEAD
-    + """\
-                            - ["Resi($close, 5)/$close", "($high-$low)/$open",
-                               "Corr($close/Ref($close,1), Log($volume/Ref($volume, 1)+1), 5)"]
-                            - ["RESI5", "KLEN",
-                               "CORD5"]
-"""
-    + _LOADER
-    + _TASK
-    + "                train: [2008-01-01, 2014-12-31]\n"
-    + "                valid: [2015-01-01, 2016-12-31]\n"
-    + "                test: [2017-01-01, 2020-08-01]\n"
-)
-NEW_FORM = (
-    _HEAD
-    + """\
-                            - {{ feature_expressions }}
-                            - {{ feature_names }}
-"""
-    + _LOADER
-    + _TASK
-    + '                train: [{{ train_start | default("2008-01-01", true) }}, '
-    + '{{ train_end | default("2014-12-31", true) }}]\n'
-    + '                valid: [{{ valid_start | default("2015-01-01", true) }}, '
-    + '{{ valid_end | default("2016-12-31", true) }}]\n'
-    + '                test: [{{ test_start | default("2017-01-01", true) }}, '
-    + '{{ test_end | default("null", true) }}]\n'
-)
 _PACKAGE = resources.files("rdagent.scenarios.qlib.experiment")
 INSTALLED = (_PACKAGE / "model_template" / CONFIG_FILE).read_text(encoding="utf-8")
 FORMS = {"installed": INSTALLED, "0.8.0": OLD_FORM, "1.0.0": NEW_FORM}
@@ -113,14 +47,26 @@ NOTE = "set sha256:12ab, base set alpha22"
 every_form = pytest.mark.parametrize("text", FORMS.values(), ids=FORMS.keys())
 
 
-def loaders(text: str, base: BaseSet, **variables: str) -> list[dict[str, Any]]:
-    """Render an adapted YAML as Qlib would and return its loaders."""
-    values = {"num_features": "30", **feature_variables(base), **variables}
+def handler(text: str, base: BaseSet, mined: Sequence[str] = ()) -> dict[str, Any]:
+    """Render an adapted YAML as Qlib would and return what its handler is made of."""
+    values = {"num_features": "30", **feature_variables(base, mined)}
     document = yaml.safe_load(jinja2.Template(text).render(values))
-    nest = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]
+    found: dict[str, Any] = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+    return found
+
+
+def loaders(text: str, base: BaseSet) -> list[dict[str, Any]]:
+    """Return the loaders of an adapted YAML."""
+    nest = handler(text, base)["data_loader"]
     assert nest["class"] == "NestedDataLoader"
     found: list[dict[str, Any]] = nest["kwargs"]["dataloader_l"]
     return found
+
+
+def processors(text: str, base: BaseSet, mined: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the processors of an adapted YAML."""
+    of_text = handler(text, base, mined)
+    return [*of_text["infer_processors"], *of_text["learn_processors"]]
 
 
 def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
@@ -243,13 +189,6 @@ every_base = pytest.mark.parametrize(
 )
 
 
-def processors(text: str, base: BaseSet, mined: Sequence[str]) -> list[dict[str, Any]]:
-    """Render an adapted YAML as Qlib would and return its processors."""
-    values = {"num_features": "30", **feature_variables(base, mined)}
-    handler = yaml.safe_load(jinja2.Template(text).render(values))["task"]["dataset"]["kwargs"]["handler"]
-    return [*handler["kwargs"]["infer_processors"], *handler["kwargs"]["learn_processors"]]
-
-
 @every_fork
 @every_base
 def test_features_in_every_style(fork: str, base: BaseSet) -> None:
@@ -337,23 +276,24 @@ FEATURE_BLOCK = NEW_FORM[
 ]
 STATIC_BLOCK = NEW_FORM[NEW_FORM.index("                - class: qlib.data") : NEW_FORM.index(FACTOR_FILE)]
 NO_LOADER = "it has no first loader of features"
+
+
+def with_other(before: str, after: str) -> Callable[[str], str]:
+    """Return what writes something else into a YAML."""
+    return lambda text: text.replace(before, after)
+
+
 REFUSED: dict[str, tuple[Callable[[str], str], str]] = {
-    "no features": (
-        lambda text: text.replace(" feature:\n", " features:\n"),
-        "['label', 'features'], and no",
-    ),
-    "no YAML": (
-        lambda text: text.replace("class: NestedDataLoader", "class: [NestedDataLoader"),
-        "ParserError: ",
-    ),
+    "no features": (with_other(" feature:\n", " features:\n"), "['label', 'features'], and no"),
+    "no YAML": (with_other("class: NestedDataLoader", "class: [NestedDataLoader"), "ParserError: "),
     "no template": (lambda text: text + "x: {{ end\n", "ParserError: "),
     "a tag without an end": (lambda text: text + "{% if x %}\n", "TemplateSyntaxError: "),
     "another factor file": (
-        lambda text: text.replace(FACTOR_FILE, "other.parquet"),
+        with_other(FACTOR_FILE, "other.parquet"),
         f"its other loaders read ['other.parquet'], not ['{FACTOR_FILE}']",
     ),
     "no factor file": (
-        lambda text: text.replace(f'{STATIC_BLOCK}{FACTOR_FILE}"\n', ""),
+        with_other(f'{STATIC_BLOCK}{FACTOR_FILE}"\n', ""),
         f"its other loaders read [], not ['{FACTOR_FILE}']",
     ),
     "another loader": (

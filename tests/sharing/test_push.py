@@ -22,16 +22,10 @@ from tests.storage import Bucket
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def source(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a set; the current folder is a project."""
     monkeypatch.chdir(tmp_path)
-    return storage.factor_file(tmp_path / "mined")
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Return another set of as many bytes."""
-    return storage.factor_file(tmp_path / "other", seed=8)
+    return source
 
 
 def put(file: Path, url: str, *, replace: bool = False, origin: Origin | None = None) -> bool:

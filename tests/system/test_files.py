@@ -14,10 +14,17 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.system import files
-from tests.faults import can_mount, elsewhere, forked, other_file_system, small_disk, spread
+from tests.faults import (
+    FICLONE,
+    can_clone,
+    elsewhere,
+    forked,
+    other_file_system,
+    spread,
+    state,
+)
 from tests.frames import public_folder, without_privileges
 
-FICLONE = 0x40049409  # linux/fs.h
 CONTENT = bytes(range(256)) * 40
 
 
@@ -39,12 +46,6 @@ def target(tmp_path: Path) -> Path:
     return folder / "combined_factors_df.parquet"
 
 
-def state(path: Path) -> tuple[Any, ...]:
-    """Return all that must not change of a file, but the count of its links."""
-    status = path.stat()
-    return path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_ino, status.st_mtime_ns
-
-
 def saying(code: str) -> Any:
     """Return a function that fails with an error of the system, as another file system than ours would."""
 
@@ -52,21 +53,6 @@ def saying(code: str) -> Any:
         raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
 
     return fail
-
-
-def can_clone(folder: Path) -> bool:
-    """Return True where this file system has clones: asked of the kernel, not of the package."""
-    with (folder / "a").open("wb+") as one, (folder / "b").open("wb+") as other:
-        one.write(b"x" * 4096)
-        one.flush()
-        try:
-            fcntl.ioctl(other.fileno(), FICLONE, one.fileno())
-        except OSError:
-            return False
-        finally:
-            (folder / "a").unlink()
-            (folder / "b").unlink()
-    return True
 
 
 # --- written whole ---
@@ -342,7 +328,7 @@ def test_detach(tmp_path: Path, target: Path, there: str, stays: bool) -> None:
     assert precious.read_bytes() == b"precious"
 
 
-# --- killed, and a full disk ---
+# --- killed ---
 
 
 def place_and_be_killed(folder: str, link: str) -> dict[str, Any]:
@@ -390,34 +376,3 @@ def test_killed_at_any_moment(tmp_path: Path, link: str) -> None:
     assert seen["how"] == ("clone" if can_clone(tmp_path) else link)
     assert seen["killed"] >= 40
     assert seen["states"] == ["new", "old"]
-
-
-def place_on_a_full_disk(folder: str, link: str) -> list[Any]:
-    """Place onto disks of several sizes, and return of each what came of it."""
-    source, workspace = Path(folder) / "stored.parquet", Path(folder) / "workspace"
-    source.write_bytes(CONTENT * 10)
-    workspace.mkdir()
-    seen: list[Any] = []
-    for size in (4096, 16 * 4096, 32 * 4096):
-        with small_disk(workspace, size):
-            target = workspace / "combined_factors_df.parquet"
-            target.write_bytes(b"old")
-            try:
-                outcome = files.place(source, target, link=link == "link")
-                assert target.read_bytes() == CONTENT * 10
-            except OSError as error:
-                outcome = errno.errorcode[error.errno]
-                assert target.read_bytes() == b"old"
-            assert list(workspace.iterdir()) == [target]
-            seen.append(outcome)
-    return seen
-
-
-@pytest.mark.parametrize("link", ["link", "copy"])
-def test_full_disk(tmp_path: Path, link: str) -> None:
-    """On a disk without room for the copy: an error, the old file as it was, and no half of the new one."""
-    seen = elsewhere(place_on_a_full_disk, tmp_path, link, mounts=True)
-    if can_mount():
-        assert seen == ["ENOSPC", "ENOSPC", "copy"]
-    else:
-        assert seen == (["link"] * 3 if link == "link" else ["EFBIG", "EFBIG", "copy"])
