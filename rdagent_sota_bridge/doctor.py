@@ -21,10 +21,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_settings import BaseSettings
-from rich.filesize import decimal
 
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import SEAMS
+from rdagent_sota_bridge.bridge.stage import NO_CONDA
+from rdagent_sota_bridge.check.disk import disk_line, gets_copies, nearest_existing
 from rdagent_sota_bridge.check.lines import Line, State
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set.names import workspace_root
@@ -35,9 +36,6 @@ from rdagent_sota_bridge.system import child
 
 OWN_RUNNER = "rdagent_sota_bridge.runner.SotaModelRunner"
 """What `QLIB_MODEL_RUNNER` names for a run without the import hook."""
-
-LEAST_FREE = 1_000_000_000
-"""Bytes that ten model loops may leave beside copies of the set: back-tests and logs of up to 100 MB each."""
 
 _RDAGENT_SECONDS = 180.0  # its modules took 20 seconds to import on a busy machine with two cores
 _QLIB_SECONDS = 60.0
@@ -120,6 +118,7 @@ def lines(set_size: int, place: Path, look: Callable[[], Seams | Line] = look_at
         *([seams] if isinstance(seams, Line) else seams_lines(seams, switch, runner, way)),
         qlib_line(qlib, metadata.version("pandas")),
         file_store_line(qlib, allowed),
+        *conda_lines(os.environ.get("CONDA_DEFAULT_ENV", "")),
         disk_line(set_size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root),
     ]
 
@@ -260,58 +259,18 @@ def file_store_line(side: QlibSide | Line, allowed: str) -> Line:
     return Line("mlflow file store", state, text, fix, figures)
 
 
-def disk_line(copy_size: int, free: int, root: Path) -> Line:
-    """Return the line about room for the workspaces of ten model loops; it fails without room for one.
+def conda_lines(active: str) -> list[Line]:
+    """Return the line about CONDA_DEFAULT_ENV where it is not set, or empty.
 
-    Args:
-        copy_size: Bytes of the set where a loop's workspace gets a copy; 0 where it gets a link.
-        free: Bytes that the user may still write below `root`.
-        root: The folder of all workspaces.
+    `get_factor_env` in `components/coder/factor_coder/config.py` (0.8.0, 1.0.0) needs it, for the text on
+    Python and its packages that the LLM gets; factors' code runs in the PATH of the process.
     """
-    text = f"{decimal(free)} free in {root}"
-    if copy_size:
-        text += f"; every model loop gets a copy of the set, {decimal(copy_size)}"
-    of_ten = LEAST_FREE + 10 * copy_size
-    state: State = "pass" if free >= of_ten else "warn" if free >= of_ten / 10 else "fail"
-    fix = f"make room for {decimal(of_ten)}, or set WORKSPACE_PATH to a folder on a larger disk"
-    return Line("disk", state, text, "" if state == "pass" else fix, {"free": free, "copy": copy_size})
-
-
-def store_line(size: int, place: Path, stored: bool) -> Line:
-    """Return the line about the store's copy of a set.
-
-    Args:
-        size: Bytes that writing the copy takes.
-        place: The folder of the store.
-        stored: True if the copy is there.
-    """
-    figures: dict[str, Any] = {"folder": str(place), "stored": stored, "size": size}
-    if stored:
-        return Line("store", "pass", f"the set is stored in {place}", figures=figures)
-    fix = "set SOTA_STORE_PATH to a folder that can be written and has the room"
-    try:
-        near = nearest_existing(place)
-        figures["free"] = free = shutil.disk_usage(near).free
-    except OSError as error:
-        return Line("store", "fail", f"{place} can't be looked at: {error.strerror}", fix, figures)
-    state: State = "fail"
-    if place.exists() and not place.is_dir():
-        text = f"{place} is no folder: no run can store the set there"
-    elif not os.access(near, os.W_OK | os.X_OK, effective_ids=True):
-        text = f"{near} can't be written: no run can store the set there"
-    else:
-        room = f"it takes {decimal(size)} of {decimal(free)} free"
-        text = f"a run will write a copy of the set into {place}; {room}"
-        state, fix = ("pass", "") if free >= size else ("fail", fix)
-    return Line("store", state, text, fix, figures)
-
-
-def gets_copies(place: Path, root: Path) -> bool:
-    """Return True where a workspace can't link what is in the store, being on another file system."""
-    try:
-        return nearest_existing(place).stat().st_dev != nearest_existing(root).stat().st_dev
-    except OSError:  # the store's own line says so
-        return False
+    if active:
+        return []
+    text = "CONDA_DEFAULT_ENV is not set: `rdagent fin_factor` and fin_quant end in a traceback; "
+    text += f"`rdagent-sota run` gives its stages CONDA_DEFAULT_ENV={NO_CONDA}"
+    fix = f"for those commands, activate a conda environment, or set CONDA_DEFAULT_ENV={NO_CONDA}"
+    return [Line("conda", "warn", text, fix)]
 
 
 # --- the facts ---
@@ -323,11 +282,6 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def nearest_existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above that is there."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
 
 
 def look_at_qlib() -> QlibSide | Line:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import SettingsError
@@ -90,21 +91,28 @@ VERDICT_WAYS: tuple[str, ...] = get_args(VerdictWay)
 REMOVED = "SOTA_PREPARED_DATA"
 """A setting of release 0.1.0's that may still stand in a `.env`: it gets a warning."""
 
+SWITCHES = ("LOAD_SOTA_FROM_WORKSPACE", "LOAD_SOTA_FROM_LOG")
+PATHS = ("SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH")
 
-class Settings(BaseSettings):
+STAGE = "_RDAGENT_SOTA_STAGE"
+"""The variable in which `rdagent-sota run` gives a stage what the stage is to take; see `stage_of_job`."""
+
+
+class Settings(BaseModel):
     """What the user asked for. Read from the environment when a runner is built, never at import."""
 
-    model_config = SettingsConfigDict(
-        case_sensitive=True,
-        env_ignore_empty=True,  # `SOTA_WORKSPACE_PATH=` in a .env file means "not set"
-        frozen=True,
-    )
+    model_config = ConfigDict(frozen=True)
 
     enabled: Switch = Field(
         default=False,
         validation_alias="LOAD_SOTA_FROM_WORKSPACE",
         description="The switch. `true` trains every model on the factors of `SOTA_WORKSPACE_PATH` or "
         "`SOTA_LOG_PATH`.",
+    )
+    enabled_for_log: Switch = Field(
+        default=False,
+        validation_alias="LOAD_SOTA_FROM_LOG",
+        description="The same switch, by the name that goes with `SOTA_LOG_PATH`: one of the two is enough.",
     )
     workspace_path: PathList | None = Field(
         default=None,
@@ -193,14 +201,35 @@ class Settings(BaseSettings):
         return "alpha_factors" in self.model_fields_set
 
 
+NAMES = tuple(str(field.validation_alias) for field in Settings.model_fields.values())
+"""The variables, in the order of the table."""
+
+
+def stage_of_job() -> Mapping[str, dict[str, str]]:
+    """Return what `rdagent-sota run` gave to the stage that this process belongs to; empty in no stage.
+
+    `settings` holds all of ours, and wins over the environment: RD-Agent, or a fork of it, may load a `.env`
+    over that. `variables` holds RD-Agent's own, which `bridge.stage` compares.
+    """
+    given: dict[str, dict[str, str]] = json.loads(os.environ.get(STAGE, "{}"))
+    return given
+
+
+def _asked() -> Mapping[str, str]:
+    """Return the variables by their names: those of the stage, else those of the environment."""
+    return stage_of_job().get("settings", os.environ)
+
+
 def read_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings of the stage that this process belongs to, else those of the environment.
 
     Raises:
         SettingsError: if a variable has a value that means nothing; the message names the variable.
     """
+    asked = _asked()
     try:
-        return Settings()
+        # `SOTA_WORKSPACE_PATH=` in a .env file means "not set".
+        return Settings.model_validate({name: asked[name] for name in NAMES if asked.get(name)})
     except ValidationError as error:
         detail = error.errors()[0]
         expected = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
@@ -209,28 +238,45 @@ def read_settings() -> Settings:
 
 def misspelt_names() -> list[tuple[str, str]]:
     """Return variables of the environment that are nearly one of the settings, each with that setting."""
-    names = [str(field.validation_alias) for field in Settings.model_fields.values()]
-    others = sorted(set(os.environ) - set(names))
-    near = [(name, difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.88)) for name in others]
-    return [(name, meant[0]) for name, meant in near if meant]
+    others = sorted(set(os.environ) - set(NAMES))
+    words = [name.upper().removeprefix("$ENV:") for name in others]  # PowerShell's form, in a .env
+    near = [difflib.get_close_matches(word, NAMES, n=1, cutoff=0.88) for word in words]
+    return [(name, meant[0]) for name, meant in zip(others, near, strict=True) if meant]
 
 
 def is_enabled() -> bool:
-    """Return what `LOAD_SOTA_FROM_WORKSPACE` says; a bad value elsewhere stops no run that has it off.
+    """Return what the switch says; a bad value elsewhere stops no run that has it off.
 
     Raises:
         SettingsError: if the switch itself has a value that means nothing.
     """
-    name = "LOAD_SOTA_FROM_WORKSPACE"
-    value = os.environ.get(name, "")
-    try:
-        return bool(value) and switch(value)
-    except ValueError as error:
-        raise _unknown_value(name, str(error)) from None
+    asked, said = _asked(), []
+    for name in filter(asked.get, SWITCHES):
+        try:
+            said.append(switch(asked[name]))
+        except ValueError as error:
+            raise _unknown_value(name, str(error)) from None
+    return any(said)
+
+
+def lost_switch() -> str:
+    """Return what to tell a run for which a set is named and no switch is set, on or off; else empty.
+
+    The name of a set or of the switch may be one that is nearly right, such as `$env:SOTA_LOG_PATH`.
+    """
+    asked, near = _asked(), misspelt_names()
+    paths = [name for name in PATHS if asked.get(name)] + [name for name, meant in near if meant in PATHS]
+    if not paths or any(map(asked.get, SWITCHES)):
+        return ""
+    text = f"{' and '.join(paths)} is set, and {SWITCHES[0]} is not: the factors named there are not used. "
+    text += f"To use them, set {SWITCHES[0]}=true in the environment or in .env"
+    found = [f"{name!r} is another name" for name, meant in near if meant in SWITCHES]
+    found += [f"{name} is empty; exported so, it wins over .env" for name in SWITCHES if name in asked]
+    return f"{text} ({'; '.join(found)})" if found else text
 
 
 def _unknown_value(name: str, expected: str) -> SettingsError:
-    value = os.environ[name]
+    value = _asked()[name]
     # Of a URL nothing is shown, for nobody knows where a password ends.
     shown = f"{value.partition('://')[0]}://{urls.HIDDEN}" if "://" in value else value
     return SettingsError(

@@ -12,7 +12,7 @@ import pytest
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge import dry_run
-from rdagent_sota_bridge.settings import REMOVED, Settings
+from rdagent_sota_bridge.settings import REMOVED, STAGE, Settings
 from tests import seams
 from tests.forking import Forks
 
@@ -38,6 +38,8 @@ VARIABLES = (
     "QLIB_MODEL_RUNNER",
     "ENABLE_CACHE",
     "_RDAGENT_SOTA_LATEST_LOG",
+    "CONDA_DEFAULT_ENV",
+    STAGE,
 )
 
 

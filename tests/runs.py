@@ -26,6 +26,10 @@ WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
 MLP = Script(models=(SMALL_MLP,))
 GRU = Script(models=(SMALL_GRU,))
 
+# Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
+# `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
+CONDA = {"CONDA_DEFAULT_ENV": sandbox.CONDA_ENVIRONMENT}
+
 
 def oldest_python() -> Path:
     """Return the Python of the environment with the oldest RD-Agent, which `make test` sets up."""
@@ -119,7 +123,7 @@ def _started(
             process = subprocess.Popen(
                 [str(box.python.parent / "rdagent"), *options],
                 cwd=box.project,
-                env=box.environment(llm.url, TMPDIR=temporary, **variables),
+                env=box.environment(llm.url, TMPDIR=temporary, **CONDA, **variables),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

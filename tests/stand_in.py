@@ -6,6 +6,7 @@ RD-Agent does, and hangs, crashes, or leaves a session cut off where a test want
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs, seams
 from tests.frames import factor_frame, write
 
@@ -40,9 +43,9 @@ command, *options = sys.argv[1:]
 given = dict(zip(options[::2], options[1::2]))
 project = Path.cwd()
 log = Path(os.environ["LOG_TRACE_PATH"])
-names = ("LOAD_SOTA_FROM_WORKSPACE", "SOTA_WORKSPACE_PATH", "SOTA_LOG_PATH", "LOG_TRACE_PATH", "SOTA_FACTORS")
+given_stage = json.loads(os.environ["_RDAGENT_SOTA_STAGE"])
 with (project / "calls.jsonl").open("a") as calls:
-    chosen = {{name: os.environ.get(name) for name in names}}
+    chosen = {{**given_stage["settings"], "LOG_TRACE_PATH": os.environ["LOG_TRACE_PATH"]}}
     calls.write(json.dumps({{"command": command, "options": options, "environment": chosen}}) + "\\n")
 troubles = project / "trouble.json"
 trouble = json.loads(troubles.read_text()) if troubles.exists() else {{}}
@@ -51,7 +54,8 @@ if trouble.get("command") != command:
 if trouble.get("ignores_sigint"):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 factors = os.environ.get("STAND_IN_FACTORS", "accepting")
-template = templates / (factors if command == "fin_factor" else "models")
+models = os.environ.get("STAND_IN_MODELS", "models")
+template = templates / (factors if command == "fin_factor" else models)
 done = set()
 if "--path" in given:
     start = Path(given["--path"])
@@ -114,13 +118,19 @@ cli.app()
 
 
 def write_templates(folder: Path) -> Path:
-    """Write the sessions of a factor run that accepts loop 1, one that accepts none, and a model run."""
+    """Write the sessions of a factor run that accepts loop 1, one that accepts none, and two model runs.
+
+    The second of these went on without the factors.
+    """
     for name, kind in (
         ("accepting", "FactorRDLoop"),
         ("rejecting", "FactorRDLoop"),
         ("models", "ModelRDLoop"),
+        ("without", "ModelRDLoop"),
     ):
         loop = logs.new_loop(kind)
+        if name == "without":
+            loop.runner = SimpleNamespace(sota_bridge={"record": None, "reason": "the set is gone"})
         for number in range(4):
             workspace = folder / WORKSPACES / f"{name}{number}"
             if kind == "ModelRDLoop":
@@ -159,6 +169,20 @@ class Project:
     def workspace(self) -> Path:
         """The workspace of the accepted factor loop."""
         return self.folder / WORKSPACES / f"accepting{ACCEPTED_LOOP}"
+
+    def back_test(self, workspace: str, digest: str | None) -> None:
+        """Leave a result in the workspace that a loop names, and a manifest with a digest."""
+        folder = self.folder / WORKSPACES / workspace
+        folder.mkdir(exist_ok=True)
+        (folder / "qlib_res.csv").write_text(",0\nIC,0.5\n")
+        if digest is not None:
+            manifest = {"factor_set": {"digest": digest}}
+            (folder / "sota_manifest.json").write_text(json.dumps(manifest))
+
+    @property
+    def digest(self) -> str:
+        """The digest that `inspect` gives to the accepted loop's set."""
+        return f"sha256:{hashlib.sha256((self.workspace / FACTOR_FILE).read_bytes()).hexdigest()}"
 
     @property
     def calls(self) -> list[dict[str, Any]]:

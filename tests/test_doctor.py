@@ -17,8 +17,10 @@ from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import SEAMS
+from rdagent_sota_bridge.check import disk
+from rdagent_sota_bridge.check.disk import LEAST_FREE
 from rdagent_sota_bridge.check.lines import Line
-from rdagent_sota_bridge.doctor import LEAST_FREE, OWN_RUNNER, QlibSide
+from rdagent_sota_bridge.doctor import OWN_RUNNER, QlibSide
 from rdagent_sota_bridge.errors import SeamError
 from tests.frames import public_folder, without_privileges
 from tests.processes import is_alive
@@ -188,7 +190,7 @@ def test_file_store(
 @pytest.mark.parametrize("copy", [0, 1_400_000_000])
 def test_disk(loops: float, state: str, copy: int) -> None:
     """Room for less than one loop fails, for less than ten warns; a loop may take a copy of the set."""
-    line = doctor.disk_line(copy, int((LEAST_FREE / 10 + copy) * loops), Path("/w"))
+    line = disk.disk_line(copy, int((LEAST_FREE / 10 + copy) * loops), Path("/w"))
     assert (line.state, bool(line.fix)) == (state, state != "pass")
     assert ("every model loop gets a copy of the set, 1.4 GB" in line.text) is bool(copy)
 
@@ -199,26 +201,26 @@ def test_store() -> None:
         (folder / "file").touch()
         (folder / "closed").mkdir(mode=0)
         place, closed = folder / "store", folder / "closed" / "store"
-        line = doctor.store_line(1000, place, stored=False)
+        line = disk.store_line(1000, place, stored=False)
         assert (line.state, line.fix) == ("pass", "")
         assert f"into {place}; it takes 1.0 kB of" in line.text
-        full = doctor.store_line(10**18, place, stored=False)
+        full = disk.store_line(10**18, place, stored=False)
         assert (full.state, "SOTA_STORE_PATH" in full.fix) == ("fail", True)
-        assert "is no folder" in doctor.store_line(1, folder / "file", stored=False).text
+        assert "is no folder" in disk.store_line(1, folder / "file", stored=False).text
         with without_privileges():
-            assert f"{folder} can't be written" in doctor.store_line(1, place, stored=False).text
-            assert doctor.store_line(1, place, stored=True).state == "pass"
-            line = doctor.store_line(1, closed, stored=False)
+            assert f"{folder} can't be written" in disk.store_line(1, place, stored=False).text
+            assert disk.store_line(1, place, stored=True).state == "pass"
+            line = disk.store_line(1, closed, stored=False)
             assert f"{closed} can't be looked at: Permission denied" in line.text
-            assert doctor.gets_copies(closed, folder) is False
+            assert disk.gets_copies(closed, folder) is False
 
 
 def test_copies_on_another_file_system(tmp_path: Path) -> None:
     """A store on another file system means copies; a folder to come is measured at the nearest one above."""
-    assert doctor.gets_copies(tmp_path / "store", tmp_path / "root") is False
-    assert doctor.gets_copies(Path("/proc/self"), tmp_path) is True
+    assert disk.gets_copies(tmp_path / "store", tmp_path / "root") is False
+    assert disk.gets_copies(Path("/proc/self"), tmp_path) is True
     (tmp_path / "file").touch()
-    assert doctor.nearest_existing(tmp_path / "file" / "b") == tmp_path
+    assert disk.nearest_existing(tmp_path / "file" / "b") == tmp_path
 
 
 # --- facts from processes ---
@@ -385,7 +387,10 @@ def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("seams", "warn"),
         ("qlib", "warn"),
         ("mlflow file store", "warn"),
+        ("conda", "warn"),
     ]
-    assert all("not looked at" in line.text for line in others)
+    assert all("not looked at" in line.text for line in others[:-1])
+    monkeypatch.setenv("CONDA_DEFAULT_ENV", "base")
+    assert "conda" not in {line.name for line in doctor.lines(1000, Path("store"))}
     with pytest.raises(SeamError, match="RD-Agent is not installed"):
         doctor.qlib_start(others[0])

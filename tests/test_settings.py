@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 from pathlib import Path
 
 import pydantic
 import pytest
+from dotenv import dotenv_values
 
 from rdagent_sota_bridge.errors import SettingsError
-from rdagent_sota_bridge.settings import is_enabled, misspelt_names, read_settings
+from rdagent_sota_bridge.settings import (
+    NAMES,
+    STAGE,
+    is_enabled,
+    lost_switch,
+    misspelt_names,
+    read_settings,
+)
 
 SWITCH = "expected one of true, 1, yes, on or false, 0, no, off"
 EMPTY_PATH = "an entry between the separators (:) is empty; is a variable in it not set?"
@@ -159,13 +168,116 @@ def test_other_names_mean_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_names_that_are_nearly_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt variable is named with what was meant; settings, and what only looks alike, are not."""
-    for name in ("LOAD_SOTA_FROM_WORKSPCE", "SOTA_FACTOR", "sota_log_path", "SOTA_FACTORS", "WORKSPACE_PATH"):
+    found = ("LOAD_SOTA_FROM_WORKSPCE", "SOTA_FACTOR", "sota_log_path", "$env:SOTA_LOG_PATH")
+    for name in (*found, "SOTA_FACTORS", "WORKSPACE_PATH"):
         monkeypatch.setenv(name, "x")
     assert misspelt_names() == [
+        ("$env:SOTA_LOG_PATH", "SOTA_LOG_PATH"),
         ("LOAD_SOTA_FROM_WORKSPCE", "LOAD_SOTA_FROM_WORKSPACE"),
         ("SOTA_FACTOR", "SOTA_FACTORS"),
         ("sota_log_path", "SOTA_LOG_PATH"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("workspace", "log", "expected"),
+    [("true", "", True), ("", "on", True), ("false", "true", True), ("false", "no", False), ("", "", False)],
+)
+def test_either_name_of_the_switch(
+    monkeypatch: pytest.MonkeyPatch, workspace: str, log: str, expected: bool
+) -> None:
+    """Who sets one of the two has the factors, whatever the other says; a typo in either is refused."""
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", workspace)
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", log)
+    assert is_enabled() is expected
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "ture")
+    with pytest.raises(SettingsError, match=r"^LOAD_SOTA_FROM_LOG has an unknown value: 'ture'"):
+        is_enabled()
+
+
+def env_file(text: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Load a `.env` into the environment, until the test ends."""
+    (folder / ".env").write_text(text, encoding="utf-8")
+    for name, value in dotenv_values(folder / ".env").items():
+        if name not in os.environ:
+            monkeypatch.setenv(name, str(value))
+
+
+PATH_LOST = "SOTA_LOG_PATH is set, and LOAD_SOTA_FROM_WORKSPACE is not: the factors named there are not used"
+
+
+@pytest.mark.parametrize(
+    ("text", "exported", "why"),
+    [
+        ("SOTA_LOG_PATH=latest\n", {}, "or in .env"),
+        ("set LOAD_SOTA_FROM_WORKSPACE=true\nSOTA_LOG_PATH=latest\n", {}, "or in .env"),
+        (
+            "$env:LOAD_SOTA_FROM_WORKSPACE=true\nSOTA_LOG_PATH=latest\n",
+            {},
+            "'$env:LOAD_SOTA_FROM_WORKSPACE' is another name",
+        ),
+        (
+            "SOTA_LOG_PATH=latest\n",
+            {"\ufeffLOAD_SOTA_FROM_WORKSPACE": "true"},  # python-dotenv before 1.2 leaves the mark there
+            r"'\ufeffLOAD_SOTA_FROM_WORKSPACE' is another name",
+        ),
+        (
+            "load_sota_from_log=true\nSOTA_LOG_PATH=latest\n",
+            {},
+            "'load_sota_from_log' is another name",
+        ),
+        (
+            "LOAD_SOTA_FROM_WORKSPACE=true\nSOTA_LOG_PATH=latest\n",
+            {"LOAD_SOTA_FROM_WORKSPACE": ""},
+            "LOAD_SOTA_FROM_WORKSPACE is empty; exported so, it wins over .env",
+        ),
+        ("$env:SOTA_LOG_PATH=latest\n", {}, "or in .env"),
+        ("sota_log_path=latest\nload_sota_from_workspace=true\n", {}, "'load_sota_from_workspace' is"),
+    ],
+)
+def test_a_switch_that_got_lost(
+    text: str, exported: dict[str, str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a set is named and no switch arrives, there is one text on it, and nothing is switched on."""
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    env_file(text, monkeypatch, tmp_path)
+    found = lost_switch()
+    assert PATH_LOST.lower() in found.lower()
+    assert why in found
+    assert is_enabled() is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "LOAD_SOTA_FROM_WORKSPACE=false\nSOTA_LOG_PATH=latest\n",
+        "LOAD_SOTA_FROM_WORKSPACE=true\nSOTA_LOG_PATH=latest\n",
+        "LOAD_SOTA_FROM_LOG=true\nSOTA_LOG_PATH=latest\n",
+        "SOTA_LOG_PATH=\n",
+    ],
+)
+def test_a_switch_that_is_where_it_should_be(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch that says on or off is what the user wants, and without a set there is nothing to lose."""
+    env_file(text, monkeypatch, tmp_path)
+    assert lost_switch() == ""
+
+
+def test_a_stage_has_its_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job gives to a stage wins over every variable, also where it gives nothing."""
+    for name in NAMES:
+        monkeypatch.setenv(name, "of the environment")
+    given = dict.fromkeys(NAMES, "") | {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "/w"}
+    monkeypatch.setenv(STAGE, json.dumps({"settings": given, "variables": {}}))
+    assert is_enabled() is True
+    assert read_settings().workspace_paths == ("/w",)
+    assert (read_settings().log_paths, read_settings().factor_patterns) == ((), ())
+    given["LOAD_SOTA_FROM_WORKSPACE"] = "false"
+    monkeypatch.setenv(STAGE, json.dumps({"settings": given, "variables": {}}))
+    assert (is_enabled(), lost_switch()) == (False, "")
 
 
 def test_a_path_with_the_separator_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

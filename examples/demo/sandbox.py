@@ -54,7 +54,10 @@ run)
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
-        -n) shift 2 ;;
+        -n)
+            [ "$2" = {environment} ] || break
+            shift 2
+            ;;
         --no-capture-output) shift ;;
         *) PATH={path} exec "$@" ;;
         esac
@@ -108,9 +111,6 @@ class Sandbox:
             **{name: os.environ[name] for name in INHERITED if name in os.environ},
             "PATH": self.path(self.python),
             "HOME": str(self.home),
-            # Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
-            # `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
-            "CONDA_DEFAULT_ENV": CONDA_ENVIRONMENT,
             "FACTOR_CoSTEER_PYTHON_BIN": FACTOR_PYTHON,
             "OPENAI_API_BASE": llm_url,
             **FIXED,

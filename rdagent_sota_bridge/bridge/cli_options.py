@@ -1,7 +1,12 @@
-"""Both spellings of RD-Agent's options: `--loop_n`, as its own documents write it, and `--loop-n`."""
+"""RD-Agent's command line: both spellings of its options (`--loop_n`, as its own documents write it, and
+`--loop-n`), and how it loads `.env`.
+"""
 
 from __future__ import annotations
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,3 +37,21 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
         (info, "context_settings", {"token_normalize_func": with_dashes, **(info.context_settings or {})})
         for info in commands
     ]
+
+
+def env_file_wins() -> bool:
+    """Return True where the installed RD-Agent loads `.env` over the environment, as some forks do.
+
+    By the text of `rdagent/app/cli.py`: its import takes seconds.
+    """
+    spec = find_spec("rdagent")
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    files = [Path(folder, "app", "cli.py") for folder in folders]
+    return any(
+        isinstance(call, ast.Call)
+        and "load_dotenv" in ast.unparse(call.func)
+        and any(one.arg == "override" and ast.unparse(one.value) == "True" for one in call.keywords)
+        for file in files
+        if file.is_file()
+        for call in ast.walk(ast.parse(file.read_bytes()))
+    )

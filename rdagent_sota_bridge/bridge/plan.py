@@ -24,7 +24,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import locate, parquet, store
 from rdagent_sota_bridge.qlib_files import training_record
-from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
+from rdagent_sota_bridge.settings import Settings, is_enabled, lost_switch, read_settings
 from rdagent_sota_bridge.sharing import fetch
 
 RUNNER_ATTRIBUTE = "sota_bridge"
@@ -55,6 +55,7 @@ class Plan:
 def checked_plan() -> Plan | None:
     """Check everything that a run needs, and return its plan; None where the switch is off.
 
+    A run for which a set is named and no switch is set gets a warning.
     Where the factors can't be used and `SOTA_ON_ERROR=baseline`, the reason is logged as a warning and the
     plan is to train without them.
 
@@ -62,6 +63,8 @@ def checked_plan() -> Plan | None:
         BridgeError: where the factors can't be used otherwise, and for a setting that means nothing.
     """
     if not is_enabled():
+        if text := lost_switch():
+            logger().warning(text)
         return None
     settings = read_settings()
     try:

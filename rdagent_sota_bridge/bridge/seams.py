@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from rdagent_sota_bridge.bridge import stop
-from rdagent_sota_bridge.errors import SeamError, SettingsError
+from rdagent_sota_bridge.bridge import stage, stop
+from rdagent_sota_bridge.errors import JobError, SeamError, SettingsError
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
 
@@ -48,6 +48,7 @@ SEAMS = (
     Seam("text log", "rdagent.log.logger", "bridge.text_log:patches"),
     Seam("loop", "rdagent.utils.workflow.loop", "bridge.loop:patches"),
     Seam("docker", "rdagent.utils.env", "qlib_files.docker:patches"),
+    Seam("conda", "rdagent.utils.env", "bridge.stage:patches"),
     Seam("workspace", "rdagent.scenarios.qlib.experiment.workspace", "bridge.backtest:workspace_patches"),
     Seam("merge", "rdagent.scenarios.qlib.developer.model_runner", "bridge.model_runner:merge_patches"),
     Seam("runner", "rdagent.scenarios.qlib.developer.model_runner", "bridge.model_runner:runner_patches"),
@@ -105,6 +106,10 @@ def apply_module(module: ModuleType) -> None:
             f"use one of {', '.join(FALSE_WORDS)} to turn the package off, or leave it out",
         )
         raise SystemExit(str(error))
+    try:
+        stage.check_variables()
+    except JobError as error:
+        raise SystemExit(str(error)) from None
     for seam in SEAMS:
         if seam.module == module.__name__:
             # The module has just run, perhaps once more (importlib.reload): what was replaced in it is gone.

@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Load `.env` from the current folder, exactly as `rdagent` does."""
     try:
-        load_dotenv(".env")
+        load_dotenv(".env", override=cli_options.env_file_wins())
     except (UnicodeDecodeError, OSError) as error:  # RD-Agent itself ends with a traceback
         raise SettingsError(
             f".env can't be read: {error}",

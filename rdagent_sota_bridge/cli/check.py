@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rdagent_sota_bridge import doctor
-from rdagent_sota_bridge.check import execute_factor, inspect, look_ahead
+from rdagent_sota_bridge.check import disk, execute_factor, inspect, look_ahead
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.lines import Line, lines_of, worst
 from rdagent_sota_bridge.check.quality import Source
@@ -70,7 +70,7 @@ def _blocks(
             held = one.quality.factors
             # What is not in normal form is laid aside while it is written.
             aside = 0 if one.quality.is_normal else 8 * held.rows * len(held.columns)
-            yield [doctor.store_line(size + aside, place, store.find(held.digest, place) is not None)]
+            yield [disk.store_line(size + aside, place, store.find(held.digest, place) is not None)]
             if with_look_ahead:
                 yield [line for source in one.quality.sources for line in _look_ahead(source, one.located)]
         except BridgeError as error:

@@ -116,6 +116,12 @@ def show_end(job: Job, outside: Outside) -> int:
     else:
         text = f"The job is finished: {job.file}\n  to add models: {add_models}"
     outside.say(text)
+    models = job.log(MODELS)
+    if models is not None and not job.is_open(MODELS):
+        from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
+
+        if reason := outcome.without_factors(models):
+            outside.say(f"The model stage went on without the factors (SOTA_ON_ERROR=baseline): {reason}")
     report = jobs.report_file(job)
     # One that was written before the job's last change is of fewer loops.
     if report.exists() and report.stat().st_mtime_ns >= job.file.stat().st_mtime_ns:
@@ -165,15 +171,15 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     """Run a stage to its end, and return the job; with an end where there is no time for it.
 
     Raises:
-        JobError: if RD-Agent ends with a status other than 0.
+        JobError: if RD-Agent ends with a status other than 0, or trained on another set than it was to.
         SessionError: if the sessions that it should be resumed from can't be read.
     """
     log, title, loops = job.log(name), TITLES[name], job.stage(name).loops
     resume = progress.Resume(None) if log is None else progress.where_to_resume(log)
     if resume.note:
         outside.say(f"{title}: {resume.note}")
-    if resume.finished >= loops:  # it was killed after its last step
-        return jobs.write(job.with_stage(name, state="ended"))
+    if log is not None and resume.finished >= loops:  # it was killed after its last step
+        return _ended(job, name, log)
     seconds = stages.share(job, name)
     if seconds is not None and seconds < 1:
         return jobs.write(dataclasses.replace(job, end="out of time"))
@@ -214,6 +220,13 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
         outside.say(f"The {title} ended after {finished} of {loops} loops{why}")
     if finished == 0 and seconds is not None and name != FACTORS:  # no model: nothing is done
         return jobs.write(dataclasses.replace(job, end="out of time"))
+    return _ended(job, name, log)
+
+
+def _ended(job: Job, name: str, log: Path) -> Job:
+    from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
+
+    outcome.check(job, name, log)
     return jobs.write(job.with_stage(name, state="ended"))
 
 

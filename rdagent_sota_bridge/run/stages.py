@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, Stage
+from rdagent_sota_bridge.settings import NAMES, PATHS, STAGE, SWITCHES
 
 _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and 1.0.0, with the unit required
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -69,15 +72,18 @@ def environment(
             from its import on (`log/conf.py`, 0.8.0 and 1.0.0).
         set_paths: The workspaces of the factor set.
     """
-    variables = {"LOG_TRACE_PATH": str(log), "PYTHONUNBUFFERED": "1", "LOAD_SOTA_FROM_WORKSPACE": "false"}
+    settings = {name: environ.get(name, "") for name in NAMES}
+    settings |= dict.fromkeys((*SWITCHES, *PATHS), "")
+    settings["LOAD_SOTA_FROM_WORKSPACE"] = "false"
     if stage.name == MODELS:
-        variables["LOAD_SOTA_FROM_WORKSPACE"] = "true"
-        variables["SOTA_WORKSPACE_PATH"] = os.pathsep.join(set_paths)
-        # Empty, not absent: RD-Agent loads `.env` over what is absent, and the settings ignore what is empty.
-        variables["SOTA_LOG_PATH"] = ""
+        settings |= {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": os.pathsep.join(set_paths)}
+    variables = {"LOG_TRACE_PATH": str(log)}
+    if not environ.get("CONDA_DEFAULT_ENV"):
+        variables["CONDA_DEFAULT_ENV"] = NO_CONDA
+    given = {"settings": settings, "variables": variables}
     # RD-Agent's settings take a name in any case, and one that were left out would come back from `.env`.
     same = {name: variables.get(name.upper(), value) for name, value in environ.items()}
-    return same | variables
+    return same | variables | {"PYTHONUNBUFFERED": "1", STAGE: json.dumps(given)}
 
 
 def seconds_of(text: str) -> float:

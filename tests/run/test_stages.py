@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import stages
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Stage
+from rdagent_sota_bridge.settings import STAGE
 
 USERS = {
     "SOTA_LOG_PATH": "log/mine",
@@ -24,14 +27,25 @@ USERS = {
 def test_environment(name: str) -> None:
     """The models alone get the job's set, each stage its log, in any spelling; the rest is the user's."""
     found = stages.environment(USERS, Stage(name, 1), Path("/log/1"), ("/w", "/v"))
-    assert found["LOAD_SOTA_FROM_WORKSPACE"] == ("true" if name == MODELS else "false")
     assert (found["LOG_TRACE_PATH"], found["log_trace_path"]) == ("/log/1", "/log/1")
-    assert (found["USE_ALPHA_FACTORS"], found["HOME"]) == ("false", "/home")
-    if name == MODELS:
-        assert found["SOTA_WORKSPACE_PATH"] == "/w:/v"
-        assert found["SOTA_LOG_PATH"] == ""
-        # Else `.env` brought its own again.
-        assert found["sota_workspace_path"] == found["SOTA_WORKSPACE_PATH"]
+    assert {name: found[name] for name in USERS if "TRACE" not in name.upper()} == {
+        name: value for name, value in USERS.items() if "TRACE" not in name.upper()
+    }
+    given = json.loads(found[STAGE])
+    assert given["variables"] == {"LOG_TRACE_PATH": "/log/1", "CONDA_DEFAULT_ENV": "no-conda-environment"}
+    assert {name: value for name, value in given["settings"].items() if value} == {
+        "USE_ALPHA_FACTORS": "false",
+        "LOAD_SOTA_FROM_WORKSPACE": "true" if name == MODELS else "false",
+        **({"SOTA_WORKSPACE_PATH": "/w:/v"} if name == MODELS else {}),
+    }
+
+
+@pytest.mark.parametrize(("active", "given"), [(None, NO_CONDA), ("", NO_CONDA), ("base", "base")])
+def test_the_conda_environment(active: str | None, given: str) -> None:
+    """An active one is kept; where none is, the stage gets a name that RD-Agent can start with."""
+    users = {} if active is None else {"CONDA_DEFAULT_ENV": active}
+    found = stages.environment(users, Stage(FACTORS, 1), Path("/log"), ())
+    assert found["CONDA_DEFAULT_ENV"] == given
 
 
 def test_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

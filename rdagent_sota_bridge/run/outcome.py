@@ -1,0 +1,57 @@
+"""What came of a stage: by the manifests of its models, and by what the session's runner carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rdagent_sota_bridge.bridge.plan import RUNNER_ATTRIBUTE
+from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.factor_set import safe_pickle, sessions
+from rdagent_sota_bridge.report import history
+from rdagent_sota_bridge.run.job import MODELS, TITLES, Job
+
+
+def check(job: Job, name: str, log: Path) -> None:
+    """Check that each model of a stage was trained on the job's set, or on none in a stage of RD-Agent's own.
+
+    Args:
+        job: The job.
+        name: The stage; it has ended.
+        log: Its log folder.
+
+    Raises:
+        JobError: if not.
+        SessionError: if the stage left no session, or none that can be read.
+    """
+    digest = job.factor_set.digest if name == MODELS and job.factor_set is not None else ""
+    may_lack_it = not digest or without_factors(log) != ""
+    found = [(loop, _digest(loop.manifest)) for loop in history.read_run(log).loops if loop.metrics]
+    misfits = [
+        f"loop {loop.number} on {has or 'none'}"
+        for loop, has in found
+        if has != digest and not (has == "" and may_lack_it)
+    ]
+    if misfits:
+        raise JobError(
+            f"The {TITLES[name]} was to train on {f'the set {digest}' if digest else 'no factor set'}, and "
+            f"its models' manifests say otherwise: {', '.join(misfits)}",
+            str(log),
+            "begin a new job with --new, once nothing gives RD-Agent other factors (a wrapper around "
+            "`rdagent`, a fork's own code)",
+        )
+
+
+def without_factors(log: Path) -> str:
+    """Return why the run of a log goes on without the factors, by SOTA_ON_ERROR=baseline; empty if not.
+
+    Raises:
+        SessionError: if the log has no session that can be read.
+    """
+    loop: Any = safe_pickle.load_logged(sessions.read_session(log).file)
+    plan = getattr(getattr(loop, "runner", None), RUNNER_ATTRIBUTE, None) or {}
+    return str(plan.get("reason", ""))
+
+
+def _digest(manifest: dict[str, Any] | None) -> str:
+    return "" if manifest is None else str((manifest.get("factor_set") or {}).get("digest", "unknown"))

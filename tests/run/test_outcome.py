@@ -1,0 +1,76 @@
+"""What came of a job's stages: the manifests of their models, compared with the job's set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import stand_in
+from tests.stand_in import Project
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the sessions that the stand-in leaves."""
+    return stand_in.write_templates(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, templates: Path) -> Project:
+    """Return a project of two factor loops and two model loops."""
+    return stand_in.make_project(tmp_path, templates)
+
+
+LOOPS = ("--factor-loops", "2", "--model-loops", "2")
+OTHER = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("left", "title", "said"),
+    [
+        (
+            {"accepting0": OTHER},
+            "factor",
+            f"on no factor set, and its models' manifests say otherwise: loop 0 on {OTHER}",
+        ),
+        ({"models0": OTHER}, "model", f"loop 0 on {OTHER}"),
+        ({"models0": "the set's", "models1": None}, "model", "loop 1 on none"),
+        ({"models0": "the set's", "models1": "the set's"}, "baseline", "loop 0 on sha256:"),
+    ],
+    ids=["factors on a set", "models on another", "a model on none", "baseline on the set"],
+)
+def test_models_of_another_set(left: dict[str, str | None], title: str, said: str, project: Project) -> None:
+    """Manifests that are not of the job's set end it, also when it is resumed, and there is no report."""
+    for workspace, digest in left.items():
+        project.back_test(workspace, project.digest if digest == "the set's" else digest)
+    status, output = project.run(*LOOPS, "--baseline")
+    assert status == 1
+    assert f"The {title} stage was to train on " in output
+    assert said in output
+    assert "Traceback" not in output
+    stages = len(project.calls)
+    assert project.run("--resume")[0] == 1
+    assert len(project.calls) == stages
+    assert list(project.log_dir.glob("*_report.html")) == []
+
+
+def test_models_of_the_set(project: Project) -> None:
+    """Models with manifests of the job's set are what was asked for; one that failed has none."""
+    project.back_test("models0", project.digest)
+    status, output = project.run(*LOOPS)
+    assert status == 0, output
+    assert "went on without" not in output
+
+
+def test_a_stage_that_went_on_without_the_factors(project: Project) -> None:
+    """What SOTA_ON_ERROR=baseline let a models stage do is no error, and is named at the job's end."""
+    project.back_test("without0", None)
+    status, output = project.run(*LOOPS, STAND_IN_MODELS="without")
+    assert status == 0, output
+    said = "The model stage went on without the factors (SOTA_ON_ERROR=baseline): the set is gone"
+    assert output.count(said) == 1
+    project.back_test("without1", OTHER)
+    status, output = project.run("--resume", "--model-loops", "3", STAND_IN_MODELS="without")
+    assert status == 1
+    assert f"loop 1 on {OTHER}" in output
