@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from rdagent_sota_bridge.check.figures import FactorFigures
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.qlib_files import docker, label
+from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 
@@ -92,7 +94,7 @@ def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]
         *_choice_lines(quality),
         *(_coverage_line(name, share, task) for name, share in quality.filled.items()),
         *_market_lines(quality, market, task),
-        *(_factor_line(name, found, quality) for name, found in quality.figures.items()),
+        *(_factor_line(name, found, quality, task) for name, found in quality.figures.items()),
         *_no_ic_line(quality, market, task),
     ]
 
@@ -166,7 +168,7 @@ def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[L
     return [days, Line("instruments", "pass" if good else "warn", text, fix, figures)]
 
 
-def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
+def _factor_line(name: str, found: FactorFigures, quality: Quality, task: Task) -> Line:
     """Return the line of one factor; a share that is as low for the whole set stands in the set's line."""
     findings: list[tuple[State, str, str]] = []
     shares = {segment: share for segment, share in found.coverage.items() if share is not None}
@@ -175,6 +177,8 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
         if state not in ("pass", _coverage_state(quality.filled[segment] or 0.0)):
             text = f"fills {share:.1%} of the {segment} segment"
             findings.append((state, text, _coverage_fix(segment, name)))
+    if task.is_robust:
+        findings += _spread_findings(found)
     if found.constant_days > MANY_CONSTANT_DAYS * found.days:
         fix = "leave it out, unless it is meant to separate days: on such a day it ranks nothing"
         findings.append(("warn", "is constant on many days", fix))
@@ -195,6 +199,26 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
     fix = "; ".join(fix for _, _, fix in findings)
     state = "fail" if "fail" in states else "warn" if states else "pass"
     return Line(f"factor {name}", state, text, fix, asdict(found))
+
+
+def _spread_findings(found: FactorFigures) -> Iterator[tuple[State, str, str]]:
+    """Yield what Qlib's RobustZScoreNorm loses of a factor: it adds 1e-12 to the spread, and clips at 3."""
+    if found.spread is None or found.spread >= LEAST_SPREAD:
+        return
+    if found.spread == 0:
+        text = (
+            f"has one value in {found.share_of_median:.0%} of its training cells: their median absolute "
+            "deviation is 0, Qlib's RobustZScoreNorm makes 1e-12 of it and clips, and of the other values "
+            "little more than the sign is left"
+        )
+        fix = "rank it a day, or write NaN where it has no value, where it is made"
+    else:
+        text = (
+            f"spreads too little: the median absolute deviation of its training values is {found.spread:.1e} "
+            "and Qlib's RobustZScoreNorm adds 1e-12 to it, so that the model sees little or nothing of it"
+        )
+        fix = f"multiply it by 1e{-math.floor(math.log10(found.spread))} where it is made"
+    yield "warn", text, fix
 
 
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:

@@ -22,7 +22,7 @@ from rdagent_sota_bridge.qlib_files.market import Market, check_fit
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.system import cache
 
-_KIND = "quality-3"
+_KIND = "quality-4"
 _PRICE_FILES = 200
 
 

@@ -122,6 +122,13 @@ def test_what_stops_a_run(segment: str, share: float | None, reason: Reason, tex
         ({"rank_ic": -0.21}, "rank IC of -0.210"),
         ({"extreme": 0.02}, "many extreme values"),
         ({"constant_days": 2}, "constant on many days"),
+        (
+            {"spread": 3.4e-16},
+            "spreads too little: the median absolute deviation of its training values is 3.4e-16",
+        ),
+        ({"spread": 0.0, "share_of_median": 0.61}, "has one value in 61% of its training cells"),
+        ({"spread": 1e-11}, ""),
+        ({"spread": None}, ""),
         ({"rank_ic": 0.19}, ""),
         ({"extreme": None}, ""),
         ({"constant_days": 1}, ""),
@@ -129,12 +136,27 @@ def test_what_stops_a_run(segment: str, share: float | None, reason: Reason, tex
     ],
 )
 def test_a_factor_that_looks_odd(change: dict[str, float | None], expected: str) -> None:
-    """A rank IC too good, extreme values and constant days warn; none of them stops a run."""
+    """A rank IC too good, no spread, extreme values and constant days warn; none of them stops a run."""
     found = quality(dataclasses.replace(GOOD, **change))
     line = lines(found)["factor momentum"]
     assert (line.state, expected in line.text) == ("warn" if expected else "pass", True)
     assert line.figures["low"] == -1.0
     assert failures(found, TASK) == ()
+
+
+@pytest.mark.parametrize(
+    ("spread", "fix"),
+    [
+        (9.9e-12, "multiply it by 1e12"),
+        (3.4e-16, "multiply it by 1e16"),
+        (0.0, "rank it a day, or write NaN"),
+    ],
+)
+def test_a_factor_that_the_norm_loses(spread: float, fix: str) -> None:
+    """The fix brings the deviation to about 1; another norm than Qlib's RobustZScoreNorm loses nothing."""
+    found = quality(dataclasses.replace(GOOD, spread=spread, share_of_median=0.5))
+    assert lines(found)["factor momentum"].fix.startswith(fix)
+    assert lines(found, task=dataclasses.replace(TASK, is_robust=False))["factor momentum"].state == "pass"
 
 
 def test_missing_days_as_ranges() -> None:
