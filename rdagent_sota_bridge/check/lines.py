@@ -12,6 +12,7 @@ import pandas as pd
 from rdagent_sota_bridge.check.figures import FactorFigures
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
+from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
@@ -26,6 +27,7 @@ GOOD_COVERAGE = 0.90
 TOO_GOOD_IC = 0.2
 MANY_EXTREMES = 0.01
 MANY_CONSTANT_DAYS = 0.05
+_SEVERAL = 3  # so many days of a weekday are no chance
 
 
 @dataclass(frozen=True)
@@ -156,16 +158,33 @@ def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[L
     if ranges:
         text = f"{len(quality.missing_days)} trading days inside the set's range have no row: {_some(ranges)}"
         fix = "mine the factors on data that has those days"
+        if weekday := _missing_weekday(quality, market):
+            text = f"no {weekday} inside the set's range has a row, as where all dates are shifted by a day"
+            fix = "compare a day with the source, and convert times in UTC before they become days: "
+            fix += time_zones.conversion(time_zones.of_market(task.region))
         days = Line("missing days", "warn", text, fix, {"ranges": ranges})
     held, known, all_of_it = len(quality.factors.instruments), quality.in_market or 0, len(market.instruments)
+    unknown = sorted(set(quality.factors.instruments) - set(market.instruments))
     text = (
         f"{known:,} of the {all_of_it:,} of market {market.name} ({market.folder}) are in the "
-        f"set; {held - known:,} instruments of the set are not in the market"
+        f"set; {len(unknown):,} instruments of the set are not in the market{': ' if unknown else ''}"
+        f"{_some(unknown)}"
     )
     good = known >= GOOD_COVERAGE * all_of_it
-    fix = "" if good else "mine the factors over the market that the model YAML names"
+    fix = "mine the factors over the market that the model YAML names, and write the codes as it does"
+    fix = "" if good else f"{fix}, such as {market.instruments[0]}"
     figures = {"in_market": known, "of_market": all_of_it, "of_set": held}
     return [days, Line("instruments", "pass" if good else "warn", text, fix, figures)]
+
+
+def _missing_weekday(quality: Quality, market: Market) -> str:
+    """Return the one weekday of which no trading day inside the set's range has a row; empty for none."""
+    first, last = quality.factors.dates[[0, -1]].normalize()
+    days = market.calendar.normalize()
+    there = days[(days >= first) & (days <= last)].day_name().value_counts()
+    missing = quality.missing_days.day_name().value_counts()
+    whole = [str(name) for name in missing.index if missing[name] == there[name]]
+    return whole[0] if len(whole) == 1 and missing[whole[0]] >= _SEVERAL else ""
 
 
 def _factor_line(name: str, found: FactorFigures, quality: Quality, task: Task) -> Line:
