@@ -127,6 +127,7 @@ class Reason(enum.Enum):
     UNREADABLE = "the file can't be read"
     NOT_PARQUET = "the file is not parquet"
     DAMAGED = "the file is damaged or cut off"
+    DESCRIPTION = "what pandas wrote into the file about its columns can't be decoded"
     NO_ROWS = "the file has no rows"
     NO_COLUMNS = "the file has no factor columns"
     NO_LEVEL = "an index level is missing"

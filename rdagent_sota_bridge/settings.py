@@ -52,6 +52,8 @@ def _path_list(value: object) -> object:
 def _folder(value: object) -> object:
     if not str(value).strip():
         raise ValueError("the folder's name is blank")
+    if (fix := urls.misread(str(value))) and not Path(str(value)).exists():
+        raise ValueError(fix)
     if urls.is_url(str(value)):
         raise ValueError("expected a folder of this machine, not a URL")
     try:
@@ -61,7 +63,15 @@ def _folder(value: object) -> object:
     return str(value)
 
 
+def _unquoted(value: object) -> object:
+    text = str(value)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise ValueError(f"expected it without the quotes: {text[1:-1]}")
+    return value
+
+
 def _name_list(value: object) -> object:
+    _unquoted(value)
     if not all(map(str.strip, str(value).split(","))):
         raise ValueError("a name between the commas is empty")
     return str(value)
@@ -148,7 +158,7 @@ class Settings(BaseModel):
         validation_alias="USE_ALPHA_FACTORS",
         description="Adds the base set; `false` trains on the mined factors alone.",
     )
-    alpha_factors: str = Field(
+    alpha_factors: Annotated[str, BeforeValidator(_unquoted)] = Field(
         default="alpha22",
         validation_alias="ALPHA_FACTORS",
         description="The base set: `alpha20`, `alpha22`, `alpha158`, or a JSON or YAML file of name: Qlib "

@@ -9,6 +9,10 @@ HIDDEN = "***"
 """What stands in a shown URL in place of a secret."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: C:// is a drive
+_QUOTES = "\"'`“”‘’"
+_DRIVE = re.compile(rf"[{_QUOTES}]?(?:@/?)?[A-Za-z]")  # D of D:\sets; editors copy it as @/d:/sets
+_DRIVE_PATH = re.compile(r"(?:@/?|/)?([A-Za-z]):[\\/]+(.*)", re.DOTALL)
+_VARIABLE = re.compile(r"\$\w|\$\{|%\w+%")
 _NO_HOST = ("file", "local", "memory")  # all of such a URL is a path
 _TOKEN_SCHEMES = ("http", "https", "s3", "s3a", "gs", "gcs", "hf")  # a name before @ is a secret there, too
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::\d*)?")  # an IPv6 address has brackets
@@ -32,8 +36,33 @@ def split_list(text: str) -> list[str]:
         if is_url(piece) or "://" in piece:
             entries.append(piece.strip())
         elif piece.strip() or len(pieces) == 1:
-            entries += [path.strip() for path in piece.split(os.pathsep)]
+            entries += _paths(piece)
     return entries
+
+
+def _paths(text: str) -> list[str]:
+    paths: list[str] = []
+    for part in text.split(os.pathsep):
+        if paths and _DRIVE.fullmatch(paths[-1]) and part.startswith(("/", "\\")):
+            paths[-1] += f":{part.rstrip()}"
+        else:
+            paths.append(part.strip())
+    return paths
+
+
+def misread(text: str) -> str:
+    """Return the fix for the text of a path that is written for another program; empty for any other text."""
+    bare = text.strip(_QUOTES)
+    if drive := _DRIVE_PATH.fullmatch(bare):
+        rest = drive[2].replace("\\", "/")
+        return f"write a Windows path as Linux has it; in WSL it is /mnt/{drive[1].lower()}/{rest}"
+    if bare != text:
+        return f"take the quotes off, which are part of the value here: {bare}"
+    if _VARIABLE.search(text):
+        return "write the path out: no variable is put in here (a .env does so for ${NAME})"
+    if "\\" in text:
+        return "write a Windows path as Linux has it, with / in place of \\"
+    return f"take the @ off: {text[1:]}" if text.startswith("@") else ""
 
 
 def is_joined(entry: str) -> bool:

@@ -207,3 +207,14 @@ def _check_loaded(hand_off: HandOff, workspace: Path) -> None:
         f"SOTA factors used: Qlib loaded {len(loaded.columns)} columns {kinds}, "
         f"num_features {loaded.num_features}"
     )
+    if loaded.columns_without_spread is None:
+        logger().info(
+            "SOTA factors: how much of each the model saw is unknown, for another processor than Qlib's "
+            "RobustZScoreNorm scaled them"
+        )
+    elif flat := [name for name in hand_off.mined if name in loaded.columns_without_spread]:
+        logger().warning(
+            f"SOTA factors that the model saw little or nothing of: {', '.join(flat)}. The median absolute "
+            f"deviation of their training values is under {manifest.LEAST_SPREAD:g}, and Qlib's "
+            "RobustZScoreNorm adds 1e-12 to it; `rdagent-sota check` says what to do"
+        )

@@ -39,6 +39,9 @@ class FactorFigures:
         high: The greatest value.
         rank_ic: Mean daily rank IC against Qlib's label in the test segment; None where it is not known.
         rank_ic_days: The days that mean is of.
+        spread: Median absolute deviation of the training values in the market, as Qlib's RobustZScoreNorm
+            takes it; None where there is no such value.
+        share_of_median: The share of those values that equal their median.
     """
 
     coverage: dict[str, float | None]
@@ -50,6 +53,8 @@ class FactorFigures:
     high: float
     rank_ic: float | None
     rank_ic_days: int
+    spread: float | None = None
+    share_of_median: float = 0.0
 
 
 class FigureGround:
@@ -139,7 +144,17 @@ class FigureGround:
             high=high,
             rank_ic=rank_ic,
             rank_ic_days=rank_ic_days,
+            **self._training_spread(values),
         )
+
+    def _training_spread(self, values: Any) -> dict[str, Any]:
+        rows = self._rows["train"]
+        trained = values[rows][self._member[rows] & ~np.isnan(values[rows])]
+        if not len(trained):
+            return {}
+        distances = np.abs(trained - np.median(trained))
+        share = np.count_nonzero(distances == 0) / len(trained)
+        return {"spread": float(np.median(distances)), "share_of_median": share}
 
     def _rank_ic(self, values: Any) -> tuple[float | None, int]:
         """Return the mean daily rank correlation of factor and label (Qlib's Rank IC), and its days."""

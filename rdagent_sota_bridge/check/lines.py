@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ import pandas as pd
 from rdagent_sota_bridge.check.figures import FactorFigures
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
+from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.qlib_files import docker, label
+from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 
@@ -24,6 +27,7 @@ GOOD_COVERAGE = 0.90
 TOO_GOOD_IC = 0.2
 MANY_EXTREMES = 0.01
 MANY_CONSTANT_DAYS = 0.05
+_SEVERAL = 3  # so many days of a weekday are no chance
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]
         *_choice_lines(quality),
         *(_coverage_line(name, share, task) for name, share in quality.filled.items()),
         *_market_lines(quality, market, task),
-        *(_factor_line(name, found, quality) for name, found in quality.figures.items()),
+        *(_factor_line(name, found, quality, task) for name, found in quality.figures.items()),
         *_no_ic_line(quality, market, task),
     ]
 
@@ -154,19 +158,36 @@ def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[L
     if ranges:
         text = f"{len(quality.missing_days)} trading days inside the set's range have no row: {_some(ranges)}"
         fix = "mine the factors on data that has those days"
+        if weekday := _missing_weekday(quality, market):
+            text = f"no {weekday} inside the set's range has a row, as where all dates are shifted by a day"
+            fix = "compare a day with the source, and convert times in UTC before they become days: "
+            fix += time_zones.conversion(time_zones.of_market(task.region))
         days = Line("missing days", "warn", text, fix, {"ranges": ranges})
     held, known, all_of_it = len(quality.factors.instruments), quality.in_market or 0, len(market.instruments)
+    unknown = sorted(set(quality.factors.instruments) - set(market.instruments))
     text = (
         f"{known:,} of the {all_of_it:,} of market {market.name} ({market.folder}) are in the "
-        f"set; {held - known:,} instruments of the set are not in the market"
+        f"set; {len(unknown):,} instruments of the set are not in the market{': ' if unknown else ''}"
+        f"{_some(unknown)}"
     )
     good = known >= GOOD_COVERAGE * all_of_it
-    fix = "" if good else "mine the factors over the market that the model YAML names"
+    fix = "mine the factors over the market that the model YAML names, and write the codes as it does"
+    fix = "" if good else f"{fix}, such as {market.instruments[0]}"
     figures = {"in_market": known, "of_market": all_of_it, "of_set": held}
     return [days, Line("instruments", "pass" if good else "warn", text, fix, figures)]
 
 
-def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
+def _missing_weekday(quality: Quality, market: Market) -> str:
+    """Return the one weekday of which no trading day inside the set's range has a row; empty for none."""
+    first, last = quality.factors.dates[[0, -1]].normalize()
+    days = market.calendar.normalize()
+    there = days[(days >= first) & (days <= last)].day_name().value_counts()
+    missing = quality.missing_days.day_name().value_counts()
+    whole = [str(name) for name in missing.index if missing[name] == there[name]]
+    return whole[0] if len(whole) == 1 and missing[whole[0]] >= _SEVERAL else ""
+
+
+def _factor_line(name: str, found: FactorFigures, quality: Quality, task: Task) -> Line:
     """Return the line of one factor; a share that is as low for the whole set stands in the set's line."""
     findings: list[tuple[State, str, str]] = []
     shares = {segment: share for segment, share in found.coverage.items() if share is not None}
@@ -175,6 +196,8 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
         if state not in ("pass", _coverage_state(quality.filled[segment] or 0.0)):
             text = f"fills {share:.1%} of the {segment} segment"
             findings.append((state, text, _coverage_fix(segment, name)))
+    if task.is_robust:
+        findings += _spread_findings(found)
     if found.constant_days > MANY_CONSTANT_DAYS * found.days:
         fix = "leave it out, unless it is meant to separate days: on such a day it ranks nothing"
         findings.append(("warn", "is constant on many days", fix))
@@ -195,6 +218,26 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality) -> Line:
     fix = "; ".join(fix for _, _, fix in findings)
     state = "fail" if "fail" in states else "warn" if states else "pass"
     return Line(f"factor {name}", state, text, fix, asdict(found))
+
+
+def _spread_findings(found: FactorFigures) -> Iterator[tuple[State, str, str]]:
+    """Yield what Qlib's RobustZScoreNorm loses of a factor: it adds 1e-12 to the spread, and clips at 3."""
+    if found.spread is None or found.spread >= LEAST_SPREAD:
+        return
+    if found.spread == 0:
+        text = (
+            f"has one value in {found.share_of_median:.0%} of its training cells: their median absolute "
+            "deviation is 0, Qlib's RobustZScoreNorm makes 1e-12 of it and clips, and of the other values "
+            "little more than the sign is left"
+        )
+        fix = "rank it a day, or write NaN where it has no value, where it is made"
+    else:
+        text = (
+            f"spreads too little: the median absolute deviation of its training values is {found.spread:.1e} "
+            "and Qlib's RobustZScoreNorm adds 1e-12 to it, so that the model sees little or nothing of it"
+        )
+        fix = f"multiply it by 1e{-math.floor(math.log10(found.spread))} where it is made"
+    yield "warn", text, fix
 
 
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:

@@ -22,7 +22,7 @@ from rdagent_sota_bridge.qlib_files.market import Market, check_fit
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.system import cache
 
-_KIND = "quality-3"
+_KIND = "quality-4"
 _PRICE_FILES = 200
 
 
@@ -123,7 +123,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
     with panel.opened(paths, choose) as rows:
         first = rows.files[0]
         described = FactorSet(first.path, first.digest, rows.rows, rows.columns, rows.dates, rows.instruments)
-        check_fit(described, market, task.train)
+        check_fit(described, market, task.train, task.region)
         dates = selection.sampled_dates(rows)
         ground = FigureGround(rows, market, task, dates)
         sample = np.empty((len(rows.columns), len(ground.sample)), dtype=np.float64)

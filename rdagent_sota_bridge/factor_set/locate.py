@@ -182,7 +182,7 @@ def _existing(text: str, fact: str, fix: str, error_class: type[LocateError], va
         where = f"looked for at {path}"
     except (OSError, RuntimeError, ValueError) as error:  # a closed folder; ~name of nobody; a null byte
         where = str(error)
-    raise error_class(fact, variable + where, fix)
+    raise error_class(fact, variable + where, urls.misread(text) or fix)
 
 
 def _near(text: str) -> str:

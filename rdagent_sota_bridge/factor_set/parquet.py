@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import PlainSerializer, PlainValidator
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
+from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.system import cache
 
 DATETIME = "datetime"
@@ -27,6 +28,12 @@ FEATURE = "feature"
 """The column group under which RD-Agent nests factors (`scenarios/qlib/developer/factor_runner.py`)."""
 
 _EXAMPLES = 2
+_DROP = "drop those rows"
+_EMPTY = "leave it out, or mine it again"
+_WITHOUT_IT = (
+    "write the file without it: pq.read_table(file).replace_schema_metadata().to_pandas()"
+    ".set_index(['datetime', 'instrument']).to_parquet(file); or copy it anew, if it is a copy"
+)
 # What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
 
@@ -134,6 +141,9 @@ class FactorFile:
         except pd.errors.OutOfBoundsDatetime as error:
             fix = "name a set with dates that pandas can hold, 1677 to 2262"
             return None, (Failure(Reason.NOT_DATES, fix, DATETIME, examples=(_text(error),)),)
+        if dates.hasnans:  # numpy's NaT, which Arrow counts as a value
+            count = int(np.count_nonzero(dates.isna()[date_codes]))
+            return None, (Failure(Reason.NULL_INDEX, _DROP, DATETIME, count),)
         index = Index(dates, date_codes, tuple(instruments), instrument_codes)
         keys = date_codes.astype(np.int64) * len(instruments) + instrument_codes
         if (keys[1:] > keys[:-1]).all():  # sorted, as RD-Agent writes them
@@ -153,13 +163,14 @@ class FactorFile:
             FactorFileError: if they are not numbers, all NaN, infinite, or can't be read.
         """
         values = self._read(self.fields[column], column)
+        if values.null_count == len(values):  # of whatever type
+            raise _refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(values))
         if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
             fix = "convert it to numbers, or leave it out"
             raise _refused(self.path, Reason.NOT_NUMERIC, fix, column, len(values), _examples(values))
         numbers = values.to_numpy()
         if np.isnan(numbers).all():
-            fix = "leave it out, or mine it again"
-            raise _refused(self.path, Reason.ALL_NAN, fix, column, len(numbers))
+            raise _refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(numbers))
         infinite = np.flatnonzero(np.isinf(numbers))
         if len(infinite):
             label = "row {}".format if self.keys[0] is None else self.keys[0].label
@@ -287,9 +298,11 @@ def _factor_file(path: Path, file: BinaryIO) -> FactorFile:
     if parquet.metadata.num_rows == 0:
         raise _refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
     schema = parquet.schema_arrow
-    with _damaged(path):
+    try:
         described = (schema.pandas_metadata or {}).get("index_columns", [])
         header = schema.empty_table().to_pandas()
+    except (*_DAMAGE, AttributeError, RecursionError) as error:
+        raise _refused(path, Reason.DESCRIPTION, _WITHOUT_IT, examples=(_text(error),)) from None
     index_fields = [name for name in described if isinstance(name, str)]
     levels = list(header.index.names) if index_fields else []
     if missing := [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]:
@@ -347,19 +360,21 @@ def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
 
 
 def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> Iterator[Failure]:
-    if not pa.types.is_timestamp(days.type):
+    if not (pa.types.is_timestamp(days.type) or pa.types.is_null(days.type)):
         fix = "convert the level: pd.to_datetime(...)"
         yield Failure(Reason.NOT_DATES, fix, DATETIME, len(days), _examples(days))
-    elif days.type.tz is not None:
-        fix = "take the zone off: index.tz_localize(None), in the market's local time"
+    elif getattr(days.type, "tz", None) is not None:
+        moments = pd.DatetimeIndex(days.unique().to_numpy(zero_copy_only=False)).dropna()
+        fix = time_zones.zone_fix(moments, days.type.tz)
         yield Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",))
     text = codes.type.value_type if pa.types.is_dictionary(codes.type) else codes.type
-    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+    if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)):
         fix = "write codes as the market does, such as SH600000"
         yield Failure(Reason.NOT_TEXT, fix, INSTRUMENT, len(codes), _examples(codes))
     for name, level in ((DATETIME, days), (INSTRUMENT, codes)):
         if level.null_count:
-            yield Failure(Reason.NULL_INDEX, "drop those rows", name, level.null_count)
+            fix = _DROP if level.null_count < len(level) else "write the level anew, for no row has one"
+            yield Failure(Reason.NULL_INDEX, fix, name, level.null_count)
 
 
 def _examples(values: pa.ChunkedArray) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import BaseSetError, UnknownBaseSetError
 
 WINDOWS = (5, 10, 20, 30, 60)
@@ -156,11 +157,12 @@ def base_set(name: str) -> BaseSet:
         path = Path.cwd() / Path(name).expanduser()
     except RuntimeError as error:  # a home folder (~name) that is not known
         raise _unreadable(Path(name), str(error)) from None
-    if path.suffix.lower() not in (".json", ".yaml", ".yml"):
+    fix = urls.misread(name)
+    if (fix and not path.exists()) or path.suffix.lower() not in (".json", ".yaml", ".yml"):
         raise UnknownBaseSetError(
             f"ALPHA_FACTORS has an unknown value: {name!r}",
             "environment variable or .env entry ALPHA_FACTORS",
-            f"use one of {', '.join(PRESETS)}, or the path of a .json, .yaml or .yml file",
+            fix or f"use one of {', '.join(PRESETS)}, or the path of a .json, .yaml or .yml file",
         )
     return BaseSet(str(path), tuple(_read_features(path).items()))
 

@@ -18,6 +18,8 @@ from rdagent_sota_bridge.system.files import write_whole
 MANIFEST_FILE = "sota_manifest.json"
 LOADED_FILE = "sota_loaded.json"
 MANIFEST_VERSION = 1
+LEAST_SPREAD = 1e-11
+"""Below this median absolute deviation a column is as good as lost: Qlib's RobustZScoreNorm adds 1e-12."""
 
 # It runs in Qlib's environment, which may be Python 3.8 or a container. The first line marks where it begins.
 _PROBE = resources.files("rdagent_sota_bridge.qlib_side") / "loaded.py"
@@ -47,12 +49,15 @@ class Loaded:
         num_features: The input width that Qlib recorded for the model, or None if it recorded none; the
             number of features that LightGBM was trained on.
         versions: Versions in Qlib's environment.
+        columns_without_spread: Those whose training values have a median absolute deviation under
+            `LEAST_SPREAD`; None, not known, where another processor than RobustZScoreNorm scaled them.
     """
 
     columns: tuple[str, ...] | None
     columns_without_training_values: tuple[str, ...]
     num_features: int | None
     versions: dict[str, str]
+    columns_without_spread: tuple[str, ...] | None = None
 
     def as_record(self) -> dict[str, Any]:
         """Return it as the manifest shows it: without the versions, which stand elsewhere in it."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
+from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT, FactorSet
 from rdagent_sota_bridge.qlib_files import docker
 
@@ -86,7 +87,9 @@ def _dates(texts: Any) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(pd.to_datetime(texts, format="mixed"))
 
 
-def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp]) -> None:
+def check_fit(
+    factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp], region: str = "cn"
+) -> None:
     """Check that a factor set has values for a model of this market.
 
     Qlib checks nothing of it: what does not match becomes NaN, `Fillna` makes zeros of that, and the model
@@ -96,6 +99,7 @@ def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timesta
         factors: The set.
         market: The market, or None where Qlib's data is not there yet; then only the dates are compared.
         train: First and last day of the training segment, both inclusive.
+        region: Qlib's region, for the market's time zone.
 
     Raises:
         FactorFileError: if no instrument or no training day of the set is in the market.
@@ -115,7 +119,7 @@ def check_fit(factors: FactorSet, market: Market | None, train: tuple[pd.Timesta
     if market is not None:
         unknown = ~pd.Index(factors.dates.time).isin(set(market.calendar.time))
         if unknown.any():
-            fix = "take them off: index.normalize(), or name a set of the calendar's frequency"
+            fix = time_zones.time_fix(factors.dates, market.calendar, region)
             examples = (str(factors.dates[unknown][0]), f"{market.calendar[0]} in the calendar")
             found.append(Failure(Reason.TIME_OF_DAY, fix, DATETIME, int(unknown.sum()), examples))
         if set(factors.instruments).isdisjoint(market.instruments):

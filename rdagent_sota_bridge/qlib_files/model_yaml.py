@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -64,6 +64,8 @@ class Task:
         valid: The same of the validation segment.
         test: The same of the test segment; its end is NaT where it is open.
         label: Qlib's expression of the label.
+        region: Qlib's region: cn, us or tw.
+        is_robust: True where Qlib's RobustZScoreNorm scales the features.
     """
 
     provider_uri: str
@@ -72,6 +74,8 @@ class Task:
     valid: Segment
     test: Segment
     label: str
+    region: str = "cn"
+    is_robust: bool = field(default=True, compare=False)  # no part of what a training is of
 
     @property
     def segments(self) -> dict[str, Segment]:
@@ -97,7 +101,14 @@ def task_of(document: Any, market: Any) -> Task:
     else:  # a handler of Qlib's own, as in 0.8.0's baseline
         label = handler["label"]
     label = label if isinstance(label, str) else label[0]  # expressions before names, or an expression
-    return Task(str(document["qlib_init"]["provider_uri"]), str(market), **segments, label=str(label))
+    return Task(
+        str(document["qlib_init"]["provider_uri"]),
+        str(market),
+        **segments,
+        label=str(label),
+        region=str(document["qlib_init"].get("region", "cn")),  # Qlib's own default
+        is_robust="RobustZScoreNorm" in str(handler.get("infer_processors")),
+    )
 
 
 def read_task(text: str, variables: dict[str, str]) -> Task:

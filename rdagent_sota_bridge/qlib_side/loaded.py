@@ -20,11 +20,15 @@ def _sota_loaded(recorder: Any) -> None:
     dataset = recorder.load_object("dataset")
     chain = list(dataset.handler.infer_processors)
     norms = [i for i, p in enumerate(chain) if hasattr(p, "mean_train") and hasattr(p, "cols")]
-    columns, empty = None, []
+    columns, empty, flat = None, [], None
     if norms:
         norm = chain[norms[0]]
         columns = [str(column[-1]) for column in norm.cols]
         empty = [name for name, mean in zip(columns, np.ravel(norm.mean_train)) if np.isnan(mean)]  # noqa: B905
+        if any(kind.__name__ == "RobustZScoreNorm" for kind in type(norm).__mro__):
+            # Its `fit` adds 1e-12 to the median absolute deviation (`qlib/data/dataset/processor.py`, 0.9.7).
+            spreads = np.ravel(norm.std_train) / 1.4826 - 1e-12
+            flat = [name for name, spread in zip(columns, spreads) if spread < 1e-11]  # noqa: B905
         # What chooses columns after the norm has seen them.
         for p in chain[norms[0] + 1 :] + list(getattr(dataset.handler, "learn_processors", [])):
             named = set(map(str, getattr(p, "col_list", ())))
@@ -33,6 +37,7 @@ def _sota_loaded(recorder: Any) -> None:
             elif type(p).__name__ == "DropCol":
                 columns = [name for name in columns if name not in named]
         empty = [name for name in empty if name in columns]
+        flat = flat and [name for name in flat if name in columns]
         width = [v for k, v in recorder.list_params().items() if k.endswith("pt_model_kwargs.num_features")]
     else:  # LightGBM, in a factor loop: its own count of features is all that is kept
         width = [recorder.load_object("params.pkl").model.num_feature()]
@@ -44,6 +49,7 @@ def _sota_loaded(recorder: Any) -> None:
         "recorder": recorder.info["id"],
         "columns": columns,
         "columns_without_training_values": empty,
+        "columns_without_spread": flat,
         "num_features": int(width[0]) if width else None,
         "versions": versions,
     }

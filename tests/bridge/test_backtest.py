@@ -62,6 +62,7 @@ class Qlib:
             "recorder": "r",
             "columns": self.columns,
             "columns_without_training_values": [],
+            "columns_without_spread": [],
             "num_features": len(self.columns),
             "versions": {"qlib": "0.9.7"},
         }
@@ -174,6 +175,32 @@ def test_a_model_without_the_factors_stops_the_run(
     qlib.will()
     seams.build_runner().develop(model(qlib))
     assert qlib.runs == 1, "the result of the stopped run is not used"
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ([], ""),
+        (["KLEN"], ""),
+        (
+            ["KLEN", "overnight_gap"],
+            "WARNING: SOTA factors that the model saw little or nothing of: overnight_gap. ",
+        ),
+        (None, "INFO: SOTA factors: how much of each the model saw is unknown"),
+    ],
+    ids=["none", "a base feature", "a factor", "another norm"],
+)
+def test_factors_that_the_norm_lost(lost: list[str] | None, said: str, qlib: Qlib) -> None:
+    """A factor of which Qlib's norm left nothing is named in log and manifest; another norm is unknown."""
+    qlib.will(columns_without_spread=lost)
+    experiment = model(qlib)
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    found = [line for line in lines if "model saw" in line]
+    assert len(found) == bool(said) and all(line.startswith(said) for line in found)
+    manifest = manifest_of(experiment)
+    assert manifest is not None
+    assert manifest["qlib_loaded"]["columns_without_spread"] == lost
 
 
 def test_an_older_record_is_no_proof(qlib: Qlib) -> None:

@@ -117,7 +117,7 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     switched off, resumed with a changed file, and with the changed file.
     """
     box, market = runs.box_with_market(tmp_path / "a box")
-    frame = seams.factor_frame(market, RESI5=1.0, 因子=0.5)
+    frame = seams.factor_frame(market, RESI5=1.0, 因子=0.5e-15)
     workspace = seams.write_set(box.project / "set", frame)
     digest = "sha256:" + hashlib.sha256((workspace / "combined_factors_df.parquet").read_bytes()).hexdigest()
     (workspace / "qlib_res.csv").write_text(",0\nIC,0.0521\n")
@@ -128,6 +128,7 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
     manifest = manifest_of(model)
     assert manifest["qlib_loaded"]["columns"] == sorted({*ALPHA22, *frame.columns})
     assert manifest["qlib_loaded"]["columns_without_training_values"] == []
+    assert manifest["qlib_loaded"]["columns_without_spread"] == ["因子"]
     assert manifest["qlib_loaded"]["num_features"] == 24
     assert manifest["base_set"]["replaced_by_mined"] == ["RESI5"]
     assert manifest["factor_set"]["digest"] == digest
@@ -143,6 +144,8 @@ def test_results_follow_the_set(tmp_path: Path) -> None:
         "叠加Alpha因子: 21个",
         "Metric 'Rank IC' is malformed); it is repeated once",
         "SOTA factors used: Qlib loaded 24 columns (3 mined, 21 base), num_features 24",
+        "SOTA factors check: factor 因子: spreads too little: the median absolute deviation of its training",
+        "SOTA factors that the model saw little or nothing of: 因子. ",
     ):
         assert line in first.text_log, line
         assert line in first.output, line

@@ -294,6 +294,25 @@ def test_extremes(tmp_path: Path, seed: int, dates: list[int] | None) -> None:
     assert figure.extreme
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-15])
+def test_the_training_spread(tmp_path: Path, scale: float) -> None:
+    """It is the median absolute deviation of the market's training values alone, NaN left out."""
+    at, frame = market(tmp_path), awkward(3) * scale
+    _, found = looked_at(frame, tmp_path, at, task())
+    for name, factor in frame.items():
+        held = [
+            value
+            for (day, code), value in factor.dropna().items()
+            if is_inside(day, SEGMENTS["train"]) and is_member(at, day, code)
+        ]
+        middle = np.median(held)
+        assert found[str(name)].spread == pytest.approx(np.median(np.abs(held - middle)), rel=1e-12, abs=0)
+        assert found[str(name)].share_of_median == pytest.approx(np.mean(held == middle))
+    nowhere = (pd.Timestamp("2030-01-01"), pd.Timestamp("2030-12-31"))
+    _, found = looked_at(frame, tmp_path, at, task(train=nowhere))
+    assert (found["full"].spread, found["full"].share_of_median) == (None, 0.0)
+
+
 @pytest.mark.parametrize("kind", ["constant", "mostly zero", "no sampled value", "mostly one value"])
 def test_a_factor_without_a_deviation(tmp_path: Path, kind: str) -> None:
     """Where half of the values are the same, extremes are not known, and a day is constant by the range."""

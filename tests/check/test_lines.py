@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -122,6 +124,13 @@ def test_what_stops_a_run(segment: str, share: float | None, reason: Reason, tex
         ({"rank_ic": -0.21}, "rank IC of -0.210"),
         ({"extreme": 0.02}, "many extreme values"),
         ({"constant_days": 2}, "constant on many days"),
+        (
+            {"spread": 3.4e-16},
+            "spreads too little: the median absolute deviation of its training values is 3.4e-16",
+        ),
+        ({"spread": 0.0, "share_of_median": 0.61}, "has one value in 61% of its training cells"),
+        ({"spread": 1e-11}, ""),
+        ({"spread": None}, ""),
         ({"rank_ic": 0.19}, ""),
         ({"extreme": None}, ""),
         ({"constant_days": 1}, ""),
@@ -129,12 +138,71 @@ def test_what_stops_a_run(segment: str, share: float | None, reason: Reason, tex
     ],
 )
 def test_a_factor_that_looks_odd(change: dict[str, float | None], expected: str) -> None:
-    """A rank IC too good, extreme values and constant days warn; none of them stops a run."""
+    """A rank IC too good, no spread, extreme values and constant days warn; none of them stops a run."""
     found = quality(dataclasses.replace(GOOD, **change))
     line = lines(found)["factor momentum"]
     assert (line.state, expected in line.text) == ("warn" if expected else "pass", True)
     assert line.figures["low"] == -1.0
     assert failures(found, TASK) == ()
+
+
+@pytest.mark.parametrize(
+    ("spread", "fix"),
+    [
+        (9.9e-12, "multiply it by 1e12"),
+        (3.4e-16, "multiply it by 1e16"),
+        (0.0, "rank it a day, or write NaN"),
+    ],
+)
+def test_a_factor_that_the_norm_loses(spread: float, fix: str) -> None:
+    """The fix brings the deviation to about 1; another norm than Qlib's RobustZScoreNorm loses nothing."""
+    found = quality(dataclasses.replace(GOOD, spread=spread, share_of_median=0.5))
+    assert lines(found)["factor momentum"].fix.startswith(fix)
+    assert lines(found, task=dataclasses.replace(TASK, is_robust=False))["factor momentum"].state == "pass"
+
+
+def unknown_codes(count: int) -> Quality:
+    """Return a set whose instruments are the market's three, and so many more."""
+    more = tuple(f"{number:06}.SZ" for number in range(count))
+    return quality(factors=factor_set(CALENDAR, (*MARKET.instruments, *more)))
+
+
+@pytest.mark.parametrize(
+    ("count", "end"),
+    [
+        (0, "; 0 instruments of the set are not in the market"),
+        (3, "; 3 instruments of the set are not in the market: 000000.SZ, 000001.SZ, 000002.SZ"),
+        (9, ": 000000.SZ, 000001.SZ, 000002.SZ, 000003.SZ, 000004.SZ, … (9 in all)"),
+    ],
+)
+def test_unknown_codes_are_shown(count: int, end: str) -> None:
+    """Codes that the market does not have stand in the line, a few of many, in one that passes too."""
+    line = lines(unknown_codes(count))["instruments"]
+    assert (line.state, line.text.endswith(end)) == ("pass", True)
+
+
+@pytest.mark.parametrize(
+    ("gone", "weekday"),
+    [
+        (lambda days: days.dayofweek == 4, "Friday"),
+        (lambda days: (days.dayofweek == 0) | (days == CALENDAR[7]), "Monday"),
+        (lambda days: (days.dayofweek == 4) & (days != CALENDAR[7]), ""),
+        (lambda days: days.dayofweek != 4, ""),
+        (lambda days: days == CALENDAR[7], ""),
+    ],
+    ids=["every Friday", "every Monday and more", "most Fridays", "all but Fridays", "one day"],
+)
+@pytest.mark.parametrize("region", ["cn", "us"])
+def test_all_of_one_weekday_missing(gone: Callable[[Any], Any], weekday: str, region: str) -> None:
+    """Where exactly one weekday has no row at all, the text says what that is a sign of."""
+    missing = CALENDAR[gone(CALENDAR)]
+    missing = missing[(missing > CALENDAR[0]) & (missing < CALENDAR[-1])]
+    line = lines(quality(missing_days=missing), task=dataclasses.replace(TASK, region=region))["missing days"]
+    assert ("shifted by a day" in line.text) == bool(weekday)
+    assert line.text.startswith(f"no {weekday} inside the set's range has a row") == bool(weekday)
+    zone = {"cn": "Asia/Shanghai", "us": "America/New_York"}[region]
+    assert (f".tz_convert('{zone}').tz_localize(None)" in line.fix) == bool(weekday)
+    assert line.figures["ranges"]
 
 
 def test_missing_days_as_ranges() -> None:
@@ -152,11 +220,12 @@ NO_IC = dataclasses.replace(GOOD, rank_ic=None)
     ("found", "market", "label", "name", "text"),
     [
         (
-            quality(in_market=1),
+            quality(in_market=1, factors=factor_set(CALENDAR, ("SH600000", "600004.SH", "000001.SZ"))),
             MARKET,
             "",
             "instruments",
-            "1 of the 3 of market csi300 (/qlib) are in the set; 2",
+            "1 of the 3 of market csi300 (/qlib) are in the set; 2 instruments of the set are not in the "
+            "market: 000001.SZ, 600004.SH",
         ),
         (quality(NO_IC, in_market=None), None, "", "instruments", "is not there yet (/qlib, market csi300)"),
         (quality(NO_IC), MARKET, "", "rank IC", "prices for the label in /qlib"),

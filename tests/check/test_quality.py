@@ -14,13 +14,14 @@ import pytest
 from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.check import quality
 from rdagent_sota_bridge.check.figures import FigureGround
+from rdagent_sota_bridge.check.lines import set_lines
 from rdagent_sota_bridge.check.quality import Quality, Wish, look
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Reason, UnequalFactorError
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.qlib_files.market import Market, read_market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from tests import seams
-from tests.frames import nested, write
+from tests.frames import INSTRUMENTS, factor_frame, nested, write
 
 DAY = pd.Timestamp
 TASK = Task(
@@ -66,6 +67,23 @@ def test_a_whole_file_keeps_its_digest(demo: DemoMarket, market: Market, tmp_pat
     assert (found.dropped, found.left_out, found.in_market) == ((), (), 60)
     assert found.figures["overnight_gap"].rank_ic == pytest.approx(0.78, abs=0.03)
     assert abs(found.figures["noise"].rank_ic or 1) < 0.05
+
+
+@pytest.mark.parametrize("shift", [0, -1, 1])
+def test_values_that_are_nothing_and_dates_of_the_day_before(shift: int, tmp_path: Path) -> None:
+    """A tiny factor, and one of mostly one value, warn; so does a set whose dates are shifted by a day."""
+    days = pd.bdate_range("2014-06-02", "2015-02-27")
+    frame = factor_frame(["tiny", "few", "plain"], days=days + pd.Timedelta(days=shift))
+    frame["tiny"] *= 1e-17
+    frame["few"] = frame["few"].where(frame["few"] > 70, 0.0)
+    market = Market(tmp_path, "csi300", days, INSTRUMENTS)
+    found = look([write(frame, tmp_path)], Wish(), market, TASK)
+    texts = {line.name: line.text for line in set_lines(found, market, TASK)}
+    assert texts["factor tiny"].startswith("spreads too little: ")
+    assert texts["factor few"].startswith("has one value in ")
+    assert texts["factor plain"].startswith("coverage ")
+    weekday = {-1: "Friday", 1: "Monday"}.get(shift, "")
+    assert texts["missing days"].startswith(f"no {weekday} inside" if weekday else "none inside")
 
 
 def test_what_is_chosen_is_in_the_digest(demo: DemoMarket, market: Market, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ GROUPS = "keep flat columns, or two levels of which the first is 'feature' throu
 CODES_FIX = "write codes as the market does, such as SH600000"
 NUMBERS_FIX = "convert it to numbers, or leave it out"
 ONE_ROW = "keep one row of each: df[~df.index.duplicated()]"
-ZONE_FIX = "take the zone off: index.tz_localize(None), in the market's local time"
+ZONE_FIX = (
+    "df.index = df.index.set_levels("
+    "df.index.levels[0].tz_convert('Asia/Shanghai').tz_localize(None), level=0)"
+)
 EMPTY_FIX = "leave it out, or mine it again"
 FAR = pd.DatetimeIndex(np.array(["2719-01-02", "2719-01-03"], "datetime64[s]"))
 
@@ -275,11 +278,14 @@ REFUSED: dict[str, tuple[Callable[[], pd.DataFrame], list[Failure | tuple[Any, .
         for name, values, examples in (
             ("text", ["low", "high"] * 6, ("'low'", "'high'")),
             ("booleans", [True, False] * 6, ("True", "False")),
-            ("None", [None] * 12, ("None", "None")),
             ("dates", [datetime.date(2020, 1, 2)] * 12, (DATE, DATE)),
             ("lists", [["a"], ["b"]] * 6, ("['a']", "['b']")),
         )
     },
+    "a column of None": (
+        lambda: nested(factor_frame().assign(空=None)),
+        [Failure(Reason.ALL_NAN, EMPTY_FIX, "空", 12)],
+    ),
     "a column of NaN": (
         lambda: nested(factor_frame().assign(空=np.nan)),
         [Failure(Reason.ALL_NAN, EMPTY_FIX, "空", 12)],

@@ -17,6 +17,7 @@ import pytest
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.errors import HandOffError
 from rdagent_sota_bridge.qlib_files.manifest import (
+    LEAST_SPREAD,
     LOADED_FILE,
     MANIFEST_FILE,
     Loaded,
@@ -30,11 +31,20 @@ from tests.frames import assert_survives_pickling
 
 
 class Norm:
-    """Stands in for Qlib's RobustZScoreNorm after `fit`: it knows the columns and their training means."""
+    """Stands in for a norm of Qlib's after `fit`: it knows the columns, their means and deviations."""
 
-    def __init__(self, columns: list[Any], means: list[float]) -> None:
+    def __init__(self, columns: list[Any], means: list[float], deviations: Any = 1.0) -> None:
         self.cols = columns
         self.mean_train = np.array(means)
+        self.std_train = (deviations + 1e-12) * 1.4826
+
+
+class RobustZScoreNorm(Norm):
+    """Stands in for Qlib's norm of that name."""
+
+
+class OfAFork(RobustZScoreNorm):
+    """Stands in for a norm that a fork derives from it."""
 
 
 class Recorder:
@@ -103,6 +113,41 @@ def test_probe_writes_what_was_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert loaded.versions["pandas"] == metadata.version("pandas")
     assert json.loads((tmp_path / LOADED_FILE).read_text(encoding="utf-8"))["recorder"] == "0a1b"
     assert [entry.name for entry in tmp_path.iterdir()] == [LOADED_FILE]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("norm", "lost"),
+    [(RobustZScoreNorm, ("0", "1e-15", "9e-12")), (OfAFork, ("0", "1e-15", "9e-12")), (Norm, None)],
+)
+def test_probe_names_columns_without_spread(
+    norm: type[Norm],
+    lost: tuple[str, ...] | None,
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Named are those that are under ten times Qlib's 1e-12; another norm has no such addition."""
+    monkeypatch.chdir(tmp_path)
+    names = ["0", "1e-15", "9e-12", "1.1e-11", "0.02", "nan"]
+    deviations = np.array([float(name) for name in names], dtype=dtype)
+    run_probe(
+        Recorder(norm([("feature", name) for name in names], [0.0] * len(names), deviations), PARAMETERS)
+    )
+    loaded = read_loaded(tmp_path)
+    assert loaded is not None
+    assert loaded.columns_without_spread == lost
+    assert loaded.as_record()["columns_without_spread"] == lost
+    assert LEAST_SPREAD == 1e-11, "as the probe has it, which can't import it"
+
+
+def test_a_record_of_an_older_probe(tmp_path: Path) -> None:
+    """What a release before wrote says nothing of spreads: not known."""
+    old = '{"columns": ["a"], "columns_without_training_values": [], "num_features": 1, "versions": {}}'
+    (tmp_path / LOADED_FILE).write_text(old)
+    loaded = read_loaded(tmp_path)
+    assert loaded is not None
+    assert (loaded.columns, loaded.columns_without_spread) == (("a",), None)
 
 
 def test_probe_replaces_an_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,21 @@ def test_task_is_read(text: str) -> None:
     assert pd.isna(other.test[1]) if "test_end" in text else other.test == test
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("", "", ("cn", True)),
+        ("region: cn", "region: us", ("us", True)),
+        ("region: cn", "", ("cn", True)),
+        ("RobustZScoreNorm", "ZScoreNorm", ("cn", False)),
+    ],
+)
+def test_region_and_norm_are_read(old: str, new: str, expected: tuple[str, bool]) -> None:
+    """Qlib's region (cn by default) and whether its RobustZScoreNorm scales the features are in the YAML."""
+    task = read_task(INSTALLED.replace(old, new), {})
+    assert (task.region, task.is_robust) == expected
+
+
 def test_label_without_a_name() -> None:
     """Qlib takes expressions without names too, and then their list stands alone."""
     lines = (f'                            - ["{LABEL}"]\n', '- ["LABEL0"]')
