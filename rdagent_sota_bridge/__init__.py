@@ -15,6 +15,7 @@ Example:
 
 import os
 import sys
+from _thread import _local  # threading.local, without the import of threading
 
 TYPE_CHECKING = False  # typing's own constant would cost its import, and so would __future__'s annotations
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ SEAM_MODULES = frozenset(
 # Modules of a patched source (`patches/`) that asked for their seams as they ran: the hook lets them be.
 called_by_source: "set[str]" = set()
 
+# The modules that each thread looks for: another finder of this make asks all finders, and so this one again.
+_being_found = _local()
+
 OFF_WORDS = ("0", "false", "no", "off")
 
 
@@ -54,18 +58,26 @@ class SeamFinder:
 
     @staticmethod
     def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Return the spec of a module with a seam, whose loader applies the seam; None for all others."""
-        if name not in SEAM_MODULES:
+        """Return the spec of a module with a seam, whose loader applies the seam; None for all others.
+
+        None too where another finder asks for the module while this one looks for it.
+        """
+        names = vars(_being_found)
+        if name not in SEAM_MODULES or name in names:
             return None
-        for finder in sys.meta_path:
-            if finder is SeamFinder or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    _apply_after(spec.loader)
-                return spec
-        return None
+        names[name] = True
+        try:
+            for finder in sys.meta_path:
+                if finder is SeamFinder or not hasattr(finder, "find_spec"):
+                    continue
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    if spec.loader is not None:
+                        _apply_after(spec.loader)
+                    return spec
+            return None
+        finally:
+            del names[name]
 
 
 def _apply_after(loader: "Any") -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -148,6 +150,94 @@ def test_a_loader_that_is_a_class_keeps_its_method(
         importlib.import_module(name)
     assert ran == ["seam_frozen", "other_frozen"]
     assert applied == ["seam_frozen"]
+
+
+class Walking:
+    """A finder that asks the others, as ours does."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the first of the others finds."""
+        others = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(name, path, target) for finder in others)
+        return next(filter(None, found), None) if name in startup.SEAM_MODULES else None
+
+
+class Guarded:
+    """A finder that asks all finders, as that of wrapt does, and then returns None itself."""
+
+    def __init__(self) -> None:
+        self.asks = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return what is found without this one."""
+        if self.asks or name not in startup.SEAM_MODULES:
+            return None
+        self.asks = True
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            self.asks = False
+
+
+class Leaving:
+    """A finder that is not among the finders while it asks them."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return what is found without this one."""
+        if name not in startup.SEAM_MODULES:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            return importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("kind", [Walking, Guarded, Leaving])
+def test_another_finder_of_the_same_make(
+    kind: type[Any], place: int, applied: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before ours or after it, one that asks all finders lets the module have its seams once."""
+    (tmp_path / "seam_file.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.meta_path.insert(place, kind())
+    importlib.import_module("seam_file")
+    assert applied == ["seam_file"]
+
+
+def test_a_module_that_two_threads_look_for(
+    applied: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look in one thread hides the seams from no other thread; nor, once it failed, from that one."""
+    (tmp_path / "seam_file.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    looks, may_end = threading.Event(), threading.Event()
+    found = []
+
+    class Failing:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            """Wait and fail, once and in the thread."""
+            if threading.current_thread() is thread and not may_end.is_set():
+                looks.set()
+                may_end.wait(60)
+                raise ImportError(name)
+
+    def look_twice() -> None:
+        with pytest.raises(ImportError):
+            startup.SeamFinder.find_spec("seam_file")  # by itself: an import would lock out the other thread
+        found.append(startup.SeamFinder.find_spec("seam_file"))
+
+    sys.meta_path.insert(1, Failing)  # type: ignore[arg-type]
+    thread = threading.Thread(target=look_twice)
+    thread.start()
+    assert looks.wait(60)
+    importlib.import_module("seam_file")
+    assert applied == ["seam_file"]
+    may_end.set()
+    thread.join(60)
+    assert found[0].name == "seam_file"
 
 
 def test_a_loader_is_as_it_was_after_its_module_has_run(

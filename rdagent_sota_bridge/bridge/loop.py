@@ -17,9 +17,10 @@ from typing import Any
 
 from rdagent_sota_bridge.bridge import factor_runner, stop
 from rdagent_sota_bridge.bridge import plan as plans
-from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError, SessionError
+from rdagent_sota_bridge.factor_set import safe_pickle
 from rdagent_sota_bridge.factor_set.names import MODEL_LOOPS
-from rdagent_sota_bridge.factor_set.sessions import log_folder, session_file
+from rdagent_sota_bridge.factor_set.sessions import log_folder, read_session, session_file
 from rdagent_sota_bridge.settings import is_enabled
 
 _seen: weakref.WeakSet[Any] = weakref.WeakSet()  # loops that were built or loaded with the seam in place
@@ -43,14 +44,15 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
 
     @functools.wraps(load_before)
     def load(cls: type, path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        if not _trains_models(cls):
-            return load_before(cls, path, *args, **kwargs)
-        with _stopped_before_loop(log_folder(Path(path))):
-            plan = plans.checked_plan()
-            file = session_file(Path(path))
-            if plan is not None and plan.record is not None and file is not None:
-                _check_session(module, file, plan.record)
-        session = load_before(cls, path, *args, **kwargs)
+        with _one_message(Path(path)):
+            if not _trains_models(cls):
+                return load_before(cls, path, *args, **kwargs)
+            with _stopped_before_loop(log_folder(Path(path))):
+                plan = plans.checked_plan()
+                file = session_file(Path(path))
+                if plan is not None and plan.record is not None and file is not None:
+                    _check_session(module, file, plan.record)
+            session = load_before(cls, path, *args, **kwargs)
         _seen.add(session)
         _resume_with(session, plan)
         return session
@@ -94,8 +96,24 @@ def _stopped_before_loop(run_folder: Path | None = None) -> Iterator[None]:
         stop.stop_before_loop(error, run_folder)
 
 
+@contextmanager
+def _one_message(path: Path) -> Iterator[None]:
+    """End with one message, not a traceback, where the session to resume from is refused or damaged."""
+    try:
+        yield
+    except (OSError, *safe_pickle.DAMAGE):
+        with _stopped_before_loop(log_folder(path)):
+            try:
+                if is_enabled():
+                    read_session(session_file(path) or path)
+            except SessionError as error:
+                fix = error.fix.replace(safe_pickle.WORKSPACE_ITSELF, "begin a new run")
+                raise HandOffError(error.fact, error.place, fix) from None
+        raise  # the session is whole, or the switch is off
+
+
 def _check_session(module: ModuleType, file: Path, record: plans.Record) -> None:
-    # The same loader as RD-Agent's: a signature that it refuses is refused here, with its own error.
+    # The same loader as RD-Agent's: a signature that it refuses is refused here too.
     with file.open("rb") as content:
         session = getattr(module, "secure_pickle_load", pickle.load)(content)
     if not _trains_models(type(session)):

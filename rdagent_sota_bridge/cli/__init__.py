@@ -40,6 +40,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all names, 
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
 
 
+def _or_latest(which: str) -> str:
+    return f"or latest: the newest log below ./log {which}, by the times in the sessions."
+
+
+_OR_LATEST_ACCEPTED = _or_latest("that accepted a factor")
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"rdagent-sota-bridge {__version__}")
@@ -79,7 +86,7 @@ def list_command(
 def path_command(
     log: Annotated[
         str | None,
-        typer.Argument(help="A log folder, latest, a factor workspace or a URL."),
+        typer.Argument(help=f"A log folder, a factor workspace, a URL, {_OR_LATEST_ACCEPTED}"),
     ] = None,
 ) -> None:
     """Print the path of the factor set that a run would use: of LOG, or of what the environment names."""
@@ -94,8 +101,8 @@ def check_command(
         str | None,
         typer.Argument(
             metavar="[PATH|LOG]",
-            help="A factor workspace or file, a URL, a log folder, or latest; the environment's set if left "
-            "out.",
+            help=f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} The environment's "
+            "set if left out.",
         ),
     ] = None,
     look_ahead: Annotated[
@@ -111,7 +118,7 @@ def check_command(
 
 @app.command(name="verify")
 def verify_command(
-    log: Annotated[str, typer.Argument(help="A log folder, or latest.")],
+    log: Annotated[str, typer.Argument(help=f"A log folder, {_or_latest('with models')}")],
     as_json: Json = False,
 ) -> None:
     """Verify what a run's models were trained on: status 0 if all that claim factors have them, else 1."""
@@ -124,7 +131,9 @@ def verify_command(
 def push_command(
     named: Annotated[
         str,
-        typer.Argument(metavar="SET", help="A factor workspace or file, a log folder, or latest."),
+        typer.Argument(
+            metavar="SET", help=f"A factor workspace or file, a log folder, {_OR_LATEST_ACCEPTED}"
+        ),
     ],
     url: Annotated[str, typer.Argument(metavar="URL", help="A folder, such as s3://bucket/run.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace whatever is there.")] = False,
@@ -137,7 +146,9 @@ def push_command(
 
 @app.command(name="report")
 def report_command(
-    logs: Annotated[Logs, typer.Argument(metavar="LOG...", help="Log folders, or latest.")],
+    logs: Annotated[
+        Logs, typer.Argument(metavar="LOG...", help=f"Log folders, {_or_latest('of any command')}")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file; report.html if left out."),
@@ -171,7 +182,8 @@ def run_command(
     ] = None,
     log_dir: Annotated[Path, typer.Option(help="The folder of the logs.")] = Path("log"),
     from_log: Annotated[
-        str | None, typer.Option(help="Train on what this log accepted; no factor stage.")
+        str | None,
+        typer.Option(help=f"Train on what this log accepted, {_OR_LATEST_ACCEPTED} No factor stage."),
     ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train as many models without the factors, to compare.")

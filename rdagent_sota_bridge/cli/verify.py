@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json, print_notes
 from rdagent_sota_bridge.factor_set import locate, sessions
-from rdagent_sota_bridge.factor_set.names import LATEST, MODEL_LOOPS
+from rdagent_sota_bridge.factor_set.names import LATEST
 from rdagent_sota_bridge.factor_set.sessions import Session
 from rdagent_sota_bridge.report import history, verify
 from rdagent_sota_bridge.report.history import Run
@@ -30,7 +30,7 @@ def run(log: str, as_json: bool) -> int:
     """Print what can be shown of each model loop of a run, and return the exit status.
 
     Args:
-        log: A log folder, its `__session__`, a session file, or `latest` for the newest log with model loops.
+        log: A log folder, its `__session__`, a session file, or `latest` for the newest log with models.
         as_json: Print one JSON object and nothing else.
 
     Returns:
@@ -40,9 +40,7 @@ def run(log: str, as_json: bool) -> int:
         SessionError: if the log can't be read, or is of a run without models.
     """
     fix = "run `rdagent fin_model` in this folder, or name a log folder"
-    found = history.read_run(
-        named_log(log, lambda one: one.loop_class in MODEL_LOOPS, "No log of a run with models", fix)
-    )
+    found = history.read_run(named_log(log, lambda one: one.has_models, "No log of a run with models", fix))
     verdicts = verify.verify(found)
     holds = all(one.holds for one in verdicts)
     if as_json:

@@ -229,10 +229,10 @@ def _dtype(kept: Any) -> str:
 
 _SIGNED = b"RDAGENT_SIGNED_PICKLE_V"  # rdagent/core/serialization.py, 1.0.0
 _PICKLE = b"\x80"  # every pickle of protocol 2 and above begins so
-_WORKSPACE_ITSELF = "name the workspace itself in SOTA_WORKSPACE_PATH"
+WORKSPACE_ITSELF = "name the workspace itself in SOTA_WORKSPACE_PATH"
 _NAME_KEY = (
     "set ARTIFACT_SIGNING_KEY, or ARTIFACT_SIGNING_KEY_PATH (~/.rdagent/artifact_signing.key if not set), to "
-    f"the key of that run; or {_WORKSPACE_ITSELF}"
+    f"the key of that run; or {WORKSPACE_ITSELF}"
 )
 
 
@@ -265,6 +265,10 @@ def load_logged(file: Path) -> Any:
                 # Before the look at the signature: of such a file it would advise to trust what is unsigned.
                 fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
                 raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), fix)
+            if head != _SIGNED and _SIGNED.startswith(
+                head
+            ):  # a run that is killed as it dumps leaves it empty
+                raise EOFError("the file is empty, or cut off")
             content.seek(0)
             return _verified(file, content, head == _SIGNED)
     except OSError as error:
@@ -273,7 +277,7 @@ def load_logged(file: Path) -> Any:
         raise SessionError(
             f"The session can't be read: {type(error).__name__}: {_text(error)}",
             str(file),
-            f"if the file is cut off, name an earlier session file of that log, or {_WORKSPACE_ITSELF}",
+            f"if the file is cut off, name an earlier session file of that log, or {WORKSPACE_ITSELF}",
         ) from None
 
 
@@ -285,7 +289,7 @@ def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
         raise UntrustedSessionError(
             "The session is signed, and the installed RD-Agent can't verify signatures",
             str(file),
-            f"use the RD-Agent of that run (1.0.0 or later), or {_WORKSPACE_ITSELF}",
+            f"use the RD-Agent of that run (1.0.0 or later), or {WORKSPACE_ITSELF}",
         )
     key_file = Path(serialization.RD_AGENT_SETTINGS.artifact_signing_key_path).expanduser()
     has_key = bool(serialization.RD_AGENT_SETTINGS.artifact_signing_key)
@@ -310,7 +314,7 @@ def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
         if not signed:
             fact = "RD-Agent refuses the session: it is not signed, as those of RD-Agent 0.8.0 are not"
             fix = (
-                f"{_WORKSPACE_ITSELF}; or, if you trust where the file comes from, set "
+                f"{WORKSPACE_ITSELF}; or, if you trust where the file comes from, set "
                 "RD-Agent's own ALLOW_UNSAFE_LEGACY_PICKLE=true"
             )
         raise UntrustedSessionError(fact, str(file), fix) from None

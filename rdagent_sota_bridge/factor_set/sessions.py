@@ -87,6 +87,11 @@ class Session:
         return tuple(found for found in self.experiments if found.is_factor and found.accepted)
 
     @property
+    def has_models(self) -> bool:
+        """True for a run of fin_model, and for one of fin_quant once a model of it has a verdict."""
+        return self.loop_class == "ModelRDLoop" or any(not found.is_factor for found in self.experiments)
+
+    @property
     def mines_factors(self) -> bool:
         """True for a run that mines factors, whatever came of it."""
         return self.loop_class in FACTOR_LOOPS or any(found.is_factor for found in self.experiments)
@@ -103,7 +108,7 @@ class FactorCode:
     recorded_path: str
 
 
-_LOG_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")  # log/conf.py, 0.8.0 and 1.0.0
+_LOGGED = "%Y-%m-%d_%H-%M-%S-%f"  # the names of what a run logs, in UTC (log/storage.py, 0.8.0 and 1.0.0)
 _SESSION = TypeAdapter(Session)
 
 
@@ -175,7 +180,7 @@ def read_session(path: Path) -> Session:
         for last in last_of_loop.values()
         if last != file and _loop_and_step(last)[1] >= first.next_steps.get(_loop_and_step(last)[0], 0)
     ]
-    return max([first, *map(_read, later)], key=lambda session: len(session.experiments))
+    return max([first, *map(_read, later)], key=lambda session: (session.written, len(session.experiments)))
 
 
 def newest_log(
@@ -183,7 +188,8 @@ def newest_log(
 ) -> tuple[Path, Session, tuple[str, ...]]:
     """Return the newest log below the current folder that fits, its session, and notes on those left out.
 
-    By the times in the sessions: the files of a copy have others.
+    This is what `LATEST` means to every command: the log whose last step ended last, by the times in the
+    sessions. Those of files and the names of folders say nothing: a log is copied, renamed or resumed.
 
     Args:
         fits: Whether a log's newest session is of the kind that is looked for.
@@ -214,7 +220,7 @@ def newest_log(
         )
     written, _, newest, session = max(found, key=lambda entry: entry[:2])
     for log, trouble in unread:
-        if _may_be_newer(log, newest, written):
+        if _may_be_newer(log, written):
             raise SessionError(
                 f"A log that can't be read may be newer than the latest: {trouble.fact}",
                 f"{trouble.place}; the latest that can be read is {newest}",
@@ -224,11 +230,16 @@ def newest_log(
     return newest, session, notes
 
 
-def _may_be_newer(unread: Path, log: Path, written: float) -> bool:
-    """Return whether a log may be newer than another: by RD-Agent's names, or by the times of its files."""
-    if _LOG_NAME.match(unread.name) and _LOG_NAME.match(log.name):
-        return unread.name > log.name
-    return any(file.stat().st_mtime > written for file in unread.glob(f"{SESSION_FOLDER}/*/*"))
+def _may_be_newer(unread: Path, written: float) -> bool:
+    """Return whether a log that can't be read may be newer, by the names of what its run logged.
+
+    Without a session no step of it has ended; without names nothing says how old it is.
+    """
+    if session_file(unread) is None:
+        return False
+    end = datetime.datetime.fromtimestamp(written, datetime.timezone.utc).strftime(_LOGGED)
+    logged = [file.stem for file in unread.rglob("*.pkl") if re.fullmatch(r"[\d_-]{26}", file.stem)]
+    return not logged or max(logged) > end
 
 
 def factor_codes(path: Path) -> tuple[FactorCode, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rdagent.core.conf import RD_AGENT_SETTINGS
 from rdagent.scenarios.qlib.developer.model_runner import QlibModelRunner
 from rdagent.utils.workflow import LoopBase, LoopMeta
 from rdagent.utils.workflow.loop import LoopTrace
@@ -17,8 +18,9 @@ from rdagent.utils.workflow.loop import LoopTrace
 from examples.demo.market import Market
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.bridge import plan
+from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set.sessions import session_file
-from tests import seams
+from tests import logs, seams
 
 
 class _Loop(LoopBase, metaclass=LoopMeta):
@@ -204,6 +206,60 @@ def test_fin_factor_is_never_checked_or_stopped(
     """A factor loop is built and loaded whatever the variables hold."""
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", value)
     assert isinstance(FactorRDLoop.load(session(FactorRDLoop(None), tmp_path)), FactorRDLoop)
+
+
+# What is done to a session, the fact of the message, and a part of its fix.
+UNREADABLE = {
+    "cut off": (
+        "Artifact signature verification failed" if logs.SIGNED else "can't be read",
+        "begin a new run",
+    ),
+    "emptied": ("can't be read: EOFError", "name an earlier session file of that log, or begin a new run"),
+    "gone": ("The log is not there", "name the log folder of a run"),
+    "a folder without sessions": ("holds no session", "name the log folder of a run"),
+    **({"another key": ("with another key", "ARTIFACT_SIGNING_KEY_PATH")} if logs.SIGNED else {}),
+    **({"unsigned": ("it is not signed", "ALLOW_UNSAFE_LEGACY_PICKLE=true")} if logs.SIGNED else {}),
+}
+
+
+def unreadable(what: str, loop: _Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of a session that RD-Agent's `load` does not take."""
+    folder = session(loop, tmp_path)
+    file = folder / "__session__" / "1" / "0_running"
+    content = file.read_bytes()
+    if what == "another key":
+        monkeypatch.setattr(
+            RD_AGENT_SETTINGS, "artifact_signing_key", "another key, of 32 bytes or more, too"
+        )
+    elif what == "gone":
+        return folder.parent / "no log"
+    elif what == "a folder without sessions":
+        shutil.rmtree(folder / "__session__")
+        (folder / "__session__").mkdir()
+    else:
+        file.write_bytes({"cut off": content[:-20], "emptied": b"", "unsigned": content[25 + 32 :]}[what])
+    return folder if what == "a folder without sessions" else file
+
+
+@pytest.mark.parametrize("kind", [ModelRDLoop, FactorRDLoop])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_session_that_rdagent_refuses_is_one_message(
+    what: str, kind: type[_Loop], workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names reason, file and fix, and no factor set; switched off, RD-Agent's own error stays."""
+    path = unreadable(what, kind(seams.build_runner()), tmp_path, monkeypatch)
+    before = tree(tmp_path / "log")
+    with pytest.raises(SystemExit) as stop:
+        kind.load(path, checkout=True)
+    fact, place, fix = str(stop.value.code).split("\n  ")
+    assert UNREADABLE[what][0] in fact and UNREADABLE[what][1] in fix
+    assert place == f"where: {path}"
+    assert "SOTA" not in str(stop.value.code) and "factors" not in fact
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
+    with pytest.raises(Exception) as own:
+        kind.load(path, checkout=True)
+    assert not isinstance(own.value, BridgeError)
+    assert tree(tmp_path / "log") == before
 
 
 @pytest.mark.parametrize("kind", [OtherRunner, OwnDevelop])

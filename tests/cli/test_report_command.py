@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -104,14 +102,3 @@ def test_json_has_the_figures_and_writes_no_file(project: Path) -> None:
     assert one["command"] == "fin_model"
     assert one["loops"][0]["accepted"] is True
     assert not (project / "report.html").exists()
-
-
-def test_latest_is_the_newest_log(project: Path) -> None:
-    """`latest` names the log whose last step ended last, whatever its name, its kind and its files' times."""
-    later = logs.BEGIN + timedelta(days=1)
-    loop = ("b" * 32, ("gap",), False)
-    second = logs.write_run(project / "log" / "earlier name", project / "w", loop, ended=later)
-    for file in second.rglob("*"):
-        os.utime(file, (1, 1))
-    found = json.loads(run("latest", "--json").stdout)
-    assert [one["log"] for one in found["runs"]] == [str(second)]

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -123,32 +122,6 @@ def test_notes_are_printed(tmp_path: Path) -> None:
     status, text, _ = verify(write_run(tmp_path, model(workspace)))
     assert status == 1
     assert f"note: {workspace}/sota_manifest.json can't be read" in text
-
-
-def test_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`latest` is the log with model loops that ended last, whatever its name, and no factor run.
-
-    A damaged log that may be newer is an error; an older one is a note.
-    """
-    for name, kind, hours in (("b", "ModelRDLoop", 1), ("a", "ModelRDLoop", 2), ("c", "FactorRDLoop", 3)):
-        begin = logs.BEGIN + timedelta(hours=hours)
-        factors = ("x",) if kind == "FactorRDLoop" else ()
-        logs.write_run(tmp_path / "log" / name, tmp_path / name, ("w", factors, True), kind=kind, ended=begin)
-        trained.write_baseline(tmp_path / name / "w")
-    monkeypatch.chdir(tmp_path)
-    status, text, _ = verify("latest")
-    assert status == 0
-    assert text.startswith(f"fin_model: {tmp_path}/log/a\n")
-    damaged = tmp_path / "log" / "d" / "__session__" / "0" / "0_coding"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"damaged")
-    os.utime(damaged, (1, 1))
-    status, text, errors = verify("latest")
-    assert (status, text.splitlines()[0]) == (0, f"fin_model: {tmp_path}/log/a")
-    assert errors.startswith("note: a log was left out of the search: ") and str(damaged) in errors
-    damaged.touch()
-    status, _, errors = verify("latest")
-    assert status == 1 and "may be newer" in errors
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,16 @@ def test_of_parallel_loops_the_last_verdict_counts(tmp_path: Path) -> None:
     assert [(one.loop, one.workspace_id) for one in session.experiments] == [(1, "early"), (0, "late")]
 
 
+def test_of_parallel_loops_the_last_step_counts(tmp_path: Path) -> None:
+    """Where no verdict tells two sessions apart, the newest is the one whose last step ended last."""
+    loop = logs.new_loop()
+    for number, hours in ((1, 1), (0, 2)):
+        logs.begin(loop, number, None, logs.BEGIN + timedelta(hours=hours))
+        newest = logs.dump(loop, tmp_path, number)
+    session = sessions.read_session(tmp_path)
+    assert (session.file, session.written) == (newest, (logs.BEGIN + timedelta(hours=2)).timestamp())
+
+
 @pytest.mark.parametrize("what", ["other times", "damage to an older one", "other files"])
 def test_only_sessions_that_may_be_newer_are_read(what: str, tmp_path: Path) -> None:
     """Neither a copy's times, nor damage to an older session, nor what an editor leaves stops the reading."""
