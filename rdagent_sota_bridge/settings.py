@@ -38,8 +38,15 @@ def path_entries(value: str) -> tuple[str, ...]:
     return tuple(urls.split_list(value))
 
 
+def _unquoted(value: object) -> object:
+    text = str(value)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        raise ValueError(urls.UNQUOTE)
+    return value
+
+
 def _path_list(value: object) -> object:
-    entries = urls.split_list(str(value))
+    entries = urls.split_list(str(_unquoted(value)))
     if not all(entries):
         raise ValueError(
             f"an entry between the separators ({os.pathsep}) is empty; is a variable in it not set?"
@@ -63,16 +70,8 @@ def _folder(value: object) -> object:
     return str(value)
 
 
-def _unquoted(value: object) -> object:
-    text = str(value)
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        raise ValueError(f"expected it without the quotes: {text[1:-1]}")
-    return value
-
-
 def _name_list(value: object) -> object:
-    _unquoted(value)
-    if not all(map(str.strip, str(value).split(","))):
+    if not all(map(str.strip, str(_unquoted(value)).split(","))):
         raise ValueError("a name between the commas is empty")
     return str(value)
 

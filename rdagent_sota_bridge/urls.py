@@ -9,8 +9,11 @@ HIDDEN = "***"
 """What stands in a shown URL in place of a secret."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")  # two letters at least: C:// is a drive
+UNQUOTE = "take the quotes off, which are part of the value here"
+"""The fix of a value in quotes; without the value, which may hold a secret."""
+
 _QUOTES = "\"'`“”‘’"
-_DRIVE = re.compile(rf"[{_QUOTES}]?(?:@/?)?[A-Za-z]")  # D of D:\sets; editors copy it as @/d:/sets
+_DRIVE = re.compile(r"(?:@/?)?[A-Za-z]")  # D of D:\sets; editors copy it as @/d:/sets
 _DRIVE_PATH = re.compile(r"(?:@/?|/)?([A-Za-z]):[\\/]+(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\w|\$\{|%\w+%")
 _NO_HOST = ("file", "local", "memory")  # all of such a URL is a path
@@ -52,17 +55,16 @@ def _paths(text: str) -> list[str]:
 
 def misread(text: str) -> str:
     """Return the fix for the text of a path that is written for another program; empty for any other text."""
-    bare = text.strip(_QUOTES)
-    if drive := _DRIVE_PATH.fullmatch(bare):
+    if drive := _DRIVE_PATH.fullmatch(text):
         rest = drive[2].replace("\\", "/")
         return f"write a Windows path as Linux has it; in WSL it is /mnt/{drive[1].lower()}/{rest}"
-    if bare != text:
-        return f"take the quotes off, which are part of the value here: {bare}"
+    if text.strip(_QUOTES) != text:
+        return UNQUOTE
     if _VARIABLE.search(text):
         return "write the path out: no variable is put in here (a .env does so for ${NAME})"
     if "\\" in text:
         return "write a Windows path as Linux has it, with / in place of \\"
-    return f"take the @ off: {text[1:]}" if text.startswith("@") else ""
+    return "take the @ off" if text.startswith("@") else ""
 
 
 def is_joined(entry: str) -> bool:

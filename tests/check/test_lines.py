@@ -151,7 +151,7 @@ def test_a_factor_that_looks_odd(change: dict[str, float | None], expected: str)
     [
         (9.9e-12, "multiply it by 1e12"),
         (3.4e-16, "multiply it by 1e16"),
-        (0.0, "rank it a day, or write NaN"),
+        (0.0, "subtract each day's mean"),
     ],
 )
 def test_a_factor_that_the_norm_loses(spread: float, fix: str) -> None:

@@ -19,7 +19,7 @@ from tests.frames import examine, factor_frame, nested, write_table
 
 FRAME = factor_frame()
 WSL = "write a Windows path as Linux has it; in WSL it is /mnt/{}".format
-QUOTES = "take the quotes off, which are part of the value here: {}".format
+QUOTES = "take the quotes off, which are part of the value here"
 WRITTEN_OUT = "write the path out: no variable is put in here"
 VALUELESS = "a column is all NaN [momentum], 12 in all; fix: leave it out, or mine it again"
 
@@ -93,27 +93,30 @@ PATHS = {
     " d:\\sets ": WSL("d/sets"),
     "@/f:/Coding/RD-Agent/log": WSL("f/Coding/RD-Agent/log"),
     "@f:\\a": WSL("f/a"),
-    '"D:\\my sets"': WSL("d/my sets"),
+    '"D:\\my sets"': QUOTES,
     "./own:C:\\a": WSL("c/a"),
     "\\\\server\\share": "write a Windows path as Linux has it, with / in place of \\",
     "log\\run": "write a Windows path as Linux has it, with / in place of \\",
-    "@log/run": "take the @ off: log/run",
+    "@log/run": "take the @ off",
     "$HOME/sets": WRITTEN_OUT,
     "${HOME}/sets": WRITTEN_OUT,
     "%USERPROFILE%\\sets": WRITTEN_OUT,
-    '"/sets/run"': QUOTES("/sets/run"),
-    "'/sets/run'": QUOTES("/sets/run"),
-    "“/sets/run”": QUOTES("/sets/run"),
-    './own:"/sets/run"': QUOTES("/sets/run"),
+    '"/sets/run"': QUOTES,
+    "'/sets/run'": QUOTES,
+    "“/sets/run”": QUOTES,
+    './own:"/sets/run"': QUOTES,
 }
 
 VALUES = {
     ("SOTA_STORE_PATH", "D:\\store"): WSL("d/store"),
-    ("SOTA_STORE_PATH", '"/store"'): QUOTES("/store"),
+    ("SOTA_STORE_PATH", '"/store"'): QUOTES,
     ("SOTA_STORE_PATH", "$HOME/store"): WRITTEN_OUT,
-    ("SOTA_FACTORS", '"momentum,turnover"'): "expected it without the quotes: momentum,turnover",
-    ("SOTA_FACTORS_EXCLUDE", "'momentum'"): "expected it without the quotes: momentum",
-    ("ALPHA_FACTORS", '"alpha22"'): "expected it without the quotes: alpha22",
+    ("SOTA_STORE_PATH", '"https://alice:topsecret@host/x"'): QUOTES,
+    ("SOTA_WORKSPACE_PATH", '"https://alice:topsecret@host/x"'): QUOTES,
+    ("SOTA_WORKSPACE_PATH", "'s3://bucket/run'"): QUOTES,
+    ("SOTA_FACTORS", '"momentum,turnover"'): QUOTES,
+    ("SOTA_FACTORS_EXCLUDE", "'momentum'"): QUOTES,
+    ("ALPHA_FACTORS", '"alpha22"'): QUOTES,
     ("ALPHA_FACTORS", "D:\\base.json"): WSL("d/base.json"),
     ("ALPHA_FACTORS", "$HOME/base.json"): WRITTEN_OUT,
 }
