@@ -264,7 +264,7 @@ def unseen(state: str, *words: str) -> None:
         ("conda", None, "fail", "conda is not on PATH"),
         ("conda", "exit 1", "warn", f"the conda environment {NAME} is not there yet"),
         ("conda", f'[ "$1" = env ] && echo "{NAME} /envs/q" || exit 1', "fail", "can't run anything in it"),
-        ("conda", "sleep 300", "warn", "conda does not answer"),
+        ("conda", "exec sleep 300", "warn", "conda does not answer"),
     ],
     ids=["docker", "unknown", "no conda", "not yet", "listed", "hanging conda"],
 )

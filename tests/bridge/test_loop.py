@@ -248,7 +248,7 @@ def test_a_session_that_rdagent_refuses_is_one_message(
 ) -> None:
     """It names reason, file and fix, and no factor set; switched off, RD-Agent's own error stays."""
     path = unreadable(what, kind(seams.build_runner()), tmp_path, monkeypatch)
-    before = tree(tmp_path / "log")
+    before = tree(tmp_path / "log" / "run")
     with pytest.raises(SystemExit) as stop:
         kind.load(path, checkout=True)
     fact, place, fix = str(stop.value.code).split("\n  ")
@@ -259,7 +259,7 @@ def test_a_session_that_rdagent_refuses_is_one_message(
     with pytest.raises(Exception) as own:
         kind.load(path, checkout=True)
     assert not isinstance(own.value, BridgeError)
-    assert tree(tmp_path / "log") == before
+    assert tree(tmp_path / "log" / "run") == before
 
 
 @pytest.mark.parametrize("kind", [OtherRunner, OwnDevelop])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pytest
 from rdagent_sota_bridge.bridge import seams, source_patch
 from rdagent_sota_bridge.factor_set.locate import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
+from tests.forking import Forks
 
 RELEASES = ("0.5.0", "0.6.1", "0.7.0")
 
 # Each module of a release, beside the installed ones that it imports: what the seams replace in it.
-MEET = """
-import importlib, importlib.util, json, os, pathlib, sys
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+MEET = """\
+import importlib, importlib.util, json, pathlib, sys
 import rdagent_sota_bridge as startup
 startup.unregister()
 from rdagent_sota_bridge.bridge import dry_run, seams
@@ -29,7 +28,7 @@ answer = {}
 for seam in seams.SEAMS:
     package, _, name = seam.module.rpartition(".")
     importlib.import_module(package)
-    file = pathlib.Path(sys.argv[1], *seam.module.split(".")).with_suffix(".py")
+    file = pathlib.Path(source, *seam.module.split(".")).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(f"{package}.{name}_of_a_release", file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,9 +51,9 @@ def source(release: str) -> Path:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_seam_fits(release: str) -> None:
+def test_every_seam_fits(release: str, forks_of_rdagent: Forks) -> None:
     """No seam is refused, both `develop` take the factors, and seams replace what they must."""
-    found = subprocess.run([sys.executable, "-c", MEET, source(release)], capture_output=True, text=True)
+    found = forks_of_rdagent.run(f"source = {str(source(release))!r}\n{MEET}")
     assert found.returncode == 0, found.stderr[-2000:]
     answer = json.loads(found.stdout.splitlines()[-1])
     assert answer.pop("asked").startswith(

@@ -24,6 +24,8 @@ from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.settings import read_settings
 from tests import seams
 
+pytestmark = pytest.mark.xdist_group("verdict")  # the loops of `ways` are run once
+
 SCRIPT = Script(models=(SMALL_MLP, replace(SMALL_GRU, accepted=False)))
 """The LLM says yes to the first model, no to the second, and yes to the third."""
 
