@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused(fork: str, place: Place) -> None:
 
 def test_with_the_switch_off_nothing_is_said(place: Place) -> None:
     """A fork's own run is its own: no warning, its own YAML, its own cache key."""
-    place.patch.delenv("LOAD_SOTA_FROM_WORKSPACE")
+    place.patch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
     place.be(*forks.FITTING["key of the model alone"])
     with seams.logged() as lines:
         for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -171,6 +170,4 @@ def test_without_a_conda_environment(
     found = forks_of_rdagent.run(CONDA, folder=tmp_path, **stage)
     assert found.returncode == 0, found.stderr
     assert f"PATH: {stage['PATH']}\n" in found.stdout
-    told = found.stdout.partition("TOLD:")[2]
-    assert sys.version.split()[0] in told
-    assert json.loads(told) if told.strip().startswith("{") else told
+    assert sys.version.split()[0] in found.stdout.partition("TOLD:")[2]
