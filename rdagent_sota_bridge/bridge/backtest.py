@@ -146,7 +146,7 @@ def put_back(hand_off: HandOff) -> None:
         try:
             _place_set(hand_off)
         except StoreError as error:  # it may not hide what ended `develop`
-            logger().warning(str(error))
+            logger().warning(error)
 
 
 def _merged_columns(hand_off: HandOff) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import print_json
+from rdagent_sota_bridge.cli.output import echo, print_json
+from rdagent_sota_bridge.errors import one_line
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings
@@ -30,12 +31,12 @@ def show(as_json: bool) -> None:
         return
     if found:
         Console().print(_table(found))
-        typer.echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
+        echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
     else:
-        typer.echo(f"No factor set is stored in {place}")
+        echo(f"No factor set is stored in {place}")
     for copy in copies:
         shared = ", the same file as the stored set" if copy.stored else ""
-        typer.echo(
+        echo(
             f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
             f"{_minute(copy.used)}, from {' and '.join(copy.urls) or 'an unknown URL'}"
         )
@@ -52,12 +53,12 @@ def verify() -> int:
         if trouble:
             troubles = list(dict.fromkeys([*troubles, trouble]))  # `entries` has looked at sizes and times
         else:
-            typer.echo(passed)
+            echo(passed)
     _print_troubles(troubles)
     if troubles:
-        typer.echo("The next run that needs such a set writes its copy anew.", err=True)
+        echo("The next run that needs such a set writes its copy anew.", err=True)
     elif not looks:
-        typer.echo(f"No factor set is stored in {place}")
+        echo(f"No factor set is stored in {place}")
     return 1 if troubles else 0
 
 
@@ -72,14 +73,14 @@ def prune(keep_days: float, dry_run: bool) -> None:
         *map(str, [*paths, *parts]),
     ]
     for what in removed:
-        typer.echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
+        echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
     if not removed:
-        typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
+        echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 
 def _print_troubles(troubles: list[str]) -> None:
     for trouble in troubles:
-        typer.echo(trouble, err=True)
+        echo(trouble, err=True)
 
 
 def _minute(when: datetime) -> str:
@@ -92,9 +93,9 @@ def _table(found: list[Stored]) -> Table:
     for head in ("factors\nrows", "size\nlinks", "last used\nwritten"):
         table.add_column(head, justify="right", no_wrap=True)
     for stored in found:
-        sources = "\n".join(path for path, _ in stored.sources)
+        sources = "\n".join(one_line(path) for path, _ in stored.sources)
         table.add_row(
-            f"{stored.digest.removeprefix('sha256:')[:10]}\n{sources}",
+            Text(f"{stored.digest.removeprefix('sha256:')[:10]}\n{sources}"),  # not markup
             f"{len(stored.columns)}\n{stored.rows:,}",
             f"{decimal(stored.size)}\n{stored.links}",
             f"{_minute(stored.used)}\n{_minute(stored.written)}",
