@@ -34,6 +34,7 @@ class HandOff:
         replaced: Loaded factors that are replaced by fin_quant's own of the same name.
         to_place: The set that is to be placed over the nine rows that `develop` got, if it got those.
         stored: The stored file in the model's workspace, once it is placed there.
+        placed: Size, time and inode of that file.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
         failed: What ended the merge or the training. A `develop` that catches it must not continue.
@@ -49,6 +50,7 @@ class HandOff:
     replaced: tuple[str, ...] = ()
     to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
+    placed: store.Identity | None = None
     trained: bool = False
     loaded: manifest.Loaded | None = None
     failed: BridgeError | None = None
@@ -63,6 +65,13 @@ class HandOff:
     def file(self) -> Path:
         """The factor file in the experiment's workspace."""
         return Path(self.experiment.experiment_workspace.workspace_path) / FACTOR_FILE
+
+    @property
+    def aside(self) -> Path:
+        """Where that file lies between trainings, so that none but ours is written through a link."""
+        return self.file.with_name(
+            f".{FACTOR_FILE}.{0:032x}.tmp"
+        )  # what a kill leaves, `files.place` removes
 
     @property
     def base_beside_mined(self) -> base_sets.BaseSet:

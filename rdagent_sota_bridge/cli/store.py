@@ -12,18 +12,19 @@ from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import echo, print_json
 from rdagent_sota_bridge.errors import one_line
+from rdagent_sota_bridge.factor_set import prune as pruning
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.sharing import fetch
-from rdagent_sota_bridge.sharing.fetch import Copy
+from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.sharing.fetched import Copy
 
 
 def show(as_json: bool) -> None:
     """Print the sets in the store and those fetched, what was used last at the end."""
     place = store.folder(read_settings().store_path)
     found, troubles = store.entries(place)
-    copies = fetch.entries(place)
+    copies = fetched.entries(place)
     _print_troubles(troubles)
     if as_json:
         sets = [_set_as_json(stored) for stored in found]
@@ -46,9 +47,9 @@ def verify() -> int:
     """Read every stored set whole, print a line for each, and return 1 if one is not as it was written."""
     place = store.folder(read_settings().store_path)
     found, troubles = store.entries(place)
-    copies = fetch.entries(place)
+    copies = fetched.entries(place)
     looks = [(store.trouble_of(stored), f"as written: {stored.path}") for stored in found]
-    looks += [(fetch.changed(copy), f"as fetched: {copy.path}") for copy in copies]
+    looks += [(fetched.changed(copy), f"as fetched: {copy.path}") for copy in copies]
     for trouble, passed in looks:
         if trouble:
             troubles = list(dict.fromkeys([*troubles, trouble]))  # `entries` has looked at sizes and times
@@ -66,15 +67,17 @@ def prune(keep_days: float, dry_run: bool) -> None:
     """Remove the sets that no run has asked for in some days, and print what was removed."""
     place = store.folder(read_settings().store_path)
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
-    paths = store.prune(place, before, dry_run=dry_run)
-    copies, parts = fetch.prune(place, before, dry_run=dry_run)
+    paths, used = pruning.prune(place, before, dry_run=dry_run)
+    copies, parts, fetched_used = fetched.prune(place, before, dry_run=dry_run)
     removed = [
         *(f"{copy.path} ({decimal(copy.size)}, fetched, last used {_minute(copy.used)})" for copy in copies),
         *map(str, [*paths, *parts]),
     ]
     for what in removed:
         echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
-    if not removed:
+    for path in used + fetched_used:
+        echo(f"kept, for a run uses it: {path}")
+    if not removed + used + fetched_used:
         echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 

@@ -24,6 +24,7 @@ from rdagent_sota_bridge.errors import FactorFileError, SetChangedError, StoreEr
 from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import workspace_root
 from rdagent_sota_bridge.factor_set.parquet import FactorFile
+from rdagent_sota_bridge.factor_set.prune import prune
 from rdagent_sota_bridge.system import files
 from tests.faults import (
     elsewhere,
@@ -39,6 +40,7 @@ from tests.frames import (
 from tests.system.test_files import state
 
 DAYS = pd.bdate_range("2020-01-01", periods=40)
+LOCKS = (".lock", ".used")
 
 
 def digest_of(path: Path) -> str:
@@ -68,8 +70,8 @@ def unsorted_source(folder: Path) -> Path:
 
 
 def stored_names(place: Path) -> list[str]:
-    """Return the names in the store, without the lock's."""
-    return sorted(file.name for file in place.iterdir() if not file.name.endswith(".lock"))
+    """Return the names in the store, without those of locks."""
+    return sorted(file.name for file in place.iterdir() if file.suffix not in LOCKS)
 
 
 def names_of(wanted: store.Wanted) -> list[str]:
@@ -552,7 +554,7 @@ def test_hand_out_that_fails(tmp_path: Path, place: Path, trouble: str) -> None:
         assert list(target.parent.iterdir()) == ([target] if trouble == "folder there" else [])
 
 
-# --- what is in it, and pruning ---
+# --- what is in it ---
 
 USERS = (
     "notes.json",
@@ -591,7 +593,7 @@ def listing(place: Path) -> dict[str, Any]:
     return {
         str(file.relative_to(place)): file.read_bytes() if file.is_file() else None
         for file in place.rglob("*")
-        if not file.name.endswith(".lock")
+        if file.suffix not in LOCKS
     }
 
 
@@ -610,7 +612,7 @@ def test_empty_store(place: Path, there: bool) -> None:
     if there:
         place.mkdir(parents=True)
     assert store.entries(place) == ([], [])
-    assert store.prune(place, days_ago(0), dry_run=False) == []
+    assert prune(place, days_ago(0), dry_run=False) == ([], [])
     assert place.exists() == there
     assert not there or list(place.iterdir()) == []
 
@@ -630,115 +632,6 @@ def test_entries(tmp_path: Path, place: Path) -> None:
     assert f"its entry {'c' * 64}.sota.json is missing" in troubles[1]
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_prune(tmp_path: Path, place: Path, dry_run: bool) -> None:
-    """Sets not used since a time go, and what workspaces have of them stays; a dry run removes nothing."""
-    oldest, older, newest = three_sets(tmp_path, place)
-    ways = {}
-    for stored in (oldest, older):
-        for link in (True, False):
-            target = tmp_path / f"{stored.digest[-8:]}-{link}.parquet"
-            store.hand_out(stored, target, link=link)
-            ways[target] = stored.content
-    before = listing(place)
-    assert set(store.prune(place, days_ago(15), dry_run=dry_run)) == {*pair(oldest), *pair(older)}
-    if dry_run:
-        assert listing(place) == before
-        assert same(*store.entries(place)[0]) == same(oldest, older, newest)
-    else:
-        assert stored_names(place) == [newest.path.with_suffix(".json").name, newest.path.name]
-        assert same(*store.entries(place)[0]) == same(newest)
-        assert store.prune(place, days_ago(15), dry_run=False) == []
-    assert all(digest_of(target) == content for target, content in ways.items())
-
-
-def test_prune_keeps_what_was_used_since(tmp_path: Path, place: Path) -> None:
-    """A set that a run asks for again, without writing it, is not pruned."""
-    wanted = wanted_of(normal_source(tmp_path))
-    stored = store.keep(wanted, place)
-    used_at(stored, 30)
-    assert store.prune(place, days_ago(1), dry_run=True) == pair(stored)
-    store.keep(wanted, place)
-    assert store.prune(place, days_ago(1), dry_run=False) == []
-    assert same(*store.entries(place)[0]) == same(stored)
-    store.prune(place, days_ago(-1), dry_run=False)
-    assert stored_names(place) == []
-    again = store.keep(wanted, place)  # by the process that knew it; there is nothing to warn of
-    assert (again.note, again.content) == ("", stored.content)
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_prune_leaves_a_users_files(tmp_path: Path, place: Path, dry_run: bool) -> None:
-    """Files and folders that are not the store's stay, however old, and however near their names are."""
-    place.mkdir(parents=True)
-    stored = store.keep(wanted_of(normal_source(tmp_path)), place)
-    stem = stored.path.stem
-    for name in (*USERS, f"{stem}.parquet.bak", f"{stem}.csv", f"{stem}.txt", f"old {stem}.parquet"):
-        (place / name).write_text("a user's")
-        os.utime(place / name, (1, 1))
-    (place / "folder").mkdir()
-    (place / "folder" / f"{'a' * 64}.parquet").write_text("a user's")
-    before = listing(place)
-    used_at(stored, 30)
-    assert store.prune(place, days_ago(1), dry_run=dry_run) == pair(stored)
-    if not dry_run:
-        del before[stored.path.name], before[f"{stem}.json"]
-    assert listing(place) == before
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-@pytest.mark.parametrize("used", [0, 30])
-def test_prune_takes_what_killed_runs_left(tmp_path: Path, place: Path, dry_run: bool, used: int) -> None:
-    """Temporary files of a killed run go, of a set that stays, one that goes, and one that never was."""
-    stored = store.keep(wanted_of(normal_source(tmp_path)), place)
-    used_at(stored, used)
-    lefts = [
-        place / f".{stem}.{rest}"
-        for stem in (stored.path.stem, f"{'d' * 64}.sota")
-        for rest in ("0123456789abcdef.tmp", "json.a1b2c3")
-    ]
-    for left in lefts:
-        left.write_text("half")
-    removed = store.prune(place, days_ago(1), dry_run=dry_run)
-    # Without the lock nobody knows whether a run writes the temporary files.
-    assert sorted(removed) == sorted([*(pair(stored) if used else []), *([] if dry_run else lefts)])
-    assert [left.exists() for left in lefts] == [dry_run] * 4
-    assert stored.path.exists() == (dry_run or not used)
-
-
-@pytest.mark.parametrize("dry_run", [True, False])
-@pytest.mark.parametrize("half", ["parquet", "json", "both, damaged"])
-def test_prune_takes_old_halves(tmp_path: Path, place: Path, dry_run: bool, half: str) -> None:
-    """A copy without its entry, or the reverse, goes when it is old: a run that writes now has halves too."""
-    place.mkdir(parents=True)
-    halves = [
-        place / f"{'e' * 64}.sota.{end}" for end in ("parquet", "json") if half in (end, "both, damaged")
-    ]
-    for file in halves:
-        file.write_text("half")
-    assert store.prune(place, days_ago(1), dry_run=dry_run) == []
-    for file in halves:
-        os.utime(file, (1, 1))
-    assert store.prune(place, days_ago(1), dry_run=dry_run) == halves
-    assert [file.exists() for file in halves] == [dry_run] * len(halves)
-
-
-def test_prune_without_the_right_to_write(tmp_path: Path) -> None:
-    """Where a file can't be removed there is one error; a dry run needs no right to write."""
-    with public_folder() as folder:
-        place = folder / "store"
-        stored = store.keep(wanted_of(normal_source(tmp_path)), place)
-        place.chmod(0o555)
-        with without_privileges():
-            assert store.prune(place, days_ago(-1), dry_run=True) == pair(stored)
-            with pytest.raises(StoreError) as caught:
-                store.prune(place, days_ago(-1), dry_run=False)
-        place.chmod(0o755)
-        assert caught.value.place.startswith(str(place))
-        assert_survives_pickling(caught.value)
-        assert same(*store.entries(place)[0]) == same(stored)
-
-
 def test_store_that_may_not_be_read(tmp_path: Path) -> None:
     """A folder that the user may not enter is one error for whoever lists or prunes it."""
     with public_folder() as folder:
@@ -751,7 +644,7 @@ def test_store_that_may_not_be_read(tmp_path: Path) -> None:
                 with pytest.raises(StoreError) as listed:
                     store.entries(place)
                 with pytest.raises(StoreError):
-                    store.prune(place, days_ago(1), dry_run=True)
+                    prune(place, days_ago(1), dry_run=True)
         finally:
             place.chmod(0o755)
         assert listed.value.place == str(place)

@@ -19,6 +19,7 @@ import pytest
 from rdagent_sota_bridge.errors import StoreError
 from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.panel import Panel
+from rdagent_sota_bridge.factor_set.prune import prune
 from tests.factor_set.test_store import (
     assert_lock_is_free,
     days_ago,
@@ -499,7 +500,7 @@ def prune_while_another_writes(folder: str) -> list[Any]:
     os.read(receive, 1)
     pruner = os.fork()
     if pruner == 0:
-        store.prune(place, days_ago(1), dry_run=False)
+        prune(place, days_ago(1), dry_run=False)
         os._exit(0)
     time.sleep(0.3)
     waits = os.waitpid(pruner, os.WNOHANG) == (0, 0)

@@ -42,3 +42,15 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Files]:
 def place(tmp_path: Path) -> Path:
     """Return the folder of a store that is not there yet."""
     return tmp_path / "a store"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a set of half a megabyte."""
+    return storage.factor_file(tmp_path / "mined")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Return another set of as many bytes."""
+    return storage.factor_file(tmp_path / "other", seed=8)

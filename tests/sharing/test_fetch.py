@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -30,24 +29,12 @@ from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import training_record
-from rdagent_sota_bridge.sharing import fetch, remote
+from rdagent_sota_bridge.sharing import fetch, fetched, remote
 from rdagent_sota_bridge.sharing.remote import MANIFEST
 from rdagent_sota_bridge.system import files as written_files
 from tests import servers, storage
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
 from tests.storage import Bucket
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Return a set of half a megabyte."""
-    return storage.factor_file(tmp_path / "mined")
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Return another set of as many bytes."""
-    return storage.factor_file(tmp_path / "other", seed=8)
 
 
 def get(url: str, place: Path, lines: list[str] | None = None) -> Located:
@@ -136,7 +123,7 @@ def test_the_stored_set_is_the_fetched_file(
     found = get(bucket.put(source, "run"), place)
     digest = parquet.current_digest(found.path)
     stored = store.keep(store.Wanted(digest, ("momentum", "turnover"), ((found.path, digest),)), place)
-    (copy,) = fetch.entries(place)
+    (copy,) = fetched.entries(place)
     assert copy.stored
     assert stored.path.samefile(found.path)
     fetch.current_digest(found.path)
@@ -215,7 +202,7 @@ def test_an_object_that_changes_meanwhile(bucket: Bucket, place: Path, source: P
         pytest.raises(RemoteError, match="was changed while it was fetched"),
     ):
         get(url, place)
-    assert (left(place), fetch.entries(place)) == ([], [])
+    assert (left(place), fetched.entries(place)) == ([], [])
     assert get(url, place).path.read_bytes() == other.read_bytes()
 
 
@@ -251,7 +238,7 @@ def test_killed_around_the_name(
             found = get(url, folder / "store")
             assert found.path.stat().st_mode & 0o222 == 0
         assert found.path.read_bytes() == source.read_bytes()
-        assert len(fetch.entries(folder / "store")) == 1
+        assert len(fetched.entries(folder / "store")) == 1
         assert left(folder / "store") == []
 
 
@@ -310,12 +297,12 @@ def test_a_copy_that_was_changed(bucket: Bucket, place: Path, source: Path) -> N
     """A fetched file that was changed is named, and fetched anew; offline it is no copy."""
     url, content = bucket.put(source, "run"), source.read_bytes()
     path = get(url, place).path
-    (copy,) = fetch.entries(place)
-    assert fetch.changed(copy) == ""
+    (copy,) = fetched.entries(place)
+    assert fetched.changed(copy) == ""
     for changed in (b"?" + content[1:], content[1:]):
         path.chmod(0o644)
         path.write_bytes(changed)
-        assert "was changed" in fetch.changed(copy)
+        assert "was changed" in fetched.changed(copy)
         lines = list[str]()
         assert get(url, place, lines).path.read_bytes() == content
         assert "was changed after it was fetched" in lines[0]
@@ -343,7 +330,7 @@ def test_a_record_that_means_nothing(
     (record,) = (place / store.FETCHED).glob("*.json")
     whole = json.loads(record.read_text())
     record.write_bytes(change if isinstance(change, bytes) else json.dumps({**whole, **change}).encode())
-    assert fetch.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=True)[1] == [record]
+    assert fetched.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=True)[1] == [record]
     files.status = 503
     with pytest.raises(RemoteUnavailableError):
         get(url, place)
@@ -378,9 +365,9 @@ def test_what_release_0_1_0_left(files: servers.Files, place: Path, source: Path
     assert [method for method, _, _ in files.log] == ["HEAD"]
     assert (found.path, found.fetched) == (folder / digest / FACTOR_FILE, record["fetched"])
     assert found.origin == Origin("a-run", 3, "w", accepted=True)
-    copies, others = fetch.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=False)
+    copies, others, _ = fetched.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=False)
     assert (len(copies), len(others)) == (1, 3)
-    assert {file.suffix for file in folder.iterdir()} <= {".lock"}
+    assert {file.suffix for file in folder.iterdir()} <= {".lock", ".used"}
 
 
 # --- the manifest ---
@@ -483,7 +470,7 @@ def test_http_that_gives_half(files: servers.Files, place: Path, source: Path, g
     files.contents[f"/run/{FACTOR_FILE}"] = bad
     with pytest.raises(RemoteError, match="no whole parquet file"):
         get(url, place)
-    assert (left(place), fetch.entries(place)) == ([], [])
+    assert (left(place), fetched.entries(place)) == ([], [])
     assert not list((place / store.FETCHED).glob("*.json"))
     serve(files, source)
     assert get(url, place).path.read_bytes() == content
@@ -605,25 +592,3 @@ def test_a_store_that_may_only_be_read(files: servers.Files, source: Path, other
         serve(files, other)
         with without_privileges(), pytest.raises(StoreError, match="can't be copied into the store"):
             get(url, folder / "store")
-
-
-def test_entries_and_prune(bucket: Bucket, place: Path, source: Path, other: Path, tmp_path: Path) -> None:
-    """Fetched sets are listed with their URLs, and go when nobody has asked for them, as do broken parts."""
-    assert fetch.entries(place) == []
-    old, new = get(bucket.put(source, "old"), place), get(bucket.put(other, "new"), place)
-    used = get(bucket.put(storage.factor_file(tmp_path / "c", seed=9), "used"), place)
-    then, part = time.time() - 40 * 24 * 3600, place / store.FETCHED / f".{'0' * 64}.part"
-    part.write_bytes(b"?")
-    for file in [part, *(place / store.FETCHED).glob("*.json"), old.path.parent, used.path.parent]:
-        os.utime(file, (then, then))
-    fetch.current_digest(used.path)  # a run asks its URL once, and its loops look at the file for weeks
-    assert {copy.urls for copy in fetch.entries(place)} == {(old.url,), (new.url,), (used.url,)}
-    before = datetime.now(timezone.utc) - timedelta(days=30)
-    copies, others = fetch.prune(place, before, dry_run=True)
-    assert ([copy.path for copy in copies], others) == ([old.path], [part])
-    assert old.path.exists()
-    assert fetch.prune(place, before, dry_run=False) == (copies, others)
-    assert not old.path.parent.exists()
-    assert {copy.path for copy in fetch.entries(place)} == {new.path, used.path}
-    assert left(place) == []
-    assert get(bucket.url("old"), place).path == old.path
