@@ -60,7 +60,7 @@ def find_sets(named: str | None, settings: Settings) -> tuple[Located, ...]:
 
 @contextmanager
 def progress_bar() -> Iterator[remote.Progress]:
-    """Give what shows bytes that move, on the stderr of a terminal; nothing elsewhere or before the first."""
+    """Give what shows bytes that move: a bar on the stderr of a terminal, a line now and then elsewhere."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -69,9 +69,11 @@ def progress_bar() -> Iterator[remote.Progress]:
     )
     shown = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     tasks: dict[str, TaskID] = {}
+    lines = fetch.lines(lambda text: echo(text, err=True))
 
     def show(url: str, done: int, total: int | None) -> None:
         if not shown.console.is_terminal:
+            lines(url, done, total)
             return
         if url not in tasks:
             shown.start()

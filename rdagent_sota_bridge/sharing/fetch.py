@@ -7,10 +7,12 @@ fetched its bytes so far (`.<key>.part`).
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -40,6 +42,7 @@ from rdagent_sota_bridge.sharing.remote import MANIFEST, Progress, Remote, SetMa
 from rdagent_sota_bridge.system import files, in_use
 
 _LINE_SECONDS = 10.0
+_RESERVE = 10**9  # bytes
 # What fails where the file system does, and the fix.
 _COPY = (
     "What the URL names can't be copied into the store",
@@ -94,7 +97,7 @@ def fetch(url: str, place: Path, say: Callable[[str], object], progress: Progres
                 what = f"{record.digest}; what is there now may be another set"
                 notes, is_current = (f"{error.fact} ({thing.shown}): {copy} is used, {what}",), True
             if record is None or not is_current:
-                record = _up_to_date(thing, manifest, file, progress or _lines(say))
+                record = _up_to_date(thing, manifest, file, progress or lines(say))
         except (RemoteError, FactorFileNotFoundError) as error:
             if record is None:
                 raise
@@ -168,7 +171,8 @@ def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Pr
         thing.say(f"{thing.shown}{shown} is fetched into {file.parent}")
         try:
             part.unlink(missing_ok=True)  # of a fetch that broke off; it may be read-only already
-            thing.get(part, progress)
+            _check_room(file.parent, size or 0)
+            thing.get(part, _leaving_room(file.parent, progress))
             if thing.look() != seen:  # no driver compares the ETags of all the pieces
                 raise RemoteError(
                     "The set was changed while it was fetched",
@@ -236,7 +240,27 @@ def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Pat
     return record
 
 
-def _lines(say: Callable[[str], object]) -> Progress:
+def _check_room(folder: Path, needed: int) -> None:
+    """Raise an OSError if so many more bytes would fill the disk: 1 GB stays free, or 5 % of a small disk."""
+    disk = shutil.disk_usage(folder)
+    reserve = min(_RESERVE, disk.total // 20)
+    if disk.free - needed < reserve:
+        coming = f" for {decimal(needed)}" if needed else ""
+        text = f"no room{coming}: {decimal(disk.free)} of the disk are free, and {decimal(reserve)} stay free"
+        raise OSError(errno.ENOSPC, text, str(folder))
+
+
+def _leaving_room(folder: Path, progress: Progress) -> Progress:
+    """Return what stops a response without a length, or of a wrong one, before the disk is full."""
+
+    def move(url: str, done: int, total: int | None) -> None:
+        _check_room(folder, 0)
+        progress(url, done, total)
+
+    return move
+
+
+def lines(say: Callable[[str], object]) -> Progress:
     """Return what makes a line of the bytes that move, every ten seconds."""
     last = time.monotonic()
 
