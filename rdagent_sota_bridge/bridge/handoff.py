@@ -14,7 +14,7 @@ from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
-from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.errors import BridgeError, one_line
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
@@ -82,7 +82,7 @@ class HandOff:
     def note(self) -> str:
         """The sets that are handed over, in one line."""
         base = self.base_beside_mined
-        return f"factor set {self.record['digest']}, base set {base.name} sha256:{base.digest}"
+        return one_line(f"factor set {self.record['digest']}, base set {base.name} sha256:{base.digest}")
 
 
 _active: ContextVar[HandOff | None] = ContextVar("rdagent_sota_bridge_hand_off", default=None)

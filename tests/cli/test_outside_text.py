@@ -178,3 +178,12 @@ def test_the_log() -> None:
     assert lines[:2] == [f"{start} {SHOWN}\n"] * 2
     failed = "Failed to load SOTA factors from workspace"
     assert lines[2] == f"{start} {failed}: {SHOWN}\n  where: there\n  fix:   fix it\n"
+
+
+def test_the_note_in_yaml_and_script() -> None:
+    """The base set's name, which may be a file's, stays inside of the comment that it stands in."""
+    from rdagent_sota_bridge.bridge.handoff import HandOff
+    from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+
+    note = HandOff({"digest": "sha256:0"}, BaseSet(HOSTILE, ()), None, ()).note
+    assert note.startswith(f"factor set sha256:0, base set {SHOWN} sha256:")
