@@ -61,13 +61,9 @@ def find_sets(named: str | None, settings: Settings) -> tuple[Located, ...]:
 @contextmanager
 def progress_bar() -> Iterator[remote.Progress]:
     """Give what shows bytes that move: a bar on the stderr of a terminal, a line now and then elsewhere."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    shown = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    times, console = (TransferSpeedColumn(), TimeRemainingColumn()), Console(stderr=True)
+    shown = Progress(*columns, *times, console=console, transient=True)
     tasks: dict[str, TaskID] = {}
     lines = fetch.lines(lambda text: echo(text, err=True))
 

@@ -75,9 +75,10 @@ def prune(keep_days: float, dry_run: bool) -> None:
     ]
     for what in removed:
         echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
-    for path in used + fetched_used:
+    used += [copy.path for copy in fetched_used]
+    for path in used:
         echo(f"kept, for a run uses it: {path}")
-    if not removed + used + fetched_used:
+    if not removed + used:
         echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 

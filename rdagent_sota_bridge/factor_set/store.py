@@ -164,10 +164,9 @@ def _use(path: Path, wanted: Wanted) -> None:
     in_use.hold(use_lock_of(path))
     mark_used(entry_of(path))
     for source, digest in wanted.sources:
-        fetched = fetched_file(digest, path.parent)
-        if source == fetched.resolve():
-            in_use.hold(fetched_use_lock(digest, path.parent))
-            mark_used(fetched.parent)
+        if source == fetched_file(digest, path.parent).resolve():
+            in_use.hold(use_lock_of(file_of(digest, path.parent)))
+            mark_used(source.parent)
 
 
 def mark_used(entry: Path) -> None:
@@ -244,13 +243,8 @@ def lock_of(path: Path) -> Path:
 
 
 def use_lock_of(path: Path) -> Path:
-    """Return the lock that runs which use a set's copy share."""
+    """Return the lock that runs share which use a set's copy, or the fetched file of the same digest."""
     return path.with_name(f".{path.stem}.used")
-
-
-def fetched_use_lock(digest: str, place: Path) -> Path:
-    """Return the lock that runs which use a fetched file share."""
-    return place / FETCHED / f".{digest.removeprefix('sha256:')}.used"
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -146,7 +146,9 @@ def _usable(file: Path, say: Callable[[str], object]) -> FetchRecord | None:
     record, place = read_record(file), file.parent.parent
     if record is None:
         return None
-    in_use.hold(store.fetched_use_lock(record.digest, place))  # first, so that whoever prunes leaves it
+    in_use.hold(
+        store.use_lock_of(store.file_of(record.digest, place))
+    )  # first, so that whoever prunes leaves it
     path = store.fetched_file(record.digest, place)
     if not path.exists():
         return None
@@ -220,7 +222,7 @@ def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Pat
             "push the set again: `rdagent-sota push SET URL --replace`",
         )
     path = store.fetched_file(digest, file.parent.parent)
-    in_use.hold(store.fetched_use_lock(digest, file.parent.parent))
+    in_use.hold(store.use_lock_of(store.file_of(digest, file.parent.parent)))
     path.parent.mkdir(exist_ok=True)
     part.chmod(part.stat().st_mode & 0o444)  # what the umask leaves of it
     part.replace(path)

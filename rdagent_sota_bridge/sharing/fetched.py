@@ -19,12 +19,10 @@ from rdagent_sota_bridge.sharing.remote import Digest
 from rdagent_sota_bridge.system import in_use
 
 _KEEP = ("The fetched sets can't be read or pruned", "make it a folder that you may read and write")
+_FOLDER = re.compile("[0-9a-f]{64}")
 _RECORD = re.compile(r"[0-9a-f]{64}\.json")
-# What a fetch that was killed left: a part (release 0.1.0 left two files), or a record that has no name yet.
-_BROKEN = re.compile(r"\.([0-9a-f]{64})\.(?:part(?:\.json)?|json\.[a-z0-9_]{8})")
-_OF_A_COPY = re.compile(
-    rf"{re.escape(FACTOR_FILE)}|{re.escape(RESULT_FILE)}|\.{re.escape(RESULT_FILE)}\.\w{{8}}"
-)
+# What may mean nothing: a record, and what a fetch that was killed left; release 0.1.0 left two files a part.
+_BROKEN = re.compile(r"([0-9a-f]{64})\.json|\.([0-9a-f]{64})\.(?:part(?:\.json)?|json\.[a-z0-9_]{8})")
 
 
 class FetchRecord(BaseModel):
@@ -56,8 +54,9 @@ def read_record(file: Path) -> FetchRecord | None:
 class Copy:
     """A set that was fetched.
 
-    `urls` are without secrets; `used` is when a run last asked for it, or trained a model on it; and `stored`
-    is True if the store's set is the same file, and takes no room of its own.
+    `urls` are without secrets; `used` is when a run last asked for it, or trained a model on it; `stored` is
+    True if the store's set is the same file, and takes no room of its own; and `files` are those of it that
+    there may be: its records, itself, and its metrics.
     """
 
     path: Path
@@ -67,10 +66,11 @@ class Copy:
     fetched: datetime
     used: datetime
     stored: bool
+    files: tuple[Path, ...]
 
 
 def entries(place: Path) -> list[Copy]:
-    """Return the sets that were fetched into a store, the least recently used first.
+    """Return the sets that were fetched into a store, the least recently used first; links are none.
 
     Raises:
         StoreError: if the store can't be read.
@@ -78,9 +78,9 @@ def entries(place: Path) -> list[Copy]:
     folder = place / store.FETCHED
     with store.failing_at(folder, _KEEP):
         records = _records(folder)
-        folders = sorted(folder.iterdir()) if folder.is_dir() else []
-        paths = (at / FACTOR_FILE for at in folders if re.fullmatch("[0-9a-f]{64}", at.name))
-        copies = [_copy(path, place, records) for path in paths if path.exists()]
+        folders = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+        found = (at / FACTOR_FILE for at in folders if _FOLDER.fullmatch(at.name) and not at.is_symlink())
+        copies = [_copy(path, place, records) for path in found if is_own(path)]
     return sorted(copies, key=lambda copy: copy.used)
 
 
@@ -103,6 +103,7 @@ def _copy(path: Path, place: Path, records: dict[Path, FetchRecord | None]) -> C
         fetched=min((record.fetched for record in known.values()), default=written),
         used=datetime.fromtimestamp(used, timezone.utc),
         stored=twin.exists() and twin.samefile(path),
+        files=(*known, path, path.with_name(RESULT_FILE)),
     )
 
 
@@ -116,43 +117,35 @@ def changed(copy: Copy) -> str:
     return "" if found == copy.digest else f"{copy.path} was changed: {found} in place of {copy.digest}"
 
 
-def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], list[Path], list[Path]]:
+def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], list[Path], list[Copy]]:
     """Remove what was fetched and no run has asked for since a time, and what broken fetches left by then.
 
     Of a set's folder go the files that a fetch wrote; nothing goes of a link, and nothing behind one.
 
     Returns:
-        The sets; the other files: parts, and records that mean nothing to this release; and the files of sets
-        that stay although they are old: a living run uses them.
+        The sets; the other files: parts, and records that mean nothing to this release; and the old sets that
+        stay, for a living run uses them.
 
     Raises:
         StoreError: if something can't be removed.
     """
     folder = place / store.FETCHED
-    old, used, broken = list[Copy](), list[Path](), list[Path]()
+    old, used, broken = list[Copy](), list[Copy](), list[Path]()
     with store.failing_at(folder, _KEEP):
+        for copy in (copy for copy in entries(place) if copy.used < before):
+            use_lock = store.use_lock_of(store.file_of(copy.digest, place))
+            with in_use.free(use_lock, dry_run=dry_run) as is_free:
+                (old if is_free else used).append(copy)
+                if is_free and not dry_run:
+                    _remove(copy)
         records = _records(folder)
-        for copy in [] if folder.is_symlink() else entries(place):
-            if copy.used >= before or not is_own(copy.path) or copy.path.parent.is_symlink():
-                continue
-            with in_use.free(store.fetched_use_lock(copy.digest, place), dry_run=dry_run) as is_free:
-                if not is_free:
-                    used.append(copy.path)
-                    continue
-                old.append(copy)
-                if not dry_run:
-                    for file, record in records.items():
-                        if record and record.digest == copy.digest:
-                            file.unlink(missing_ok=True)
-                    _remove(copy.path.parent)
         for file in own_files(folder):
             key = _BROKEN.fullmatch(file.name)
-            if key is None and not (file in records and records[file] is None):
+            if key is None or records.get(file):
                 continue
-            name = file.stem if key is None else key[1]
-            lock = filelock.FileLock(folder / f".{name}.lock", blocking=False)
-            with contextlib.suppress(filelock.Timeout), contextlib.nullcontext() if dry_run else lock:
-                # Else another process fetches from that URL now.
+            of_url = filelock.FileLock(folder / f".{key[1] or key[2]}.lock", blocking=False)
+            busy = contextlib.suppress(filelock.Timeout, FileNotFoundError)  # a process fetches from there
+            with busy, contextlib.nullcontext() if dry_run else of_url:
                 if file.stat().st_mtime < before.timestamp():
                     broken.append(file)
                     if not dry_run:
@@ -160,10 +153,9 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], 
     return old, broken, used
 
 
-def _remove(folder: Path) -> None:
-    """Remove what a fetch wrote into a set's folder, and the folder unless a user's files are in it."""
-    for file in own_files(folder):
-        if _OF_A_COPY.fullmatch(file.name):
-            file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+def _remove(copy: Copy) -> None:
+    """Remove what a fetch wrote, and a set's folder unless a user's files are in it."""
+    for file in filter(is_own, copy.files):
+        file.unlink()
+    if not any(copy.path.parent.iterdir()):
+        copy.path.parent.rmdir()

@@ -66,7 +66,8 @@ input()
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "\n"
-        assert fetched.prune(place, now, dry_run=False) == ([], [], [path])
+        old, others, used = fetched.prune(place, now, dry_run=False)
+        assert (old, others, [copy.path for copy in used]) == ([], [], [path])
         process.kill()
     assert path.exists()
     copies, _, used = fetched.prune(place, now, dry_run=False)
