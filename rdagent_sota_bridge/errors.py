@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import enum
+import unicodedata
 from dataclasses import dataclass
 
 OTHER_RELEASE = "use a release of RD-Agent that README lists, or report this one"
 """The fix where RD-Agent has a shape that is not known."""
 
 
+def is_shown(letter: str) -> bool:
+    """Return False for what is not seen, commands a terminal, turns a line around or begins another one."""
+    return letter.isprintable() or unicodedata.category(letter) == "Zs"  # the blanks of other scripts
+
+
+def one_line(text: str) -> str:
+    r"""Return a text from outside as one printable line: what is not shown becomes `\x1b` or `\u202e`."""
+    return "".join(one if is_shown(one) else ascii(one)[1:-1] for one in text)
+
+
 class BridgeError(Exception):
     """Base of every error that a user can cause or fix; its text needs no traceback.
+
+    Fact, place and fix are one printable line each, whatever names, paths and remote texts are in them.
 
     Args:
         fact: What is wrong, in one sentence.
@@ -20,9 +33,9 @@ class BridgeError(Exception):
 
     def __init__(self, fact: str, place: str, fix: str) -> None:
         super().__init__(fact, place, fix)
-        self.fact = fact
-        self.place = place
-        self.fix = fix
+        self.fact = one_line(fact)
+        self.place = one_line(place)
+        self.fix = one_line(fix)
 
     def __str__(self) -> str:
         return f"{self.fact}\n  where: {self.place}\n  fix:   {self.fix}"
@@ -179,10 +192,11 @@ class FactorFileError(BridgeError):
         # The arguments of Exception are what pickling hands to __init__ again.
         Exception.__init__(self, path, failures)
         self.fact = "The factor file can't be used for training"
-        self.place = path
-        self.fix = failures[0].fix
+        self.place = one_line(path)
+        self.fix = one_line(failures[0].fix)
         self.path = path
         self.failures = failures
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.fact}: {self.path}", *(f"  - {failure}" for failure in self.failures)])
+        faults = (one_line(f"  - {failure}") for failure in self.failures)
+        return "\n".join([f"{self.fact}: {self.place}", *faults])

@@ -120,6 +120,7 @@ class Files(ThreadingHTTPServer):
         tags: False to say neither ETag nor time.
         closed: A path that nobody may read.
         stalls: How many answers begin and then stall.
+        silent: Where it is set, an event that the next answer waits for before its first byte.
         status: What is answered in place of a file; None for the file.
         log: Method, path and range of each request.
     """
@@ -131,6 +132,7 @@ class Files(ThreadingHTTPServer):
         self.contents: dict[str, bytes] = {}
         self.ranges = self.tags = self.lengths = True
         self.stalls = 0
+        self.silent: threading.Event | None = None
         self.closed = ""
         self.status: int | None = None
         self.log: list[tuple[str, str, str]] = []
@@ -154,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         path, asked = self.path.partition("?")[0], self.headers.get("Range", "")
         self.server.log.append((self.command, path, asked))
+        if self.server.silent is not None:
+            self.server.silent.wait(30)
         content = self.server.contents.get(path)
         status = self.server.status or (404 if content is None else 200)
         status = 403 if path == self.server.closed else status

@@ -17,6 +17,7 @@ from rdagent_sota_bridge.errors import StoreError
 from rdagent_sota_bridge.factor_set import store
 from tests.frames import assert_survives_pickling, factor_frame, nested, write
 
+LOCKS = (".lock", ".used")
 DAYS = pd.bdate_range("2020-01-01", periods=40)
 
 
@@ -47,8 +48,8 @@ def unsorted_source(folder: Path) -> Path:
 
 
 def stored_names(place: Path) -> list[str]:
-    """Return the names in the store, without the lock's."""
-    return sorted(file.name for file in place.iterdir() if not file.name.endswith(".lock"))
+    """Return the names in the store, without those of locks."""
+    return sorted(file.name for file in place.iterdir() if file.suffix not in LOCKS)
 
 
 def names_of(wanted: store.Wanted) -> list[str]:
@@ -106,7 +107,7 @@ def listing(place: Path) -> dict[str, Any]:
     return {
         str(file.relative_to(place)): file.read_bytes() if file.is_file() else None
         for file in place.rglob("*")
-        if not file.name.endswith(".lock")
+        if file.suffix not in LOCKS
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -93,7 +94,8 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             placed = hand_off.stored
             if placed is not None and (result is None or placed["placed_as"] == "link"):
                 # A fork may write and train again, and must not write through a link.
-                hand_off.file.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    hand_off.file.replace(hand_off.aside)
         return result, output
 
     result, output = attempt()
@@ -129,10 +131,14 @@ def _place_set(hand_off: HandOff) -> None:
         raise HandOffError(
             "RD-Agent's develop wrote other factors than it was given", str(file), OTHER_RELEASE
         )
+    if hand_off.placed is not None and store.identity_of(hand_off.aside) == hand_off.placed:
+        hand_off.aside.replace(file)  # the store may be gone meanwhile
+        return
     how = store.hand_out(stored, file, link=not docker.is_qlib_in_docker())
     if hand_off.stored is None:
         logger().info(f"SOTA factors placed in the model's workspace: a {how} of {stored.path}")
     hand_off.stored = {"path": str(stored.path), "digest": stored.content, "placed_as": how}
+    hand_off.placed = store.identity_of(file)
 
 
 def put_back(hand_off: HandOff) -> None:
@@ -147,7 +153,8 @@ def put_back(hand_off: HandOff) -> None:
         try:
             _place_set(hand_off)
         except StoreError as error:  # it may not hide what ended `develop`
-            logger().warning(str(error))
+            logger().warning(error)
+    hand_off.aside.unlink(missing_ok=True)
 
 
 def _merged_columns(hand_off: HandOff) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
-from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.errors import BridgeError, one_line
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
@@ -34,6 +34,7 @@ class HandOff:
         replaced: Loaded factors that are replaced by fin_quant's own of the same name.
         to_place: The set that is to be placed over the nine rows that `develop` got, if it got those.
         stored: The stored file in the model's workspace, once it is placed there.
+        placed: Size, time and inode of that file.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
         failed: What ended the merge or the training. A `develop` that catches it must not continue.
@@ -49,6 +50,7 @@ class HandOff:
     replaced: tuple[str, ...] = ()
     to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
+    placed: store.Identity | None = None
     trained: bool = False
     loaded: manifest.Loaded | None = None
     failed: BridgeError | None = None
@@ -65,6 +67,13 @@ class HandOff:
         return Path(self.experiment.experiment_workspace.workspace_path) / FACTOR_FILE
 
     @property
+    def aside(self) -> Path:
+        """Where that file lies between trainings, so that none but ours is written through a link."""
+        return self.file.with_name(
+            f".{FACTOR_FILE}.{0:032x}.tmp"
+        )  # what a kill leaves, `files.place` removes
+
+    @property
     def base_beside_mined(self) -> base_sets.BaseSet:
         """The base features that the model gets: without those whose names a mined column has."""
         return self.base.without(self.mined)
@@ -73,7 +82,7 @@ class HandOff:
     def note(self) -> str:
         """The sets that are handed over, in one line."""
         base = self.base_beside_mined
-        return f"factor set {self.record['digest']}, base set {base.name} sha256:{base.digest}"
+        return one_line(f"factor set {self.record['digest']}, base set {base.name} sha256:{base.digest}")
 
 
 _active: ContextVar[HandOff | None] = ContextVar("rdagent_sota_bridge_hand_off", default=None)

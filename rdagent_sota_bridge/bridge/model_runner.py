@@ -279,16 +279,16 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
     else:
         try:
             frame = pd.read_parquet(stored.path)
-        except OSError as error:  # pruned, or its disk is gone
+            if experiment.stands_for_a_set(hand_off.experiment):
+                # The reference of factor loops, in which RD-Agent keeps only such rows.
+                frame = frame[panel.complete_rows(stored.path)]
+        except OSError as error:  # removed by hand, or its disk is gone
             raise StoreError(
                 f"The stored factor set can't be read any more: {error.strerror or error}",
                 str(stored.path),
                 "resume the run; it writes the set's copy anew",
             ) from None
         frame = frame.set_axis(pd.Index(stored.columns, dtype=object), axis=1)
-    if experiment.stands_for_a_set(hand_off.experiment):
-        # The reference of factor loops, in which RD-Agent keeps the rows with a value of every factor.
-        frame = frame[panel.complete_rows(stored.path)]
     if own:
         # The set was read first: that it is gone is said before minutes of factor code.
         mined = process_before(own)

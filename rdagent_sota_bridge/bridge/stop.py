@@ -17,6 +17,7 @@ from rdagent_sota_bridge.errors import (
     SetChangedError,
     StoreError,
     WorkspaceNotFoundError,
+    one_line,
 )
 from rdagent_sota_bridge.settings import is_enabled, read_settings
 
@@ -72,13 +73,33 @@ def stop_in_step(error: BridgeError) -> NoReturn:
 
 def continue_without_factors(error: BridgeError) -> None:
     """Log why the factors can't be used, and that `SOTA_ON_ERROR=baseline` lets the run continue."""
-    logger().warning(_text_of(error))
+    logger().warning(error)
     logger().warning("SOTA_ON_ERROR=baseline: the run goes on without the factors")
 
 
-def logger() -> Any:
+class Logger:
+    """RD-Agent's logger, for messages of one printable line and for errors.
+
+    It calls `_log` as the logger's own `info` does (`log/logger.py`, 0.8.0, 1.0.0), which takes the second
+    frame above for the caller.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.storage = logger.storage
+        self._log = logger._log
+
+    def info(self, message: str) -> None:
+        """Log what a run does."""
+        self._log("info", one_line(message))
+
+    def warning(self, message: str | BridgeError) -> None:
+        """Log what a run lacks."""
+        self._log("warning", _text_of(message) if isinstance(message, BridgeError) else one_line(message))
+
+
+def logger() -> Logger:
     """Return RD-Agent's logger. Imported late: the seams are applied while RD-Agent is being imported."""
-    return import_module("rdagent.log").rdagent_logger
+    return Logger(import_module("rdagent.log").rdagent_logger)
 
 
 def _text_of(error: BridgeError) -> str:

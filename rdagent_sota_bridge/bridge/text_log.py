@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, one_line
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
 
 # The folder of the run that began the file: the run's processes add to it, the next run starts it anew.
@@ -79,9 +79,8 @@ class _TextLog:
 
     def _give_up(self, error: OSError) -> None:
         # The text log is a courtesy: a full disk or a read-only folder must not end a run of hours for it.
-        sys.stderr.write(
-            f"rdagent-sota-bridge: {self.file} can't be written ({error.strerror}); the run goes on\n"
-        )
+        text = f"rdagent-sota-bridge: {self.file} can't be written ({error.strerror}); the run goes on"
+        sys.stderr.write(f"{one_line(text)}\n")
         self.is_broken, self.file, self.waiting = True, None, []
 
 

@@ -18,7 +18,7 @@ from rdagent_sota_bridge.check.lines import Line, lines_of, worst
 from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json
 from rdagent_sota_bridge.cli.path import find_sets
-from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.errors import BridgeError, one_line
 from rdagent_sota_bridge.factor_set import panel, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
@@ -163,11 +163,11 @@ def show(blocks: Iterable[list[Line]], heading: str, console: Console) -> int:
     _print_wrapped(console, "", heading)
     for block in blocks:
         lines += block
-        names = max((cell_len(line.name) for line in block), default=0)
+        names = max((cell_len(one_line(line.name)) for line in block), default=0)
         for line in block:
             mark, style = _MARKS[line.state]
             mark = mark.translate(ASCII_MARKS) if console.options.ascii_only else mark
-            name = f"  {set_cell_size(line.name, names)}  "
+            name = f"  {set_cell_size(one_line(line.name), names)}  "
             head = Text.assemble((f"{mark} {line.state}", style), name)
             _print_wrapped(console, head, line.text)
             if line.fix:
@@ -185,7 +185,7 @@ def _print_wrapped(console: Console, head: Text | str, text: str) -> None:
     first = Text(head) if isinstance(head, str) else head
     width = max(console.width - first.cell_len, _NARROWEST)
     lines = [""]
-    for word in text.split():
+    for word in one_line(text).split():
         if lines[-1] and cell_len(f"{lines[-1]} {word}") > width:
             lines.append(word)
         else:

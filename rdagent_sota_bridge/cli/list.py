@@ -19,8 +19,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import print_json, print_notes
-from rdagent_sota_bridge.errors import FactorFileError, SessionError
+from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
+from rdagent_sota_bridge.errors import FactorFileError, SessionError, one_line
 from rdagent_sota_bridge.factor_set import names, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LOGS, RESULT_FILE
 from rdagent_sota_bridge.factor_set.sessions import Experiment, workspaces_of
@@ -79,7 +79,7 @@ def run(accepted: bool, sort: str, as_json: bool) -> None:
     if not rows:
         where = f"{root}/*/{FACTOR_FILE}, and {len(logs)} log folder(s) below {LOGS.absolute()}"
         what = f"none of the {len(found)} factor sets is known to be accepted" if found else "none was found"
-        typer.echo(f"No factor set: {what}. Looked at {where}", err=True)
+        echo(f"No factor set: {what}. Looked at {where}", err=True)
 
 
 def _order(value: Any) -> tuple[bool, Any]:
@@ -190,9 +190,10 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         when = row["when"].astimezone().strftime("%Y-%m-%d %H:%M")
         loop = "" if row["loop"] is None else f"  loop {row['loop']}"
-        last = (row["trouble"], "red") if row["trouble"] else ", ".join(row["factors"])
+        last = (one_line(row["trouble"] or ", ".join(row["factors"])), "red" if row["trouble"] else "")
+        names = "\n".join(one_line(row[name] or "-") for name in ("run", "id"))
         table.add_row(
-            Text.assemble((when + loop, "bold"), f"\n{row['run'] or '-'}\n{row['id']}\n", last),
+            Text.assemble((when + loop, "bold"), f"\n{names}\n", last),
             Text.assemble(_VERDICTS[row["accepted"]], f"\n{len(row['factors'])}\n{decimal(row['size'])}"),
             *(
                 "\n".join(_shown(row[name], form) for name, form in column.items())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rdagent_sota_bridge.bridge import source_patch
+from rdagent_sota_bridge.cli.output import echo
 
 app = typer.Typer(
     help="RD-Agent's source with four lines that call this package, in place of the import hook.",
@@ -33,7 +34,7 @@ Source = Annotated[
 def status(source: Source = None) -> None:
     """Say whether the source is patched: none, applied, or old (a diff of release 0.1.0)."""
     found = source_patch.find(source)
-    typer.echo(f"{found.state}: {found.file} {_STATES[found.state]}")
+    echo(f"{found.state}: {found.file} {_STATES[found.state]}")
 
 
 @app.command()
@@ -41,11 +42,11 @@ def apply(source: Source = None) -> None:
     """Add the four lines to the end of the source; nothing is changed where they are there."""
     found = source_patch.find(source)
     if found.state == "applied":
-        typer.echo(f"{found.file} is patched already; nothing was changed")
+        echo(f"{found.file} is patched already; nothing was changed")
         return
     source_patch.write(found.file, source_patch.with_block(found.bare))
-    typer.echo(f"applied the patch to {found.file}")
-    typer.echo("It imports rdagent_sota_bridge now: revert the patch before you uninstall this package.")
+    echo(f"applied the patch to {found.file}")
+    echo("It imports rdagent_sota_bridge now: revert the patch before you uninstall this package.")
 
 
 @app.command()
@@ -53,7 +54,7 @@ def revert(source: Source = None) -> None:
     """Take the patch out again, to the byte."""
     found = source_patch.find(source)
     if found.state == "none":
-        typer.echo(f"{found.file} is not patched; nothing was changed")
+        echo(f"{found.file} is not patched; nothing was changed")
         return
     source_patch.write(found.file, found.bare)
-    typer.echo(f"took the patch out of {found.file}")
+    echo(f"took the patch out of {found.file}")

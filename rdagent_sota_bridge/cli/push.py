@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typer
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
-from rdagent_sota_bridge.cli.output import print_notes
+from rdagent_sota_bridge.cli.output import echo, print_notes
 from rdagent_sota_bridge.cli.path import find_sets, progress_bar
 from rdagent_sota_bridge.errors import LocateError
 from rdagent_sota_bridge.factor_set import locate
@@ -40,9 +39,9 @@ def run(named: str, url: str, replace: bool) -> None:
     with progress_bar() as progress:
         held, is_moved = push.push(found, url, overwrite=replace, progress=progress)
     there = urls.without_secrets(url)
-    typer.echo(
+    echo(
         f"{'pushed' if is_moved else 'already there, nothing was copied'}: {there} ({held.digest}, "
         f"{len(held.columns)} factors, {held.rows:,} rows, {decimal(found.path.stat().st_size)})"
     )
-    typer.echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
-    typer.echo(f"SOTA_WORKSPACE_PATH={there}")
+    echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
+    echo(f"SOTA_WORKSPACE_PATH={there}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
 from rich.filesize import decimal
 
-from rdagent_sota_bridge.cli.output import print_json
+from rdagent_sota_bridge.cli.output import echo, print_json
 from rdagent_sota_bridge.cli.verify import named_log
 from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.report import gather, page
@@ -44,7 +43,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
         write_whole(target.resolve(), text)
     except OSError as error:
         raise _no_place(target, error) from None
-    typer.echo(f"{target} ({decimal(target.stat().st_size)})")
+    echo(f"{target} ({decimal(target.stat().st_size)})")
 
 
 def check_target(target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.errors import JobError, one_line
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
 from rdagent_sota_bridge.run.display import open_console, write_nothing_more
@@ -37,7 +37,8 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         # Without markup, and unbroken: paths and commands are there to be copied. A terminal that is gone
         # shows nothing, and the job continues or ends as it would have.
         try:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            lines = "\n".join(map(one_line, text.split("\n")))
+            console.print(lines, markup=False, highlight=False, soft_wrap=True)
             console.file.flush()
         except OSError:
             write_nothing_more()

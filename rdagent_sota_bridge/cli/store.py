@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import print_json
+from rdagent_sota_bridge.cli.output import echo, print_json
+from rdagent_sota_bridge.errors import one_line
+from rdagent_sota_bridge.factor_set import prune as pruning
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.sharing import fetch
-from rdagent_sota_bridge.sharing.fetch import Copy
+from rdagent_sota_bridge.sharing import fetched
+from rdagent_sota_bridge.sharing.fetched import Copy
 
 
 def show(as_json: bool) -> None:
     """Print the sets in the store and those fetched, what was used last at the end."""
     place = store.folder(read_settings().store_path)
     found, troubles = store.entries(place)
-    copies = fetch.entries(place)
+    copies = fetched.entries(place)
     _print_troubles(troubles)
     if as_json:
         sets = [_set_as_json(stored) for stored in found]
@@ -30,12 +32,12 @@ def show(as_json: bool) -> None:
         return
     if found:
         Console().print(_table(found))
-        typer.echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
+        echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
     else:
-        typer.echo(f"No factor set is stored in {place}")
+        echo(f"No factor set is stored in {place}")
     for copy in copies:
         shared = ", the same file as the stored set" if copy.stored else ""
-        typer.echo(
+        echo(
             f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
             f"{_minute(copy.used)}, from {' and '.join(copy.urls) or 'an unknown URL'}"
         )
@@ -45,19 +47,19 @@ def verify() -> int:
     """Read every stored set whole, print a line for each, and return 1 if one is not as it was written."""
     place = store.folder(read_settings().store_path)
     found, troubles = store.entries(place)
-    copies = fetch.entries(place)
+    copies = fetched.entries(place)
     looks = [(store.trouble_of(stored), f"as written: {stored.path}") for stored in found]
-    looks += [(fetch.changed(copy), f"as fetched: {copy.path}") for copy in copies]
+    looks += [(fetched.changed(copy), f"as fetched: {copy.path}") for copy in copies]
     for trouble, passed in looks:
         if trouble:
             troubles = list(dict.fromkeys([*troubles, trouble]))  # `entries` has looked at sizes and times
         else:
-            typer.echo(passed)
+            echo(passed)
     _print_troubles(troubles)
     if troubles:
-        typer.echo("The next run that needs such a set writes its copy anew.", err=True)
+        echo("The next run that needs such a set writes its copy anew.", err=True)
     elif not looks:
-        typer.echo(f"No factor set is stored in {place}")
+        echo(f"No factor set is stored in {place}")
     return 1 if troubles else 0
 
 
@@ -65,21 +67,24 @@ def prune(keep_days: float, dry_run: bool) -> None:
     """Remove the sets that no run has asked for in some days, and print what was removed."""
     place = store.folder(read_settings().store_path)
     before = datetime.now(timezone.utc) - timedelta(days=keep_days)
-    paths = store.prune(place, before, dry_run=dry_run)
-    copies, parts = fetch.prune(place, before, dry_run=dry_run)
+    paths, used = pruning.prune(place, before, dry_run=dry_run)
+    copies, parts, fetched_used = fetched.prune(place, before, dry_run=dry_run)
     removed = [
         *(f"{copy.path} ({decimal(copy.size)}, fetched, last used {_minute(copy.used)})" for copy in copies),
         *map(str, [*paths, *parts]),
     ]
     for what in removed:
-        typer.echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
-    if not removed:
-        typer.echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
+        echo(f"{'would be removed' if dry_run else 'removed'}: {what}")
+    used += [copy.path for copy in fetched_used]
+    for path in used:
+        echo(f"kept, for a run uses it: {path}")
+    if not removed + used:
+        echo(f"Nothing in {place} was last used more than {keep_days:g} days ago")
 
 
 def _print_troubles(troubles: list[str]) -> None:
     for trouble in troubles:
-        typer.echo(trouble, err=True)
+        echo(trouble, err=True)
 
 
 def _minute(when: datetime) -> str:
@@ -92,9 +97,9 @@ def _table(found: list[Stored]) -> Table:
     for head in ("factors\nrows", "size\nlinks", "last used\nwritten"):
         table.add_column(head, justify="right", no_wrap=True)
     for stored in found:
-        sources = "\n".join(path for path, _ in stored.sources)
+        sources = "\n".join(one_line(path) for path, _ in stored.sources)
         table.add_row(
-            f"{stored.digest.removeprefix('sha256:')[:10]}\n{sources}",
+            Text(f"{stored.digest.removeprefix('sha256:')[:10]}\n{sources}"),  # not markup
             f"{len(stored.columns)}\n{stored.rows:,}",
             f"{decimal(stored.size)}\n{stored.links}",
             f"{_minute(stored.used)}\n{_minute(stored.written)}",

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json, print_notes
+from rdagent_sota_bridge.errors import one_line
 from rdagent_sota_bridge.factor_set import locate, sessions
 from rdagent_sota_bridge.factor_set.names import LATEST
 from rdagent_sota_bridge.factor_set.sessions import Session
@@ -71,8 +72,7 @@ def _show(found: Run, verdicts: list[Verification], console: Console) -> None:
     ascii_only = console.options.ascii_only
 
     def line(text: str, mark: str = "", style: str = "") -> None:
-        # Names come from an LLM: signs that command a terminal could write another verdict.
-        text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        text = one_line(text)  # names come from an LLM: what commands a terminal could write another verdict
         if ascii_only:
             text, mark = text.encode("ascii", "backslashreplace").decode(), mark.translate(ASCII_MARKS)
         console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import filelock
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, StoreError
 from rdagent_sota_bridge.factor_set import panel, parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
-from rdagent_sota_bridge.system import files
+from rdagent_sota_bridge.system import files, in_use
 
 FETCHED = "fetched"
 """The folder in the store of what was fetched from URLs."""
@@ -39,8 +38,9 @@ _PLACE = (
     "make room, or make it writable, and resume",
 )
 _READ = ("The store can't be read", "make it readable, or set SOTA_STORE_PATH to another folder")
-_PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l shows the rights)")
 _NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
+# What is written under a temporary name: a copy, what is laid aside for it, and an entry.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.sota\.(?:[0-9a-f]{32}\.tmp(?:\..+)?|json\.[a-z0-9_]{8})")
 
 Identity = tuple[int, int, int]  # size, time and inode; not the change time, which every new link moves
 
@@ -145,18 +145,28 @@ def keep(wanted: Wanted, place: Path, say: Callable[[str], object] = lambda _: N
     """
     path = file_of(wanted.digest, place)
     with failing_at(place, _COPY):
-        mark_used(_entry_of(path))  # first, so that whoever prunes meanwhile leaves it
+        check_folder(place)
+        place.mkdir(parents=True, exist_ok=True)
+        _use(path, wanted)  # first, so that whoever prunes meanwhile leaves it
         stored, _ = _known(path, wanted)
         if stored is not None:
             return stored
-        check_folder(place)
-        place.mkdir(parents=True, exist_ok=True)
-        with files.held(_lock_of(path), say, "writes the set"):
+        with files.held(lock_of(path), say, "writes the set"):
             stored, trouble = _known(path, wanted)  # another run may have written it meanwhile
             if stored is None:
                 say(f"one copy of the set is written into {place}")
                 stored = _write(wanted, path, trouble)
             return stored
+
+
+def _use(path: Path, wanted: Wanted) -> None:
+    """Keep a set, and what it is made of where that was fetched, for this process and some days."""
+    in_use.hold(use_lock_of(path))
+    mark_used(entry_of(path))
+    for source, digest in wanted.sources:
+        if source == fetched_file(digest, path.parent).resolve():
+            in_use.hold(use_lock_of(file_of(digest, path.parent)))
+            mark_used(source.parent)
 
 
 def mark_used(entry: Path) -> None:
@@ -196,7 +206,7 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
     """
     found, troubles = [], []
     with failing_at(place, _READ):
-        for name in _names(place):
+        for name in names_in(place):
             stored, trouble = _read(place / f"{name}.parquet")
             if stored is not None:
                 found.append(stored)
@@ -219,54 +229,28 @@ def trouble_of(stored: Stored, *, whole: bool = True) -> str:
     return ""
 
 
-def prune(place: Path, before: datetime, *, dry_run: bool) -> list[Path]:
-    """Remove what no run has asked for since a time, and return it; a workspace keeps its link or copy.
-
-    That is the two files of a set, or what there is of them, and what killed runs left of it.
-
-    Args:
-        place: The folder of the store.
-        before: The time.
-        dry_run: Remove nothing.
-
-    Raises:
-        StoreError: if something can't be removed.
-    """
-    removed = []
-    with failing_at(place, _PRUNE):
-        for name in _names(place):
-            path = place / f"{name}.parquet"
-            with contextlib.nullcontext() if dry_run else filelock.FileLock(_lock_of(path)):
-                pair = [file for file in (path, _entry_of(path)) if file.exists()]
-                # A run that uses a set gives its entry the time; what is half written has a time of its own.
-                last = max((file.stat().st_mtime for file in pair[-1:]), default=0.0)
-                # What is hidden belongs to a run that writes now, unless the lock says that there is none.
-                found = [] if dry_run else _leftovers(path)
-                found += pair if last < before.timestamp() else []
-                removed += found
-                for file in () if dry_run else found:
-                    file.unlink()
-        # What release 0.1.0 kept of data that Qlib had built.
-        prepared = sorted(place.glob("prepared/*.prepared"))
-        for file in () if dry_run else prepared:
-            file.unlink()
-    return removed + prepared
-
-
 # --- the files ---
 
 
-def _entry_of(path: Path) -> Path:
+def entry_of(path: Path) -> Path:
+    """Return the entry of a set's copy."""
     return path.with_suffix(".json")
 
 
-def _lock_of(path: Path) -> Path:
+def lock_of(path: Path) -> Path:
+    """Return the lock of who writes or removes a set's copy."""
     return path.with_name(f".{path.stem}.lock")
 
 
-def _leftovers(path: Path) -> list[Path]:
-    """Return what a process that was killed while it wrote a set left: all hidden names but the lock's."""
-    return [left for left in path.parent.glob(f".{path.stem}.*") if left != _lock_of(path)]
+def use_lock_of(path: Path) -> Path:
+    """Return the lock that runs share which use a set's copy, or the fetched file of the same digest."""
+    return path.with_name(f".{path.stem}.used")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Return what a process that was killed while it wrote a set left."""
+    found = path.parent.glob(f".{path.stem}.*")
+    return [left for left in found if _TEMPORARY.fullmatch(left.name) and left.is_file()]
 
 
 def check_folder(place: Path) -> None:
@@ -275,11 +259,16 @@ def check_folder(place: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
 
 
-def _names(place: Path) -> list[str]:
-    """Return the names of what is the store's in a folder; there may be a user's files beside."""
+def names_in(place: Path) -> list[str]:
+    """Return the names, `<digest>.sota`, of what is the store's in a folder; a user's files may be beside."""
     check_folder(place)
     found = (_NAME.fullmatch(file.name) for file in place.iterdir()) if place.is_dir() else ()
     return sorted({name[1] for name in found if name})
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Return size, time and inode of a file; None where there is none."""
+    return _identity(path.stat()) if path.exists() else None
 
 
 def _identity(status: os.stat_result) -> Identity:
@@ -293,7 +282,7 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
         return None, trouble
     known = (str(path), stored.identity)
     if stored.columns != wanted.columns:
-        trouble = f"{_entry_of(path)} was changed: it names other factors"
+        trouble = f"{entry_of(path)} was changed: it names other factors"
     elif not (trouble := trouble_of(stored, whole=known not in _verified)):
         _verified.add(known)
         return stored, ""
@@ -302,7 +291,7 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
 
 def _read(path: Path) -> tuple[Stored | None, str]:
     """Return what the entry says, or None and what is wrong; nothing is where there is neither."""
-    record = _entry_of(path)
+    record = entry_of(path)
     if not path.exists():
         return None, f"{path} is missing, and its entry is there" if record.exists() else ""
     try:
@@ -317,13 +306,13 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         return Stored(**vars(entry), path=path, used=used, links=links), ""
     except FileNotFoundError:
         return None, f"{path} is there, and its entry {record.name} is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last for JSON that is nested deeply
         return None, f"{record} does not say what {path.name} is ({type(error).__name__})"
 
 
 def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
     """Write a set's copy and its entry; the lock is held."""
-    for left in _leftovers(path):
+    for left in leftovers(path):
         left.unlink()
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
@@ -344,9 +333,7 @@ def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
             written=datetime.now(timezone.utc),
         )
         # The entry first: until the copy has its name the two don't fit, and the next run writes both anew.
-        files.write_whole(
-            _entry_of(path), f"{json.dumps(_ENTRY.dump_python(entry, mode='json'), indent=1)}\n"
-        )
+        files.write_whole(entry_of(path), f"{json.dumps(_ENTRY.dump_python(entry, mode='json'), indent=1)}\n")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,22 +7,22 @@ fetched its bytes so far (`.<key>.part`).
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AwareDatetime, BaseModel, ConfigDict
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
@@ -31,46 +31,29 @@ from rdagent_sota_bridge.errors import (
     RemoteError,
     RemoteRefusedError,
     RemoteUnavailableError,
+    one_line,
 )
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Fetch, Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sharing import remote
-from rdagent_sota_bridge.sharing.remote import MANIFEST, Digest, Progress, Remote, SetManifest
-from rdagent_sota_bridge.system import files
+from rdagent_sota_bridge.sharing.fetched import FetchRecord, read_record
+from rdagent_sota_bridge.sharing.remote import MANIFEST, Progress, Remote, SetManifest
+from rdagent_sota_bridge.system import files, in_use
 
 _LINE_SECONDS = 10.0
-_RECORD = re.compile(r"[0-9a-f]{64}\.json")
-_PART = re.compile(r"\.[0-9a-f]{64}\.part(?:\.json)?")  # release 0.1.0 left two files a part
+_RESERVE = 10**9  # bytes
 # What fails where the file system does, and the fix.
 _COPY = (
     "What the URL names can't be copied into the store",
     "set SOTA_STORE_PATH to a folder that can be written and has the room",
 )
-_KEEP = ("The fetched sets can't be read or pruned", "make it a folder that you may read and write")
 # The names in a query that make a signature, and those that belong to one: of S3, Google, CloudFront, Azure.
 _SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
 _SIGNING = re.compile(
     r"x-(?:amz|goog)-.*|awsaccesskeyid|googleaccessid|key-pair-id|signature|expires|policy|hash-algorithm"
     r"|s[eprvt]|spr|sig|sip|ss|srt|sk(?:oid|tid|t|e|s|v)"
 )
-
-
-class _FetchRecord(BaseModel):
-    """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    form: Literal[1]
-    url: str
-    identity: str
-    digest: Digest
-    size: int
-    fetched: AwareDatetime
-    run: str | None
-    loop: int | None
-    workspace_id: str
-    accepted: bool | None
 
 
 def into_store(
@@ -114,7 +97,7 @@ def fetch(url: str, place: Path, say: Callable[[str], object], progress: Progres
                 what = f"{record.digest}; what is there now may be another set"
                 notes, is_current = (f"{error.fact} ({thing.shown}): {copy} is used, {what}",), True
             if record is None or not is_current:
-                record = _up_to_date(thing, manifest, file, progress or _lines(say))
+                record = _up_to_date(thing, manifest, file, progress or lines(say))
         except (RemoteError, FactorFileNotFoundError) as error:
             if record is None:
                 raise
@@ -154,15 +137,20 @@ def key_of(url: str) -> str:
     pairs = parse_qsl(query, keep_blank_values=True)
     if _SIGNATURES & {name.lower() for name, _ in pairs}:
         pairs = [pair for pair in pairs if not _SIGNING.fullmatch(pair[0].lower())]
-    text = f"{scheme.lower()}://{rest.rstrip('/')}?{urlencode(sorted(pairs))}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = f"{scheme.lower()}://{rest.rstrip('/')}?{urlencode(sorted(pairs), errors='surrogateescape')}"
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
-def _usable(file: Path, say: Callable[[str], object]) -> _FetchRecord | None:
+def _usable(file: Path, say: Callable[[str], object]) -> FetchRecord | None:
     """Return the record of a URL whose copy is there as it was fetched; say so where it was changed."""
-    record = _read_record(file)
-    path = None if record is None else store.fetched_file(record.digest, file.parent.parent)
-    if record is None or path is None or not path.exists():
+    record, place = read_record(file), file.parent.parent
+    if record is None:
+        return None
+    in_use.hold(
+        store.use_lock_of(store.file_of(record.digest, place))
+    )  # first, so that whoever prunes leaves it
+    path = store.fetched_file(record.digest, place)
+    if not path.exists():
         return None
     if path.stat().st_size == record.size and current_digest(path) == record.digest:
         return record
@@ -170,15 +158,7 @@ def _usable(file: Path, say: Callable[[str], object]) -> _FetchRecord | None:
     return None
 
 
-def _read_record(file: Path) -> _FetchRecord | None:
-    """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
-    try:
-        return _FetchRecord.model_validate_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Progress) -> _FetchRecord:
+def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Progress) -> FetchRecord:
     """Return the record of what is at the URL now, fetched unless another process has."""
     store.check_folder(file.parent.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +173,8 @@ def _up_to_date(thing: Remote, manifest: Remote | None, file: Path, progress: Pr
         thing.say(f"{thing.shown}{shown} is fetched into {file.parent}")
         try:
             part.unlink(missing_ok=True)  # of a fetch that broke off; it may be read-only already
-            thing.get(part, progress)
+            _check_room(file.parent, size or 0)
+            thing.get(part, _leaving_room(file.parent, progress))
             if thing.look() != seen:  # no driver compares the ETags of all the pieces
                 raise RemoteError(
                     "The set was changed while it was fetched",
@@ -221,9 +202,7 @@ def _expected(thing: Remote) -> SetManifest | None:
     return found
 
 
-def _taken(
-    thing: Remote, identity: str, manifest: SetManifest | None, part: Path, file: Path
-) -> _FetchRecord:
+def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Path, file: Path) -> FetchRecord:
     """Give the fetched bytes their place, the factor run's metrics beside them, and return the record."""
     try:
         with part.open("r+b") as content:
@@ -243,15 +222,16 @@ def _taken(
             "push the set again: `rdagent-sota push SET URL --replace`",
         )
     path = store.fetched_file(digest, file.parent.parent)
+    in_use.hold(store.use_lock_of(store.file_of(digest, file.parent.parent)))
     path.parent.mkdir(exist_ok=True)
     part.chmod(part.stat().st_mode & 0o444)  # what the umask leaves of it
     part.replace(path)
-    if manifest is not None and manifest.metrics:
-        metrics = {name: value for name, value in manifest.metrics.items() if value is not None}
+    given = {} if manifest is None else manifest.metrics
+    if metrics := {name: value for name, value in given.items() if value is not None}:
         files.write_whole(path.parent / RESULT_FILE, pd.Series(metrics, dtype=float).to_csv(header=["0"]))
-    record = _FetchRecord(
+    record = FetchRecord(
         form=1,
-        url=thing.shown,
+        url=one_line(thing.shown),  # a path may hold what is no UTF-8
         identity=identity,
         digest=digest,
         size=path.stat().st_size,
@@ -262,7 +242,27 @@ def _taken(
     return record
 
 
-def _lines(say: Callable[[str], object]) -> Progress:
+def _check_room(folder: Path, needed: int) -> None:
+    """Raise an OSError if so many more bytes would fill the disk: 1 GB stays free, or 5 % of a small disk."""
+    disk = shutil.disk_usage(folder)
+    reserve = min(_RESERVE, disk.total // 20)
+    if disk.free - needed < reserve:
+        coming = f" for {decimal(needed)}" if needed else ""
+        text = f"no room{coming}: {decimal(disk.free)} of the disk are free, and {decimal(reserve)} stay free"
+        raise OSError(errno.ENOSPC, text, str(folder))
+
+
+def _leaving_room(folder: Path, progress: Progress) -> Progress:
+    """Return what stops a response without a length, or of a wrong one, before the disk is full."""
+
+    def move(url: str, done: int, total: int | None) -> None:
+        _check_room(folder, 0)
+        progress(url, done, total)
+
+    return move
+
+
+def lines(say: Callable[[str], object]) -> Progress:
     """Return what makes a line of the bytes that move, every ten seconds."""
     last = time.monotonic()
 
@@ -273,26 +273,6 @@ def _lines(say: Callable[[str], object]) -> Progress:
             say(f"{url}: {decimal(done)}" + (f" of {decimal(total)} ({done / total:.0%})" if total else ""))
 
     return progress
-
-
-# --- what was fetched ---
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A set that was fetched.
-
-    `urls` are without secrets; `used` is when a run last asked for it, or trained a model on it; and `stored`
-    is True if the store's set is the same file, and takes no room of its own.
-    """
-
-    path: Path
-    digest: str
-    size: int
-    urls: tuple[str, ...]
-    fetched: datetime
-    used: datetime
-    stored: bool
 
 
 def current_digest(path: Path) -> str:
@@ -312,79 +292,3 @@ def current_digest(path: Path) -> str:
 @functools.cache
 def _digest_of(path: Path, *_: int) -> str:
     return parquet.current_digest(path)
-
-
-def entries(place: Path) -> list[Copy]:
-    """Return the sets that were fetched into a store, the least recently used first.
-
-    Raises:
-        StoreError: if the store can't be read.
-    """
-    folder = place / store.FETCHED
-    with store.failing_at(folder, _KEEP):
-        records = _records(folder)
-        paths = (at / FACTOR_FILE for at in _inside(folder) if re.fullmatch("[0-9a-f]{64}", at.name))
-        copies = [_copy(path, place, records) for path in paths if path.exists()]
-    return sorted(copies, key=lambda copy: copy.used)
-
-
-def _copy(path: Path, place: Path, records: dict[Path, _FetchRecord | None]) -> Copy:
-    digest, status = f"sha256:{path.parent.name}", path.stat()
-    known = {file: record for file, record in records.items() if record and record.digest == digest}
-    written = datetime.fromtimestamp(status.st_mtime, timezone.utc)
-    used = max(file.stat().st_mtime for file in (path.parent, *known))
-    twin = store.file_of(digest, place)
-    return Copy(
-        path=path,
-        digest=digest,
-        size=status.st_size,
-        urls=tuple(sorted(record.url for record in known.values())),
-        fetched=min((record.fetched for record in known.values()), default=written),
-        used=datetime.fromtimestamp(used, timezone.utc),
-        stored=twin.exists() and twin.samefile(path),
-    )
-
-
-def changed(copy: Copy) -> str:
-    """Return what is wrong with a fetched set, read whole; empty if nothing is."""
-    try:
-        with copy.path.open("rb") as file:
-            found = parquet.content_digest(file)
-    except OSError as error:
-        return f"{copy.path} can't be read: {error.strerror}"
-    return "" if found == copy.digest else f"{copy.path} was changed: {found} in place of {copy.digest}"
-
-
-def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Copy], list[Path]]:
-    """Remove what was fetched and no run has asked for since a time, and what broken fetches left by then.
-
-    Returns:
-        The sets, and the other files: parts, and records that mean nothing to this release.
-
-    Raises:
-        StoreError: if something can't be removed.
-    """
-    folder = place / store.FETCHED
-    old = [copy for copy in entries(place) if copy.used < before]
-    with store.failing_at(folder, _KEEP):
-        records = _records(folder)
-        broken = [file for file in _inside(folder) if _PART.fullmatch(file.name)]
-        broken += [file for file, record in records.items() if record is None]
-        broken = [file for file in broken if file.stat().st_mtime < before.timestamp()]
-        if not dry_run:
-            digests = {copy.digest for copy in old}
-            gone = [file for file, record in records.items() if record and record.digest in digests]
-            for file in [*gone, *broken]:
-                file.unlink(missing_ok=True)
-            for copy in old:
-                shutil.rmtree(copy.path.parent)
-    return old, broken
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _records(folder: Path) -> dict[Path, _FetchRecord | None]:
-    """Return the records, by their files; None for one that means nothing to this release."""
-    return {file: _read_record(file) for file in _inside(folder) if _RECORD.fullmatch(file.name)}

@@ -56,7 +56,13 @@ def push(located: Located, url: str, *, overwrite: bool, progress: Progress) -> 
             str(located.path),
             "wait until whatever writes it has ended, and push it again",
         )
-    _, identity = thing.look()
+    size, identity = thing.look()
+    if size not in (None, sent := located.path.stat().st_size):
+        raise RemoteError(
+            f"The server holds {size:,} bytes of the {sent:,} that were pushed",
+            thing.shown,
+            "push it again, and look at the server's disk",
+        )
     if beside.read() != uploading:
         raise RemoteError(
             "Another push has begun to write into the folder meanwhile, and which file is there is not known",

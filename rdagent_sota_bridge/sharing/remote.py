@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import re
+import tempfile
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
@@ -16,9 +19,11 @@ from urllib.parse import parse_qsl
 import fsspec
 from fsspec.callbacks import Callback
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import (
+    BridgeError,
     FactorFileNotFoundError,
     LocateError,
     RemoteError,
@@ -29,6 +34,9 @@ from rdagent_sota_bridge.factor_set.locate import Origin
 
 WAITS = (1.0, 2.0, 4.0)
 """Seconds before a web server is asked again; the other drivers repeat by themselves."""
+
+SILENCE = 10.0
+"""Seconds without a byte after which a line says so, and again each time."""
 
 STALL = 30.0
 """Seconds without a byte after which a web server can't be reached."""
@@ -42,6 +50,8 @@ Progress = Callable[[str, int, "int | None"], object]
 
 MANIFEST = "sota_set.json"
 """The file on shared storage that says what the set beside it is."""
+
+_LARGEST_MANIFEST = 10_000_000  # bytes; a server may give one without end
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _T = TypeVar("_T")
@@ -103,7 +113,7 @@ class SetManifest(BaseModel):
     number is None; and `identity` is what the server said of the file once it was pushed.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     set_manifest_version: Literal[1]
     state: Literal["uploading", "complete"]
@@ -125,13 +135,15 @@ class Remote:
         url: The URL, with its signature.
         fs: fsspec's file system.
         path: The object's name there.
-        say: Gets a line when a web server is asked again.
+        say: Gets a line when a server is silent, or a web server is asked again.
+        moved: When the last byte moved, in seconds of the monotonic clock.
     """
 
     url: str
     fs: Any
     path: str
     say: Callable[[str], object]
+    moved: list[float] = field(default_factory=lambda: [0.0])
 
     @property
     def shown(self) -> str:
@@ -159,10 +171,19 @@ class Remote:
 
     def read(self) -> bytes | None:
         """Return the bytes of a manifest; None where nothing is."""
-        try:
-            return self._ask(lambda: bytes(self.fs.cat_file(self.path)))
-        except FactorFileNotFoundError:
-            return None
+
+        def check_size(_: str, done: int, __: int | None) -> None:
+            if done > _LARGEST_MANIFEST:
+                fact = f"The manifest of the set is more than {decimal(_LARGEST_MANIFEST)}"
+                raise RemoteError(fact, self.shown, "look at what the server gives for it")
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / MANIFEST
+            try:
+                self.get(file, check_size)
+            except FactorFileNotFoundError:
+                return None
+            return file.read_bytes()
 
     def manifest(self) -> SetManifest | None:
         """Return what a manifest says, None where there is none; a RemoteError if that is nothing known."""
@@ -187,7 +208,11 @@ class Remote:
         self._write(lambda path: self.fs.put_file(str(file), path, callback=self._callback(progress)))
 
     def _callback(self, progress: Progress) -> Callback:
-        return Callback(hooks={"bytes": lambda size, value, **_: progress(self.shown, value, size)})
+        def move(size: int | None, value: int, **_: object) -> None:
+            self.moved[0] = time.monotonic()
+            progress(self.shown, value, size)
+
+        return Callback(hooks={"bytes": move})
 
     def _write(self, write: Callable[[str], object]) -> None:
         def act() -> None:
@@ -206,7 +231,8 @@ class Remote:
         waits = list(WAITS if urls.scheme_of(self.url) in WEB else ())
         while True:
             try:
-                return act()
+                with self._telling_of_silence():
+                    return act()
             except Exception as error:
                 meant = _meaning(error, self.url, doing)
                 if not waits or not isinstance(meant, RemoteUnavailableError):
@@ -214,6 +240,25 @@ class Remote:
                 wait = waits.pop(0)
                 self.say(f"{meant.fact} ({self.shown}): again in {wait:g} s")
                 time.sleep(wait)
+
+    @contextlib.contextmanager
+    def _telling_of_silence(self) -> Iterator[None]:
+        """Say when nothing comes for a while, also before the first byte."""
+        is_over, began = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not is_over.wait(SILENCE):
+                silent = time.monotonic() - max(began, self.moved[0])
+                if silent >= SILENCE:
+                    self.say(f"{self.shown}: the server has been silent for {silent:.0f} s")
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def reach(url: str, say: Callable[[str], object] = lambda _: None) -> Remote:
@@ -272,8 +317,12 @@ def _options(scheme: str, conf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _meaning(error: Exception, url: str, doing: str) -> Exception:
-    """Return the one message of what a driver raised; what it raised where this machine's disk is full."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    """Return the one message of what a driver raised; as it is what we raised, and that the disk is full."""
+    if isinstance(error, BridgeError) or getattr(error, "errno", None) in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+    ):
         return error
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:

@@ -18,6 +18,7 @@ from typing import Any
 
 import platformdirs
 
+from rdagent_sota_bridge.errors import one_line
 from rdagent_sota_bridge.system.files import write_whole
 
 _SECONDS_KEPT = 90 * 24 * 3600
@@ -89,7 +90,7 @@ def _file(kind: str, key: list[Any]) -> Path:
 
 @functools.cache  # once a process
 def _warn(text: str) -> None:
-    _log.warning(text)
+    _log.warning(one_line(text))
 
 
 @functools.cache  # once a process

@@ -6,8 +6,10 @@ leave the files which a test asks for, so that every way a training can end is l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from rdagent_sota_bridge.bridge.plan import record_of
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
 from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.system import files
 from tests import seams
 
 STAND_IN = """#!{python}
@@ -34,6 +37,7 @@ with (box / "calls.txt").open("a") as calls:
     calls.write(Path(sys.argv[0]).name + "\\n")
 if Path(sys.argv[0]).name == "qrun":
     (box / "environment.json").write_text(json.dumps(dict(os.environ)))
+    exec(what["does"])
     runs = (box / "calls.txt").read_text().split().count("qrun")
     if runs <= what["races"]:
         print("MlflowException: Metric 'Rank IC' is malformed; No data found.")
@@ -56,8 +60,8 @@ class Qlib:
     market: Any
     columns: list[str] = field(default_factory=lambda: sorted({*ALPHA22, "overnight_gap"}))
 
-    def will(self, *, races: int = 0, **loaded: Any) -> None:
-        """Say how often qrun dies of the race, and what Qlib will have loaded."""
+    def will(self, *, races: int = 0, does: str = "", **loaded: Any) -> None:
+        """Say how often qrun dies of the race, what code it runs first, and what Qlib will have loaded."""
         content = {
             "recorder": "r",
             "columns": self.columns,
@@ -66,13 +70,13 @@ class Qlib:
             "num_features": len(self.columns),
             "versions": {"qlib": "0.9.7"},
         }
-        what = {"races": races, "loaded": {**content, **loaded}}
+        what = {"races": races, "does": does, "loaded": {**content, **loaded}}
         (self.box / "what.json").write_text(json.dumps(what))
         (self.box / "calls.txt").write_text("")
 
     def will_leave_no_record(self) -> None:
         """Say that what Qlib loaded can't be read back."""
-        (self.box / "what.json").write_text(json.dumps({"races": 0, "loaded": None}))
+        (self.box / "what.json").write_text(json.dumps({"races": 0, "does": "", "loaded": None}))
 
     @property
     def runs(self) -> int:
@@ -301,3 +305,46 @@ def test_the_runner_class_compares_sessions_itself(qlib: Qlib, monkeypatch: pyte
         resumed = pickle.loads(bridged)
         seams.develop_up_to_qlib(resumed, seams.model_experiment())
     assert sum("goes on without it: LOAD_SOTA_FROM_WORKSPACE is off" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("does", "cloned", "races"),
+    [("rm -rf", True, 1), ("rm -rf", False, 0), ("rm -rf", False, 1), ("prune", False, 1)],
+)
+def test_a_store_that_is_gone_while_a_model_trains(
+    qlib: Qlib, monkeypatch: pytest.MonkeyPatch, does: str, cloned: bool, races: int
+) -> None:
+    """The training ends as it would have, a repeated one too: the workspace holds the bytes of its proof."""
+
+    def clone(source: Any, target: Any) -> bool:
+        shutil.copyfileobj(source, target)
+        return True
+
+    monkeypatch.setattr(files, "_clone", clone if cloned else lambda *_: False)
+    place = qlib.box / "store"
+    monkeypatch.setenv("SOTA_STORE_PATH", str(place))
+    code = f"shutil.rmtree({str(place)!r}, ignore_errors=True)"
+    if does == "prune":
+        code = (
+            f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+            "from datetime import datetime, timezone\n"
+            "from rdagent_sota_bridge.factor_set.prune import prune\n"
+            f"prune(Path({str(place)!r}), datetime.now(timezone.utc), dry_run=False)"
+        )
+    qlib.will(races=races, does=code)
+    experiment, runner = model(qlib), seams.build_runner()
+    (stored,) = place.glob("*.parquet")
+    content = stored.read_bytes()
+    with seams.logged() as lines:
+        runner.develop(experiment)
+    assert not [line for line in lines if line.startswith("WARNING") and "store" in line]
+    assert stored.exists() == (does == "prune")
+    folder = experiment.experiment_workspace.workspace_path
+    assert (folder / FACTOR_FILE).read_bytes() == content
+    assert [file for file in folder.iterdir() if file.name.startswith(f".{FACTOR_FILE}")] == []
+    manifest = manifest_of(experiment)
+    assert manifest is not None
+    assert manifest["factor_set"]["stored"]["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    qlib.will()
+    runner.develop(model(qlib, "next"))  # which has the set written anew, from its source
+    assert stored.exists()

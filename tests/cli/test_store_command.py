@@ -103,10 +103,13 @@ def test_what_was_changed(project: Path) -> None:
     assert f"{stored.path} was changed" in run("list").output
 
 
-def test_an_entry_that_says_nothing(project: Path) -> None:
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 100_000, '{"form": Infinity}'], ids=["half", "deep", "endless"]
+)
+def test_an_entry_that_says_nothing(project: Path, content: str) -> None:
     """A damaged entry is named by list and verify, and is no traceback."""
     stored = keep(project, "a")
-    stored.path.with_suffix(".json").write_text("{")
+    stored.path.with_suffix(".json").write_text(content)
     assert run("list").exit_code == 0
     assert stored.path.name in run("list").output
     assert run("verify").exit_code == 1

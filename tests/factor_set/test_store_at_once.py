@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.factor_set import panel, store
+from rdagent_sota_bridge.factor_set.prune import prune
 from tests.faults import elsewhere, survived
 from tests.stored import days_ago, digest_of, longer, names_of, stored_names, unsorted_source, wanted_of
 
@@ -132,7 +133,7 @@ def prune_while_another_writes(folder: str) -> list[Any]:
     os.read(receive, 1)
     pruner = os.fork()
     if pruner == 0:
-        store.prune(place, days_ago(1), dry_run=False)
+        prune(place, days_ago(1), dry_run=False)
         os._exit(0)
     time.sleep(0.3)
     waits = os.waitpid(pruner, os.WNOHANG) == (0, 0)

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.sharing import fetch, remote
+from rdagent_sota_bridge.sharing import fetch, fetched, remote
 from rdagent_sota_bridge.system import files as written_files
 from tests import servers, storage
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
@@ -73,7 +72,7 @@ def test_the_stored_set_is_the_fetched_file(
     found = get(bucket.put(source, "run"), place)
     digest = parquet.current_digest(found.path)
     stored = store.keep(store.Wanted(digest, ("momentum", "turnover"), ((found.path, digest),)), place)
-    (copy,) = fetch.entries(place)
+    (copy,) = fetched.entries(place)
     assert copy.stored
     assert stored.path.samefile(found.path)
     fetch.current_digest(found.path)
@@ -152,7 +151,7 @@ def test_an_object_that_changes_meanwhile(bucket: Bucket, place: Path, source: P
         pytest.raises(RemoteError, match="was changed while it was fetched"),
     ):
         get(url, place)
-    assert (left(place), fetch.entries(place)) == ([], [])
+    assert (left(place), fetched.entries(place)) == ([], [])
     assert get(url, place).path.read_bytes() == other.read_bytes()
 
 
@@ -188,7 +187,7 @@ def test_killed_around_the_name(
             found = get(url, folder / "store")
             assert found.path.stat().st_mode & 0o222 == 0
         assert found.path.read_bytes() == source.read_bytes()
-        assert len(fetch.entries(folder / "store")) == 1
+        assert len(fetched.entries(folder / "store")) == 1
         assert left(folder / "store") == []
 
 
@@ -242,12 +241,12 @@ def test_a_copy_that_was_changed(bucket: Bucket, place: Path, source: Path) -> N
     """A fetched file that was changed is named, and fetched anew; offline it is no copy."""
     url, content = bucket.put(source, "run"), source.read_bytes()
     path = get(url, place).path
-    (copy,) = fetch.entries(place)
-    assert fetch.changed(copy) == ""
+    (copy,) = fetched.entries(place)
+    assert fetched.changed(copy) == ""
     for changed in (b"?" + content[1:], content[1:]):
         path.chmod(0o644)
         path.write_bytes(changed)
-        assert "was changed" in fetch.changed(copy)
+        assert "was changed" in fetched.changed(copy)
         lines = list[str]()
         assert get(url, place, lines).path.read_bytes() == content
         assert "was changed after it was fetched" in lines[0]
@@ -275,7 +274,7 @@ def test_a_record_that_means_nothing(
     (record,) = (place / store.FETCHED).glob("*.json")
     whole = json.loads(record.read_text())
     record.write_bytes(change if isinstance(change, bytes) else json.dumps({**whole, **change}).encode())
-    assert fetch.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=True)[1] == [record]
+    assert fetched.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=True)[1] == [record]
     files.status = 503
     with pytest.raises(RemoteUnavailableError):
         get(url, place)
@@ -310,9 +309,9 @@ def test_what_release_0_1_0_left(files: servers.Files, place: Path, source: Path
     assert [method for method, _, _ in files.log] == ["HEAD"]
     assert (found.path, found.fetched) == (folder / digest / FACTOR_FILE, record["fetched"])
     assert found.origin == Origin("a-run", 3, "w", accepted=True)
-    copies, others = fetch.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=False)
+    copies, others, _ = fetched.prune(place, datetime.now(timezone.utc) + timedelta(days=1), dry_run=False)
     assert (len(copies), len(others)) == (1, 3)
-    assert {file.suffix for file in folder.iterdir()} <= {".lock"}
+    assert {file.suffix for file in folder.iterdir()} <= {".lock", ".used"}
 
 
 # --- who sees it ---
@@ -366,25 +365,3 @@ def test_a_store_that_may_only_be_read(files: servers.Files, source: Path, other
         serve(files, other)
         with without_privileges(), pytest.raises(StoreError, match="can't be copied into the store"):
             get(url, folder / "store")
-
-
-def test_entries_and_prune(bucket: Bucket, place: Path, source: Path, other: Path, tmp_path: Path) -> None:
-    """Fetched sets are listed with their URLs, and go when nobody has asked for them, as do broken parts."""
-    assert fetch.entries(place) == []
-    old, new = get(bucket.put(source, "old"), place), get(bucket.put(other, "new"), place)
-    used = get(bucket.put(storage.factor_file(tmp_path / "c", seed=9), "used"), place)
-    then, part = time.time() - 40 * 24 * 3600, place / store.FETCHED / f".{'0' * 64}.part"
-    part.write_bytes(b"?")
-    for file in [part, *(place / store.FETCHED).glob("*.json"), old.path.parent, used.path.parent]:
-        os.utime(file, (then, then))
-    fetch.current_digest(used.path)  # a run asks its URL once, and its loops look at the file for weeks
-    assert {copy.urls for copy in fetch.entries(place)} == {(old.url,), (new.url,), (used.url,)}
-    before = datetime.now(timezone.utc) - timedelta(days=30)
-    copies, others = fetch.prune(place, before, dry_run=True)
-    assert ([copy.path for copy in copies], others) == ([old.path], [part])
-    assert old.path.exists()
-    assert fetch.prune(place, before, dry_run=False) == (copies, others)
-    assert not old.path.parent.exists()
-    assert {copy.path for copy in fetch.entries(place)} == {new.path, used.path}
-    assert left(place) == []
-    assert get(bucket.url("old"), place).path == old.path

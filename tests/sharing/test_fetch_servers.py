@@ -14,7 +14,7 @@ from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import training_record
-from rdagent_sota_bridge.sharing import fetch
+from rdagent_sota_bridge.sharing import fetch, fetched
 from rdagent_sota_bridge.sharing.remote import MANIFEST
 from tests import servers, storage
 from tests.storage import Bucket, get, left, serve
@@ -133,7 +133,7 @@ def test_http_that_gives_half(files: servers.Files, place: Path, source: Path, g
     files.contents[f"/run/{FACTOR_FILE}"] = bad
     with pytest.raises(RemoteError, match="no whole parquet file"):
         get(url, place)
-    assert (left(place), fetch.entries(place)) == ([], [])
+    assert (left(place), fetched.entries(place)) == ([], [])
     assert not list((place / store.FETCHED).glob("*.json"))
     serve(files, source)
     assert get(url, place).path.read_bytes() == content

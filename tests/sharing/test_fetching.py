@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from rdagent_sota_bridge.bridge import plan
 from rdagent_sota_bridge.errors import LocateError, SessionError, SetChangedError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.sharing.remote import MANIFEST
 from tests import seams, servers
 
 SECRET = "0123456789abcdef"
@@ -129,6 +132,32 @@ def test_a_set_that_can_not_be_fetched_stops_the_run(
     assert SECRET not in message
     monkeypatch.setenv("SOTA_ON_ERROR", "baseline")
     assert plan.record_of(seams.build_runner()) is None
+
+
+def test_a_manifest_writes_no_line_of_the_log(
+    files: servers.Files, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newline in the run's name that a server gives is shown as one, in the warning that names the run."""
+    put(files, market, tmp_path)
+    content = files.contents[f"/run/{FACTOR_FILE}"]
+    forged = "x\n2026-01-01 09:00:00.000 | INFO     | a:b:1 - SOTA factors used: Qlib loaded 99 columns"
+    origin = {"run": forged, "loop": 3, "workspace_id": "w", "accepted": False}
+    manifest = {
+        "set_manifest_version": 1,
+        "state": "complete",
+        "digest": f"sha256:{hashlib.sha256(content).hexdigest()}",
+        "size": len(content),
+        "metrics": {},
+        "origin": origin,
+    }
+    files.contents[f"/run/{MANIFEST}"] = json.dumps(manifest).encode()
+    seams.switch_on(monkeypatch, f"{files.url}/run")
+    with seams.logged() as lines:
+        seams.build_runner()
+    (warning,) = [line for line in lines if "SOTA factors used" in line]
+    assert warning.startswith("WARNING: ")
+    assert "is the set of loop 3 of x\\n2026-01-01" in warning
+    assert warning.count("\n") == 1
 
 
 def test_logs_are_no_urls(monkeypatch: pytest.MonkeyPatch) -> None:
