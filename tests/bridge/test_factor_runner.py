@@ -323,8 +323,8 @@ def test_a_run_that_was_killed_after_its_reference_keeps_it(
 
 
 OTHER_YAML = {
-    "segments": ("2014-12-31", "2013-12-31"),
-    "data": ("qlib_data/cn_data", "qlib_data/other"),
+    "train": ("2014-12-31", "2013-12-31"),
+    "provider_uri": ("qlib_data/cn_data", "qlib_data/other"),
     "market": ("&market csi300", "&market all"),
     "label": ("Ref($close, -2)", "Ref($close, -3)"),
 }
@@ -344,7 +344,7 @@ def test_a_reference_of_something_else_is_not_taken(
     if what in OTHER_YAML:
         text = exp.experiment_workspace.file_dict[LIGHTGBM]
         exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
-        monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+        monkeypatch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "train" else "2014-12-31")
         dry_run.ask_factor_runner.cache_clear()
     elif what == "base_code":
         exp.base_feature_codes = {"coded.py": "…"}
@@ -433,6 +433,22 @@ def test_a_set_without_complete_rows_stops_fin_quant_before_its_first_call(
     assert sum("can't join the factor loops" in line for line in lines) == 1
     assert plan.record_of(loop.model_runner) is not None, "models keep all rows"
     assert plan.record_of(loop.factor_runner) is None
+
+
+def test_factor_loops_that_end_too_late_stop_fin_quant_before_its_first_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent 1.0.0 has segments of its own for factor loops; those of QLIB_QUANT_ only stand in prompts."""
+    from rdagent.app.qlib_rd_loop.conf import FactorBasePropSetting
+
+    variables = {"QLIB_FACTOR_TEST_END": "2020-09-30", "QLIB_QUANT_TEST_END": "2030-01-01"}
+    seams.switch_on(monkeypatch, place.set_folder, SOTA_ON_ERROR="baseline", **variables)
+    if "test_end" in FactorBasePropSetting.model_fields:
+        with pytest.raises(SystemExit, match="set QLIB_FACTOR_TEST_END=2020-09-21 or earlier"):
+            QuantRDLoop(QlibFactorRunner(None))
+        monkeypatch.setenv("QLIB_FACTOR_TEST_END", "2020-09-21")
+        dry_run.ask_factor_runner.cache_clear()
+    assert plan.record_of(QuantRDLoop(QlibFactorRunner(None)).factor_runner) is not None
 
 
 def test_the_reference_has_the_rows_that_factor_loops_keep(

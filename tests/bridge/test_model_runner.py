@@ -403,6 +403,30 @@ def test_a_segment_that_is_no_date_stops_the_run_where_rdagent_reads_it(
         assert plan.record_of(seams.build_runner()) is not None
 
 
+@pytest.mark.parametrize("on_error", ["fail", "baseline"])
+def test_a_back_test_that_ends_too_late_stops_the_run(
+    on_error: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A calendar that ends before the test segment: without the factors the back-test would fail as well."""
+    from rdagent.app.qlib_rd_loop.conf import ModelBasePropSetting
+
+    home = tmp_path / "home"
+    calendars = seams.put_market(home).provider / "calendars"
+    days = (calendars / "day.txt").read_text().partition("2020-08")[0]
+    (calendars / "day.txt").write_text(days)
+    monkeypatch.setenv("HOME", str(home))
+    seams.switch_on(monkeypatch, place.workspace, SOTA_ON_ERROR=on_error)
+    last = days.split()[-2]
+    fix = f"let the test segment and the back-test of conf_sota_factors_model.yaml end on {last} or earlier"
+    if "test_end" in ModelBasePropSetting.model_fields:
+        fix = f"set QLIB_MODEL_TEST_END={last} or earlier"
+    with pytest.raises(SystemExit, match="test segment ends on 2020-08-01, and Qlib's back-test") as stop:
+        seams.build_runner()
+    assert str(stop.value).endswith(f"fix:   {fix}")
+    (calendars / "day_future.txt").write_text(f"{days}2020-09-01\n")
+    assert plan.record_of(seams.build_runner()) is not None
+
+
 @pytest.mark.parametrize("spoil", ["calendar", "instruments", "garbage", "all"])
 def test_qlib_data_that_is_not_there_is_one_warning(
     spoil: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
