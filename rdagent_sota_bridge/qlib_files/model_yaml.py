@@ -160,7 +160,7 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
     # `LocalEnv` (`utils/env.py`, 0.8.0, 1.0.0) adds them to this environment; a container gets them alone.
     inherited = {} if docker.is_qlib_in_docker() else os.environ
     try:
-        return task_of(rendered(text, {**inherited, **variables}, marks_unknown=True))
+        return task_of(rendered(text, {**inherited, **variables}))
     except _UNREADABLE as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
 
@@ -268,26 +268,25 @@ def written_features(text: str) -> dict[str, str]:
     return features
 
 
-def rendered(text: str, variables: Mapping[str, str], *, marks_unknown: bool = False) -> Any:
+def rendered(text: str, variables: Mapping[str, str]) -> Any:
     """Return a YAML as Qlib would read it, with the variables that RD-Agent hands to qrun.
 
-    Qlib writes nothing in place of one that is missing; it may be marked as unknown instead.
+    Qlib writes nothing in place of one that is missing; here a word says that it is not known yet.
 
     Raises:
         yaml.YAMLError, jinja2.TemplateError: if it has no such form.
     """
     nothing_yet = {"num_features": "0", **feature_variables(NO_BASE_SET)}
-    text_of_yaml = _template(text, marks_unknown).render({**nothing_yet, **variables})
+    text_of_yaml = _template(text).render({**nothing_yet, **variables})
     # The parser written in C, where PyYAML has it, is ten times as fast: a run's check takes milliseconds.
     return yaml.load(text_of_yaml, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
 
 
 @functools.lru_cache(maxsize=8)
-def _template(text: str, marks_unknown: bool) -> jinja2.Template:
+def _template(text: str) -> jinja2.Template:
     # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7), but for what a template can
     # reach: a workspace may be somebody else's.
-    undefined = _Unknown if marks_unknown else jinja2.Undefined
-    return SandboxedEnvironment(undefined=undefined).from_string(text)
+    return SandboxedEnvironment(undefined=_Unknown).from_string(text)
 
 
 def _verify(text: str, base: BaseSet, mined: Sequence[str]) -> None:
