@@ -105,6 +105,23 @@ def logged(function):
 
 
 """
+_NAMED = """\
+def config_name():
+    return "NAME"
+
+
+"""
+_RENDERED = """\
+def run_rendered(exp, qlib_config_name, run_env):
+    from jinja2 import Template
+
+    text = exp.experiment_workspace.file_dict[qlib_config_name]
+    exp.experiment_workspace.inject_files(**{NAME: Template(text).render(**run_env)})
+    return exp.experiment_workspace.execute(qlib_config_name=NAME, run_env=run_env)
+
+
+"""
+_BY_FUNCTION = 'qlib_config_name="conf_sota_factors_model.yaml"', "qlib_config_name=config_name()"
 _ENV = "from rdagent.utils.env import QlibCondaEnv\n\n\n"
 _OWN_CACHED = _CACHED.replace("CachedRunner.get_cache_key", "own_key")
 _ALL, _OWN = "[*exp.based_experiments, exp]", "[exp]"
@@ -150,6 +167,14 @@ FITTING: dict[str, tuple[Edit, ...]] = {
     "merge imported in develop": (
         (_IMPORT, ""),
         (_DEVELOP, f"{_DEVELOP}        {_IMPORT}"),
+    ),
+    "config name by a function": (
+        _BY_FUNCTION,
+        (_CLASS, _NAMED.replace("NAME", "conf_sota_factors_model.yaml") + _CLASS),
+    ),
+    "rendered YAML": (
+        (_EXECUTE, "run_rendered(exp, "),
+        (_CLASS, _RENDERED.replace("NAME", "qlib_config_name") + _CLASS),
     ),
     "decorator of its own": ((_CLASS, _DECORATOR + _CLASS), (_CACHED, "    @logged\n" + _CACHED)),
 }
@@ -201,6 +226,14 @@ MISFITS: dict[str, tuple[tuple[Edit, ...], str]] = {
     "another YAML": (
         (("conf_sota_factors_model.yaml", "conf_baseline_factors_model.yaml"),),
         "takes conf_baseline_factors_model.yaml in place of conf_sota_factors_model.yaml",
+    ),
+    "another YAML by a function": (
+        (_BY_FUNCTION, (_CLASS, _NAMED.replace("NAME", "mine.yaml") + _CLASS)),
+        "takes mine.yaml in place of conf_sota_factors_model.yaml",
+    ),
+    "rendered YAML of another name": (
+        ((_EXECUTE, "run_rendered(exp, "), (_CLASS, _RENDERED.replace("NAME", '"mine.yaml"') + _CLASS)),
+        "takes mine.yaml in place of conf_sota_factors_model.yaml",
     ),
     "Qlib started by itself": (
         ((_EXECUTE, 'QlibCondaEnv(conf=None).check_output("", "", '), (_CLASS, _ENV + _CLASS)),
@@ -306,7 +339,8 @@ _OLD_LISTS = """\
 """
 
 
-def _yaml(features: str | None, *edits: Edit) -> str:
+def yaml_text(features: str | None, *edits: Edit) -> str:
+    """Return the installed YAML with other features, unless they are None, and edits, each once."""
     package = resources.files("rdagent.scenarios.qlib.experiment")
     text = (package / "model_template" / CONFIG_FILE).read_text(encoding="utf-8")
     if features is not None:
@@ -319,15 +353,15 @@ def _yaml(features: str | None, *edits: Edit) -> str:
 
 
 YAMLS = {
-    "lists as in 0.8.0": _yaml(_OLD_LISTS),
-    "lists in blocks": _yaml(_BLOCK_LISTS),
-    "lists in one flow": _yaml(_FLOW_LISTS),
-    "a filter of all 158": _yaml("", (_BEFORE_NORM, _BEFORE_NORM + _FLOW)),
-    "a filter after the norm": _yaml("", (_AFTER_NORM, _BLOCK + _AFTER_NORM)),
-    "a filter for learning, too": _yaml(
+    "lists as in 0.8.0": yaml_text(_OLD_LISTS),
+    "lists in blocks": yaml_text(_BLOCK_LISTS),
+    "lists in one flow": yaml_text(_FLOW_LISTS),
+    "a filter of all 158": yaml_text("", (_BEFORE_NORM, _BEFORE_NORM + _FLOW)),
+    "a filter after the norm": yaml_text("", (_AFTER_NORM, _BLOCK + _AFTER_NORM)),
+    "a filter for learning, too": yaml_text(
         "", (_BEFORE_NORM, _BEFORE_NORM + _BLOCK), (_AT_THE_END, _AT_THE_END + _FLOW)
     ),
-    "a filter by an alias": _yaml(
+    "a filter by an alias": yaml_text(
         "",
         ("market: &market", "chosen: &chosen [KLEN, ROC5, VSTD5]\nmarket: &market"),
         (_BEFORE_NORM, _BEFORE_NORM + _ONE_LINE.replace("{{ feature_names }}", "*chosen")),
@@ -335,5 +369,5 @@ YAMLS = {
 }
 """From how a fork writes its base features into the YAML to that YAML."""
 
-WITH_A_PLACEHOLDER = _yaml(None, (_BEFORE_NORM, _BEFORE_NORM + _ONE_LINE))
+WITH_A_PLACEHOLDER = yaml_text(None, (_BEFORE_NORM, _BEFORE_NORM + _ONE_LINE))
 """A filter that names the features by the variable of RD-Agent 1.0.0, which has no mined ones."""

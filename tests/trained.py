@@ -20,6 +20,14 @@ BASE = BaseSet("small", (("KLEN", "($high-$low)/$open"), ("ROC60", "Ref($close, 
 MINED = ("gap", "turn")
 DIGEST = "sha256:" + "5" * 64
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+TRAINING = {
+    "train": ["2008-01-01 00:00:00", "2014-12-31 00:00:00"],
+    "valid": ["2015-01-01 00:00:00", "2016-12-31 00:00:00"],
+    "test": ["2017-01-01 00:00:00", "2020-08-01 00:00:00"],
+    "provider_uri": "~/.qlib/qlib_data/cn_data",
+    "market": "csi300",
+    "label": LABEL,
+}
 CODE = "model_cls = None\n"
 RECORDER = "cb1854e417e347efb5b6cff0c850b0d2"
 METRICS = {"IC": 0.0521, "Rank IC": float("nan"), "1day.excess_return_with_cost.max_drawdown": -0.25}
@@ -27,7 +35,12 @@ METRICS = {"IC": 0.0521, "Rank IC": float("nan"), "1day.excess_return_with_cost.
 _BEGIN, _END = datetime.date(2008, 1, 1), datetime.date(2014, 12, 31)
 
 
-def config(base: BaseSet = BASE, factor_file: bool = True, width: int | None = 4) -> dict[str, Any]:
+def config(
+    base: BaseSet = BASE,
+    factor_file: bool = True,
+    width: int | None = 4,
+    test: tuple[str, str] = ("2017-01-01", "2020-08-01"),
+) -> dict[str, Any]:
     """Return a configuration as qrun reads it from RD-Agent 1.0.0's YAML."""
     first: dict[str, Any] = {"label": [[LABEL], ["LABEL0"]]}
     if base.features:
@@ -47,7 +60,7 @@ def config(base: BaseSet = BASE, factor_file: bool = True, width: int | None = 4
     segments = {
         "train": [_BEGIN, _END],
         "valid": [datetime.date(2015, 1, 1), datetime.date(2016, 12, 31)],
-        "test": [datetime.date(2017, 1, 1), datetime.date(2020, 8, 1)],
+        "test": [datetime.date.fromisoformat(day) for day in test],
     }
     return {
         "qlib_init": {"provider_uri": "~/.qlib/qlib_data/cn_data", "region": "cn"},
@@ -161,6 +174,7 @@ def write_manifest(
             "features": dict(base.features),
             "replaced_by_mined": [name for name in base.names if name in mined],
         },
+        "training": TRAINING,
         "qlib_loaded": None if from_cache else loaded,
     }
     return manifest.write_manifest(workspace, content)

@@ -72,8 +72,9 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     if hand_off.to_place is None:
         # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
         hand_off.mined = _merged_columns(hand_off)
-        if not hand_off.is_of_model:
-            _check_rows(hand_off, config, run_env)
+    hand_off.task = model_yaml.read_task(config, {name: str(value) for name, value in run_env.items()})
+    if hand_off.to_place is None and not hand_off.is_of_model:
+        _check_rows(hand_off, hand_off.task.train)
     base = hand_off.base_beside_mined
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **model_yaml.feature_variables(base, hand_off.mined), "num_features": str(width)}
@@ -175,14 +176,13 @@ def _merged_columns(hand_off: HandOff) -> tuple[str, ...]:
         raise handoff.loop_is_empty(f"the run's own factors leave no usable file: {first.fact}") from None
 
 
-def _check_rows(hand_off: HandOff, text: str, run_env: dict[str, Any]) -> None:
+def _check_rows(hand_off: HandOff, train: model_yaml.Segment) -> None:
     """Log how many rows a factor loop is trained on: RD-Agent keeps those with a value of every factor.
 
     Raises:
         FactorEmptyError: RD-Agent's, if none is in the training segment: no factor would be seen there.
     """
     days = panel.days_of(hand_off.file)
-    train = model_yaml.read_task(text, {name: str(value) for name, value in run_env.items()}).train
     trained = int(model_yaml.inside(days, train).sum())
     logger().info(
         f"SOTA factors: {len(days)} of the loaded set's {hand_off.record['rows']} rows have a value of every "

@@ -22,10 +22,10 @@ from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
-from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.panel import complete_rows, days_of
-from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
+from rdagent_sota_bridge.qlib_files import base_sets, market, model_yaml
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.system import files
 
@@ -66,7 +66,8 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
     Where a factor runner can't be given the set, one warning says what that means for the run's verdicts.
 
     Raises:
-        SystemExit: if no row of the set has what factor loops keep, and `SOTA_ON_ERROR` is `fail`.
+        SystemExit: if the back-tests of factor loops would end too late; if no row of the set has what factor
+            loops keep, and `SOTA_ON_ERROR` is `fail`.
     """
     factor_runner = getattr(loop, "factor_runner", None)
     if factor_runner is None:
@@ -80,7 +81,13 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
             plans.warn_of_unlike_factor_loops(f"{kind.__module__}.{kind.__qualname__}, whose develop {asked}")
             return
         try:
-            _check_complete_rows(record, asked.start.task(base_sets.NO_BASE_SET).train)
+            task = asked.start.task(base_sets.NO_BASE_SET)
+            late = market.late_end(market.read_market(task.provider_uri, task.market), asked.start, task)
+            if late is not None:
+                raise late
+            _check_complete_rows(record, task.train)
+        except SettingsError as error:  # no loop would end well without the set either
+            stop.stop_before_loop(error)
         except BridgeError as error:
             if read_settings().on_error == "fail":
                 stop.stop_before_loop(error)
@@ -189,16 +196,12 @@ def _reference_key(runner: Any, exp: Any, record: Record, base: base_sets.BaseSe
     asked = dry_run.ask_factor_runner(kind, runner)
     variables = {} if isinstance(asked, str) else asked.start.run_env
     text = exp.experiment_workspace.file_dict.get(model_yaml.FACTOR_CONFIG_FILES[0], "")
-    task = model_yaml.read_task(text, variables)
     codes = getattr(exp, "base_feature_codes", None) or {}
     return {
         "set": record["digest"],
         "base_set": base.digest,
         "base_code": hashlib.sha256(json.dumps(sorted(codes.items())).encode()).hexdigest(),
-        "segments": {name: [str(day) for day in days] for name, days in task.segments.items()},
-        "data": task.provider_uri,
-        "market": task.market,
-        "label": task.label,
+        **model_yaml.read_task(text, variables).as_record(),
     }
 
 

@@ -35,6 +35,7 @@ class HandOff:
         to_place: The set that is to be placed over the nine rows that `develop` got, if it got those.
         stored: The stored file in the model's workspace, once it is placed there.
         placed: Size, time and inode of that file.
+        task: What the YAML of the training names.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
         failed: What ended the merge or the training. A `develop` that catches it must not continue.
@@ -51,6 +52,7 @@ class HandOff:
     to_place: store.Stored | None = None
     stored: dict[str, str] | None = None
     placed: store.Identity | None = None
+    task: model_yaml.Task | None = None
     trained: bool = False
     loaded: manifest.Loaded | None = None
     failed: BridgeError | None = None

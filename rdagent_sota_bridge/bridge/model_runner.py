@@ -211,6 +211,7 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
                 "features": dict(base.features),
                 "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
             },
+            "training": None if hand_off.task is None else hand_off.task.as_record(),
             "qlib_loaded": None if loaded is None else loaded.as_record(),
             "versions": {
                 "rd_agent_side": manifest.versions(),

@@ -33,6 +33,7 @@ class Seams:
     asked: dry_run.DryRun | None = (
         None  # what `develop` of models does; None where the factors can't reach it
     )
+    of_factors: dry_run.DryRun | None = None  # the same of RD-Agent's factor runner
 
 
 def write_seams(answer: Path) -> None:
@@ -40,7 +41,8 @@ def write_seams(answer: Path) -> None:
     hooked = startup.SeamFinder in sys.meta_path
     startup.unregister()  # at a misfit the hook would stop the process, or write to stderr
     misfits: dict[str, str] = {}
-    asked = None
+    asked: dry_run.DryRun | None = None
+    of_factors: dry_run.DryRun | str | None = None
     for seam in SEAMS:
         try:
             apply_seam(seam.name)
@@ -57,12 +59,17 @@ def write_seams(answer: Path) -> None:
             misfits["runner"] = f"{error.fact} ({error.place})"
     if "factor runner" not in misfits:
         runner = import_module("rdagent.scenarios.qlib.developer.factor_runner").QlibFactorRunner
-        if isinstance(why := dry_run.ask_factor_runner(runner), str):
-            text = f"QlibFactorRunner.develop has a shape that is not known: it {why}; factor loops of "
+        of_factors = dry_run.ask_factor_runner(runner)
+        if isinstance(of_factors, str):
+            text = (
+                f"QlibFactorRunner.develop has a shape that is not known: it {of_factors}; factor loops of "
+            )
             misfits["factor runner"] = f"{text}fin_quant go without the loaded set"
     runners = {} if misfits else _unfit_runners()
     patched, verdicts = bool(startup.called_by_source), _verdicts(misfits.get("verdict", ""))
-    write_whole(answer, json.dumps(asdict(Seams(hooked, misfits, runners, patched, verdicts, asked))))
+    of_factors = of_factors if isinstance(of_factors, dry_run.DryRun) else None
+    found = Seams(hooked, misfits, runners, patched, verdicts, asked, of_factors)
+    write_whole(answer, json.dumps(asdict(found)))
 
 
 def _unfit_runners() -> dict[str, str]:

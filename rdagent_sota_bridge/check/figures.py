@@ -101,7 +101,8 @@ class FigureGround:
             self._cells = {
                 name: int(members[inside(calendar, days)].sum()) for name, days in task.segments.items()
             }
-            dates = np.flatnonzero(inside(days, task.test) & (positions >= 0))
+            tested = inside(days, task.test) & ("test" in task.segments)
+            dates = np.flatnonzero(tested & (positions >= 0))
             number = max(1, IC_CELLS // len(panel.instruments))
             if len(dates) > number:
                 dates = dates[np.unique(np.linspace(0, len(dates) - 1, number).round().astype(int))]

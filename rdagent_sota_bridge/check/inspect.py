@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 
 from rdagent_sota_bridge.check import quality
-from rdagent_sota_bridge.check.lines import Line, failures, set_lines
+from rdagent_sota_bridge.check.lines import Line, failures, lines_of, set_lines
 from rdagent_sota_bridge.check.quality import Quality
-from rdagent_sota_bridge.errors import FactorFileError
+from rdagent_sota_bridge.errors import FactorFileError, SettingsError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.qlib_files import base_sets, docker, market
@@ -27,6 +27,7 @@ class Inspection:
         task: The segments, the market's name and the label.
         market: The market; None where Qlib's data is not there yet.
         quality: What was found out about the set.
+        late: What is wrong with a test segment that ends too late; None for one that does not.
         lines: The lines of the check.
     """
 
@@ -35,14 +36,18 @@ class Inspection:
     task: Task
     market: Market | None
     quality: Quality
+    late: SettingsError | None
     lines: list[Line]
 
     def raise_failures(self) -> None:
         """Raise what stops a run.
 
         Raises:
+            SettingsError: if no back-test can end with the test segment.
             FactorFileError: if the set fills too little of the market.
         """
+        if self.late is not None:
+            raise self.late
         if found := failures(self.quality, self.task):
             raise FactorFileError(" and ".join(str(source.path) for source in self.quality.sources), found)
 
@@ -64,8 +69,10 @@ def inspect(settings: Settings, start: QlibStart, located: tuple[Located, ...]) 
     home = market.read_market(task.provider_uri, task.market)
     wish = quality.Wish(settings.factor_patterns, settings.excluded_patterns, settings.max_correlation)
     found = quality.look([at.path for at in located], wish, home, task)
+    late = market.late_end(home, start, task)
     lines = [*_settings_lines(), *_cache_lines(), *_verdict_lines(located), *set_lines(found, home, task)]
-    return Inspection(located, base, task, home, found, lines)
+    lines += [] if late is None else lines_of(late, "test end")
+    return Inspection(located, base, task, home, found, late, lines)
 
 
 def _settings_lines() -> list[Line]:

@@ -59,16 +59,16 @@ def worst(lines: Iterable[Line]) -> State:
     return max((line.state for line in lines), key=states.index, default="pass")
 
 
-def lines_of(error: BridgeError) -> list[Line]:
-    """Return an error as failed lines: one a fault of a factor file, or else one."""
+def lines_of(error: BridgeError, name: str = "set") -> list[Line]:
+    """Return an error as failed lines: one a fault of a factor file, or else one of that name."""
     if isinstance(error, FactorFileError):
         return [Line("set", "fail", f"{error.path}: {fault.fact}", fault.fix) for fault in error.failures]
-    return [Line("set", "fail", f"{error.fact} ({error.place})", error.fix)]
+    return [Line(name, "fail", f"{error.fact} ({error.place})", error.fix)]
 
 
 def failures(quality: Quality, task: Task) -> tuple[Failure, ...]:
     """Return why a set must not be trained on: it fills too little of the market in a segment."""
-    if not any(found.coverage["train"] for found in quality.figures.values()):
+    if not any(found.coverage.get("train", True) for found in quality.figures.values()):
         fix = "mine the factors over the training segment too, or set the segment to where they have values"
         train = f"{_days(task, 'train')} as training segment"
         return (Failure(Reason.NO_TRAINING_VALUE, fix, None, len(quality.figures), (train,)),)
@@ -94,7 +94,8 @@ def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]
     return [
         _set_line(quality),
         *_choice_lines(quality),
-        *(_coverage_line(name, share, task) for name, share in quality.filled.items()),
+        *_unknown_line(task),
+        *(_coverage_line(name, share, task, market) for name, share in quality.filled.items()),
         *_market_lines(quality, market, task),
         *(_factor_line(name, found, quality, task) for name, found in quality.figures.items()),
         *_no_ic_line(quality, market, task),
@@ -133,12 +134,24 @@ def _choice_lines(quality: Quality) -> list[Line]:
     return found
 
 
-def _coverage_line(segment: str, share: float | None, task: Task) -> Line:
-    name, days = f"coverage {segment}", _days(task, segment)
+def _unknown_line(task: Task) -> list[Line]:
+    """Return the line of what no check can know, for a fork may bring it when Qlib is started."""
+    if not task.unknown:
+        return []
+    text = f"not known before a training, for nothing hands it to the YAML yet: {', '.join(task.unknown)}"
+    fix = (
+        "nothing; what Qlib loaded is looked at after each training, and ends the run if it lacks the factors"
+    )
+    return [Line("qlib data", "warn", text, fix, {"unknown": list(task.unknown)})]
+
+
+def _coverage_line(segment: str, share: float | None, task: Task, market: Market | None) -> Line:
+    name = f"coverage {segment}"
     if share is None:
-        return Line(name, "fail", f"there is no trading day in it ({days})", _segment_fix(segment))
+        text = f"there is no trading day in it ({_days(task, segment)})"
+        return Line(name, "fail", text, _segment_fix(segment))
     state, fix = _coverage_state(share), _coverage_fix(segment, None)
-    text = f"rows for {share:.1%} of the cells ({days})"
+    text = f"rows for {share:.1%} of the cells ({_days(task, segment, market)})"
     return Line(name, state, text, "" if state == "pass" else fix, {"share": share})
 
 
@@ -148,6 +161,8 @@ def _coverage_state(share: float) -> State:
 
 def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]:
     """Return the lines about the set's days and instruments, against the market's."""
+    if market is None and {"data folder", "market"} & set(task.unknown):
+        return []
     if market is None:
         place = docker.shown(task.provider_uri)
         text = f"Qlib data is not there yet ({place}, market {task.market}): not compared with it"
@@ -242,7 +257,7 @@ def _spread_findings(found: FactorFigures) -> Iterator[tuple[State, str, str]]:
 
 
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:
-    if market is None or any(found.rank_ic is not None for found in quality.figures.values()):
+    if market is None or task.unknown or any(found.rank_ic is not None for found in quality.figures.values()):
         return []
     text = (
         f"not known: no day of the test segment has both factors and prices for the label in {market.folder}"
@@ -275,8 +290,11 @@ def _ranges(days: pd.DatetimeIndex, calendar: pd.DatetimeIndex) -> list[str]:
     return found
 
 
-def _days(task: Task, segment: str) -> str:
+def _days(task: Task, segment: str, market: Market | None = None) -> str:
     start, end = task.segments[segment]
+    if market is not None:  # what it has no day of is not counted
+        start = max(start, market.calendar[0])
+        end = market.calendar[-1] if pd.isna(end) else min(end, market.calendar[-1])
     return f"{start.date()} to {'the last day' if pd.isna(end) else end.date()}"
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
+from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SettingsError
 from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT, FactorSet
 from rdagent_sota_bridge.qlib_files import docker
+from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart, Segment, Task, inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class Market:
         memberships: When an instrument was in it: position in `instruments`, first and last day; one that has
             none was in it always.
         digest: SHA-256 of the two files that it was read from.
+        future: The trading days with those to come, which Qlib's back-tests go by; None where there is no
+            `calendars/day_future.txt`.
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Market:
     instruments: tuple[str, ...]
     memberships: tuple[tuple[int, str, str], ...] = ()
     digest: str = ""
+    future: pd.DatetimeIndex | None = None
 
     def members(self) -> Any:
         """Return which instruments were in the market when: bool, (days of the calendar, instruments)."""
@@ -57,13 +61,14 @@ def read_market(provider_uri: str, name: str) -> Market | None:
     """Read a market from a Qlib data folder, or return None if the folder does not have it whole (yet).
 
     The format is Qlib's file storage (`qlib/data/storage/file_storage.py`, pyqlib 0.9.7):
-    `calendars/day.txt` has one day a line, `instruments/<market>.txt` has code, start and end, tabs between.
+    `calendars/day.txt` has one day a line, and so has `calendars/day_future.txt`, which need not be there;
+    `instruments/<market>.txt` has code, start and end, tabs between.
 
     Raises:
         SettingsError: if RD-Agent's setting of what is mounted into Qlib's container means nothing.
     """
     folder = docker.on_host(provider_uri)
-    if folder is None:
+    if folder is None or not provider_uri or not name:  # not known: see `Task`
         return None
     try:
         names = (f"instruments/{name.lower()}.txt", "calendars/day.txt")
@@ -73,13 +78,20 @@ def read_market(provider_uri: str, name: str) -> Market | None:
         positions = {code: position for position, code in enumerate(codes)}
         memberships = tuple((positions[row[0]], row[1], row[2]) for row in rows if row[0] and len(row) > 2)
         _dates([day for _, *span in memberships for day in span])  # what is no date is no market
-        days = _dates([line.strip() for line in calendar.splitlines() if line.strip()])
+        days = _days(calendar)
+        later = folder / "calendars/day_future.txt"
+        future = _days(later.read_text(encoding="utf-8")) if later.is_file() else None
     except (OSError, ValueError):  # nothing to be read, or half of a download: text or days that are none
         return None
-    if not codes or not len(days) or not days.is_monotonic_increasing or not days.is_unique:
+    calendars = [days] if future is None else [days, future]
+    if not codes or not all(len(one) and one.is_monotonic_increasing and one.is_unique for one in calendars):
         return None
     digest = hashlib.sha256(f"{listed}\0{calendar}".encode()).hexdigest()
-    return Market(folder, name, days, tuple(codes), memberships, digest)
+    return Market(folder, name, days, tuple(codes), memberships, digest, future)
+
+
+def _days(text: str) -> pd.DatetimeIndex:
+    return _dates([line.strip() for line in text.splitlines() if line.strip()])
 
 
 def _dates(texts: Any) -> pd.DatetimeIndex:
@@ -87,9 +99,32 @@ def _dates(texts: Any) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(pd.to_datetime(texts, format="mixed"))
 
 
-def check_fit(
-    factors: FactorSet, market: Market | None, train: tuple[pd.Timestamp, pd.Timestamp], region: str = "cn"
-) -> None:
+def late_end(market: Market | None, start: QlibStart, task: Task) -> SettingsError | None:
+    """Return what is wrong with a back-test that ends too late: it would fail once the model is trained.
+
+    Qlib reads the trading day after the last (`get_step_time` in `qlib/backtest/utils.py`, pyqlib 0.9.7), and
+    an open end is the calendar's last day (`PortAnaRecord` in `qlib/workflow/record_temp.py`).
+    """
+    end = task.backtest_end
+    if market is None or end is None:
+        return None
+    days = market.calendar if market.future is None else market.future
+    if (market.calendar[-1] if pd.isna(end) else end) < days[-1]:
+        return None
+    asked = "has an open end" if pd.isna(end) else f"ends on {end.date()}"
+    file = market.folder / "calendars" / ("day.txt" if market.future is None else "day_future.txt")
+    last = days[-2:][0].date()
+    fix = f"set {start.variable('test_end')}={last} or earlier"
+    if "test_end" not in start.run_env:
+        fix = f"let the test segment and the back-test of {start.config_name} end on {last} or earlier"
+    return SettingsError(
+        f"The test segment {asked}, and Qlib's back-test needs a trading day after its last one",
+        f"{file}, which ends on {days[-1].date()}",
+        fix,
+    )
+
+
+def check_fit(factors: FactorSet, market: Market | None, train: Segment, region: str = "cn") -> None:
     """Check that a factor set has values for a model of this market.
 
     Qlib checks nothing of it: what does not match becomes NaN, `Fillna` makes zeros of that, and the model
@@ -98,7 +133,7 @@ def check_fit(
     Args:
         factors: The set.
         market: The market, or None where Qlib's data is not there yet; then only the dates are compared.
-        train: First and last day of the training segment, both inclusive.
+        train: The training segment.
         region: Qlib's region, for the market's time zone.
 
     Raises:
@@ -106,7 +141,7 @@ def check_fit(
     """
     start, end = train
     days = factors.dates.normalize()
-    usable = (days >= start) & (days <= end)
+    usable = inside(days, train)
     usable &= True if market is None else days.isin(market.calendar.normalize())
     found = []
     if not usable.any():

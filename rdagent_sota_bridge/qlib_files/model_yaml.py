@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import docker, yaml_edits
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA158, NO_BASE_SET, BaseSet
+from rdagent_sota_bridge.qlib_files.yaml_edits import ALPHA_LOADER, PLAIN_LOADER, PROCESSORS
 
 CONFIG_FILE = "conf_sota_factors_model.yaml"
 """The YAML of a model that trains on factors (RD-Agent's `scenarios/qlib/experiment/model_template`)."""
@@ -30,17 +32,12 @@ FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
 Segment = tuple[pd.Timestamp, pd.Timestamp]
-"""First and last day of a segment, both inclusive."""
+"""First and last day of a segment, both inclusive; NaT and NaT for one that is not known."""
 
 _NOTE = "# rdagent-sota-bridge:"
-_ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
-_PLAIN_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
 _DATES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
+_UNKNOWN = "__unknown__"
 _FEATURE_GROUPS = ("feature", None)
-_PROCESSORS = ("shared_processors", "infer_processors", "learn_processors")
-_FEATURES = "[{{ feature_expressions }}, {{ feature_names }}]"
-_TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_ALIAS = re.compile(r"\s*:\s*\*[^\s,\]}]+")
 _UNREADABLE = (
     *(AttributeError, KeyError, IndexError, TypeError, ValueError),
     *(yaml.YAMLError, jinja2.TemplateError),
@@ -48,24 +45,29 @@ _UNREADABLE = (
 
 
 def inside(days: pd.DatetimeIndex, segment: Segment) -> Any:
-    """Return which days (without times of day) are in a segment, whose end may be open; bool, (days,)."""
+    """Return which days (without times of day) are in a segment, whose end may be open; bool, (days,).
+
+    One that is not known may hold every day.
+    """
     start, end = segment
-    return (days >= start) & ((days <= end) | pd.isna(end))
+    return ((days >= start) | pd.isna(start)) & ((days <= end) | pd.isna(end))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a rendered YAML names.
+    """What a rendered YAML names. What depends on a variable that nothing hands to Qlib is not known.
 
     Attributes:
-        provider_uri: Qlib's data folder, as written.
-        market: The name of the market.
+        provider_uri: Qlib's data folder, as written; empty if it is not known.
+        market: The name of the market; empty if it is not known.
         train: First and last day of the training segment, both inclusive.
         valid: The same of the validation segment.
         test: The same of the test segment; its end is NaT where it is open.
-        label: Qlib's expression of the label.
+        label: Qlib's expression of the label; empty if it is not known.
         region: Qlib's region: cn, us or tw.
         is_robust: True where Qlib's RobustZScoreNorm scales the features.
+        backtest_end: The last day of the back-test, NaT where it is open; None for no back-test, or if it is
+            not known.
     """
 
     provider_uri: str
@@ -76,15 +78,35 @@ class Task:
     label: str
     region: str = "cn"
     is_robust: bool = field(default=True, compare=False)  # no part of what a training is of
+    backtest_end: Any = field(default=None, compare=False, repr=False)
 
     @property
     def segments(self) -> dict[str, Segment]:
-        """The three segments by name."""
-        return {"train": self.train, "valid": self.valid, "test": self.test}
+        """The segments that are known, by name."""
+        named = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: days for name, days in named.items() if not pd.isna(days[0])}
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What is not known, in words."""
+        known: dict[str, Any] = {
+            **{"data folder": self.provider_uri, "market": self.market, "label": self.label},
+            **{f"{name} segment": name in self.segments for name in ("train", "valid", "test")},
+        }
+        return tuple(name for name, value in known.items() if not value)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without what is not known; null for an open end."""
+        texts = {"provider_uri": self.provider_uri, "market": self.market, "label": self.label}
+        days = {
+            name: [None if pd.isna(day) else str(day) for day in segment]
+            for name, segment in self.segments.items()
+        }
+        return {**days, **{name: text for name, text in texts.items() if text}}
 
 
-def task_of(document: Any, market: Any) -> Task:
-    """Return what a configuration of Qlib names, with the name of its market.
+def task_of(document: Any) -> Task:
+    """Return what a configuration of Qlib names.
 
     Raises:
         KeyError, IndexError, TypeError, ValueError: if it does not name all of it.
@@ -92,23 +114,53 @@ def task_of(document: Any, market: Any) -> Task:
     dataset = document["task"]["dataset"]["kwargs"]
     handler, segments = dataset["handler"]["kwargs"], {}
     for name in ("train", "valid", "test"):
-        start, end = (pd.Timestamp(day) for day in dataset["segments"][name])
-        if pd.isna(start) or (pd.isna(end) and name != "test"):
+        start, end = _days(dataset["segments"][name])
+        if start is not None and (pd.isna(start) or (pd.isna(end) and name != "test")):
             raise ValueError(f"a {name} segment from {start} to {end}")
-        segments[name] = start, end
+        segments[name] = (pd.NaT, pd.NaT) if start is None else (start, end)
     if "data_loader" in handler:
         label = handler["data_loader"]["kwargs"]["dataloader_l"][0]["kwargs"]["config"]["label"][0]
     else:  # a handler of Qlib's own, as in 0.8.0's baseline
         label = handler["label"]
     label = label if isinstance(label, str) else label[0]  # expressions before names, or an expression
+    market = handler["instruments"]
+    market = market["market"] if isinstance(market, dict) else market
+    texts = (document["qlib_init"]["provider_uri"], market, label)
+    provider_uri, market, label = ("" if _UNKNOWN in str(text) else str(text) for text in texts)
     return Task(
-        str(document["qlib_init"]["provider_uri"]),
-        str(market),
+        provider_uri,
+        market,
         **segments,
-        label=str(label),
+        label=label,
         region=str(document["qlib_init"].get("region", "cn")),  # Qlib's own default
         is_robust="RobustZScoreNorm" in str(handler.get("infer_processors")),
+        backtest_end=_backtest_end(document),
     )
+
+
+def _days(written: Any) -> tuple[Any, Any]:
+    """Return the days of a segment; None and None where they are not known."""
+    if _UNKNOWN in str(written):
+        return None, None
+    start, end = map(pd.Timestamp, written)
+    return start, end
+
+
+def _backtest_end(document: Any) -> Any:
+    records = document["task"].get("record") or []
+    for record in [records] if isinstance(records, dict) else records:
+        if str(record["class"]).endswith("PortAnaRecord"):
+            config = record["kwargs"].get("config") or {"backtest": {"end_time": None}}  # Qlib's default
+            end = config["backtest"]["end_time"]
+            return None if _UNKNOWN in str(end) else pd.Timestamp(end)
+    return None
+
+
+class _Unknown(jinja2.ChainableUndefined):
+    """A variable that nothing hands to Qlib; what it is written into is not known."""
+
+    def __str__(self) -> str:
+        return _UNKNOWN
 
 
 def read_task(text: str, variables: dict[str, str]) -> Task:
@@ -117,9 +169,10 @@ def read_task(text: str, variables: dict[str, str]) -> Task:
     Raises:
         SeamError: if it has a form that is not known.
     """
+    # `LocalEnv` (`utils/env.py`, 0.8.0, 1.0.0) adds them to this environment; a container gets them alone.
+    inherited = {} if docker.is_qlib_in_docker() else os.environ
     try:
-        document = rendered(text, variables)
-        return task_of(document, document["market"])
+        return task_of(rendered(text, {**inherited, **variables}))
     except _UNREADABLE as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
 
@@ -132,25 +185,29 @@ class QlibStart:
     config: str
     run_env: dict[str, str]
 
-    def task(self, base: BaseSet) -> Task:
-        """Return what the YAML names, with a base set.
+    def variable(self, name: str) -> str:
+        """Return the variable of RD-Agent's settings that sets a date of `run_env`."""
+        return f"QLIB_{'MODEL' if self.config_name == CONFIG_FILE else 'FACTOR'}_{name.upper()}"
+
+    def task(self, base: BaseSet | None = None) -> Task:
+        """Return what the YAML names, with a base set; as it stands there if that is None.
 
         Raises:
             SeamError: if it has a form that is not known.
             SettingsError: if a date of RD-Agent's settings is none.
         """
-        kind = "MODEL" if self.config_name == CONFIG_FILE else "FACTOR"
         for name in self.run_env.keys() & set(_DATES):
             try:
                 pd.Timestamp(self.run_env[name])
             except ValueError:
-                variable = f"QLIB_{kind}_{name.upper()}"
+                variable = self.variable(name)
                 raise SettingsError(
                     f"{variable} is no date: {self.run_env[name]!r}",
                     f"environment variable or .env entry {variable}, a setting of RD-Agent's",
                     "write it as 2008-01-01",
                 ) from None
-        return read_task(adapt(self.config, base, ""), {**self.run_env, **feature_variables(base)})
+        text = self.config if base is None else adapt(self.config, base, "")
+        return read_task(text, {**self.run_env, **feature_variables(base or NO_BASE_SET)})
 
 
 def feature_variables(base: BaseSet, mined: Sequence[str] = ()) -> dict[str, str]:
@@ -190,14 +247,13 @@ def adapt(text: str, base: BaseSet, note: str, mined: tuple[str, ...] = ()) -> s
         SeamError: if the YAML has a form that is not known.
     """
     lines = [line for line in text.splitlines(keepends=True) if not line.startswith(_NOTE)]
-    body = "".join(lines) if base.features else "".join(lines).replace(_ALPHA_LOADER, _PLAIN_LOADER)
+    body = "".join(lines) if base.features else "".join(lines).replace(ALPHA_LOADER, PLAIN_LOADER)
     try:
-        handler = _at(_parse(body), "task", "dataset", "kwargs", "handler", "kwargs")
-        edits = {*_feature_edits(body, handler, base), *_filter_edits(body, handler)}
+        body = yaml_edits.with_features(body, base)
     except yaml.YAMLError as error:
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
-    for start, end, new in sorted(edits, reverse=True):
-        body = f"{body[:start]}{new}{body[end:]}"
+    except ValueError as error:
+        raise _unknown_form(str(error)) from None
     noted = f"{_NOTE} {note}\n{body}"
     _verify(noted, base, mined)
     return noted
@@ -213,7 +269,7 @@ def written_features(text: str) -> dict[str, str]:
     try:
         kwargs = rendered(text, {})["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         first = kwargs["data_loader"]["kwargs"]["dataloader_l"][0]
-        features = ALPHA158 if first["class"] == _ALPHA_LOADER else {}
+        features = ALPHA158 if first["class"] == ALPHA_LOADER else {}
         if "feature" in first["kwargs"]["config"]:
             expressions, names = first["kwargs"]["config"]["feature"]
             features = dict(zip(names, expressions, strict=True))
@@ -225,8 +281,10 @@ def written_features(text: str) -> dict[str, str]:
     return features
 
 
-def rendered(text: str, variables: dict[str, str]) -> Any:
+def rendered(text: str, variables: Mapping[str, str]) -> Any:
     """Return a YAML as Qlib would read it, with the variables that RD-Agent hands to qrun.
+
+    Qlib writes nothing in place of one that is missing; here a word says that it is not known yet.
 
     Raises:
         yaml.YAMLError, jinja2.TemplateError: if it has no such form.
@@ -241,7 +299,7 @@ def rendered(text: str, variables: dict[str, str]) -> Any:
 def _template(text: str) -> jinja2.Template:
     # Not HTML, and rendered as Qlib renders it (`qlib/cli/run.py`, pyqlib 0.9.7), but for what a template can
     # reach: a workspace may be somebody else's.
-    return SandboxedEnvironment().from_string(text)
+    return SandboxedEnvironment(undefined=_Unknown).from_string(text)
 
 
 def _verify(text: str, base: BaseSet, mined: Sequence[str]) -> None:
@@ -275,7 +333,7 @@ def _named_by_filters(handler: dict[str, Any]) -> Iterator[tuple[str, str | None
     As Qlib does (`qlib/data/dataset/processor.py`, pyqlib 0.9.7): `FilterCol` keeps what it names, and all of
     other groups; `DropCol` drops what it names.
     """
-    for processor in [one for name in _PROCESSORS for one in handler.get(name) or []]:
+    for processor in [one for name in PROCESSORS for one in handler.get(name) or []]:
         named = processor if isinstance(processor, str) else processor["class"]
         arguments = {} if isinstance(processor, str) else processor.get("kwargs") or {}
         name = named.split(".")[-1] if isinstance(named, str) else ""
@@ -289,91 +347,3 @@ def _unknown_form(found: str) -> SeamError:
         f"model_template/{CONFIG_FILE} of the installed RD-Agent",
         OTHER_RELEASE,
     )
-
-
-# --- edits of a template: a part of its text, by start and end, and what takes its place ---
-
-_Edit = tuple[int, int, str]
-
-
-def _feature_edits(text: str, handler: yaml.Node | None, base: BaseSet) -> Iterator[_Edit]:
-    """Yield the edit that gives the first loader the features of a base set."""
-    first = next(iter(_items(_at(handler, "data_loader", "kwargs", "dataloader_l"))), None)
-    config, loader = _at(first, "kwargs", "config"), _at(first, "class")
-    if not isinstance(config, yaml.MappingNode) or loader is None:
-        raise _unknown_form("it has no first loader of features")
-    keys = [key.value for key, _ in config.value]
-    if "feature" in keys:
-        key, value = config.value[keys.index("feature")]
-        if not base.features and not config.flow_style:  # all of its lines go
-            line_end = text.find("\n", _end(value))
-            start = text.rfind("\n", 0, key.start_mark.index) + 1
-            yield start, len(text) if line_end < 0 else line_end + 1, ""
-        elif base.features:
-            yield from _value_edit(text, key, value, _FEATURES)
-    elif keys == ["label"] and base.features and loader.value == _ALPHA_LOADER:
-        key, value = config.value[-1]
-        if config.flow_style:
-            yield _end(value), _end(value), f", feature: {_FEATURES}"
-        else:
-            line_end = text.find("\n", _end(value))
-            end = len(text) if line_end < 0 else line_end
-            yield end, end, f"\n{' ' * key.start_mark.column}feature: {_FEATURES}"
-    elif keys != ["label"] or base.features or loader.value != _PLAIN_LOADER:
-        raise _unknown_form(f"its first loader {loader.value} has {keys}, and no features")
-
-
-def _filter_edits(text: str, handler: yaml.Node | None) -> Iterator[_Edit]:
-    """Yield the edits that let all features through each `FilterCol` of the features."""
-    for processor in [one for name in _PROCESSORS for one in _items(_at(handler, name))]:
-        named, kwargs = _at(processor, "class"), _at(processor, "kwargs")
-        group = _at(kwargs, "fields_group")
-        if (
-            named is not None
-            and named.value.split(".")[-1] == "FilterCol"
-            and isinstance(kwargs, yaml.MappingNode)
-        ):
-            for key, value in kwargs.value:
-                if key.value == "col_list" and (group is None or group.value == "feature"):
-                    yield from _value_edit(text, key, value, "{{ feature_columns }}")
-
-
-def _value_edit(text: str, key: yaml.Node, value: yaml.Node, new: str) -> Iterator[_Edit]:
-    """Yield the edit that gives a key another value, unless it has it."""
-    start, end = _end(key), _end(value)
-    if value.start_mark.index < start:  # an alias: the node stands where it is named
-        alias = _ALIAS.match(text, start)
-        end = start if alias is None else alias.end()
-    if re.findall(r"\w+", text[start:end]) != re.findall(r"\w+", new):
-        yield start, end, f": {new}"
-
-
-def _parse(text: str) -> yaml.Node | None:
-    """Parse a YAML template without rendering it, each node at its place: tags are words or blanks."""
-
-    def masked(tag: re.Match[str]) -> str:
-        is_first = not text[text.rfind("\n", 0, tag.start()) + 1 : tag.start()].strip()
-        is_word = tag[0].startswith("{{") or (is_first and text[tag.end() : tag.end() + 1].strip())
-        return ("x" if is_word else " ") * len(tag[0])
-
-    return yaml.compose(_TAG.sub(masked, text), yaml.SafeLoader)
-
-
-def _at(node: yaml.Node | None, *keys: str) -> yaml.Node | None:
-    """Return the value below keys, one inside the other; None where one is not there."""
-    for key in keys:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        node = next((value for named, value in pairs if named.value == key), None)
-    return node
-
-
-def _items(node: yaml.Node | None) -> Iterable[yaml.Node]:
-    return node.value if isinstance(node, yaml.SequenceNode) else []
-
-
-def _end(node: yaml.Node) -> int:
-    """Return where a node ends. PyYAML lets a block end at the next token, after comments that follow it."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
-    return int(node.end_mark.index)

@@ -91,7 +91,7 @@ def _read(run: Path) -> QlibRecord:
         doubt = f"the configuration that Qlib recorded can't be read ({type(error).__name__})"
         return QlibRecord(width, None, None, None, config_file, run.name, (doubt,))
     try:
-        task = task_of(config, handler["instruments"])
+        task = task_of(config)
     except (KeyError, IndexError, TypeError, ValueError):
         task = None
     doubts: tuple[str, ...] = ()

@@ -75,6 +75,7 @@ class _Claim(BaseModel):
     features: dict[str, str] = Field(validation_alias=AliasPath("base_set", "features"))
     loaded: list[str] | None = Field(None, validation_alias=AliasPath("qlib_loaded", "columns"))
     width: int | None = Field(None, validation_alias=AliasPath("qlib_loaded", "num_features"))
+    training: dict[str, Any] | None = None  # release 0.1.0 wrote none
     from_cache: bool = False  # release 0.1.0 wrote it
     factor_set: dict[str, Any]
     qlib_loaded: dict[str, Any] | None
@@ -253,6 +254,11 @@ def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
         yield False, f"Qlib's data loader was given {others}, not the claimed base set"
     started = record.config_file or "a file that it did not record"
     wrong = record.config_file != CONFIG_FILE
+    if claim.training is not None:
+        trained = {} if record.task is None else record.task.as_record()
+        differ = {name: value for name, value in claim.training.items() if trained.get(name) != value}
+        text = "; ".join(f"{name} {trained.get(name)}, not {value}" for name, value in differ.items())
+        yield not differ, f"Qlib recorded {text or 'the claimed segments, market and label'}"
     yield not wrong, f"qrun was started with {started}" + f", not {CONFIG_FILE}" * wrong
 
 

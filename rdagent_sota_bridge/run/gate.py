@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
+from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError, SettingsError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -13,24 +14,31 @@ from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
 
 if TYPE_CHECKING:
+    from rdagent_sota_bridge.bridge.seam_check import Seams
     from rdagent_sota_bridge.check.lines import Line  # else late: pandas and pyarrow
 
 Show = Callable[[str, "list[Line]"], None]
 """Shows lines of a check under a heading."""
 
 
-def check_machine(show: Show) -> None:
-    """Check RD-Agent, Qlib's environment and the disk, and show the lines that don't pass.
+def check_machine(show: Show, mines: bool) -> None:
+    """Check RD-Agent, Qlib's environment, the segments and the disk, and show the lines that don't pass.
+
+    Args:
+        show: What they are shown with.
+        mines: True where factor loops are to be run.
 
     Raises:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
     from rdagent_sota_bridge.check.lines import worst
-    from rdagent_sota_bridge.doctor import lines
+    from rdagent_sota_bridge.doctor import lines, look_at_rdagent
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
-    found = lines(0, store.folder(read_settings().store_path))
+    look = functools.cache(look_at_rdagent)
+    found = lines(0, store.folder(read_settings().store_path), look)
+    found += _segment_lines(look(), mines)
     if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
     if worst(found) == "fail":
@@ -39,6 +47,23 @@ def check_machine(show: Show) -> None:
             "the lines that fail, above",
             "do what they say, then start the command again",
         )
+
+
+def _segment_lines(seams: Seams | Line, mines: bool) -> list[Line]:
+    """Return a failed line for each kind of loop whose back-tests Qlib can't do in its segments."""
+    from rdagent_sota_bridge.check.lines import Line, lines_of
+    from rdagent_sota_bridge.qlib_files import market  # late: pandas and pyarrow
+
+    asked = [] if isinstance(seams, Line) else [seams.of_factors if mines else None, seams.asked]
+    found = []
+    for start in (one.start for one in asked if one is not None):
+        try:
+            task = start.task()
+            late = market.late_end(market.read_market(task.provider_uri, task.market), start, task)
+        except SettingsError as error:
+            late = error
+        found += [] if late is None else lines_of(late, f"segments of {start.config_name}")
+    return found
 
 
 def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:

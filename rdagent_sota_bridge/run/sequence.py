@@ -75,7 +75,7 @@ def go(job: Job, outside: Outside) -> int:
         located = gate.locate_set(path_entries(job.options.from_logs))
         job = dataclasses.replace(job, factor_set=gate.job_set(located))
     outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
-    gate.check_machine(outside.show)
+    gate.check_machine(outside.show, job.is_open(FACTORS))
     for name in (FACTORS, MODELS, BASELINE):
         if name == MODELS and job.is_open(MODELS):
             try:

@@ -161,8 +161,8 @@ def test_a_run_that_was_killed_after_its_reference_keeps_it(place: Place) -> Non
 
 
 OTHER_YAML = {
-    "segments": ("2014-12-31", "2013-12-31"),
-    "data": ("qlib_data/cn_data", "qlib_data/other"),
+    "train": ("2014-12-31", "2013-12-31"),
+    "provider_uri": ("qlib_data/cn_data", "qlib_data/other"),
     "market": ("&market csi300", "&market all"),
     "label": ("Ref($close, -2)", "Ref($close, -3)"),
 }
@@ -179,7 +179,7 @@ def test_a_reference_of_something_else_is_not_taken(what: str, place: Place) -> 
     if what in OTHER_YAML:
         text = exp.experiment_workspace.file_dict[LIGHTGBM]
         exp.experiment_workspace.inject_files(**{LIGHTGBM: text.replace(*OTHER_YAML[what])})
-        place.patch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "segments" else "2014-12-31")
+        place.patch.setenv("QLIB_FACTOR_TRAIN_END", "2013-12-31" if what == "train" else "2014-12-31")
         dry_run.ask_factor_runner.cache_clear()
     elif what == "base_code":
         exp.base_feature_codes = {"coded.py": "…"}

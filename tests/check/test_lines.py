@@ -30,6 +30,7 @@ TASK = Task(
     test=(CALENDAR[20], DAY("NaT")),
     label="Ref($close, -2)/Ref($close, -1) - 1",
 )
+UNKNOWN = (DAY("NaT"), DAY("NaT"))
 GOOD = FactorFigures(
     coverage={"train": 1.0, "valid": 1.0, "test": 1.0},
     missing=0.0,
@@ -203,6 +204,42 @@ def test_all_of_one_weekday_missing(gone: Callable[[Any], Any], weekday: str, re
     zone = {"cn": "Asia/Shanghai", "us": "America/New_York"}[region]
     assert (f".tz_convert('{zone}').tz_localize(None)" in line.fix) == bool(weekday)
     assert line.figures["ranges"]
+
+
+def test_coverage_counts_no_day_that_the_calendar_does_not_have() -> None:
+    """The days that a share is of are named: a segment that goes beyond the calendar ends with it there."""
+    task = dataclasses.replace(
+        TASK, train=(DAY("2000-01-01"), CALENDAR[9]), test=(CALENDAR[20], DAY("2030-01-01"))
+    )
+    found = lines(quality(), task=task)
+    assert found["coverage train"].text == "rows for 100.0% of the cells (2020-01-01 to 2020-01-14)"
+    assert found["coverage test"].text == "rows for 100.0% of the cells (2020-01-29 to 2020-02-11)"
+    assert lines(quality())["coverage test"].text == found["coverage test"].text
+    without = lines(quality(), market=None, task=task)["coverage test"]
+    assert without.text == "rows for 100.0% of the cells (2020-01-29 to 2030-01-01)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "market", "missing"),
+    [
+        ({"market": ""}, None, "market"),
+        ({"provider_uri": ""}, None, "data folder"),
+        ({"label": ""}, MARKET, "label"),
+        ({"train": UNKNOWN, "test": UNKNOWN}, MARKET, "train segment, test segment"),
+    ],
+)
+def test_what_is_not_known_is_said_and_stops_nothing(
+    changes: dict[str, object], market: Market | None, missing: str
+) -> None:
+    """One line says what depends on a variable that nothing hands over; the rest is looked at."""
+    task = dataclasses.replace(TASK, **changes)
+    known = dict.fromkeys(task.segments, 1.0)
+    figures = dataclasses.replace(GOOD, coverage=known, rank_ic=None, rank_ic_days=0)
+    found = quality(figures, filled=known)
+    by_name = lines(found, market, task)
+    assert [name for name, line in by_name.items() if line.state != "pass"] == ["qlib data"]
+    assert by_name["qlib data"].text.endswith(f"for nothing hands it to the YAML yet: {missing}")
+    assert failures(found, task) == ()
 
 
 def test_missing_days_as_ranges() -> None:

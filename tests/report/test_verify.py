@@ -108,6 +108,16 @@ def put_over(old: Any, new: Any) -> Any:
         (MANIFEST, {"qlib_loaded": {"columns": ["gap"]}}, "other columns"),
         (MANIFEST, {"qlib_loaded": {"columns": None}}, "what Qlib loaded has no columns"),
         (MANIFEST, {"qlib_loaded": {"num_features": 5}}, "num_features is 5"),
+        (
+            MANIFEST,
+            {"training": {"test": ["2017-01-01 00:00:00", None]}},
+            "not ['2017-01-01 00:00:00', None]",
+        ),
+        (MANIFEST, {"training": {"valid": ["2015-01-01 00:00:00"]}}, "Qlib recorded valid ['2015-01-01"),
+        (MANIFEST, {"training": {"market": "csi500"}}, "Qlib recorded market csi300, not csi500"),
+        (MANIFEST, {"training": {"provider_uri": "/data"}}, "cn_data, not /data"),
+        (MANIFEST, {"training": {"label": "$close"}}, "- 1, not $close"),
+        (MANIFEST, {"training": []}, "training: Input should be a valid dictionary"),
         (MANIFEST, {"from_cache": "no"}, "from_cache: Input should be a valid boolean"),
         (MANIFEST, {"manifest_version": 9}, "manifest_version is 9"),
         (MANIFEST, b"{", "can't be read"),
@@ -148,6 +158,7 @@ def assert_broken(found: Verification, expected: str) -> None:
         ({"base": BaseSet("none", ())}, CONFIG_FILE, "was given none"),
         ({"width": 20}, CONFIG_FILE, "input width of 20, not 4"),
         ({"factor_file": False, "width": 2}, BASELINE, "width of 2"),
+        ({"test": ("2017-01-01", "2019-12-31")}, CONFIG_FILE, "recorded test ['2017-01-01 00:00:00', '2019-"),
     ],
 )
 def test_another_training(options: dict[str, Any], config_file: str, expected: str, workspace: Path) -> None:
@@ -160,14 +171,15 @@ def test_another_training(options: dict[str, Any], config_file: str, expected: s
 @pytest.mark.parametrize(
     ("options", "change", "evidence"),
     [
-        ({}, {}, 8),
-        ({"stored": False}, {}, 8),
-        ({"base": BaseSet("none", ())}, {}, 8),
-        ({"mined": ("KLEN", "gap")}, {}, 8),
-        ({"mined": ("gap",)}, {}, 8),
-        ({}, ('"stored"', '"not yet"'), 8),
-        ({}, {"from_cache": False}, 8),
-        ({}, {"qlib_loaded": None}, 7),
+        ({}, {}, 9),
+        ({"stored": False}, {}, 9),
+        ({"base": BaseSet("none", ())}, {}, 9),
+        ({"mined": ("KLEN", "gap")}, {}, 9),
+        ({"mined": ("gap",)}, {}, 9),
+        ({}, ('"stored"', '"not yet"'), 9),
+        ({}, {"from_cache": False}, 9),
+        ({}, {"qlib_loaded": None}, 8),
+        ({}, ('"training"', '"not yet"'), 8),
     ],
     ids=[
         "placed",
@@ -178,13 +190,14 @@ def test_another_training(options: dict[str, Any], config_file: str, expected: s
         "0.1.0 without a stored file",
         "0.1.0 not from its cache",
         "not read back",
+        "0.1.0 without segments",
     ],
 )
 def test_claims_that_hold(options: dict[str, Any], change: Any, evidence: int, tmp_path: Path) -> None:
     """Every form of a hand-off and of its manifest can be shown; other columns contradict each."""
     workspace = trained.write_training(root_of(tmp_path) / "w", **options)
     tamper(workspace, MANIFEST, change)
-    if evidence == 7:
+    if change == {"qlib_loaded": None}:
         tamper(workspace, LOADED, None)
     found = verdict_on(workspace)
     assert (found.state, len(found.evidence)) == ("factors", evidence), found.text
