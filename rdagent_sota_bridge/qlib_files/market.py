@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
-from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT, FactorSet
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.factor_set.parquet import FactorSet
 from rdagent_sota_bridge.qlib_files import docker
 
 

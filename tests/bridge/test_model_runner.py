@@ -123,10 +123,11 @@ def raw_bytes(content: Callable[[bytes], bytes]) -> Callable[[Place], Path]:
 
 
 def of_another_tool(place: Place) -> Path:
-    """Write a set with its keys as columns, and nothing that says so."""
+    """Write a set with its keys as columns, under a name that nobody knows."""
     folder = place.workspace.parent / "bad"
     folder.mkdir()
-    table = pa.Table.from_pandas(seams.factor_frame(place.market).reset_index(), preserve_index=False)
+    frame = seams.factor_frame(place.market).reset_index().rename(columns={"instrument": "symbol"})
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     pq.write_table(table.replace_schema_metadata(None), folder / FACTOR_FILE)
     return folder
 
@@ -205,8 +206,8 @@ def turned(codes: pd.Index) -> object:
 
 
 def text_dates(days: pd.Index) -> object:
-    """Write days as text."""
-    return days.strftime("%Y-%m-%d")
+    """Write days as text in no form that is known."""
+    return days.strftime("%d/%m/%Y")
 
 
 TRAINING = "2008-01-01 to 2014-12-31"
@@ -225,11 +226,11 @@ CHANGED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], Reason, tuple[s
         ("[datetime]",),
     ),
     "no instrument level": (
-        lambda frame: frame.rename_axis(["datetime", "code"]),
+        lambda frame: frame.rename_axis(["datetime", "ticker"]),
         Reason.NO_LEVEL,
         ("[instrument]",),
     ),
-    "no index": (lambda frame: frame.reset_index(), Reason.NO_LEVEL, ("set_index",)),
+    "no index": (lambda frame: frame.reset_index(drop=True), Reason.NO_LEVEL, ("df.rename",)),
     "rows twice": (
         lambda frame: pd.concat([frame, frame.iloc[:3]]),
         Reason.DUPLICATE_ROW,
@@ -264,13 +265,13 @@ BAD = [
     Bad("no path set", nothing, "SOTA_WORKSPACE_PATH (not set)"),
     Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
     Bad("folder without the file", empty_folder, "an empty folder", line=NO_FILE),
-    Bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
+    Bad("file is an empty folder", folder_of_that_name, "no rows", reason=Reason.NO_ROWS),
     Bad("not parquet", raw_bytes(lambda _: CSV), "not parquet", reason=Reason.NOT_PARQUET),
     Bad("empty file", raw_bytes(lambda _: b""), "not parquet", reason=Reason.NOT_PARQUET),
     Bad(
         "truncated", raw_bytes(lambda content: content[: len(content) // 2]), "cut off", reason=Reason.DAMAGED
     ),
-    Bad("no pandas metadata", of_another_tool, "df.set_index", reason=Reason.NO_LEVEL),
+    Bad("other names", of_another_tool, "rename(columns={'symbol': 'instrument'})", reason=Reason.NO_LEVEL),
     Bad("dates are text", with_level("datetime", text_dates), "to_datetime", reason=Reason.NOT_DATES),
     Bad("dates with a zone", ZONED, "Asia/Shanghai", reason=Reason.TIME_ZONE),
     Bad("times of day", AT_CLOSE, "15:00:00", reason=Reason.TIME_OF_DAY),
