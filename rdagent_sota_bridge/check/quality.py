@@ -144,7 +144,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
                 file.path,
                 file.digest,
                 tuple(name for name in kept if name in file.columns),
-                file.layout.understood,
+                file.understood,
             )
             for file in rows.files
         )

@@ -183,10 +183,14 @@ def _parts(label: Any) -> tuple[str, ...]:
 
 
 def _candidates(name: str, levels: list[Field], columns: list[Field]) -> list[Field]:
-    """Return the fields that may be a level; a level that pandas describes by its very name is it."""
+    """Return the fields that may be a level; a level that pandas describes by its very name is it.
+
+    A factor under `feature` may have any name: it is meant only where nothing else has it.
+    """
     if exact := [field for field in levels if field.label == name]:
         return exact
-    return [field for field in (*levels, *columns) if field.label.lower() in (name, _OTHER_NAMES[name])]
+    found = [field for field in (*levels, *columns) if field.label.lower() in (name, _OTHER_NAMES[name])]
+    return [field for field in found if field.parts[0] != FEATURE] or found
 
 
 def _is_doubled(found: list[Field]) -> bool:
@@ -205,9 +209,10 @@ def _missing(name: str, levels: list[Field], columns: list[Field]) -> Failure:
     near = [field for field in (*levels, *columns) if field.label and fits(_plain(field.kind))]
     near = [field for field in near if field.label not in (DATETIME, INSTRUMENT)]
     fix = f"name a level of the index {name}: df.index.names = ['datetime', 'instrument']"
-    if near or not levels:
-        how = "rename(columns" if not near or near[0].position is None else "rename_axis(index"
-        fix = f"name it {name}: df = df.{how}={{{near[0].label if near else '…'!r}: {name!r}}})"
+    if len(near) == 1 or not levels:
+        how = "rename_axis(index" if near and near[0].position is not None else "rename(columns"
+        label = near[0].label if len(near) == 1 else "…"
+        fix = f"name it {name}: df = df.{how}={{{label!r}: {name!r}}})"
     has = f"levels {[field.label or None for field in levels]}" if levels else "no named levels"
     return Failure(Reason.NO_LEVEL, fix, name, examples=(f"an index with {has}",))
 
@@ -236,7 +241,7 @@ def _factor_names(path: Path, factors: list[Field], nlevels: int) -> list[str]:
 
 
 def _flat(field: Field) -> str:
-    return field.name if len(field.parts) == 2 else field.parts[0]
+    return field.parts[0] if len(field.parts) == 1 else field.name
 
 
 def _refused(path: Path, reason: Reason, fix: str, examples: tuple[str, ...]) -> FactorFileError:

@@ -113,6 +113,12 @@ class FactorFile:
         return self._tables[0].schema_arrow
 
     @property
+    def understood(self) -> str:
+        """What is otherwise than RD-Agent writes it, in one line; empty for nothing."""
+        parts = f"a folder of {len(self._files)} parts" if self.path.is_dir() else ""
+        return ", ".join(filter(None, (parts, self.layout.understood)))
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return sum(table.metadata.num_rows for table in self._tables)

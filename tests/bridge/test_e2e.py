@@ -315,6 +315,7 @@ def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
     run = runs.rdagent(box, "fin_model", "--loop-n", "1", **ON, **variables)
     one_model(run, 23)
     assert run.text_log == ""
+    assert "SOTA factors layout: a folder of 2 parts" in run.output
     assert ACCEPTED in run.output
 
 

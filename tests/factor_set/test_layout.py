@@ -199,6 +199,11 @@ UNDERSTOOD: dict[str, tuple[Callable[[], pd.DataFrame | pa.Table], str]] = {
         lambda: columns().rename(columns={"datetime": "date", "instrument": "code"}),
         f"{BOTH}, datetime is named date, instrument is named code",
     ),
+    "a factor of a level's name, of RD-Agent's file": (
+        lambda: bare(nested(factor_frame(["datetime", "x"]))),
+        f"{BOTH}, names of columns are written as ('feature', 'datetime')",
+    ),
+    "a factor of a level's name, reset": (lambda: nested(factor_frame(["code", "x"])).reset_index(), BOTH),
     "a level that pandas names, and a column code": (lambda: factor_frame(["code", "DateTime"]), ""),
     "twice": (twice, "the level instrument stands there twice"),
     "twice, by groupby and rolling": (
@@ -227,7 +232,7 @@ def test_what_is_understood(tmp_path: Path, what: str) -> None:
     made, expected = UNDERSTOOD[what]
     path = put(made(), tmp_path)
     with parquet.opened(path) as file:
-        assert file.layout.understood == expected
+        assert file.understood == expected
     examine(path)
 
 

@@ -90,6 +90,7 @@ def test_it_goes_through_one_file_of_the_store(
     assert stored.path.read_bytes() == plain.path.read_bytes()
     with panel.opened([place]) as found:
         assert not panel.is_normal(found)
+        assert found.files[0].understood.startswith(f"a folder of {len(ends) + 1} parts")
     assert parts.size_of(place) == sum(file.stat().st_size for file in place.glob("part-*"))
 
 
