@@ -64,6 +64,15 @@ class Layout:
     factors: dict[str, str]
     understood: str
 
+    @property
+    def each_row_once(self) -> str:
+        """The code that keeps one row of each date and instrument of the frame `df`."""
+        positions = [field.position for field in self.levels]
+        if None not in positions:
+            return "df[~df.index.duplicated()]"
+        table = "df" if positions == [None, None] else "df.reset_index()"
+        return f"{table}.drop_duplicates({[field.label for field in self.levels]})"
+
 
 def understand(path: Path, schema: pa.Schema, header: pd.DataFrame) -> Layout:
     """Return what the fields of a file are.
@@ -150,6 +159,13 @@ def as_numbers(values: Any) -> Any:
     elif not pa.types.is_boolean(values.type):
         return values
     return values.cast(pa.float64())
+
+
+def day_of(value: Any) -> pd.Timestamp | None:
+    """Return the day of a statistic of a level of dates; None for what is none."""
+    text = value.decode() if isinstance(value, bytes) else value
+    found = pd.to_datetime(text, errors="coerce", format="ISO8601")
+    return None if pd.isna(found) else found
 
 
 def date_failure(level: Field, values: Any) -> Failure:

@@ -153,11 +153,7 @@ class FactorFile:
         if not len(repeated):
             return index, ()
         examples = tuple(index.label(row) for row in sorted(repeated)[:_EXAMPLES])
-        code, columns = "df[~df.index.duplicated()]", [at for at in self.layout.levels if at.position is None]
-        if columns:
-            table = "df" if len(columns) == 2 else "df.reset_index()"
-            code = f"{table}.drop_duplicates({[at.label for at in self.layout.levels]})"
-        fix = f"keep one row of each: {code}"
+        fix = f"keep one row of each: {self.layout.each_row_once}"
         return index, (Failure(Reason.DUPLICATE_ROW, fix, None, len(repeated), examples),)
 
     def read(self, column: str) -> Any:
@@ -221,7 +217,8 @@ def read_footer(path: Path) -> Footer:
             groups = [one.row_group(number) for one in metadata for number in range(one.num_row_groups)]
             found = [group.column(place).statistics for group in groups if group.num_rows]
             if all(one is not None and one.has_min_max for one in found):
-                start, end = _day(min(one.min for one in found)), _day(max(one.max for one in found))
+                start = layout.day_of(min(one.min for one in found))
+                end = layout.day_of(max(one.max for one in found))
         return Footer(file.rows, file.columns, start, end)
 
 
@@ -353,14 +350,6 @@ def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
     positions = np.zeros(len(values), dtype=np.int32)
     positions[there] = order
     return found, positions[codes]
-
-
-def _day(value: Any) -> pd.Timestamp | None:
-    """Return the day of a statistic of a level of dates; None for what is none."""
-    found = pd.to_datetime(
-        value.decode() if isinstance(value, bytes) else value, errors="coerce", format="ISO8601"
-    )
-    return None if pd.isna(found) else found
 
 
 def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray, field: Field) -> Iterator[Failure]:
