@@ -52,6 +52,8 @@ NAMES = (
     "RESI5",
     " ",
 )
+PAIRS = {"('feature', 'x')", "('feature', 'momentum')"}
+"""Names that pandas writes of two levels, and are read so where all are: tests/factor_set/test_layout.py."""
 TYPES = ("float64", "float32", "float16", "int64", "int32", "int8", "uint64")
 
 
@@ -226,7 +228,7 @@ def cases(draw: st.DrawFn) -> Case:
     names = draw(
         st.lists(
             st.one_of(
-                st.sampled_from(NAMES),
+                st.sampled_from([name for name in NAMES if name not in PAIRS]),
                 st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=8),
             ),
             min_size=1,

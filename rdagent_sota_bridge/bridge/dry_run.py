@@ -23,8 +23,7 @@ from pandas.core.groupby import DataFrameGroupBy
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 from rdagent_sota_bridge.factor_set import panel
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
 

@@ -176,7 +176,7 @@ def check_unchanged(record: Record) -> None:
     """
     for source in record["sources"]:
         path = Path(source["path"])
-        if not path.is_file():
+        if not path.exists():
             raise FactorFileNotFoundError(
                 f"SOTA factors file not found: {path}, though the run began with it",
                 f"{path}, {source['digest']}",

@@ -163,6 +163,8 @@ def _log_loaded(found: inspect.Inspection) -> None:
             log.warning(note)
     for source in found.quality.sources:
         log.info(f"SOTA factors loaded from workspace: {source.path}")
+        if source.layout:
+            log.info(f"SOTA factors layout: {source.layout}")
     log.info(f"SOTA factors shape: ({held.rows}, {len(held.columns)})")
     log.info(f"SOTA factors digest: {held.digest}")
     for line in found.lines:

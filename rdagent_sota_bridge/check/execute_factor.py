@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rdagent_sota_bridge.check.truncate import UNREADABLE, NotCheckedError, copy_file, data_files
 from rdagent_sota_bridge.errors import SettingsError
-from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.system import child
 
 # The names that RD-Agent gives to a factor's code and result (`components/coder/factor_coder/factor.py`).

@@ -93,6 +93,11 @@ def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]
     """Return the lines of a set, and then one a factor."""
     return [
         _set_line(quality),
+        *(
+            Line("layout", "pass", f"{source.layout} ({source.path})")
+            for source in quality.sources
+            if source.layout
+        ),
         *_choice_lines(quality),
         *_unknown_line(task),
         *(_coverage_line(name, share, task, market) for name, share in quality.filled.items()),

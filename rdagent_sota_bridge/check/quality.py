@@ -22,7 +22,7 @@ from rdagent_sota_bridge.qlib_files.market import Market, check_fit
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.system import cache
 
-_KIND = "quality-4"
+_KIND = "quality-5"
 _PRICE_FILES = 200
 
 
@@ -43,11 +43,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a set: its path, its digest, and the factors taken from it."""
+    """One file of a set: its path, its digest, the factors taken from it, and its layout in a line.
+
+    `layout` is empty for what RD-Agent writes, and where it is not known.
+    """
 
     path: Path
     digest: str
     columns: tuple[str, ...]
+    layout: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +140,12 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
         dropped = tuple(selection.to_drop(rows, sample, days, wish.max_correlation))
         kept = tuple(name for name in rows.columns if name not in {drop.column for drop in dropped})
         sources = tuple(
-            Source(file.path, file.digest, tuple(name for name in kept if name in file.columns))
+            Source(
+                file.path,
+                file.digest,
+                tuple(name for name in kept if name in file.columns),
+                file.understood,
+            )
             for file in rows.files
         )
         left_out = tuple(name for name in there if name not in found)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rdagent_sota_bridge.factor_set.parquet import DATETIME
+from rdagent_sota_bridge.factor_set.names import DATETIME
 
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, EOFError, RuntimeError),

@@ -19,7 +19,7 @@ from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json
 from rdagent_sota_bridge.cli.path import find_sets
 from rdagent_sota_bridge.errors import BridgeError, one_line
-from rdagent_sota_bridge.factor_set import panel, sessions, store
+from rdagent_sota_bridge.factor_set import panel, parts, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.settings import Settings, is_enabled, read_settings
 
@@ -58,7 +58,7 @@ def _blocks(
     settings: Settings, located: tuple[Located, ...], with_look_ahead: bool, found: list[Inspection]
 ) -> Iterator[list[Line]]:
     """Yield the lines of the set as soon as they are known, then those of the machine; fill `found`."""
-    size, place = sum(at.path.stat().st_size for at in located), store.folder(settings.store_path)
+    size, place = sum(parts.size_of(at.path) for at in located), store.folder(settings.store_path)
     with ThreadPoolExecutor(2) as beside:
         # RD-Agent's modules take seconds to import; meanwhile Qlib's side is looked at.
         rdagent = beside.submit(doctor.look_at_rdagent)

@@ -23,6 +23,7 @@ from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
 from rdagent_sota_bridge.errors import FactorFileError, SessionError, one_line
 from rdagent_sota_bridge.factor_set import names, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LOGS, RESULT_FILE
+from rdagent_sota_bridge.factor_set.parts import parts_of
 from rdagent_sota_bridge.factor_set.sessions import Experiment, workspaces_of
 from rdagent_sota_bridge.system import cache
 
@@ -130,23 +131,23 @@ def _is_model(workspace: Path, experiment: Experiment | None) -> bool:
 
 def _row(file: Path, log: Path | None, experiment: Experiment | None) -> Row:
     try:
-        status = file.stat()
-    except OSError:  # such as a link to nowhere: the look at the target says why
-        status = file.lstat()
+        found = [part.stat() for part in parts_of(file)]
+    except (OSError, FactorFileError):  # such as a link to nowhere: the look at the target says why
+        found = [file.lstat()]
     try:
         metrics = cache.identity((file.parent / RESULT_FILE).stat())
     except OSError:  # there is none
         metrics = []
-    key = [str(file.absolute()), cache.identity(status), metrics]
-    facts = cache.find_once("listing-3", key, lambda: _look(file))
-    ended = experiment and experiment.ended
+    key = [str(file.absolute()), metrics, *map(cache.identity, found)]
+    facts = cache.find_once("listing-4", key, lambda: _look(file))
+    ended, last = experiment and experiment.ended, max(status.st_mtime for status in found)
     return {
-        "when": ended or datetime.datetime.fromtimestamp(status.st_mtime, datetime.timezone.utc),
+        "when": ended or datetime.datetime.fromtimestamp(last, datetime.timezone.utc),
         "run": log and log.name,
         "loop": experiment and experiment.loop,
         "accepted": experiment and experiment.accepted,
         **{name: value for name, value in facts.items() if name != "trouble"},
-        "size": status.st_size,
+        "size": sum(status.st_size for status in found),
         "id": file.parent.name,
         "path": file.parent.absolute(),
         "trouble": facts["trouble"],

@@ -132,13 +132,13 @@ def named(text: str, fetch: Fetch = _no_fetch) -> Located:
     try:
         if SESSION_FOLDER in path.parts or (path / SESSION_FOLDER).is_dir() or path.name == LATEST_LOG:
             return _accepted_set(text)
-        file = path / FACTOR_FILE if path.is_dir() else path
+        file = _file_at(path)
         where = "" if file.exists() else f"{path} {_what_it_is(path)}"
     except OSError as error:
         where = str(error)
     if where:
         raise LocateError(fact, where, fix)
-    return Located(file.resolve())
+    return Located(_followed(file))
 
 
 def with_its_log(found: Located) -> Located:
@@ -195,13 +195,23 @@ def _near(text: str) -> str:
 # --- a workspace ---
 
 
+def _file_at(path: Path) -> Path:
+    """Return the factor file of a path that was named; one in parts is a folder of the file's name."""
+    return path / FACTOR_FILE if path.is_dir() and path.name != FACTOR_FILE else path
+
+
+def _followed(file: Path) -> Path:
+    """Return a factor file's path with links followed; a folder keeps the name by which it is known."""
+    return file.parent.resolve() / file.name if file.is_dir() else file.resolve()
+
+
 def _workspace_set(text: str) -> Located:
     fact, fix = f"SOTA workspace path not found: {text}", f"correct the path; {_RELATIVE}"
     path = _existing(text, fact, fix, WorkspaceNotFoundError, "SOTA_WORKSPACE_PATH, ")
     try:
-        file = path / FACTOR_FILE if path.is_dir() else path
+        file = _file_at(path)
         if file.exists():
-            return Located(file.resolve())
+            return Located(_followed(file))
         raise FactorFileNotFoundError(
             f"SOTA factors file not found: {Path(text).expanduser() / FACTOR_FILE}",
             f"SOTA_WORKSPACE_PATH={text} {_what_it_is(path)}",
@@ -319,8 +329,8 @@ def _file_of(experiment: Experiment, log: Path | None) -> Path:
     """Return the factor file of an accepted loop; the recorded path is stale once the project has moved."""
     places = sessions.workspaces_of(experiment, log)
     for place in places:
-        if (place / FACTOR_FILE).is_file():
-            return (place / FACTOR_FILE).resolve()
+        if (place / FACTOR_FILE).exists():
+            return _followed(place / FACTOR_FILE)
     which = f"workspace of the accepted loop {_number(experiment)}" + (
         f" of {log}" if log is not None else ""
     )
@@ -361,7 +371,7 @@ def _missing_factors(file: Path, accepted: Experiment, session: Session, log: Pa
     notes = []
     for sibling in siblings:
         files = [place / FACTOR_FILE for place in sessions.workspaces_of(sibling, log)]
-        found = next((one for one in files if one.is_file()), None)
+        found = next((one for one in files if one.exists()), None)
         both = f"loop {_number(sibling)} was accepted too, and"
         try:
             names = sibling.factor_names if found is None else parquet.read_footer(found).columns

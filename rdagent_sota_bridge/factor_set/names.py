@@ -1,4 +1,4 @@
-"""RD-Agent's names of files, folders and loops, and where they are. Each is here once."""
+"""RD-Agent's names of files, folders, loops and levels, and where they are. Each is here once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 
 FACTOR_FILE = "combined_factors_df.parquet"
 """The factors of an experiment, in its workspace (`scenarios/qlib/developer/factor_runner.py`)."""
+
+DATETIME = "datetime"
+INSTRUMENT = "instrument"
+FEATURE = "feature"
+"""The column group under which RD-Agent nests factors (`scenarios/qlib/developer/factor_runner.py`)."""
 
 RESULT_FILE = "qlib_res.csv"
 """The metrics of a back-test, beside the factor file (RD-Agent's `read_exp_res.py`)."""

@@ -23,14 +23,8 @@ import pyarrow.parquet as pq
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, UnequalFactorError
 from rdagent_sota_bridge.factor_set import parquet
-from rdagent_sota_bridge.factor_set.parquet import (
-    DATETIME,
-    FEATURE,
-    INSTRUMENT,
-    FactorFile,
-    FactorSet,
-    Index,
-)
+from rdagent_sota_bridge.factor_set.names import DATETIME, FEATURE, INSTRUMENT
+from rdagent_sota_bridge.factor_set.parquet import FactorFile, FactorSet, Index
 
 RELATIVE_TOLERANCE = 1e-6
 """Values of one factor in two files are equal up to this share of the larger: float32's precision."""
@@ -278,7 +272,8 @@ def is_normal(panel: Panel) -> bool:
     Looks at the schema and at the order of the rows. A file that another pandas described in other words
     counts as not normal: it is written anew, which is slower and as right.
     """
-    if panel._places[0] is not None or panel.files[0].columns != panel.columns:
+    first = panel.files[0]
+    if panel._places[0] is not None or first.columns != panel.columns or first.path.is_dir():
         return False
     found = panel.files[0].schema
     factors = [found.field(number).type for number in range(len(panel.columns))]

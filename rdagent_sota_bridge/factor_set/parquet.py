@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,21 +19,15 @@ import pyarrow.parquet as pq
 from pydantic import PlainSerializer, PlainValidator
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.factor_set import time_zones
+from rdagent_sota_bridge.factor_set import layout, time_zones
+from rdagent_sota_bridge.factor_set.layout import Field, Layout
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.factor_set.parts import one_file, parts_of
 from rdagent_sota_bridge.system import cache
-
-DATETIME = "datetime"
-INSTRUMENT = "instrument"
-FEATURE = "feature"
-"""The column group under which RD-Agent nests factors (`scenarios/qlib/developer/factor_runner.py`)."""
 
 _EXAMPLES = 2
 _DROP = "drop those rows"
 _EMPTY = "leave it out, or mine it again"
-_WITHOUT_IT = (
-    "write the file without it: pq.read_table(file).replace_schema_metadata().to_pandas()"
-    ".set_index(['datetime', 'instrument']).to_parquet(file); or copy it anew, if it is a copy"
-)
 # What pyarrow raises on damaged bytes: its own errors, and Python's for text and metadata that it decodes.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
 
@@ -98,40 +92,51 @@ class Index:
 
 @dataclass(frozen=True, eq=False)
 class FactorFile:
-    """An open factor file, read one column at a time.
+    """An open factor file, or a folder of parts in its place, read one column at a time.
 
     Attributes:
         path: The factor file, absolute.
-        fields: The factors, in the file's order, each once, with parquet's name of it.
-        levels: Parquet's names of the levels datetime and instrument.
+        layout: What its fields are.
     """
 
     path: Path
-    fields: dict[str, str]
-    levels: tuple[str, str]
-    _file: BinaryIO
-    _parquet: pq.ParquetFile
+    layout: Layout
+    _files: tuple[BinaryIO, ...]
+    _tables: tuple[pq.ParquetFile, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the factors, in the file's order, each once."""
-        return tuple(self.fields)
+        return tuple(self.layout.factors)
 
     @property
     def schema(self) -> pa.Schema:
         """The file's Arrow schema, with what pandas wrote of its index and columns."""
-        return self._parquet.schema_arrow
+        return self._tables[0].schema_arrow
+
+    @property
+    def understood(self) -> str:
+        """What is otherwise than RD-Agent writes it, in one line; empty for nothing."""
+        parts = f"a folder of {len(self._files)} parts" if self.path.is_dir() else ""
+        return ", ".join(filter(None, (parts, self.layout.understood)))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(table.metadata.num_rows for table in self._tables)
 
     @cached_property
     def digest(self) -> str:
-        """`sha256:` and the digest of the file's bytes; it names the set."""
-        return _digest_of(self._file)
+        """What names the set, as `current_digest` returns it."""
+        return _digest_of(self.path, self._files)
 
     @cached_property
     def keys(self) -> tuple[Index | None, tuple[Failure, ...]]:
         """The rows' keys, None where they have faults, and the faults."""
-        days, codes = (self._read(*level) for level in zip(self.levels, (DATETIME, INSTRUMENT), strict=True))
-        if failures := tuple(_level_failures(days, codes)):
+        dates_field, codes_field = self.layout.levels
+        days = layout.as_dates(self._read(dates_field.name, DATETIME))
+        codes = layout.as_text(self._read(codes_field.name, INSTRUMENT))
+        if failures := (*_level_failures(days, codes, dates_field), *self._unequal_copies()):
             return None, failures
         with _damaged(self.path, INSTRUMENT):
             found, date_codes = _encoded(days)
@@ -153,7 +158,7 @@ class FactorFile:
         if not len(repeated):
             return index, ()
         examples = tuple(index.label(row) for row in sorted(repeated)[:_EXAMPLES])
-        fix = "keep one row of each: df[~df.index.duplicated()]"
+        fix = f"keep one row of each: {self.layout.each_row_once}"
         return index, (Failure(Reason.DUPLICATE_ROW, fix, None, len(repeated), examples),)
 
     def read(self, column: str) -> Any:
@@ -162,9 +167,10 @@ class FactorFile:
         Raises:
             FactorFileError: if they are not numbers, all NaN, infinite, or can't be read.
         """
-        values = self._read(self.fields[column], column)
+        values = self._read(self.layout.factors[column], column)
         if values.null_count == len(values):  # of whatever type
             raise _refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(values))
+        values = layout.as_numbers(values)
         if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
             fix = "convert it to numbers, or leave it out"
             raise _refused(self.path, Reason.NOT_NUMERIC, fix, column, len(values), _examples(values))
@@ -181,10 +187,19 @@ class FactorFile:
 
     def _read(self, field: str, column: str) -> pa.ChunkedArray:
         with _damaged(self.path, column):
-            values = self._parquet.read(columns=[field], use_pandas_metadata=False)[field]
-            if len(values) != (rows := self._parquet.metadata.num_rows):
-                raise ValueError(f"{len(values)} values for {rows} rows")
+            found = [table.read(columns=[field], use_pandas_metadata=False) for table in self._tables]
+            values = pa.concat_tables(found)[field]
+            if len(values) != self.rows:
+                raise ValueError(f"{len(values)} values for {self.rows} rows")
             return values
+
+    def _unequal_copies(self) -> Iterator[Failure]:
+        """Yield the failures of levels that stand there twice and are not the same."""
+        for level, copy in self.layout.copies:
+            pair = [layout.as_plain_text(self._read(field.name, field.label)) for field in (level, copy)]
+            if not pair[0].equals(pair[1]):
+                fix = f"take away the one that is not meant: df = df.droplevel({copy.position})"
+                yield Failure(Reason.DOUBTFUL_LEVEL, fix, level.label, examples=("two levels that differ",))
 
 
 @contextmanager
@@ -195,38 +210,43 @@ def opened(path: Path) -> Iterator[FactorFile]:
         FactorFileError: if it can't be read, or is no table of factors. At the end, if it was changed while
             it was open.
     """
-    with _open(path) as file:
-        yield _factor_file(path, file)
+    with _open_all(path) as files:
+        yield _factor_file(path, files)
 
 
 def read_footer(path: Path) -> Footer:
     """Return what the footer of a factor file says; raises as `opened` does."""
     with opened(path) as file:
-        metadata, start, end = file._parquet.metadata, None, None
-        place = file.schema.get_field_index(file.levels[0])
+        start = end = None
+        place = file.schema.get_field_index(file.layout.levels[0].name)
         with _damaged(path):
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            metadata = [table.metadata for table in file._tables]
+            groups = [one.row_group(number) for one in metadata for number in range(one.num_row_groups)]
             found = [group.column(place).statistics for group in groups if group.num_rows]
             if all(one is not None and one.has_min_max for one in found):
-                start = pd.Timestamp(min(one.min for one in found))
-                end = pd.Timestamp(max(one.max for one in found))
-        return Footer(metadata.num_rows, file.columns, start, end)
+                start = layout.day_of(min(one.min for one in found))
+                end = layout.day_of(max(one.max for one in found))
+        return Footer(file.rows, file.columns, start, end)
 
 
 def count_instruments(path: Path) -> int:
     """Return how many instruments have a row; reads that one column, and raises as `opened` does."""
     with opened(path) as file:
-        return len(file._read(file.levels[1], INSTRUMENT).unique().drop_null())
+        codes = file._read(file.layout.levels[1].name, INSTRUMENT)
+        with _damaged(path, INSTRUMENT):
+            return len(layout.as_text(codes).unique().drop_null())
 
 
 def current_digest(path: Path) -> str:
-    """Return a file's digest as it is now; one whose size, times and inode are known is not read.
+    """Return a set's digest as it is now; a file whose size, times and inode are known is not read.
+
+    That is `sha256:` and the digest of the file's bytes; for a folder that of its parts' names and digests.
 
     Raises:
-        FactorFileError: if the file can't be read.
+        FactorFileError: if a file can't be read.
     """
-    with _open(path) as file:
-        return _digest_of(file)
+    with _open_all(path) as files:
+        return _digest_of(path, files)
 
 
 def content_digest(file: BinaryIO) -> str:
@@ -270,6 +290,12 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def _open_all(path: Path) -> Iterator[tuple[BinaryIO, ...]]:
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(_open(part)) for part in parts_of(path))
+
+
+@contextmanager
 def _damaged(path: Path, column: str | None = None) -> Iterator[None]:
     """Make one failure of whatever pyarrow and pandas raise on damaged bytes."""
     try:
@@ -278,16 +304,36 @@ def _damaged(path: Path, column: str | None = None) -> Iterator[None]:
         raise _refused(path, Reason.DAMAGED, "copy the file anew", column, examples=(_text(error),)) from None
 
 
-def _digest_of(file: BinaryIO) -> str:
+def _digest_of(path: Path, files: tuple[BinaryIO, ...]) -> str:
+    digests = [(Path(file.name).name, _digest_of_file(file)) for file in files]
+    if [Path(file.name) for file in files] == [path]:
+        return digests[0][1]
+    return f"sha256:{hashlib.sha256(json.dumps(digests).encode()).hexdigest()}"
+
+
+def _digest_of_file(file: BinaryIO) -> str:
     key = [str(Path(file.name).absolute()), cache.identity(os.fstat(file.fileno()))]
     return str(cache.find_once("digests-1", key, lambda: content_digest(file)))
 
 
-def _factor_file(path: Path, file: BinaryIO) -> FactorFile:
+def _factor_file(path: Path, files: tuple[BinaryIO, ...]) -> FactorFile:
+    found = [(Path(file.name), _table(Path(file.name), file)) for file in files]
+    # A part without rows may have other types: pandas knows none of no text.
+    found = [(part, table) for part, table in found if table.metadata.num_rows]
+    if not found:
+        raise _refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
+    schema = found[0][1].schema_arrow
+    if others := [part.name for part, table in found if not table.schema_arrow.equals(schema)]:
+        example = f"other columns or types in {others[0]} than in {found[0][0].name}"
+        raise _refused(path, Reason.PARTS, one_file(path), examples=(example,))
+    return FactorFile(path, layout.understand(path, schema), files, tuple(table for _, table in found))
+
+
+def _table(path: Path, file: BinaryIO) -> pq.ParquetFile:
     head = file.read(4)
     file.seek(0)
     try:
-        parquet = pq.ParquetFile(file)
+        return pq.ParquetFile(file)
     except _DAMAGE as error:
         reason, example = Reason.NOT_PARQUET, f"its first bytes {head!r}"
         fix = "name a parquet file, such as pandas' DataFrame.to_parquet writes"
@@ -295,54 +341,6 @@ def _factor_file(path: Path, file: BinaryIO) -> FactorFile:
             reason, example = Reason.DAMAGED, _text(error)
             fix = "copy the file anew: it begins as parquet and does not end as parquet"
         raise _refused(path, reason, fix, examples=(example,)) from None
-    if parquet.metadata.num_rows == 0:
-        raise _refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
-    schema = parquet.schema_arrow
-    try:
-        described = (schema.pandas_metadata or {}).get("index_columns", [])
-        header = schema.empty_table().to_pandas()
-    except (*_DAMAGE, AttributeError, RecursionError) as error:
-        raise _refused(path, Reason.DESCRIPTION, _WITHOUT_IT, examples=(_text(error),)) from None
-    index_fields = [name for name in described if isinstance(name, str)]
-    levels = list(header.index.names) if index_fields else []
-    if missing := [name for name in (DATETIME, INSTRUMENT) if levels.count(name) != 1]:
-        raise FactorFileError(str(path), tuple(_missing(name, levels, schema.names) for name in missing))
-    if len(levels) > 2:
-        others = tuple(str(name) for name in levels if name not in (DATETIME, INSTRUMENT))
-        fix = "keep the levels datetime and instrument alone: df.reset_index([...], drop=True)"
-        raise _refused(path, Reason.LAYOUT, fix, examples=others[:_EXAMPLES])
-    fields = tuple(name for name in schema.names if name not in index_fields)
-    if not fields:
-        raise _refused(path, Reason.NO_COLUMNS, "name a file with at least one factor column", count=0)
-    columns = _column_names(path, header.columns)
-    fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
-    counts = Counter(columns).items()
-    if twice := [Failure(Reason.DUPLICATE_NAME, fix, name, count) for name, count in counts if count > 1]:
-        raise FactorFileError(str(path), tuple(twice))
-    dates, instruments = (index_fields[levels.index(name)] for name in (DATETIME, INSTRUMENT))
-    by_name = dict(zip(columns, fields, strict=True))
-    return FactorFile(path, by_name, (dates, instruments), file, parquet)
-
-
-def _missing(name: str, levels: list[Any], names: list[str]) -> Failure:
-    if name in names:
-        fix = f"make the column {name} a level: df.set_index(['datetime', 'instrument'])"
-    elif levels.count(name) > 1:
-        fix = f"keep one of the levels named {name}"
-    else:
-        fix = f"name a level of the index {name}: df.index.names = ['datetime', 'instrument']"
-    has = f"levels {levels}" if levels else "no named levels"
-    return Failure(Reason.NO_LEVEL, fix, name, examples=(f"an index with {has}",))
-
-
-def _column_names(path: Path, columns: pd.Index) -> tuple[str, ...]:
-    """Return the factors' names of the two layouts: flat, or nested under `feature`."""
-    groups = sorted(set(map(str, columns.get_level_values(0))))
-    if columns.nlevels > 2 or (columns.nlevels == 2 and groups != [FEATURE]):
-        found = f"{columns.nlevels} column levels, the first with {', '.join(groups[:3])}"
-        fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
-        raise _refused(path, Reason.LAYOUT, fix, examples=(found,))
-    return tuple(str(name) for name in columns.get_level_values(-1))
 
 
 def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
@@ -359,10 +357,9 @@ def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
     return found, positions[codes]
 
 
-def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray) -> Iterator[Failure]:
+def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray, field: Field) -> Iterator[Failure]:
     if not (pa.types.is_timestamp(days.type) or pa.types.is_null(days.type)):
-        fix = "convert the level: pd.to_datetime(...)"
-        yield Failure(Reason.NOT_DATES, fix, DATETIME, len(days), _examples(days))
+        yield layout.date_failure(field, days)
     elif getattr(days.type, "tz", None) is not None:
         moments = pd.DatetimeIndex(days.unique().to_numpy(zero_copy_only=False)).dropna()
         fix = time_zones.zone_fix(moments, days.type.tz)

@@ -12,7 +12,8 @@ import pandas as pd
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SettingsError
 from rdagent_sota_bridge.factor_set import time_zones
-from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT, FactorSet
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.factor_set.parquet import FactorSet
 from rdagent_sota_bridge.qlib_files import docker
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart, Segment, Task, inside
 

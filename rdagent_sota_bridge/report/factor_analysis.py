@@ -79,7 +79,7 @@ def analyse(digest: str, sources: Sequence[Source], task: Task | None) -> Factor
     notes = [
         f"The file {one.path} is not there any more, so its factors can't be shown."
         for one in sources
-        if not one.path.is_file()
+        if not one.path.exists()
     ]
     if not columns:
         notes.append("Nothing says which factors the set has, and in which file.")

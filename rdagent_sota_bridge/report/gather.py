@@ -184,7 +184,7 @@ def _columns(entry: Any) -> tuple[str, ...]:
 def _is_there(source: Source) -> bool:
     """Return whether a file is there as it was."""
     try:
-        return source.path.is_file() and parquet.current_digest(source.path) == source.digest
+        return source.path.exists() and parquet.current_digest(source.path) == source.digest
     except FactorFileError:  # the analysis of the file says why, where nothing else has the values
         return False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import FactorFileNotFoundError, RemoteError, SetChangedError
-from rdagent_sota_bridge.factor_set import panel, parquet
+from rdagent_sota_bridge.factor_set import panel, parquet, parts
 from rdagent_sota_bridge.factor_set.locate import Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.factor_set.parquet import FactorSet
@@ -41,6 +41,9 @@ def push(located: Located, url: str, *, overwrite: bool, progress: Progress) -> 
         SetChangedError: if the file was changed while it was pushed.
     """
     _check_name(url)
+    if located.path.is_dir():
+        fix = parts.one_file(located.path)
+        raise RemoteError("A set is pushed as one file, and this one is a folder", str(located.path), fix)
     folder = url.rstrip("/")
     thing, beside = remote.reach(f"{folder}/{FACTOR_FILE}"), remote.reach(f"{folder}/{MANIFEST}")
     held = panel.examine((located.path,))

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from examples.demo.market import write_source_data
@@ -189,11 +191,16 @@ def span(model: runs.Model) -> tuple[int, int]:
 def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
     """Two loops in processes of their own, at once, each get the one stored set, and prove it.
 
-    Without the base set, so that recurrent models are as wide as the set; from an unsorted flat file.
+    Without the base set, so that recurrent models are as wide as the set; from unsorted plain columns, with
+    dates as text and no word of pandas.
     """
     box, market = runs.box_with_market(tmp_path / "box")
     frame = seams.factor_frame(market, noise=1.0)
-    seams.write_set(box.project / "set", frame.swaplevel().sample(frac=1.0, random_state=1), nested=False)
+    columns = frame.sample(frac=1.0, random_state=1).reset_index()
+    columns["datetime"] = columns["datetime"].dt.strftime("%Y-%m-%d")
+    (box.project / "set").mkdir()
+    table = pa.Table.from_pandas(columns, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, box.project / "set" / "combined_factors_df.parquet")
     variables = {
         "SOTA_WORKSPACE_PATH": "set/combined_factors_df.parquet",
         "LOAD_SOTA_FROM_WORKSPACE": "Yes",
@@ -224,6 +231,7 @@ def test_loops_side_by_side_on_mined_factors_alone(tmp_path: Path) -> None:
     text = run.text_log
     for line, times in (
         ("SOTA factors loaded from workspace", 1),
+        ("SOTA factors layout: datetime and instrument are columns, dates are text", 1),
         ("one copy of the set is written into", 1),
         ("SOTA factor experiment added to based_experiments", 2),
         ("SOTA factors placed in the model's workspace", 2),
@@ -289,9 +297,15 @@ def test_the_oldest_rdagent(tmp_path: Path) -> None:
 
 
 def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
-    """QLIB_MODEL_RUNNER alone, the hook off: check and hand-off work, the courtesies are missing."""
+    """QLIB_MODEL_RUNNER alone, the hook off: check and hand-off work, the courtesies are missing.
+
+    The set is in parts, a folder of the file's name.
+    """
     box, market = runs.box_with_market(tmp_path / "box")
-    seams.write_set(box.project / "set", seams.factor_frame(market))
+    place, frame = box.project / "set" / "combined_factors_df.parquet", seams.factor_frame(market)
+    place.mkdir(parents=True)
+    for number, part in enumerate((frame.iloc[:9000], frame.iloc[9000:])):
+        part.to_parquet(place / f"part-{number}.parquet")
     variables = {
         "RDAGENT_SOTA_BRIDGE": "0",
         "QLIB_MODEL_RUNNER": "rdagent_sota_bridge.runner.SotaModelRunner",
@@ -304,6 +318,7 @@ def test_the_runner_class_without_the_hook(tmp_path: Path) -> None:
     run = runs.rdagent(box, "fin_model", "--loop-n", "1", **ON, **variables)
     one_model(run, 23)
     assert run.text_log == ""
+    assert "SOTA factors layout: a folder of 2 parts" in run.output
     assert ACCEPTED in run.output
 
 

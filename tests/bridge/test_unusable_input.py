@@ -157,7 +157,7 @@ CSV = b"datetime,instrument,x\n"
 NO_LEVEL, COVERAGE = Reason.NO_LEVEL, Reason.LOW_COVERAGE
 TWO_NAMES = with_table(lambda table: table.append_column("overnight_gap", table["overnight_gap"]))
 DAY_NAMED = changed(lambda frame: frame.rename_axis(["day", "instrument"]))
-CODE_NAMED = changed(lambda frame: frame.rename_axis(["datetime", "code"]))
+CODE_NAMED = changed(lambda frame: frame.rename_axis(["datetime", "ticker"]))
 ROWS_TWICE = changed(lambda frame: pd.concat([frame, frame.iloc[:3]]))
 GROUPS = changed(lambda frame: pd.concat({"label": frame}, axis=1))
 AFTER_TRAINING = changed(lambda frame: frame.loc["2016-01-01":])
@@ -172,23 +172,27 @@ BAD = [
     Bad("no path set", nothing, "SOTA_LOG_PATH and SOTA_WORKSPACE_PATH (not set)", "rdagent-sota list"),
     Bad("path missing", lambda place: "nowhere", "SOTA_WORKSPACE_PATH", line=NOT_FOUND),
     Bad("folder without the file", bad_folder, "an empty folder", line=NO_FILE),
-    Bad("file is a folder", folder_of_that_name, "can't be read", reason=Reason.UNREADABLE),
+    Bad("file is an empty folder", folder_of_that_name, "no rows", reason=Reason.NO_ROWS),
     Bad("not parquet", with_bytes(lambda _: CSV), "not parquet", reason=Reason.NOT_PARQUET),
     Bad("empty file", with_bytes(lambda _: b""), "not parquet", reason=Reason.NOT_PARQUET),
     Bad("truncated", with_bytes(lambda whole: whole[: len(whole) // 2]), "cut off", reason=Reason.DAMAGED),
     # Its levels.
     Bad("no datetime level", DAY_NAMED, "[datetime]", reason=NO_LEVEL),
     Bad("no instrument level", CODE_NAMED, "[instrument]", reason=NO_LEVEL),
-    Bad("no index", changed(lambda frame: frame.reset_index()), "set_index", reason=NO_LEVEL),
+    Bad("no index", changed(lambda frame: frame.reset_index(drop=True)), "df.rename", reason=NO_LEVEL),
     Bad(
-        "no pandas metadata",
-        with_table(lambda table: table.replace_schema_metadata(None)),
-        "df.set_index",
+        "other names",
+        with_table(
+            lambda table: table.rename_columns([*table.column_names[:-1], "symbol"]).replace_schema_metadata(
+                None
+            )
+        ),
+        "rename(columns={'symbol': 'instrument'})",
         reason=NO_LEVEL,
     ),
     Bad(
         "dates are text",
-        with_days(lambda days: days.strftime("%Y-%m-%d")),
+        with_days(lambda days: days.strftime("%d/%m/%Y")),
         "to_datetime",
         reason=Reason.NOT_DATES,
     ),

@@ -298,6 +298,13 @@ def test_what_was_left_out() -> None:
     assert (line.state, line.text[-3:], line.figures) == ("pass", ": b", {"left_out": ["b"]})
 
 
+def test_what_was_understood_of_a_file() -> None:
+    """A file in another form than RD-Agent's is a line that passes, with its path."""
+    source = Source(Path("/sets/a.parquet"), "sha256:00", ("momentum",), "dates are text")
+    line = lines(quality(sources=(source,)))["layout"]
+    assert (line.state, line.text) == ("pass", "dates are text (/sets/a.parquet)")
+
+
 def test_errors_become_lines() -> None:
     """Each fault of a file is a failed line with its fix; any other error is one."""
     faults = (

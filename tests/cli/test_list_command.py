@@ -255,6 +255,24 @@ def test_a_second_listing_opens_no_file(run: Path) -> None:
     assert (second.stdout, second.stderr.split()) == (first, [])
 
 
+def test_a_set_in_parts(project: Path) -> None:
+    """A folder of parts is a row with the size of all; a part that is written again is looked at anew."""
+    folder = put("first", "a") / FACTOR_FILE
+    folder.unlink()
+    folder.mkdir()
+    for number, frame in enumerate((factor_frame(("a",)).iloc[:5], factor_frame(("a",)).iloc[5:])):
+        write(frame.reset_index(), folder, f"part-{number}.parquet")
+    (row,) = rows()
+    assert (row["factors"], row["rows"], row["instruments"], row["trouble"]) == (["a"], 12, 3, None)
+    assert (row["start"], row["end"]) == ("2020-01-02", "2020-01-07")
+    assert row["size"] == sum(part.stat().st_size for part in folder.iterdir())
+    write(factor_frame(("b",)).reset_index(), folder, "part-1.parquet")
+    assert "other columns or types in part-1.parquet" in rows()[0]["trouble"]
+    for part in folder.iterdir():
+        part.unlink()
+    assert "no rows" in rows()[0]["trouble"]
+
+
 @pytest.mark.parametrize("what", ["set", "metrics", "metrics come", "metrics go"])
 def test_the_cache_forgets_a_changed_file(project: Path, what: str) -> None:
     """A changed file is looked at anew, and so are its metrics."""
