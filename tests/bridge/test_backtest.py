@@ -101,9 +101,7 @@ def qlib(market_home: tuple[Path, Market], tmp_path: Path, monkeypatch: pytest.M
     returns.to_parquet(tmp_path / "ret.parquet")
     returns.to_pickle(tmp_path / "ret.pkl")
     (tmp_path / "qlib_res.csv").write_text(",0\nIC,0.5\n")
-    for name, value in box.environment("http://127.0.0.1:1/v1").items():
-        if name in ("PATH", "CONDA_DEFAULT_ENV"):
-            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", box.path(box.python))
     home, market = market_home
     monkeypatch.setenv("HOME", str(home))
     folder = seams.write_set(tmp_path / "set", seams.factor_frame(market))
