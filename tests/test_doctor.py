@@ -374,6 +374,8 @@ def test_the_installed_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.verdicts["mended"] == ""
     assert found.verdicts["rdagent"].startswith("RD-Agent's own is in force (SOTA_MODEL_VERDICT=rdagent)")
     assert doctor.qlib_start(found) == start
+    assert found.of_factors is not None
+    assert found.of_factors.start.config_name == "conf_combined_factors.yaml"
 
 
 def test_without_rdagent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,7 @@ def test_the_oldest_rdagent(tmp_path: Path) -> None:
     manifest = manifest_of(model)
     assert manifest["qlib_loaded"]["columns"] == sorted({*base, *frame.columns})
     assert manifest["versions"]["rd_agent_side"]["rdagent"] == "0.8.0"
+    assert manifest["training"]["test"] == ["2017-01-01 00:00:00", "2020-08-01 00:00:00"], "as in its YAML"
     assert placed(model).parent == box.project / "git_ignore_folder" / "sota_store"
     for line in ("SOTA factors shape: ", "叠加Alpha因子: 2个", "SOTA factors used: Qlib loaded 4 columns"):
         assert line in run.text_log
