@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import PlainSerializer, PlainValidator
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
-from rdagent_sota_bridge.system import cache
+from rdagent_sota_bridge.system import cache, files
 
 DATETIME = "datetime"
 INSTRUMENT = "instrument"
@@ -244,7 +244,7 @@ def changed_set(path: Path, began: str, now: str) -> SetChangedError:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:
-        file = path.open("rb")
+        file = files.open_file(path)
     except OSError as error:
         fix = "make it a file that you may read (ls -l shows the rights), or name another one"
         raise _refused(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None

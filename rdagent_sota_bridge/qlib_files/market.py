@@ -13,6 +13,7 @@ import pandas as pd
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
 from rdagent_sota_bridge.factor_set.parquet import DATETIME, INSTRUMENT, FactorSet
 from rdagent_sota_bridge.qlib_files import docker
+from rdagent_sota_bridge.system.files import read_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def read_market(provider_uri: str, name: str) -> Market | None:
         return None
     try:
         names = (f"instruments/{name.lower()}.txt", "calendars/day.txt")
-        listed, calendar = ((folder / file).read_text(encoding="utf-8") for file in names)
+        listed, calendar = (read_text(folder / file) for file in names)
         rows = [[part.strip() for part in line.split("\t")] for line in listed.splitlines()]
         codes = sorted({row[0] for row in rows} - {""})
         positions = {code: position for position, code in enumerate(codes)}

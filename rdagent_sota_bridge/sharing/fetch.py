@@ -173,7 +173,7 @@ def _usable(file: Path, say: Callable[[str], object]) -> _FetchRecord | None:
 def _read_record(file: Path) -> _FetchRecord | None:
     """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
     try:
-        return _FetchRecord.model_validate_json(file.read_bytes())
+        return _FetchRecord.model_validate_json(files.read_text(file))
     except (OSError, ValueError):
         return None
 
@@ -348,7 +348,7 @@ def _copy(path: Path, place: Path, records: dict[Path, _FetchRecord | None]) -> 
 def changed(copy: Copy) -> str:
     """Return what is wrong with a fetched set, read whole; empty if nothing is."""
     try:
-        with copy.path.open("rb") as file:
+        with files.open_file(copy.path) as file:
             found = parquet.content_digest(file)
     except OSError as error:
         return f"{copy.path} can't be read: {error.strerror}"

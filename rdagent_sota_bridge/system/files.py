@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -31,6 +31,8 @@ _NOT_POSSIBLE = {
     errno.ENOTTY, errno.EINVAL, errno.ETXTBSY,
     errno.EAGAIN,  # ZFS, of a file that was just written (openzfs/zfs#17485)
 }  # fmt: skip
+_LEVELS = 100  # of JSON: what Python can parse may be too deep for what comes after
+_TOO_DEEP = "it is nested too deep"
 _LOCK_SECONDS = 10.0  # until a process that waits for another one says so, and says so again
 
 
@@ -57,9 +59,18 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds; raise an OSError as `open_file` does, a ValueError for no JSON."""
     try:
-        return json.loads(read_text(path))
+        found = json.loads(read_text(path))
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError(_TOO_DEEP) from None
+    level, depth = [found], 0
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        if (depth := depth + 1) > _LEVELS:
+            raise ValueError(_TOO_DEEP)
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def write_whole(target: Path, content: str | bytes, like: os.stat_result | None = None) -> None:

@@ -24,7 +24,9 @@ def test_only_files_are_opened(tmp_path: Path, kind: str) -> None:
         files.open_file(tmp_path / "c")
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"{", b""])
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"[" * 150 + b"]" * 150, b'{"a":' * 100_000, b"\xff", b"{", b""]
+)
 def test_what_is_no_json(tmp_path: Path, content: bytes) -> None:
     """Whatever can't be read as JSON is a ValueError, also what is nested too deep for Python."""
     (tmp_path / "a").write_bytes(content)
