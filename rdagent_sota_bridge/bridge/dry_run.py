@@ -26,6 +26,7 @@ from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.qlib_files import base_sets, model_yaml
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
+from rdagent_sota_bridge.system.files import open_file
 
 MERGE = "process_factor_data"
 """The function that `develop` asks for the factors (RD-Agent's `scenarios/qlib/developer/utils.py`)."""
@@ -116,8 +117,9 @@ def is_sample(file: Path, columns: tuple[str, ...]) -> bool:
     """Return True if what `develop` wrote is the sample that it got, in rows, names and values."""
     expected = sample(columns).set_axis(panel.nested_columns(columns), axis=1)
     try:
-        with pq.ParquetFile(file) as written:
-            return bool(written.read(use_threads=False).to_pandas().equals(expected))
+        with open_file(file) as content:
+            written = pq.read_table(content, use_threads=False).to_pandas()
+            return bool(written.equals(expected))
     except (OSError, pa.ArrowException):
         return False
 

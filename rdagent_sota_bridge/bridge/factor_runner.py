@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 from rdagent_sota_bridge.bridge import dry_run, handoff, model_runner, stop
@@ -31,6 +32,16 @@ from rdagent_sota_bridge.system import files
 
 REFERENCE_FILE = "sota_reference.json"
 """The metrics of the loaded set alone, in the run's log folder."""
+
+
+class _Reference(BaseModel):
+    """What is kept of a reference: what its metrics depend on, and they; None for one that is no number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    key: dict[str, Any]
+    metrics: dict[str, float | None] = Field(min_length=1)
+
 
 _KEPT = (
     "The metrics of the loaded set alone can't be kept in the run's log folder",
@@ -208,7 +219,7 @@ def _reference_key(runner: Any, exp: Any, record: Record, base: base_sets.BaseSe
 def _kept_metrics(file: Path, key: dict[str, Any]) -> dict[str, float | None] | None:
     """Return the metrics that were written for a key; None where there are none."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = _Reference.model_validate(files.read_json(file))
     except (OSError, ValueError):  # it is back-tested anew
         return None
-    return kept["metrics"] if isinstance(kept, dict) and kept.get("key") == key else None
+    return kept.metrics if kept.key == key else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -14,12 +15,33 @@ from typing import Any
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, one_line
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
+from rdagent_sota_bridge.system.files import open_file
 
+_MARK = "# rdagent-sota-bridge: text log of "  # begins the file, and the run's folder ends the line
+# What a line of a release before the mark begins with, and the module that it names.
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ *\| (\S*?):")
 # The folder of the run that began the file: the run's processes add to it, the next run starts it anew.
 _VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # RD-Agent logs its settings whole. A text log is what people send to each other.
-_SECRETS = re.compile(r"(\b\w*(?:key|token|secret|password)\w*\s*[=:]\s*(['\"]))[^'\"]+(?=\2)", re.IGNORECASE)
+# A whole word in the name of a secret: `hf_token`, `apiKey` and `API_KEY`, but no `tokenizer` or `monkey`.
+_WORD = (
+    r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]))"
+    r"(?i:(?:api|auth|access|secret|private)?keys?|tokens?|secrets?|passwords?|passwd|passphrase|pwd|credentials?"
+    r"|authorization)(?![a-z])(?!(?<=[A-Z])[A-Z])[\w-]{0,40}"
+)
+_SECRETS = (
+    # A value in quotes: name='…', "name": "…", and such JSON inside a text.
+    re.compile(rf"({_WORD}\\*['\"]?\s*[=:]\s*(?:SecretStr\()?[bru]?(\\*['\"]))(?:(?!(?<!\\)\2).)+"),
+    # Without quotes: a variable as a shell has it, and what is in a URL's query.
+    re.compile(
+        r"(\b(?:[A-Z0-9]+_){0,8}(?:(?:API)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|(?<=_)PWD)(?:_[A-Z0-9_]{0,40})?=)"
+        r"(?!\d+\b)[^\s'\"\\]+"
+    ),
+    re.compile(rf"([?&][\w-]{{0,40}}?(?:{_WORD}|(?i:signature|sig))=)[^&#\s'\"\\]+"),
+    re.compile(r"(://)[^\s/'\"]+(?=@)"),
+    re.compile(r"((?i:\bauthorization): *|\bBearer +|\bbearer +(?=\S{8}))[^\r\n'\"\\,]+"),
+)
 _FIRST_OF_A_RUN = "scenario"  # the tag, in `components/workflow/rd_loop.py` and `app/qlib_rd_loop/quant.py`
 _BUFFER_LIMIT = 10_000
 
@@ -38,18 +60,29 @@ class _TextLog:
         """Begin to write beside a run's folder, once a process; anew where the run has not begun yet."""
         if self.file is not None or self.is_broken:
             return
-        self.file = run_folder.absolute().parent / LATEST_LOG
+        run_folder = run_folder.absolute()
+        usual = self.file = run_folder.parent / LATEST_LOG
         begun = os.environ.get(_VARIABLE)
         is_of_run = begun is not None and (
-            begun == str(run_folder.absolute()) or multiprocessing.parent_process() is not None
+            begun == str(run_folder) or multiprocessing.parent_process() is not None
         )
         try:
+            if not _is_ours(usual):
+                self.file = run_folder / LATEST_LOG
+                if not _is_ours(self.file):
+                    raise FileExistsError(errno.EEXIST, "it is there, and no text log of this package")
+                if not is_of_run:
+                    sys.stderr.write(
+                        f"rdagent-sota-bridge: {usual} is not this package's and stays as it is; "
+                        f"the text log of this run is {self.file}\n"
+                    )
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            if self.file.is_symlink():
-                self.file.unlink()  # what it points to is not ours
-            if anew and not is_of_run:
-                self.file.write_bytes(b"")
-                os.environ[_VARIABLE] = str(run_folder.absolute())
+            begins = anew and not is_of_run
+            with self.file.open("wb" if begins else "ab") as file:
+                if file.tell() == 0:
+                    file.write(f"{_MARK}{run_folder}\n".encode("utf-8", "replace"))
+            if begins:
+                os.environ[_VARIABLE] = str(run_folder)
         except OSError as error:
             self._give_up(error)
         waiting, self.waiting = self.waiting, []
@@ -57,7 +90,9 @@ class _TextLog:
 
     def add(self, text: str, *, whole_line: bool) -> None:
         """Add text without colour codes and secrets; whole lines begin on a line of their own."""
-        text = _SECRETS.sub(r"\1***", _COLOURS.sub("", text))
+        text = _COLOURS.sub("", text)
+        for pattern in _SECRETS:
+            text = pattern.sub(r"\1***", text)
         if whole_line:
             text = ("\n" if self.is_inside_line else "") + text + "\n"
         if not text:
@@ -82,6 +117,23 @@ class _TextLog:
         text = f"rdagent-sota-bridge: {self.file} can't be written ({error.strerror}); the run goes on"
         sys.stderr.write(f"{one_line(text)}\n")
         self.is_broken, self.file, self.waiting = True, None, []
+
+
+def _is_ours(file: Path) -> bool:
+    """Return True for a text log of this package, and where nothing is yet; a link is somebody else's."""
+    if file.is_symlink():
+        return False
+    try:
+        with open_file(file) as content:
+            head = [content.readline(1 << 16).decode("utf-8", "replace") for _ in range(10)]
+    except FileNotFoundError:
+        return True
+    except OSError:  # no file, or one that may not be read
+        return False
+    lines = [line for line in head if line]
+    modules = [found[1] if (found := _LINE.match(line)) else None for line in lines]
+    by_form = None not in modules and any(str(module).startswith("rdagent") for module in modules)
+    return not lines or lines[0].startswith(_MARK) or by_form
 
 
 _text_log = _TextLog()

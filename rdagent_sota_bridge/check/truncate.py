@@ -37,13 +37,14 @@ def data_files(folder: Path) -> list[Path]:
     """Return the files of a data folder, sorted.
 
     Raises:
-        NotCheckedError: if it can't be read, or a folder is among them, which may hold anything.
+        NotCheckedError: if it can't be read, or something else is among them, which may hold anything.
     """
     with _naming(folder):
         found = sorted(folder.iterdir())
     for path in found:
-        if path.is_dir():
-            raise NotCheckedError(f"{path} is a folder, whose data can't be cut", "lay its files beside it")
+        if not path.is_file():
+            fact = f"{path} is a folder, or no file at all, and what it holds can't be cut"
+            raise NotCheckedError(fact, "lay its files beside it")
     return found
 
 

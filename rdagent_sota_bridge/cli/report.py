@@ -11,7 +11,7 @@ from rdagent_sota_bridge.cli.output import echo, print_json
 from rdagent_sota_bridge.cli.verify import named_log
 from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.report import gather, page
-from rdagent_sota_bridge.system.files import write_whole
+from rdagent_sota_bridge.system.files import open_file, write_whole
 
 _HEAD = 4096  # the line that says what made a page stands within so many bytes
 
@@ -53,7 +53,7 @@ def check_target(target: Path) -> None:
         ReportError: if it is one.
     """
     try:
-        with target.open("rb") as file:
+        with open_file(target) as file:
             ours = page.GENERATOR.encode() in file.read(_HEAD)
     except FileNotFoundError as error:
         if not target.parent.is_dir():

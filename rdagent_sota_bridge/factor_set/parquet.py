@@ -23,7 +23,7 @@ from rdagent_sota_bridge.factor_set import layout, time_zones
 from rdagent_sota_bridge.factor_set.layout import Field, Layout
 from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.factor_set.parts import one_file, parts_of
-from rdagent_sota_bridge.system import cache
+from rdagent_sota_bridge.system import cache, files
 
 _EXAMPLES = 2
 _DROP = "drop those rows"
@@ -275,7 +275,7 @@ def changed_set(path: Path, began: str, now: str) -> SetChangedError:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:
-        file = path.open("rb")
+        file = files.open_file(path)
     except OSError as error:
         fix = "make it a file that you may read (ls -l shows the rights), or name another one"
         raise _refused(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
 from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
+from rdagent_sota_bridge.system.files import open_file
 
 DAMAGE = (
     pickle.UnpicklingError,
@@ -259,7 +260,7 @@ def load_logged(file: Path) -> Any:
         SessionError: if it can't be read.
     """
     try:
-        with file.open("rb") as content:
+        with open_file(file) as content:
             head = content.read(len(_SIGNED))
             if not head.startswith(_PICKLE) and not _SIGNED.startswith(head):
                 # Before the look at the signature: of such a file it would advise to trust what is unsigned.
@@ -294,10 +295,12 @@ def _verified(file: Path, content: BinaryIO, signed: bool) -> Any:
     key_file = Path(serialization.RD_AGENT_SETTINGS.artifact_signing_key_path).expanduser()
     has_key = bool(serialization.RD_AGENT_SETTINGS.artifact_signing_key)
     try:
-        has_key = has_key or bool(key_file.stat())
+        if not has_key:
+            open_file(key_file).close()  # RD-Agent's loader would wait for a pipe, and read a device for ever
+            has_key = True
     except FileNotFoundError:
         pass
-    except OSError:  # in a closed folder: RD-Agent's loader says so
+    except PermissionError:  # RD-Agent's loader says so
         has_key = True
     if signed and not has_key:
         # RD-Agent's loader would make one first, which can't be the right one.

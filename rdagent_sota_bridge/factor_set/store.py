@@ -110,7 +110,7 @@ class Stored(Entry):
 
 
 _ENTRY = TypeAdapter(Entry)
-_verified: set[tuple[str, Identity]] = set()  # read whole in this process, and found as written
+_verified: set[tuple[str, Identity, str]] = set()  # read whole in this process, and found as written
 
 
 def folder(named: str | None) -> Path:
@@ -218,7 +218,7 @@ def entries(place: Path) -> tuple[list[Stored], list[str]]:
 def trouble_of(stored: Stored, *, whole: bool = True) -> str:
     """Return what is wrong with a set, read whole or by its size, time and inode; empty for nothing."""
     try:
-        with stored.path.open("rb") as file:
+        with files.open_file(stored.path) as file:
             found = _identity(os.fstat(file.fileno()))
             if found != stored.identity:
                 return f"{stored.path} was changed: size, time, inode {found} in place of {stored.identity}"
@@ -280,7 +280,7 @@ def _known(path: Path, wanted: Wanted) -> tuple[Stored | None, str]:
     stored, trouble = _read(path)
     if stored is None:
         return None, trouble
-    known = (str(path), stored.identity)
+    known = (str(path), stored.identity, stored.content)
     if stored.columns != wanted.columns:
         trouble = f"{entry_of(path)} was changed: it names other factors"
     elif not (trouble := trouble_of(stored, whole=known not in _verified)):
@@ -295,7 +295,7 @@ def _read(path: Path) -> tuple[Stored | None, str]:
     if not path.exists():
         return None, f"{path} is missing, and its entry is there" if record.exists() else ""
     try:
-        entry = _ENTRY.validate_python(json.loads(record.read_bytes()))
+        entry = _ENTRY.validate_python(files.read_json(record))
         if entry.form != _FORM:
             return None, f"{path} was written in form {entry.form}, by another release"
         if entry.digest != f"sha256:{path.name.partition('.')[0]}":
@@ -337,7 +337,7 @@ def _write(wanted: Wanted, path: Path, trouble: str) -> Stored:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _verified.add((str(path), identity))
+    _verified.add((str(path), identity, content))
     return Stored(**vars(entry), path=path, used=entry.written, links=0, note=trouble)
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import BaseSetError, UnknownBaseSetError
+from rdagent_sota_bridge.system import files
 
 WINDOWS = (5, 10, 20, 30, 60)
 _EPSILON = "1e-12"  # Qlib's guard against a division by zero
@@ -179,7 +180,7 @@ def given_set(features: dict[str, str]) -> BaseSet:
 
 def _read_features(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         if path.suffix.lower() == ".json":
             content = json.loads(text, object_pairs_hook=_unique)
         else:

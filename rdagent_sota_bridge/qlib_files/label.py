@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdagent_sota_bridge.errors import MarketError
+from rdagent_sota_bridge.system.files import open_file
 
 _RETURN = re.compile(
     r"\s*Ref\(\$(?P<field>\w+),\s*-(?P<later>\d+)\)\s*/\s*Ref\(\$(?P=field),\s*-(?P<earlier>\d+)\)\s*-\s*1\s*"
@@ -67,7 +68,8 @@ def _prices(file: Path) -> tuple[int, Any]:
     the position of the first day.
     """
     try:
-        series = np.fromfile(file, dtype="<f4")
+        with open_file(file) as content:
+            series = np.fromfile(content, dtype="<f4")
     except FileNotFoundError:
         series = np.empty(0, dtype="<f4")
     except OSError as error:

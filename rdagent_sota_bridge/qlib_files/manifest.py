@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import HandOffError
-from rdagent_sota_bridge.system.files import write_whole
+from rdagent_sota_bridge.system.files import read_json, write_whole
 
 MANIFEST_FILE = "sota_manifest.json"
 LOADED_FILE = "sota_loaded.json"
@@ -65,13 +65,11 @@ class Loaded:
 
 
 def read_loaded(workspace: Path) -> Loaded | None:
-    """Return what the probe wrote into a model workspace, or None if it wrote nothing.
-
-    Raises:
-        ValueError: if the file holds something else.
-    """
-    file = workspace / LOADED_FILE
-    return TypeAdapter(Loaded).validate_json(file.read_bytes()) if file.is_file() else None
+    """Return what the probe wrote into a model workspace; None if it, or something else, wrote none."""
+    try:
+        return TypeAdapter(Loaded).validate_python(read_json(workspace / LOADED_FILE))
+    except (OSError, ValueError):
+        return None
 
 
 def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], workspace: Path) -> None:

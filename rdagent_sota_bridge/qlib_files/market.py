@@ -16,6 +16,7 @@ from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.factor_set.parquet import FactorSet
 from rdagent_sota_bridge.qlib_files import docker
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart, Segment, Task, inside
+from rdagent_sota_bridge.system.files import read_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ def read_market(provider_uri: str, name: str) -> Market | None:
         return None
     try:
         names = (f"instruments/{name.lower()}.txt", "calendars/day.txt")
-        listed, calendar = ((folder / file).read_text(encoding="utf-8") for file in names)
+        listed, calendar = (read_text(folder / file) for file in names)
         rows = [[part.strip() for part in line.split("\t")] for line in listed.splitlines()]
         codes = sorted({row[0] for row in rows} - {""})
         positions = {code: position for position, code in enumerate(codes)}
@@ -81,7 +82,7 @@ def read_market(provider_uri: str, name: str) -> Market | None:
         _dates([day for _, *span in memberships for day in span])  # what is no date is no market
         days = _days(calendar)
         later = folder / "calendars/day_future.txt"
-        future = _days(later.read_text(encoding="utf-8")) if later.is_file() else None
+        future = _days(read_text(later)) if later.is_file() else None
     except (OSError, ValueError):  # nothing to be read, or half of a download: text or days that are none
         return None
     calendars = [days] if future is None else [days, future]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import safe_pickle
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, task_of
+from rdagent_sota_bridge.system.files import open_file, read_text
 
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
 _WIDTH = "model.kwargs.pt_model_kwargs.num_features"
@@ -73,7 +73,7 @@ def _newest_finished(workspace: Path) -> Path | None:
     found = []
     for meta in workspace.glob("mlruns/*/*/meta.yaml"):
         # mlflow writes one entry a line; a parser of YAML would take a date in a name for one.
-        entries = dict(line.partition(": ")[::2] for line in meta.read_text(encoding="utf-8").splitlines())
+        entries = dict(line.partition(": ")[::2] for line in read_text(meta).splitlines())
         if entries.get("status") == _FINISHED and entries.get("lifecycle_stage", "active") == "active":
             found.append((_whole_number(entries.get("end_time")) or 0, meta.parent))
     return max(found)[1] if found else None
@@ -84,7 +84,8 @@ def _read(run: Path) -> QlibRecord:
     texts = [file.read_text(encoding="utf-8") if file.is_file() else "" for file in files]
     width, config_file = _whole_number(texts[0]), texts[1].rpartition(" ")[2].rpartition("/")[2]
     try:
-        config = safe_pickle.load(io.BytesIO((run / "artifacts" / "config").read_bytes()))
+        with open_file(run / "artifacts" / "config") as content:
+            config = safe_pickle.load(content)
         handler = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         configured = config["task"]["model"].get("kwargs", {}).get("pt_model_kwargs", {}).get("num_features")
     except (FileNotFoundError, *safe_pickle.DAMAGE) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from rdagent_sota_bridge.factor_set.names import COMMANDS, FACTOR_FILE, RESULT_F
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
+from rdagent_sota_bridge.system.files import read_json
 
 _MODEL_EXPERIMENT = "QlibModelExperiment"  # `scenarios/qlib/experiment/model_experiment.py`, 0.8.0 and 1.0.0
 _EXCEPTION = "_EXCEPTION"  # LoopBase.EXCEPTION_KEY of `utils/workflow/loop.py`, 0.8.0 and 1.0.0
@@ -269,7 +269,7 @@ def _left(workspace: Path | None, notes: list[str]) -> dict[str, Any]:
         file = workspace / MANIFEST_FILE
         if file.is_file():
             with noting(notes, file):
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = read_json(file)
                 if not isinstance(content, dict):
                     raise TypeError(f"it holds a {type(content).__name__}")
                 manifest = content

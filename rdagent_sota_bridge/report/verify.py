@@ -17,6 +17,7 @@ from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE, 
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
 from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.system import files
 
 State = Literal["factors", "none", "not trained", "not verified", "broken"]
 
@@ -118,6 +119,7 @@ class _ReadBack(BaseModel):
     recorder: str
     columns: list[str] | None
     columns_without_training_values: list[str]
+    num_features: int | None
 
 
 # --- the verdicts ---
@@ -217,7 +219,7 @@ def _findings(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iter
 def _yaml(workspace: Path) -> str:
     """Return the text of the YAML that the hand-off wrote; empty where none can be read."""
     try:
-        return (workspace / CONFIG_FILE).read_text(encoding="utf-8")
+        return files.read_text(workspace / CONFIG_FILE)
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -270,8 +272,8 @@ def _read_back(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Ite
             yield False, f"{LOADED_FILE}, which says what Qlib loaded, is gone"
         return
     try:
-        found = _ReadBack.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        found = _ReadBack.model_validate(files.read_json(file))
+    except (OSError, ValueError) as error:
         yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
         return
     columns = sorted(found.columns or ())

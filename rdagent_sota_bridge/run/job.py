@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, with_config
+
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.factor_set.names import LOGS
-from rdagent_sota_bridge.system.files import write_whole
+from rdagent_sota_bridge.system.files import read_json, write_whole
 
 FORM = 1
 """The form of the file; one of another form is refused."""
+
+_KNOWN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 FACTORS, MODELS, BASELINE = "factors", "models", "baseline"
 """The names of the stages, in their order."""
@@ -37,6 +41,7 @@ State = Literal["waiting", "begun", "ended"]
 End = Literal["", "done", "nothing accepted", "out of time"]
 
 
+@with_config(_KNOWN)
 @dataclass(frozen=True)
 class Options:
     """What a command line asks for; None, or empty, for what it leaves out.
@@ -58,6 +63,7 @@ class Options:
     passed_on: tuple[str, ...] = ()
 
 
+@with_config(_KNOWN)
 @dataclass(frozen=True)
 class Stage:
     """One of RD-Agent's commands in a job.
@@ -77,6 +83,7 @@ class Stage:
     seconds: float = 0.0
 
 
+@with_config(_KNOWN)
 @dataclass(frozen=True)
 class JobSet:
     """The set that the models of a job are trained on: its absolute workspaces or files, and logs to them.
@@ -89,6 +96,7 @@ class JobSet:
     logs: tuple[str, ...]
 
 
+@with_config(_KNOWN)
 @dataclass(frozen=True)
 class Job:
     """One job.
@@ -178,34 +186,26 @@ def newest(log_dir: Path) -> Job | None:
     if file is None:
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content.pop("form") != FORM:
             raise ValueError
-        held = content["factor_set"]
-        return Job(
-            file=file,
-            project=str(content["project"]),
-            options=Options(**_with_tuples(content["options"])),
-            stages=tuple(Stage(**stage) for stage in content["stages"]),
-            factor_set=None if held is None else JobSet(**_with_tuples(held)),
-            end=content["end"],
-        )
+        job = TypeAdapter(Job).validate_python({**content, "file": file})
+        names = [stage.name for stage in job.stages]
+        if MODELS not in names or names != [name for name in TITLES if name in names]:
+            raise ValueError
+        return job
     except OSError as error:
         fact, fix = (
             f"The state of the job can't be read: {error.strerror}",
             "fix that, or begin anew with --new",
         )
         raise JobError(fact, str(file), fix) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # what is no job, or no mapping
         raise JobError(
             "The state of the job is damaged, or of another release of rdagent-sota-bridge",
             str(file),
             "use the release that wrote it, or begin anew with --new",
         ) from None
-
-
-def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
 
 
 # --- beginning and resuming ---

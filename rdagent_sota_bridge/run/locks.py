@@ -54,7 +54,7 @@ def held(log_dir: Path, say: Callable[[str], None]) -> Iterator[int]:
             (STAGE_LOCK, WAIT_SECONDS, "the stage of the job that was killed", stage),
         ):
             try:
-                descriptor = os.open(log_dir / name, os.O_RDWR | os.O_CREAT, 0o644)
+                descriptor = os.open(log_dir / name, os.O_RDWR | os.O_CREAT, 0o666)
                 stack.callback(os.close, descriptor)  # a child that keeps the descriptor holds the lock too
                 end = time.monotonic() + seconds
                 while not _take(descriptor):

@@ -104,7 +104,8 @@ def show_end(job: Job, outside: Outside) -> int:
         text = f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is "
         text += f"left for the {missed}\n  fix:   begin a new job with more time"
         if log is not None and job.is_open(MODELS):
-            text += f", on the factors of this one: rdagent-sota run --new --from-log {os.path.relpath(log)}"
+            named = shlex.quote(os.path.relpath(log))
+            text += f", on the factors of this one: rdagent-sota run --new --from-log {named}"
     elif job.end == "nothing accepted" and log is not None:
         wanted, finished = job.stage(FACTORS).loops, progress.finished_loops(log)
         fix = f"add factor loops: {add_factors}"
@@ -134,7 +135,7 @@ def show_end(job: Job, outside: Outside) -> int:
         if logs:
             outside.report(logs, report)
     except BridgeError:
-        named = " ".join(os.path.relpath(log) for log in logs)
+        named = shlex.join(os.path.relpath(log) for log in logs)
         outside.say(f"The stages are done, and the report is missing: rdagent-sota report {named}")
         raise
     return 0 if job.end == "done" else 1
@@ -212,7 +213,9 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
         if process.returncode == _USAGE and job.options.passed_on:  # which a job that is resumed keeps
             options = shlex.join(job.options.passed_on)
             fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
-        where = f"{log}; its last lines stand above, and in {log.with_name(LATEST_LOG)}"
+        own = log / LATEST_LOG  # where another's file has the usual place
+        text_log = own if own.exists() else log.with_name(LATEST_LOG)
+        where = f"{log}; its last lines stand above, and in {text_log}"
         raise JobError(f"The {title} ended with status {process.returncode}", where, fix)
     finished = progress.finished_loops(log)
     if finished < loops:

@@ -17,6 +17,7 @@ from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.factor_set.prune import is_own, own_files
 from rdagent_sota_bridge.sharing.remote import Digest
 from rdagent_sota_bridge.system import in_use
+from rdagent_sota_bridge.system.files import open_file, read_text
 
 _KEEP = ("The fetched sets can't be read or pruned", "make it a folder that you may read and write")
 _FOLDER = re.compile("[0-9a-f]{64}")
@@ -45,7 +46,7 @@ class FetchRecord(BaseModel):
 def read_record(file: Path) -> FetchRecord | None:
     """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
     try:
-        return FetchRecord.model_validate_json(file.read_bytes())
+        return FetchRecord.model_validate_json(read_text(file))
     except (OSError, ValueError):
         return None
 
@@ -110,7 +111,7 @@ def _copy(path: Path, place: Path, records: dict[Path, FetchRecord | None]) -> C
 def changed(copy: Copy) -> str:
     """Return what is wrong with a fetched set, read whole; empty if nothing is."""
     try:
-        with copy.path.open("rb") as file:
+        with open_file(copy.path) as file:
             found = parquet.content_digest(file)
     except OSError as error:
         return f"{copy.path} can't be read: {error.strerror}"

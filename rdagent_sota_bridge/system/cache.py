@@ -19,7 +19,7 @@ from typing import Any
 import platformdirs
 
 from rdagent_sota_bridge.errors import one_line
-from rdagent_sota_bridge.system.files import write_whole
+from rdagent_sota_bridge.system.files import read_json, write_whole
 
 _SECONDS_KEPT = 90 * 24 * 3600
 _COARSE_CLOCK = 2_000_000_000  # nanoseconds; FAT keeps two seconds
@@ -63,12 +63,11 @@ def find_once(kind: str, key: list[Any], find: Callable[[], Any]) -> Any:
 def get(kind: str, key: list[Any]) -> Any:
     """Return what is kept under a key, or None; kind and key as in `find_once`."""
     try:
-        entry = json.loads(_file(kind, key).read_text(encoding="utf-8"))
+        entry = read_json(_file(kind, key))
+        content = entry.get("content") if isinstance(entry, dict) else None
+        return content if entry == _entry(key, content) else None
     except (OSError, ValueError):  # never written, or damaged: it is found out anew
         return None
-    if not isinstance(entry, dict) or entry.get("key") != json.loads(json.dumps(key)):
-        return None
-    return entry.get("content")
 
 
 def put(kind: str, key: list[Any], content: Any) -> None:
@@ -78,10 +77,16 @@ def put(kind: str, key: list[Any], content: Any) -> None:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         file.parent.mkdir(exist_ok=True)
         # In ASCII: a path may hold what is no UTF-8.
-        write_whole(file, json.dumps({"key": key, "content": content}))
+        write_whole(file, json.dumps(_entry(key, content)))
         _remove_old(file.parent)
     except OSError as error:
         _warn(f"Nothing can be kept in {folder()}, so it is found out anew each time: {error.strerror}")
+
+
+def _entry(key: list[Any], content: Any) -> dict[str, Any]:
+    # With a digest: what something else wrote, or changed, is no entry.
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return {"key": json.loads(json.dumps(key)), "content": content, "sha256": digest}
 
 
 def _file(kind: str, key: list[Any]) -> Path:

@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all, put under a second name, and locked between processes.
+"""Files that are opened only where they are files, written whole or not at all, put under a second name, and
+locked between processes.
 
 Files are flushed, folders are not: a rename that a power cut undoes leaves the old file, which is whole.
 """
@@ -8,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import filelock
 
@@ -30,7 +31,46 @@ _NOT_POSSIBLE = {
     errno.ENOTTY, errno.EINVAL, errno.ETXTBSY,
     errno.EAGAIN,  # ZFS, of a file that was just written (openzfs/zfs#17485)
 }  # fmt: skip
+_LEVELS = 100  # of JSON: what Python can parse may be too deep for what comes after
+_TOO_DEEP = "it is nested too deep"
 _LOCK_SECONDS = 10.0  # until a process that waits for another one says so, and says so again
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        OSError: if it can't be opened, or is no file: a pipe waits for a writer, a device may never end.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "It is a pipe, a socket or a device, and no file", str(path))
+    return path.open("rb")
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; raise an OSError as `open_file` does, or a ValueError for what is not UTF-8."""
+    with open_file(path) as file:
+        return file.read().decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; raise an OSError as `open_file` does, a ValueError for no JSON."""
+    try:
+        found = json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level, depth = [found], 0
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        if (depth := depth + 1) > _LEVELS:
+            raise ValueError(_TOO_DEEP)
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def write_whole(target: Path, content: str | bytes, like: os.stat_result | None = None) -> None:
@@ -39,22 +79,23 @@ def write_whole(target: Path, content: str | bytes, like: os.stat_result | None 
     Args:
         target: The file; a kill at any moment leaves the old one or the new one.
         content: What it is to hold; a text is written as UTF-8.
-        like: Of whose mode it is to be, and (where root writes) whose; None for one that all may read.
+        like: Of whose mode it is to be, and (where root writes) whose; None for what the umask leaves.
 
     Raises:
         OSError: if it can't be written; the target is as it was.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             flush(file)
-        if like is not None and os.geteuid() == 0:
-            os.chown(temporary, like.st_uid, like.st_gid)
-        Path(temporary).chmod(0o644 if like is None else stat.S_IMODE(like.st_mode))
-        Path(temporary).replace(target)
+        if like is not None:
+            if os.geteuid() == 0:
+                os.chown(temporary, like.st_uid, like.st_gid)
+            temporary.chmod(stat.S_IMODE(like.st_mode))
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -87,7 +128,7 @@ def place(source: Path, target: Path, *, link: bool) -> How:
 
 def put(source: Path, new: Path, *, link: bool) -> How:
     """Make a new file with another one's content, as `place` does; what fails may leave a part of it."""
-    with source.open("rb") as original, new.open("xb") as file:
+    with open_file(source) as original, new.open("xb") as file:
         cloned = _clone(original, file)
         if not cloned and not link:
             shutil.copyfileobj(original, file, 1 << 22)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,9 +66,11 @@ def run(
     return done
 
 
-def text_log(folder: Path) -> str:
-    """Return the text log, its time stamps replaced."""
-    return _STAMP.sub("<time>", (folder / "log" / "latest.log").read_text(encoding="utf-8"))
+def text_log(folder: Path, run_name: str = "run1", *, at: str = "") -> str:
+    """Return the text log, in `log` or `at` below it, without its first line, and its stamps replaced."""
+    mark, _, text = (folder / "log" / at / "latest.log").read_text(encoding="utf-8").partition("\n")
+    assert mark == f"# rdagent-sota-bridge: text log of {folder / 'log' / run_name}"
+    return _STAMP.sub("<time>", text)
 
 
 CALLER_LINE = _START.splitlines().index("    logger.info(text, **options)") + 1
@@ -74,26 +80,22 @@ LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
 def test_lines_reach_the_text_log(tmp_path: Path) -> None:
     """In order, before and after the run's first object, with level and real caller, as plain text.
 
-    Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own. What
-    RD-Agent logs of its settings has no key; limits of tokens stay.
+    Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own.
     """
-    settings = "openai_api_key='sk-1' HF_TOKEN='sk-2' password: 'sk-3' chat_token_limit=100 key='' text"
     body = (
         'caller("before")\nstore()\ncaller("因子 after")\n'
         'logger.warning("careful")\nlogger.error("bad\\nsecond line")\n'
         'caller("\\x1b[91m\\x1b[1mred\\x1b[0m \\x1b[38;5;12mblue\\x1b[K")\n'
         'for piece in ("one ", "\\x1b[92mtwo\\x1b[0m", "\\nthree"):\n'
-        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")\n'
-        f'caller("{settings}")'
+        '    caller(piece, raw=True)\ncaller("whole")\ncaller("x\\n", raw=True)\ncaller("next")'
     )
     done = run(tmp_path, body)
     below = len(_START.splitlines()) + 1
-    masked = "openai_api_key='***' HF_TOKEN='***' password: '***' chat_token_limit=100 key='' text"
     assert text_log(tmp_path) == (
         f"{LINE}before\n{LINE}因子 after\n"
         f"<time> | WARNING  | __main__:<module>:{below + 4} - careful\n"
         f"<time> | ERROR    | __main__:<module>:{below + 5} - bad\nsecond line\n"
-        f"{LINE}red blue\none two\nthree\n{LINE}whole\nx\n{LINE}next\n{LINE}{masked}\n"
+        f"{LINE}red blue\none two\nthree\n{LINE}whole\nx\n{LINE}next\n"
     )
     assert "\x1b[91m" in done.stdout + done.stderr
 
@@ -124,17 +126,139 @@ def test_what_is_no_run_leaves_it_alone(is_there: bool, tmp_path: Path) -> None:
     assert (log.read_text() == "precious\n") if is_there else not log.exists()
 
 
-def test_each_run_starts_it_anew(tmp_path: Path) -> None:
-    """A link of that name is replaced by a file, and what it pointed to stays; the next run empties that."""
-    log, precious = tmp_path / "log" / "latest.log", tmp_path / "precious.txt"
+EARLIER = (
+    "2026-01-05 09:00:00.123 | INFO     | rdagent.oai.llm_utils:<module>:12 - the first release's\n"
+    "2026-01-05 09:00:00.124 | WARNING  | __main__:caller:3 - own\n"
+)
+
+
+@pytest.mark.parametrize("before", [None, "", EARLIER], ids=["nothing", "empty", "an earlier release's"])
+def test_each_run_starts_it_anew(before: str | None, tmp_path: Path) -> None:
+    """It is the last run's alone, also where a release began it that did not mark it."""
+    log = tmp_path / "log" / "latest.log"
     log.parent.mkdir()
-    precious.write_text("precious\n")
-    log.symlink_to(precious)
+    if before is not None:
+        log.write_text(before)
     for number, text in enumerate(("the first run, which has the longer line", "second")):
-        run(tmp_path, f'store()\ncaller("{text}")', run_name=f"run{number}")
-        assert text_log(tmp_path) == f"{LINE}{text}\n"
-    assert not log.is_symlink()
-    assert precious.read_text() == "precious\n"
+        done = run(tmp_path, f'store()\ncaller("{text}")', run_name=f"run{number}")
+        assert text_log(tmp_path, f"run{number}") == f"{LINE}{text}\n"
+        assert "stays as it is" not in done.stderr
+
+
+def _fifo(log: Path) -> None:
+    os.mkfifo(log)
+
+
+def _socket(log: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(log))
+
+
+ANOTHERS: dict[str, Callable[[Path], object]] = {
+    "a text": lambda log: log.write_text("precious\n"),
+    "bytes": lambda log: log.write_bytes(b"\xff\0" * 9),
+    "a long line": lambda log: log.write_text("x" * 10**6),
+    "one of another program's form": lambda log: log.write_text(EARLIER.replace("rdagent.oai", "my.oai")),
+    "one with other lines": lambda log: log.write_text(EARLIER + "precious\n"),
+    "a folder": lambda log: log.mkdir(),
+    "a link": lambda log: log.symlink_to(Path(shutil.copy(__file__, log.with_name("precious")))),
+    "a link to one of ours": lambda log: log.symlink_to(_own(log.with_name("precious"))),
+    "a link to nowhere": lambda log: log.symlink_to("nowhere"),
+    "a device": lambda log: log.symlink_to("/dev/zero"),
+    "a pipe": _fifo,
+    "a socket": _socket,
+}
+
+
+def _own(file: Path) -> Path:
+    file.write_text("# rdagent-sota-bridge: text log of /logs/run0\nprecious\n")
+    return file
+
+
+def _seen(folder: Path) -> list[Any]:
+    """Return what lies in a folder, and what its files hold."""
+    return [
+        (one.name, one.lstat().st_mode, one.is_file() and one.read_bytes())
+        for one in sorted(folder.iterdir())
+    ]
+
+
+@pytest.mark.parametrize("kind", ANOTHERS)
+def test_anothers_file_stays(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own folder has the text log then, its processes' lines too, and one line says so."""
+    monkeypatch.chdir(tmp_path)
+    Path("log").mkdir()
+    ANOTHERS[kind](tmp_path / "log" / "latest.log")
+    before = _seen(tmp_path / "log")
+    done = run(
+        tmp_path,
+        'store()\ncaller("x")\n'
+        'process = multiprocessing.get_context("spawn").Process(target=child, args=("y",))\n'
+        "process.start()\nprocess.join()",
+    )
+    assert [one for one in _seen(tmp_path / "log") if one[0] != "run1"] == before
+    in_child = LINE.replace("__main__", "__mp_main__")
+    assert text_log(tmp_path, at="run1") == f"{LINE}x\n{in_child}y\n{in_child}y again\n"
+    own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
+    usual, other = tmp_path / "log" / "latest.log", tmp_path / "log" / "run1" / "latest.log"
+    assert own == [
+        f"rdagent-sota-bridge: {usual} is not this package's and stays as it is; "
+        f"the text log of this run is {other}"
+    ]
+
+
+def test_anothers_files_everywhere(tmp_path: Path) -> None:
+    """Where both names are taken there is no text log, both files stay, and the run goes on."""
+    for folder in (tmp_path / "log", tmp_path / "log" / "run1"):
+        folder.mkdir()
+        (folder / "latest.log").write_text("precious\n")
+    done = run(tmp_path, 'store()\ncaller("x")\nprint("at the end")')
+    assert "run1/latest.log can't be written (it is there, and no text log of this package)" in done.stderr
+    assert "at the end" in done.stdout
+    assert {file.read_text() for file in (tmp_path / "log").rglob("latest.log")} == {"precious\n"}
+
+
+SECRETS = [
+    ("openai_api_key='sk-1' HF_TOKEN='sk-2' key='' text", "openai_api_key='***' HF_TOKEN='***' key='' text"),
+    ("{'api_key': 'sk-1', 'b': 'c'}", "{'api_key': '***', 'b': 'c'}"),
+    ('{"apiKey": "sk-1", "accessToken": "s k", "a": 1}', '{"apiKey": "***", "accessToken": "***", "a": 1}'),
+    (r'"{\"api_key\": \"s\\\"k\", \"b\": \"c\"}"', r'"{\"api_key\": \"***\", \"b\": \"c\"}"'),
+    ("password: 'sk-3' passwd=\"a'b\" db_pwd = 'a\\'b' x", "password: '***' passwd=\"***\" db_pwd = '***' x"),
+    ("secret=SecretStr('sk-1') password=b'\\x00'", "secret=SecretStr('***') password=b'***'"),
+    ("credentials: 'cut off", "credentials: '***"),
+    ("'Authorization': 'Bearer sk-1'", "'Authorization': '***'"),
+    ("-H 'Authorization: Basic dXNlcjpw' -v", "-H 'Authorization: ***' -v"),
+    ("Bearer sk-1, bearer abcdefgh1, bearer of news", "Bearer ***, bearer ***, bearer of news"),
+    ("export OPENAI_API_KEY=sk-1 MYSQL_PWD=a/b", "export OPENAI_API_KEY=*** MYSQL_PWD=***"),
+    ("https://user:p@ss@host/x http://token@host", "https://***@host/x http://***@host"),
+    ("redis://:pw@host:6379 see http://host/a", "redis://***@host:6379 see http://host/a"),
+    (
+        "https://h/x?X-Amz-Credential=A%2F&X-Amz-Signature=ab&a=b&sig=c&token=d#f",
+        "https://h/x?X-Amz-Credential=***&X-Amz-Signature=***&a=b&sig=***&token=***#f",
+    ),
+    *(
+        (text, text)
+        for text in (
+            "tokenizer_path='/a' 'tokenizer': 'b' TOKENIZER='c' monkey='d' \"monkey\": \"e\" MONKEY=f",
+            "keyword='g'",
+            "chat_token_limit=100 MAX_TOKENS=100 max_tokens: 5 PWD=/home/x sorted(x, key=len) the key: value",
+            "https://host/x?monkey=1&design=2 mail me@host",
+        )
+    ),
+]
+
+
+def test_secrets_are_masked(tmp_path: Path) -> None:
+    """Values of secrets become `***`, in whatever form they are logged; what only looks so stays."""
+    run(tmp_path, f"store()\nfor text in {[text for text, _ in SECRETS]!r}:\n    caller(text)")
+    assert text_log(tmp_path).splitlines() == [LINE + shown for _, shown in SECRETS]
+
+
+def test_masking_does_not_hold_a_run(tmp_path: Path) -> None:
+    """A long text of an LLM that is all beginnings of secrets is looked through once."""
+    texts = ["key-", "KEY_", "A", "key='", "?key=", "key='" + chr(92) * 2, "://a", "Bearer "]
+    run(tmp_path, f"store()\nfor text in {texts!r}:\n    caller(text * 50_000)")
+    assert text_log(tmp_path).count(LINE) == len(texts)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -153,7 +277,6 @@ def test_child_process_goes_on_in_it(tmp_path: Path, method: str) -> None:
 
 
 TROUBLES = {
-    "a folder in its place": ("(log / 'latest.log').mkdir()", "Is a directory", None),
     "a read-only folder": (
         f"log.chmod(0o555)\nif os.geteuid() == 0: os.seteuid({NOBODY})",
         "Permission denied",

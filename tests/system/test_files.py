@@ -60,16 +60,17 @@ def saying(code: str) -> Any:
 
 @pytest.mark.parametrize("content", ["", "因子 é\r\n\0", "x" * 3_000_000, b"\r\n\xff\n"])
 @pytest.mark.parametrize("old", [None, 0o600, 0o664])
-def test_write_whole(tmp_path: Path, content: str | bytes, old: int | None) -> None:
-    """Any content takes the place of an old file, not of its other names; its mode is 644 or that file's."""
+@pytest.mark.parametrize("umask", [0o077, 0o002])
+def test_write_whole(tmp_path: Path, content: str | bytes, old: int | None, umask: int) -> None:
+    """Any content takes an old file's place, not its other names'; the mode is the umask's or that file's."""
     path, link = tmp_path / "a.json", tmp_path / "link.json"
-    mode = 0o644
+    mode = 0o666 & ~umask
     if old is not None:
         path.write_text("something longer than the new one")
         path.chmod(old)
         os.link(path, link)
-        mode = old if isinstance(content, bytes) else 0o644
-    before = os.umask(0o077)
+        mode = old if isinstance(content, bytes) else mode
+    before = os.umask(umask)
     try:
         like = path.stat() if old is not None and isinstance(content, bytes) else None
         files.write_whole(path, content, like=like)

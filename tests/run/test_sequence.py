@@ -1,0 +1,46 @@
+"""What is said at the end of a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rdagent_sota_bridge.run import job as jobs
+from rdagent_sota_bridge.run import sequence
+from rdagent_sota_bridge.run.job import FACTORS, MODELS, End, Options
+
+
+@pytest.mark.parametrize(
+    ("end", "fix"),
+    [
+        ("done", "to add models: rdagent-sota run --resume --log-dir '100% %s %(x)d' --model-loops N"),
+        ("nothing accepted", "rdagent-sota run --resume --log-dir '100% %s %(x)d' --factor-loops N"),
+        ("out of time", "rdagent-sota run --new --from-log '100% %s %(x)d/2026'"),
+    ],
+)
+def test_a_percent_sign_in_a_path(
+    end: End, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a job ends, the command that goes on is said with the path as a shell takes it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "100% %s %(x)d"
+    (folder / "2026").mkdir(parents=True)
+    job = jobs.new(Options(1, 1, all_duration="1h" if end == "out of time" else ""), folder)
+    job = job.with_stage(FACTORS, state="ended", log="2026")
+    if end == "done":
+        job = job.with_stage(MODELS, state="ended")
+    job = jobs.write(dataclasses.replace(job, end=end))
+    said: list[str] = []
+    outside = sequence.Outside(
+        console=Console(file=io.StringIO()),
+        say=said.append,
+        show=lambda heading, lines: None,
+        report=lambda logs, file: None,
+        environ={},
+    )
+    assert sequence.show_end(job, outside) == int(end != "done")
+    assert fix in "\n".join(said)
