@@ -30,7 +30,7 @@ def check(job: Job, name: str, log: Path) -> None:
     misfits = [
         f"loop {loop.number} on {has or 'none'}"
         for loop, has in found
-        if has != digest and not (has == "" and may_lack_it)
+        if has != digest and (has or not may_lack_it)
     ]
     if misfits:
         raise JobError(

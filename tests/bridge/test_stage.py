@@ -13,7 +13,7 @@ import pytest
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.run import stages
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Stage
-from tests import seams
+from tests import logs, seams
 from tests.forking import Forks
 
 ROOT = Path(__file__).parents[2]
@@ -131,11 +131,15 @@ def test_our_commands_take_what_a_run_takes(
     assert found.stdout == f"{tmp_path / ('of_env' if wins else 'exported')}\n", found.stderr
 
 
-def test_a_run_whose_switch_got_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warning when its model runner is built; none where the switch says off."""
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_whose_switch_got_lost(resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning when its model runner is built or its session loaded; none where the switch says off."""
+    from rdagent.app.qlib_rd_loop.model import ModelRDLoop
+
     monkeypatch.setenv("SOTA_LOG_PATH", "latest")
+    log = logs.write_run(tmp_path / "log", tmp_path, ("model", (), True), kind="ModelRDLoop")
     with seams.logged() as lines:
-        seams.build_runner()
+        ModelRDLoop.load(log) if resumed else seams.build_runner()
     (warning,) = (line for line in lines if "SOTA" in line)
     assert warning.startswith("WARNING: SOTA_LOG_PATH is set, and LOAD_SOTA_FROM_WORKSPACE is not: the")
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "false")
