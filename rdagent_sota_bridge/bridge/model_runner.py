@@ -212,6 +212,7 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
                 "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
             },
             "qlib_loaded": None if loaded is None else loaded.as_record(),
+            **hand_off.batches,
             "versions": {
                 "rd_agent_side": manifest.versions(),
                 "qlib_side": {} if loaded is None else loaded.versions,

@@ -29,6 +29,9 @@ FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
+NETWORK = ("GeneralPTNN", "qlib.contrib.model.pytorch_general_nn")
+"""Class and module of Qlib's that train RD-Agent's networks."""
+
 Segment = tuple[pd.Timestamp, pd.Timestamp]
 """First and last day of a segment, both inclusive."""
 
@@ -190,6 +193,20 @@ def adapt(text: str, base: BaseSet, note: str, mined: tuple[str, ...] = ()) -> s
     noted = f"{_NOTE} {note}\n{body}"
     _verify(noted, base, mined)
     return noted
+
+
+@functools.lru_cache(maxsize=8)  # every loop asks it of the same text
+def with_model_module(text: str, module: str) -> str:
+    """Return the YAML with another module path of the model `GeneralPTNN`.
+
+    Raises:
+        ValueError: if the model is another one; the text says which.
+    """
+    model = _at(_parse(text), "task", "model")
+    named, path = _at(model, "class"), _at(model, "module_path")
+    if named is None or path is None or (named.value, path.value) not in (NETWORK, (NETWORK[0], module)):
+        raise ValueError(f"the model is {'of no class' if named is None else named.value}")
+    return f"{text[: path.start_mark.index]}{module}{text[path.end_mark.index :]}"
 
 
 @functools.lru_cache(maxsize=8)  # every loop asks it of the same text, more than once

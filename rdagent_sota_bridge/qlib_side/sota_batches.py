@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from qlib.contrib.model import pytorch_general_nn as qlib_model
 from qlib.contrib.model.pytorch_general_nn import GeneralPTNN  # noqa: F401 - what the YAML asks for
-from qlib.data.dataset import TSDataSampler
-from qlib.model.utils import ConcatDataset
 
 _DataLoader: Any = getattr(qlib_model, "DataLoader", None)
 _KNOWN = {"batch_size", "shuffle", "num_workers", "drop_last"}
@@ -82,6 +80,9 @@ class _InMemory(torch.utils.data.Dataset[Any]):
 
 def _in_memory(dataset: Any, how: Any) -> Any:
     """Return the dataset in memory; ValueError where something is not known."""
+    from qlib.data.dataset import TSDataSampler  # here: a Qlib without them trains in its own way
+    from qlib.model.utils import ConcatDataset
+
     if int(torch.__version__.split(".")[0]) < 2:
         raise ValueError(f"torch {torch.__version__} asks for one row at a time")
     if set(how) - _KNOWN or not how.get("batch_size"):
