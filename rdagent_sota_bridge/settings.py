@@ -177,6 +177,12 @@ class Settings(BaseModel):
         "RD-Agent's model prompt and counts an answer in either form; `rdagent` leaves RD-Agent's way, which "
         "accepts no model of an LLM that answers as asked.",
     )
+    fast_training: Switch = Field(
+        default=True,
+        validation_alias="SOTA_FAST_TRAINING",
+        description="Takes a training's batches from memory, with the switch on: the same bits, sooner; "
+        "`false` leaves Qlib's own loader and its `n_jobs` workers.",
+    )
     on_error: Annotated[Literal["fail", "baseline"], AnyCase] = Field(
         default="fail",
         validation_alias="SOTA_ON_ERROR",

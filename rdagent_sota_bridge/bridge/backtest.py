@@ -23,7 +23,8 @@ from rdagent_sota_bridge.errors import (
     StoreError,
 )
 from rdagent_sota_bridge.factor_set import panel, parquet, store
-from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml
+from rdagent_sota_bridge.qlib_files import batches, docker, manifest, model_yaml
+from rdagent_sota_bridge.settings import read_settings
 
 RESULT_SCRIPT = "read_exp_res.py"
 """RD-Agent's reader of a back-test's results, which runs in Qlib's environment after qrun."""
@@ -79,14 +80,17 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **model_yaml.feature_variables(base, hand_off.mined), "num_features": str(width)}
 
+    adapted = model_yaml.adapt(config, base, hand_off.note, hand_off.mined)
+    adapted, beside, hand_off.batches = batches.adapt(adapted, wanted=read_settings().fast_training)
+
     def attempt() -> Any:
         # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
         # knows these texts and no segments, and would answer with another training.
         note = f"{hand_off.note}, training {uuid.uuid4().hex}"
-        adapted = model_yaml.adapt(config, base, hand_off.note, hand_off.mined)
-        adapted = adapted.replace(hand_off.note, note, 1)
-        workspace.inject_files(**{config_name: adapted, RESULT_SCRIPT: manifest.with_probe(script, note)})
-        (workspace.workspace_path / manifest.LOADED_FILE).unlink(missing_ok=True)
+        texts = {config_name: adapted.replace(hand_off.note, note, 1), **beside}
+        workspace.inject_files(**{**texts, RESULT_SCRIPT: manifest.with_probe(script, note)})
+        for name in (manifest.LOADED_FILE, batches.ANSWER):
+            (workspace.workspace_path / name).unlink(missing_ok=True)
         _place_set(hand_off)
         result = None
         try:
@@ -106,6 +110,12 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     hand_off.trained = True
     if result is not None:
         _check_loaded(hand_off, workspace.workspace_path)
+        if beside:
+            hand_off.batches = batches.answer(workspace.workspace_path)
+        if hand_off.is_of_model or beside:  # LightGBM has no loader
+            way = hand_off.batches.get("loader")
+            source = "memory" if way is None else f"Qlib's own loader: {way}"
+            logger().info(f"SOTA training: batches come from {source}")
     return result, output
 
 

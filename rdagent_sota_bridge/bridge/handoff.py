@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class HandOff:
         task: What the YAML of the training names.
         trained: True once qrun has run.
         loaded: What Qlib loaded, once it has.
+        batches: Where the training's batches come from, as the manifest says it.
         failed: What ended the merge or the training. A `develop` that catches it must not continue.
         uses_cache: RD-Agent's setting `cache_with_pickle`, as it is outside of this `develop`.
     """
@@ -55,6 +56,7 @@ class HandOff:
     task: model_yaml.Task | None = None
     trained: bool = False
     loaded: manifest.Loaded | None = None
+    batches: dict[str, str] = field(default_factory=dict)
     failed: BridgeError | None = None
     uses_cache: bool = True
 

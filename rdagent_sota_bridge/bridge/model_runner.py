@@ -213,6 +213,7 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
             },
             "training": None if hand_off.task is None else hand_off.task.as_record(),
             "qlib_loaded": None if loaded is None else loaded.as_record(),
+            **hand_off.batches,
             "versions": {
                 "rd_agent_side": manifest.versions(),
                 "qlib_side": {} if loaded is None else loaded.versions,

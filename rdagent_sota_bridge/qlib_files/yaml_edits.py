@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 
 import yaml
 
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+
+NETWORK = ("GeneralPTNN", "qlib.contrib.model.pytorch_general_nn")
+"""Class and module of Qlib's that train RD-Agent's networks."""
 
 ALPHA_LOADER = "qlib.contrib.data.loader.Alpha158DL"
 PLAIN_LOADER = "qlib.data.dataset.loader.QlibDataLoader"
@@ -32,6 +36,20 @@ def with_features(text: str, base: BaseSet) -> str:
     for start, end, new in sorted(edits, reverse=True):
         text = f"{text[:start]}{new}{text[end:]}"
     return text
+
+
+@functools.lru_cache(maxsize=8)  # every loop asks it of the same text
+def with_model_module(text: str, module: str) -> str:
+    """Return the YAML with another module path of the model `GeneralPTNN`.
+
+    Raises:
+        ValueError: if the model is another one; the text says which.
+    """
+    model = _at(_parse(text), "task", "model")
+    named, path = _at(model, "class"), _at(model, "module_path")
+    if named is None or path is None or (named.value, path.value) not in (NETWORK, (NETWORK[0], module)):
+        raise ValueError(f"the model is {'of no class' if named is None else named.value}")
+    return f"{text[: path.start_mark.index]}{module}{text[path.end_mark.index :]}"
 
 
 def _feature_edits(text: str, handler: yaml.Node | None, base: BaseSet) -> Iterator[_Edit]:

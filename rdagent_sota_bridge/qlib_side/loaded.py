@@ -6,10 +6,10 @@ failure here costs it nothing.
 """
 
 import contextlib
-import importlib
 import json
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ def _sota_loaded(recorder: Any) -> None:
     else:  # LightGBM, in a factor loop: its own count of features is all that is kept
         width = [recorder.load_object("params.pkl").model.num_feature()]
     versions = {"python": platform.python_version()}
-    for name in ("qlib", "pandas", "pyarrow", "numpy", "torch"):
-        with contextlib.suppress(ImportError):
-            versions[name] = str(importlib.import_module(name).__version__)
+    for name in ("pyqlib", "pandas", "pyarrow", "numpy", "torch"):  # not imported: torch takes a second
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name.replace("pyqlib", "qlib")] = metadata.version(name)
     loaded = {
         "recorder": recorder.info["id"],
         "columns": columns,
