@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.qlib_files import yaml_edits
+from rdagent_sota_bridge.system.files import read_text
 
 MODULE = "sota_batches"
 FILE = f"{MODULE}.py"
@@ -35,12 +36,10 @@ def adapt(config: str, *, wanted: bool) -> tuple[str, dict[str, str], dict[str, 
 
 
 def answer(workspace: Path) -> dict[str, str]:
-    """Return what a training left of its batches.
-
-    Raises:
-        ValueError: if the file holds something else.
-    """
-    file = workspace / ANSWER
-    if not file.is_file():
-        return {"loader": "the training left no word of its batches"}
-    return TypeAdapter(dict[str, str]).validate_json(file.read_bytes())
+    """Return what a training left of its batches; where that can't be read, nothing is claimed."""
+    try:
+        found = TypeAdapter(dict[str, str]).validate_json(read_text(workspace / ANSWER))
+    except (OSError, ValueError):
+        found = {}
+    known = found == MEMORY or found.keys() == {"loader"}
+    return found if known else {"loader": "the training left no word of its batches"}

@@ -143,6 +143,40 @@ def test_a_training_that_went_well(qlib: Qlib) -> None:
     assert sum("SOTA factors used: Qlib loaded 23 columns (1 mined, 22 base)" in line for line in lines) == 1
 
 
+NO_WORD = {"loader": "the training left no word of its batches"}
+
+
+@pytest.mark.parametrize(
+    ("says", "fast", "expected"),
+    [
+        ('{"batches": "memory"}', "true", {"batches": "memory"}),
+        ('{"loader": "torch 1.13 asks for one row at a time"}', "true", None),
+        ("", "true", NO_WORD),
+        ('{"batches": "disk"}', "true", NO_WORD),
+        ("[]", "true", NO_WORD),
+        ("{", "true", NO_WORD),
+        ('{"batches": "memory"}', "false", {"loader": "SOTA_FAST_TRAINING=false"}),
+    ],
+)
+def test_where_the_batches_come_from(
+    says: str, fast: str, expected: dict[str, str] | None, qlib: Qlib, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifest and log say what the training said of its batches; switched off, the YAML is RD-Agent's."""
+    monkeypatch.setenv("SOTA_FAST_TRAINING", fast)
+    qlib.will(does=f"Path('sota_batches.json').write_text({says!r})" if says else "")
+    experiment = model(qlib, name=f"{says}{fast}")
+    with seams.logged() as lines:
+        seams.build_runner().develop(experiment)
+    expected, manifest = expected or json.loads(says), manifest_of(experiment)
+    assert manifest is not None
+    assert {name: manifest[name] for name in ("batches", "loader") if name in manifest} == expected
+    source = expected.get("batches") or f"Qlib's own loader: {expected['loader']}"
+    assert f"INFO: SOTA training: batches come from {source}\n" in lines
+    texts = experiment.experiment_workspace.file_dict
+    assert ("sota_batches.py" in texts) == (fast == "true")
+    assert ("module_path: sota_batches" in texts["conf_sota_factors_model.yaml"]) == (fast == "true")
+
+
 def test_a_colliding_name_is_handed_over_once(qlib: Qlib) -> None:
     """A mined MA20 takes the place of the base feature: 23 columns, 21 features in YAML and log."""
     seams.write_set(qlib.set, seams.factor_frame(qlib.market, MA20=1.0))
