@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,3 +133,16 @@ def in_the_middle(bucket: Bucket, source: Path, act: Callable[[], object]) -> It
     bucket.proxy.on_bytes = watch
     yield
     assert done
+
+
+def manifest_of(file: Path, **changes: object) -> bytes:
+    """Return the manifest that a push of a file writes, or nearly."""
+    content = {
+        "set_manifest_version": 1,
+        "state": "complete",
+        "digest": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
+        "size": file.stat().st_size,
+        "metrics": {"IC": 0.05, "ICIR": None},
+        "origin": {"accepted": True},
+    }
+    return json.dumps({**content, **changes}).encode()

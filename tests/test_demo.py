@@ -63,7 +63,7 @@ def test_a_folder_that_is_refused(state: str, tmp_path: Path) -> None:
         box = sandbox.create(tmp_path)
         (box.project / "log").mkdir()
         file = box.project / "log" / f"{job.stamp()}_run.json"
-        done = job.Job(file, "..", job.Options(2, 2, True), (), end="done")
+        done = job.Job(file, "..", job.Options(2, 2, True), (job.Stage(job.MODELS, 2),), end="done")
         job.write(done)
         where = f"{tmp_path}; its report is {job.report_file(done)}"
         said = f"The folder holds a demo that has ended\n  where: {where}"

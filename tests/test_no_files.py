@@ -24,7 +24,7 @@ from rdagent_sota_bridge.qlib_files.market import read_market
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 from rdagent_sota_bridge.report import page
 from rdagent_sota_bridge.run import job
-from rdagent_sota_bridge.sharing import fetch
+from rdagent_sota_bridge.sharing import fetch, fetched
 from rdagent_sota_bridge.system import cache
 from tests import logs, seams, trained
 from tests.factor_set.test_store import normal_source, wanted_of
@@ -205,10 +205,10 @@ def test_a_fetched_set(kind: str, project: Path) -> None:
     found = fetch.fetch(url, place, lambda _: None)
     (record,) = (place / store.FETCHED).glob("*.json")
     put_no_file(record, kind)
-    (copy,) = fetch.entries(place)
+    (copy,) = fetched.entries(place)
     assert copy.urls == ()
     put_no_file(found.path, kind)
-    assert fetch.changed(copy).endswith(f"can't be read: {REASONS[kind]}")
+    assert fetched.changed(copy).endswith(f"can't be read: {REASONS[kind]}")
 
 
 @EVERY_KIND

@@ -21,7 +21,7 @@ from rdagent_sota_bridge.factor_set import parquet, sessions, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.run import job
-from rdagent_sota_bridge.sharing import fetch
+from rdagent_sota_bridge.sharing import fetch, fetched
 from rdagent_sota_bridge.system import cache
 from tests import logs, reports, trained
 from tests.factor_set.test_store import normal_source, wanted_of
@@ -105,7 +105,7 @@ def _looked_at(project: Path) -> bytes:
 ASK: dict[str, Callable[[Path], object]] = {
     "sessions-2": lambda project: sessions.read_session(project / "log" / "run"),
     "digests-1": lambda project: parquet.current_digest(project / "s" / FACTOR_FILE),
-    "listing-3": _listed,
+    "listing-4": _listed,
     quality._KIND: _looked_at,
 }
 
@@ -159,11 +159,11 @@ def test_the_record_of_a_fetched_set(how: str, project: Path) -> None:
     right = fetch.fetch(url, project / "store", str)
     (record,) = (project / "store" / store.FETCHED).glob("*.json")
     spoil(record, how)
-    fetch.entries(project / "store")
+    fetched.entries(project / "store")
     said: list[str] = []
     assert fetch.fetch(url, project / "store", said.append).path == right.path
     assert any("is fetched into" in line for line in said)
-    assert fetch._read_record(record) is not None
+    assert fetched.read_record(record) is not None
 
 
 @EVERY_WAY

@@ -372,7 +372,10 @@ NOT_CUT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dates": (lambda folder: prices().loc[CUT].to_hdf(folder / "b.h5", key="data"), "b.h5 can't be cut"),
     "damaged": (lambda folder: (folder / "b.h5").write_bytes(b"\x89HDF damaged"), "b.h5 can't be cut"),
     "no format": (lambda folder: (folder / "b.bin").write_bytes(b"\x00"), "b.bin can't be cut"),
-    "dead link": (lambda folder: (folder / "b.h5").symlink_to(folder / "nowhere"), "b.h5 can't be cut"),
+    "dead link": (
+        lambda folder: (folder / "b.h5").symlink_to(folder / "nowhere"),
+        "b.h5 is a folder, or no file",
+    ),
     "folder": (lambda folder: (folder / "more").mkdir(), "more is a folder"),
     "other dates": (
         lambda folder: prices(DAYS - pd.Timedelta(days=999)).to_hdf(folder / "b.h5", key="data"),

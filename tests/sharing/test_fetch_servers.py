@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import fsspec
@@ -17,21 +15,7 @@ from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.sharing import fetch, fetched
 from rdagent_sota_bridge.sharing.remote import MANIFEST
 from tests import servers, storage
-from tests.storage import Bucket, get, left, serve
-
-
-def manifest_of(file: Path, **changes: object) -> bytes:
-    """Return the manifest that a push of a file writes, or nearly."""
-    content = {
-        "set_manifest_version": 1,
-        "state": "complete",
-        "digest": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}",
-        "size": file.stat().st_size,
-        "metrics": {"IC": 0.05, "ICIR": None},
-        "origin": {"accepted": True},
-    }
-    return json.dumps({**content, **changes}).encode()
-
+from tests.storage import Bucket, get, left, manifest_of, serve
 
 # --- the manifest ---
 

@@ -17,7 +17,7 @@ from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sharing import fetch, fetched, push, remote
 from rdagent_sota_bridge.sharing.remote import MANIFEST
 from tests import servers, storage
-from tests.sharing.test_fetch import get, left, manifest_of, serve
+from tests.storage import get, left, manifest_of, serve
 
 
 @pytest.mark.parametrize("total", [10**10, 10**13], ids=["5 %", "1 GB"])
