@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from datetime import datetime, timedelta, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,11 @@ def test_neither_pandas_nor_numpy_is_imported() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_trust_without_the_metadata_of_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An RD-Agent that is run from a checkout has no version, and its sessions are read all the same."""
+    monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution(f"no {name} at all").version)
+    with_none = safe_pickle.trust()
+    monkeypatch.undo()
+    assert with_none == ["", *safe_pickle.trust()[1:]]

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -398,11 +397,3 @@ def test_a_session_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     logs.write_run(log, tmp_path, *THREE)
     assert len(sessions.read_session(log).experiments) == 3
     assert len(loaded) == 2
-
-
-def test_trust_without_the_metadata_of_rdagent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An RD-Agent that is run from a checkout has no version, and its sessions are read all the same."""
-    monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution(f"no {name} at all").version)
-    with_none = safe_pickle.trust()
-    monkeypatch.undo()
-    assert with_none == ["", *safe_pickle.trust()[1:]]
