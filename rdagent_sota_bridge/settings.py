@@ -271,6 +271,12 @@ def is_enabled() -> bool:
             said.append(switch(asked[name]))
         except ValueError as error:
             raise _unknown_value(name, str(error)) from None
+    if len(set(said)) > 1:
+        raise SettingsError(
+            f"{' and '.join(SWITCHES)} contradict each other: {asked[SWITCHES[0]]} and {asked[SWITCHES[1]]}",
+            "environment variables or .env entries",
+            "take one of them away; each is a name of the switch",
+        )
     return any(said)
 
 

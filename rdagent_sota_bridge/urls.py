@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 HIDDEN = "***"
 """What stands in a shown URL in place of a secret."""
@@ -46,7 +47,8 @@ def split_list(text: str) -> list[str]:
 def _paths(text: str) -> list[str]:
     paths: list[str] = []
     for part in text.split(os.pathsep):
-        if paths and _DRIVE.fullmatch(paths[-1]) and part.startswith(("/", "\\")):
+        is_drive = paths and _DRIVE.fullmatch(paths[-1]) and not Path(paths[-1]).exists()
+        if is_drive and part.startswith(("/", "\\")):
             paths[-1] += f":{part.rstrip()}"
         else:
             paths.append(part.strip())

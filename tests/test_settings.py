@@ -181,15 +181,19 @@ def test_names_that_are_nearly_settings(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("workspace", "log", "expected"),
-    [("true", "", True), ("", "on", True), ("false", "true", True), ("false", "no", False), ("", "", False)],
+    [("true", "", True), ("", "on", True), ("false", "no", False), ("", "", False)],
 )
 def test_either_name_of_the_switch(
     monkeypatch: pytest.MonkeyPatch, workspace: str, log: str, expected: bool
 ) -> None:
-    """Who sets one of the two has the factors, whatever the other says; a typo in either is refused."""
+    """Either is the switch; two that contradict each other, and a typo in either, are refused."""
     monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", workspace)
     monkeypatch.setenv("LOAD_SOTA_FROM_LOG", log)
     assert is_enabled() is expected
+    monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "off" if expected else "on")
+    monkeypatch.setenv("LOAD_SOTA_FROM_WORKSPACE", "yes" if expected else "no")
+    with pytest.raises(SettingsError, match=r"contradict each other: (yes and off|no and on)"):
+        is_enabled()
     monkeypatch.setenv("LOAD_SOTA_FROM_LOG", "ture")
     with pytest.raises(SettingsError, match=r"^LOAD_SOTA_FROM_LOG has an unknown value: 'ture'"):
         is_enabled()

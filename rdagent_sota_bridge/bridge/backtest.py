@@ -160,7 +160,9 @@ def put_back(hand_off: HandOff) -> None:
     if hand_off.stored is None:
         if dry_run.is_sample(file, stored.columns):
             file.unlink()
-    elif not file.exists():
+    elif not file.exists() or (
+        file.stat().st_size != stored.size and dry_run.is_sample(file, stored.columns)
+    ):
         try:
             _place_set(hand_off)
         except StoreError as error:  # it may not hide what ended `develop`

@@ -135,7 +135,7 @@ def cache_switched(on: bool) -> Iterator[None]:
 
 def loop_is_empty(reason: str) -> Exception:
     """Return RD-Agent's error for factors without values: it skips the loop, and the LLM reads the reason."""
-    error: Exception = import_module("rdagent.core.exception").FactorEmptyError(reason)
+    error: Exception = import_module("rdagent.core.exception").FactorEmptyError(one_line(reason))
     return error
 
 

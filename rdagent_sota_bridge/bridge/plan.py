@@ -43,7 +43,10 @@ are refused, before RD-Agent touches them, with the release that they are for.
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do: hand over the set of `record`, or train without factors for `reason`."""
+    """What a run is going to do: hand over the set of `record`, or train without factors for `reason`.
+
+    A run that was resumed with its set keeps the reason for which its first loops had none.
+    """
 
     record: Record | None
     reason: str = ""
@@ -242,6 +245,8 @@ def resume_with(runner: Any, plan: Plan | None) -> None:
             f"This run was trained without factors so far, and goes on with the set {now['digest']}: "
             "results before and after don't compare"
         )
+    if plan is not None and now is not None:  # why its first loops had none stays known
+        plan = dataclasses.replace(plan, reason=getattr(runner, RUNNER_ATTRIBUTE, {}).get("reason", ""))
     remember(runner, plan)
 
 

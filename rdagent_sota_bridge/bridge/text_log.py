@@ -38,8 +38,12 @@ _SECRETS = (
         r"(\b(?:[A-Z0-9]+_){0,8}(?:(?:API)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|(?<=_)PWD)(?:_[A-Z0-9_]{0,40})?=)"
         r"(?!\d+\b)[^\s'\"\\]+"
     ),
+    re.compile(
+        r"((?<![A-Za-z])(?:[a-z0-9]+_){0,8}(?:api_?key|token|secret|password|passwd|pwd)=)"
+        r"(?!\d+\b|None\b|SecretStr\(|[bru]?\\*['\"])[^\s'\"\\&#,)]+"
+    ),
     re.compile(rf"([?&][\w-]{{0,40}}?(?:{_WORD}|(?i:signature|sig))=)[^&#\s'\"\\]+"),
-    re.compile(r"(://)[^\s/'\"]+(?=@)"),
+    re.compile(r"(://)(?:[^\s/'\"]+|[^\s/:@'\"]+:[^\s'\"@]+)(?=@)"),
     re.compile(r"((?i:\bauthorization): *|\bBearer +|\bbearer +(?=\S{8}))[^\r\n'\"\\,]+"),
 )
 _FIRST_OF_A_RUN = "scenario"  # the tag, in `components/workflow/rd_loop.py` and `app/qlib_rd_loop/quant.py`
@@ -73,8 +77,8 @@ class _TextLog:
                     raise FileExistsError(errno.EEXIST, "it is there, and no text log of this package")
                 if not is_of_run:
                     sys.stderr.write(
-                        f"rdagent-sota-bridge: {usual} is not this package's and stays as it is; "
-                        f"the text log of this run is {self.file}\n"
+                        f"rdagent-sota-bridge: {one_line(str(usual))} is not known as this package's, and "
+                        f"stays as it is; the text log of this run is {one_line(str(self.file))}\n"
                     )
             self.file.parent.mkdir(parents=True, exist_ok=True)
             begins = anew and not is_of_run

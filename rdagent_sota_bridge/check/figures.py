@@ -149,7 +149,7 @@ class FigureGround:
         )
 
     def _training_spread(self, values: Any) -> dict[str, Any]:
-        rows = self._rows["train"]
+        rows = self._rows.get("train", slice(0, 0))  # a fork may say it at the training alone
         trained = values[rows][self._member[rows] & ~np.isnan(values[rows])]
         if not len(trained):
             return {}

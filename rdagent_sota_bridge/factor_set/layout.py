@@ -7,6 +7,7 @@ index or as plain columns, dates as timestamps, days or ISO text. What is not cl
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
 from rdagent_sota_bridge.factor_set.names import DATETIME, FEATURE, INSTRUMENT
 
 _OTHER_NAMES = {DATETIME: "date", INSTRUMENT: "code"}
 _EXAMPLES = 2
+_ROW_NUMBER = re.compile(r"__index_level_\d+__")
 _WITHOUT_IT = (
     "write the file without it: pq.read_table(file).replace_schema_metadata().to_pandas()"
     ".set_index(['datetime', 'instrument']).to_parquet(file); or copy it anew, if it is a copy"
@@ -98,12 +101,23 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
         header = schema.empty_table().to_pandas()
     except _UNDECODED as error:
         raise _refused(path, Reason.DESCRIPTION, _WITHOUT_IT, (" ".join(str(error).split())[:200],)) from None
-    of_index = [name for name in described if isinstance(name, str)]
+    # A program that took a column away, or doubled one, leaves pandas' description as it was.
+    of_index = [name for name in described if isinstance(name, str) and schema.get_field_index(name) >= 0]
     labels = list(header.index.names) if of_index else []
     levels = [
         Field(name, _parts(label), position, schema.field(name).type)
         for position, (name, label) in enumerate(zip(of_index, labels, strict=True))
     ]
+    # What pandas calls an index without a name, in a file that another program wrote anew.
+    numbers = (
+        []
+        if of_index
+        else [
+            field.name
+            for field in schema
+            if _ROW_NUMBER.fullmatch(field.name) and pa.types.is_integer(field.type)
+        ]
+    )
     others = [field for field in schema if field.name not in of_index]
     columns = [
         Field(field.name, _parts(label), None, field.type)
@@ -120,13 +134,14 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
         raise FactorFileError(str(path), tuple(failures))
     taken = [field for found in chosen for field in found]
     if rest := [field for field in levels if field not in taken and not _is_row_number(field)]:
-        fix = "keep the levels datetime and instrument alone: df.reset_index([...], drop=True)"
-        raise _refused(path, Reason.LAYOUT, fix, tuple(field.label for field in rest))
-    factors = [field for field in columns if field not in taken]
+        names = [field.label for field in rest]
+        fix = f"keep the levels datetime and instrument alone: df = df.reset_index({names}, drop=True)"
+        raise _refused(path, Reason.LAYOUT, fix, tuple(names))
+    factors = [field for field in columns if field not in taken and field.name not in numbers]
     if not factors:
         fix = "name a file with at least one factor column"
         raise FactorFileError(str(path), (Failure(Reason.NO_COLUMNS, fix, None, 0),))
-    names = _factor_names(path, factors, header.columns.nlevels)
+    names = _factor_names(path, factors, header.columns.nlevels, is_bare=not of_index)
     fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
     counts = Counter(names).items()
     if twice := [Failure(Reason.DUPLICATE_NAME, fix, name, count) for name, count in counts if count > 1]:
@@ -135,7 +150,7 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
     copies = tuple((found[0], found[1]) for found in chosen if len(found) > 1)
     clauses = [
         *_of_levels((dates, instruments), copies),
-        *(["the row number is left out"] if any(map(_is_row_number, levels)) else []),
+        *(["the row number is left out"] if numbers or any(map(_is_row_number, levels)) else []),
         *_of_factors(names, factors, header.columns.nlevels),
     ]
     by_name = dict(zip(names, (field.name for field in factors), strict=True))
@@ -175,25 +190,43 @@ def as_numbers(values: Any) -> Any:
 
 def day_of(value: Any) -> pd.Timestamp | None:
     """Return the day of a statistic of a level of dates; None for what is none."""
-    text = value.decode() if isinstance(value, bytes) else value
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     found = pd.to_datetime(text, errors="coerce", format="ISO8601")
     return None if pd.isna(found) else found
 
 
 def date_failure(level: Field, values: Any) -> Failure:
-    """Return the failure of a level that holds no dates, with the line of code that makes dates of them."""
+    """Return the failure of a level that holds no dates, with the line of code that makes dates of them.
+
+    Only where one reading is possible; else the form is left to the user: 02/01/2020 may be either month.
+    """
     there = values.unique() if _is_text(values.type) else values.slice(0, _EXAMPLES)
     found = [one for one in there.to_pylist() if one is not None and not _is_iso(one)][:_EXAMPLES]
-    of, text = f"df[{level.label!r}]", "".join(map(str, found[:1]))
-    code = f"pd.to_datetime({of})"
-    if len(text) == 8 and text.isdecimal():
-        code = f"pd.to_datetime({of}.astype(str), format='%Y%m%d')"
-    elif pa.types.is_integer(values.type):
-        unit = {5: "D", 10: "s", 13: "ms", 16: "us"}.get(len(text), "ns")
-        code = f"pd.to_datetime({of}, unit={unit!r})"
-    first = "" if level.position is None else "df = df.reset_index(); "
+    of, first = f"df[{level.label!r}]", "" if level.position is None else "df = df.reset_index(); "
+    text = "".join(map(str, found[:1]))
+    is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    digits = text.removesuffix(".0") if is_number else text
+    whole = f"{of}.astype('int64')" if pa.types.is_floating(values.type) else of
+    form = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}.get(len(digits)) if digits.isdecimal() else None
+    if form is not None:
+        code = f"pd.to_datetime({whole}.astype(str), format={form!r})"
+    elif is_number and len(units := _units(values)) == 1:
+        code = f"pd.to_datetime({whole}, unit={units[0]!r})"
+    elif re.match(r"\d{4}[-/.]\d", text):
+        code = f"pd.to_datetime({of})"
+    else:
+        text_of = f"{of}.astype(str)" if is_number else of
+        code = f"pd.to_datetime({text_of}, format='…'), with the form in which they are written"
     fix = f"convert them: {first}{of} = {code}"
     return Failure(Reason.NOT_DATES, fix, DATETIME, len(values), tuple(map(repr, found)))
+
+
+def _units(values: Any) -> list[str]:
+    """Return the units in which numbers are times since 1970 that lie between 1980 and 2060."""
+    bounds = pc.min_max(values).as_py()
+    low, high = (float(bounds[name] or 0) for name in ("min", "max"))
+    day = {"D": 1.0, "s": 86400.0, "ms": 86400e3, "us": 86400e6, "ns": 86400e9}
+    return [unit for unit, size in day.items() if low / size >= 3652 and high / size <= 32873]
 
 
 # --- which field is what ---
@@ -255,10 +288,17 @@ def _doubtful(name: str, found: list[Field]) -> Failure:
     return Failure(Reason.DOUBTFUL_LEVEL, f"keep one, such as {code}", name, len(found), examples)
 
 
-def _factor_names(path: Path, factors: list[Field], nlevels: int) -> list[str]:
+def _factor_names(path: Path, factors: list[Field], nlevels: int, *, is_bare: bool) -> list[str]:
     """Return the factors' names of the two layouts: flat, or nested under `feature`."""
     if nlevels == 1:
-        is_nested = all(len(field.parts) == 2 and field.parts[0] == FEATURE for field in factors)
+        pairs = {field.parts[0] for field in factors if len(field.parts) == 2}
+        is_nested = pairs == {FEATURE} and all(len(field.parts) == 2 for field in factors)
+        if (
+            is_bare and FEATURE in pairs and not is_nested
+        ):  # RD-Agent's file without pandas' description, and more
+            others = [field.name for field in factors if field.parts[0] != FEATURE or len(field.parts) != 2]
+            fix = f"keep the columns of the group {FEATURE!r} alone: a label among the factors is look-ahead"
+            raise _refused(path, Reason.LAYOUT, fix, tuple(others))
         return [field.parts[1] if is_nested else _flat(field) for field in factors]
     groups = sorted({field.parts[0] for field in factors})
     if nlevels > 2 or groups != [FEATURE]:

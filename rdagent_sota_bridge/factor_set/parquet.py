@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -197,6 +197,8 @@ class FactorFile:
         """Yield the failures of levels that stand there twice and are not the same."""
         for level, copy in self.layout.copies:
             pair = [layout.as_plain_text(self._read(field.name, field.label)) for field in (level, copy)]
+            if pa.types.is_timestamp(pair[0].type) and pa.types.is_timestamp(pair[1].type):
+                pair = [one.cast(pa.timestamp("ns", one.type.tz)) for one in pair]  # of whatever unit
             if not pair[0].equals(pair[1]):
                 fix = f"take away the one that is not meant: df = df.droplevel({copy.position})"
                 yield Failure(Reason.DOUBTFUL_LEVEL, fix, level.label, examples=("two levels that differ",))
@@ -223,9 +225,11 @@ def read_footer(path: Path) -> Footer:
             metadata = [table.metadata for table in file._tables]
             groups = [one.row_group(number) for one in metadata for number in range(one.num_row_groups)]
             found = [group.column(place).statistics for group in groups if group.num_rows]
-            if all(one is not None and one.has_min_max for one in found):
-                start = layout.day_of(min(one.min for one in found))
-                end = layout.day_of(max(one.max for one in found))
+            # The bounds of a time that Python can't hold are not known.
+            with suppress(OverflowError):
+                if all(one is not None and one.has_min_max for one in found):
+                    start = layout.day_of(min(one.min for one in found))
+                    end = layout.day_of(max(one.max for one in found))
         return Footer(file.rows, file.columns, start, end)
 
 
@@ -362,7 +366,7 @@ def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray, field: Field)
         yield layout.date_failure(field, days)
     elif getattr(days.type, "tz", None) is not None:
         moments = pd.DatetimeIndex(days.unique().to_numpy(zero_copy_only=False)).dropna()
-        fix = time_zones.zone_fix(moments, days.type.tz)
+        fix = time_zones.zone_fix(moments, days.type.tz, field.label)
         yield Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",))
     text = codes.type.value_type if pa.types.is_dictionary(codes.type) else codes.type
     if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)):

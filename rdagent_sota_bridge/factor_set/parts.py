@@ -34,13 +34,16 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a set's files; 0 where `parts_of` refuses them, as whoever opens them does."""
+    """Return the bytes of a set's files; 0 where they can't be read, as whoever opens them says."""
     try:
         return sum(part.stat().st_size for part in parts_of(path))
-    except FactorFileError:
+    except (FactorFileError, OSError):
         return 0
 
 
 def one_file(path: Path) -> str:
-    """Return the fix for a folder that can't be taken: the line of code that makes one file of it."""
-    return f"write one file and name that: pd.read_parquet({str(path)!r}).to_parquet('factors.parquet')"
+    """Return the fix for a folder that can't be taken.
+
+    Without code: pandas drops columns that the first part does not have, and makes factors of partitions.
+    """
+    return f"write one parquet file of {path} and name that, or parts of the same columns and types"

@@ -10,6 +10,8 @@ import datetime
 
 import pandas as pd
 
+from rdagent_sota_bridge.factor_set.names import DATETIME
+
 MARKETS = {"cn": "Asia/Shanghai", "tw": "Asia/Taipei", "us": "America/New_York"}
 """The zones of the markets, by Qlib's regions (`qlib/constant.py`, pyqlib 0.9.7)."""
 
@@ -26,16 +28,17 @@ def conversion(zone: str) -> str:
     return f".tz_localize('UTC').tz_convert('{zone}').tz_localize(None)"
 
 
-def zone_fix(moments: pd.DatetimeIndex, zone: str) -> str:
+def zone_fix(moments: pd.DatetimeIndex, zone: str, label: str = DATETIME) -> str:
     """Return the fix for dates with a zone: to convert them to the zone whose midnights they are.
 
     Args:
         moments: In UTC, without their zone.
         zone: The zone that they have.
+        label: The name of the column or level.
     """
     found = _zone_of_midnights(moments, zone, *MARKETS.values())
     others = "" if found else f" for Qlib's region cn, with {MARKETS['us']!r} for us"
-    return _relevel(f".tz_convert('{found or MARKETS['cn']}').tz_localize(None)") + others
+    return _changed(f".tz_convert('{found or MARKETS['cn']}').tz_localize(None)", label) + others
 
 
 def time_fix(moments: pd.DatetimeIndex, calendar: pd.DatetimeIndex, region: str) -> str:
@@ -53,13 +56,13 @@ def time_fix(moments: pd.DatetimeIndex, calendar: pd.DatetimeIndex, region: str)
         if zone != home and len(times) == 1:
             (time,) = times
             if moments.normalize().isin(calendar).all():
-                ways.append(f"if it is the market's own time of day: {_relevel(_shift('-', time))}")
+                ways.append(f"if it is the market's own time of day: {_changed(_shift('-', time))}")
             zone = zone or _zone_with_midnight(time)
         if zone:
             like = "they look like" if zone == home else "if they are"
-            ways.append(f"{like} midnights of {zone} in UTC: {_relevel(conversion(zone))}")
+            ways.append(f"{like} midnights of {zone} in UTC: {_changed(conversion(zone))}")
     elif times == {datetime.time()} and len(theirs) == 1:
-        ways.append(f"give them the calendar's: {_relevel(_shift('+', theirs.pop()))}")
+        ways.append(f"give them the calendar's: {_changed(_shift('+', theirs.pop()))}")
     return "; ".join(ways) or "name a set of the calendar's frequency"
 
 
@@ -89,5 +92,8 @@ def _shift(sign: str, time: datetime.time) -> str:
     return f" {sign} pd.Timedelta('{time}')"
 
 
-def _relevel(change: str) -> str:
-    return f"df.index = df.index.set_levels(df.index.levels[0]{change}, level=0)"
+def _changed(change: str, label: str = DATETIME) -> str:
+    """Return the code that changes the dates of a frame, be they a level of its index or a column."""
+    table = f"(df.reset_index() if {label!r} in df.index.names else df)"
+    change = change.replace(".tz_", ".dt.tz_")
+    return f"df = {table}.assign(**{{{label!r}: lambda d: pd.to_datetime(d[{label!r}]){change}}})"

@@ -32,7 +32,7 @@ class Market:
             none was in it always.
         digest: SHA-256 of the two files that it was read from.
         future: The trading days with those to come, which Qlib's back-tests go by; None where there is no
-            `calendars/day_future.txt`.
+            `calendars/day_future.txt`; empty where that can't be read.
     """
 
     folder: Path
@@ -81,15 +81,21 @@ def read_market(provider_uri: str, name: str) -> Market | None:
         memberships = tuple((positions[row[0]], row[1], row[2]) for row in rows if row[0] and len(row) > 2)
         _dates([day for _, *span in memberships for day in span])  # what is no date is no market
         days = _days(calendar)
-        later = folder / "calendars/day_future.txt"
-        future = _days(read_text(later)) if later.is_file() else None
     except (OSError, ValueError):  # nothing to be read, or half of a download: text or days that are none
         return None
-    calendars = [days] if future is None else [days, future]
-    if not codes or not all(len(one) and one.is_monotonic_increasing and one.is_unique for one in calendars):
+    if not codes or not _is_calendar(days):
         return None
+    later = folder / "calendars/day_future.txt"
+    try:
+        future = _days(read_text(later)) if later.is_file() else None
+    except (OSError, ValueError):
+        future = days[:0]
     digest = hashlib.sha256(f"{listed}\0{calendar}".encode()).hexdigest()
     return Market(folder, name, days, tuple(codes), memberships, digest, future)
+
+
+def _is_calendar(days: pd.DatetimeIndex) -> bool:
+    return bool(len(days) and days.is_monotonic_increasing and days.is_unique)
 
 
 def _days(text: str) -> pd.DatetimeIndex:
@@ -104,18 +110,31 @@ def _dates(texts: Any) -> pd.DatetimeIndex:
 def late_end(market: Market | None, start: QlibStart, task: Task) -> SettingsError | None:
     """Return what is wrong with a back-test that ends too late: it would fail once the model is trained.
 
-    Qlib reads the trading day after the last (`get_step_time` in `qlib/backtest/utils.py`, pyqlib 0.9.7), and
-    an open end is the calendar's last day (`PortAnaRecord` in `qlib/workflow/record_temp.py`).
+    Qlib reads the trading day after the last (`get_step_time` in `qlib/backtest/utils.py`, pyqlib 0.9.7). An
+    open end is the day after the last prediction, or the calendar's last (`PortAnaRecord` in
+    `qlib/workflow/record_temp.py`).
     """
     end = task.backtest_end
     if market is None or end is None:
         return None
     days = market.calendar if market.future is None else market.future
-    if (market.calendar[-1] if pd.isna(end) else end) < days[-1]:
+    if not _is_calendar(days):
+        return SettingsError(  # as below: RD-Agent without the factors would fail as well
+            "Qlib's calendar with days to come can't be read, or is not in order, and its back-test reads it",
+            str(market.folder / "calendars" / "day_future.txt"),
+            "write it anew, or remove it: without it Qlib takes calendars/day.txt",
+        )
+    after = 1  # trading days that Qlib needs after the last of the test segment
+    asked = f"ends on {end.date()}" if not pd.isna(end) else "has an open end"
+    if pd.isna(end):
+        end = market.calendar[-1]
+        if not pd.isna(task.test[1]):
+            asked, after = f"ends on {task.test[1].date()}", 2
+            end = min(end, *market.calendar[market.calendar > task.test[1]][:1])
+    if end < days[-1]:
         return None
-    asked = "has an open end" if pd.isna(end) else f"ends on {end.date()}"
     file = market.folder / "calendars" / ("day.txt" if market.future is None else "day_future.txt")
-    last = days[-2:][0].date()
+    last = days[-1 - after :][0].date()
     fix = f"set {start.variable('test_end')}={last} or earlier"
     if "test_end" not in start.run_env:
         fix = f"let the test segment and the back-test of {start.config_name} end on {last} or earlier"

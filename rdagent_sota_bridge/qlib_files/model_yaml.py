@@ -150,7 +150,9 @@ def _backtest_end(document: Any) -> Any:
     records = document["task"].get("record") or []
     for record in [records] if isinstance(records, dict) else records:
         if str(record["class"]).endswith("PortAnaRecord"):
-            config = record["kwargs"].get("config") or {"backtest": {"end_time": None}}  # Qlib's default
+            config = (record.get("kwargs") or {}).get("config") or {
+                "backtest": {"end_time": None}
+            }  # Qlib's default
             end = config["backtest"]["end_time"]
             return None if _UNKNOWN in str(end) else pd.Timestamp(end)
     return None

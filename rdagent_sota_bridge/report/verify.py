@@ -256,11 +256,11 @@ def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
         yield False, f"Qlib's data loader was given {others}, not the claimed base set"
     started = record.config_file or "a file that it did not record"
     wrong = record.config_file != CONFIG_FILE
-    if claim.training is not None:
+    if claim.training:
         trained = {} if record.task is None else record.task.as_record()
         differ = {name: value for name, value in claim.training.items() if trained.get(name) != value}
         text = "; ".join(f"{name} {trained.get(name)}, not {value}" for name, value in differ.items())
-        yield not differ, f"Qlib recorded {text or 'the claimed segments, market and label'}"
+        yield not differ, f"Qlib recorded {text or 'the claimed ' + ', '.join(claim.training)}"
     yield not wrong, f"qrun was started with {started}" + f", not {CONFIG_FILE}" * wrong
 
 

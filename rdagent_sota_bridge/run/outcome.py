@@ -11,6 +11,9 @@ from rdagent_sota_bridge.factor_set import safe_pickle, sessions
 from rdagent_sota_bridge.report import history
 from rdagent_sota_bridge.run.job import MODELS, TITLES, Job
 
+_NONE = "none"
+_GONE = "what nobody knows, for its workspace is gone"
+
 
 def check(job: Job, name: str, log: Path) -> None:
     """Check that each model of a stage was trained on the job's set, or on none in a stage of RD-Agent's own.
@@ -28,7 +31,7 @@ def check(job: Job, name: str, log: Path) -> None:
     may_lack_it = not digest or without_factors(log) != ""
     found = [(loop, _digest(loop.manifest)) for loop in history.read_run(log).loops if loop.metrics]
     misfits = [
-        f"loop {loop.number} on {has or 'none'}"
+        f"loop {loop.number} on {has or _NONE if loop.workspace else _GONE}"
         for loop, has in found
         if has != digest and (has or not may_lack_it)
     ]
@@ -54,4 +57,8 @@ def without_factors(log: Path) -> str:
 
 
 def _digest(manifest: dict[str, Any] | None) -> str:
-    return "" if manifest is None else str((manifest.get("factor_set") or {}).get("digest", "unknown"))
+    """Return what a manifest names; empty for no manifest, and for one that names no set `unknown`."""
+    if manifest is None:
+        return ""
+    held = manifest.get("factor_set")
+    return str(held.get("digest", "unknown")) if isinstance(held, dict) else "unknown"

@@ -118,7 +118,7 @@ def show_end(job: Job, outside: Outside) -> int:
         text = f"The job is finished: {job.file}\n  to add models: {add_models}"
     outside.say(text)
     models = job.log(MODELS)
-    if models is not None and not job.is_open(MODELS):
+    if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
         from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
 
         if reason := outcome.without_factors(models):

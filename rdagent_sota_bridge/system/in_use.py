@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +27,7 @@ def hold(lock_file: Path) -> None:
     """
     try:
         # Only to be read: its disk may be made read-only meanwhile, and be used by who may only read it.
-        file = os.fdopen(os.open(lock_file, os.O_RDONLY | os.O_CREAT, 0o666), "rb")
+        file = _opened(lock_file, os.O_RDONLY | os.O_CREAT)
         fcntl.flock(file, fcntl.LOCK_SH)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -51,12 +52,26 @@ def free(lock_file: Path, *, dry_run: bool) -> Iterator[bool]:
     is_free = True
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FileNotFoundError):  # a dry run, and nobody has used it
-            file = stack.enter_context(lock_file.open("rb" if dry_run else "ab"))
+            file = stack.enter_context(_opened(lock_file, os.O_RDONLY if dry_run else os.O_RDWR | os.O_CREAT))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 is_free = False
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
         yield is_free
+
+
+def _opened(lock_file: Path, flags: int) -> BinaryIO:
+    """Open the file of a lock: no link, which may lead out of the store, and no pipe, which would wait."""
+    descriptor = os.open(lock_file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(
+            errno.EINVAL, "it is no file, and stands where a lock has to be; remove it", str(lock_file)
+        )
+    return os.fdopen(descriptor, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "r+b")
 
 
 def _release(lock_file: Path) -> None:

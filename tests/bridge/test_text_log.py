@@ -202,7 +202,7 @@ def test_anothers_file_stays(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
     usual, other = tmp_path / "log" / "latest.log", tmp_path / "log" / "run1" / "latest.log"
     assert own == [
-        f"rdagent-sota-bridge: {usual} is not this package's and stays as it is; "
+        f"rdagent-sota-bridge: {usual} is not known as this package's, and stays as it is; "
         f"the text log of this run is {other}"
     ]
 
@@ -229,6 +229,11 @@ SECRETS = [
     ("'Authorization': 'Bearer sk-1'", "'Authorization': '***'"),
     ("-H 'Authorization: Basic dXNlcjpw' -v", "-H 'Authorization: ***' -v"),
     ("Bearer sk-1, bearer abcdefgh1, bearer of news", "Bearer ***, bearer ***, bearer of news"),
+    (
+        "passwd=abc pwd=a, password=abc&b api_key=sk-1 hf_token=x f(key=None)",
+        "passwd=*** pwd=***, password=***&b api_key=*** hf_token=*** f(key=None)",
+    ),
+    ("postgresql://u:p/w@h/db http://h/a:b and me@h", "postgresql://***@h/db http://h/a:b and me@h"),
     ("export OPENAI_API_KEY=sk-1 MYSQL_PWD=a/b", "export OPENAI_API_KEY=*** MYSQL_PWD=***"),
     ("https://user:p@ss@host/x http://token@host", "https://***@host/x http://***@host"),
     ("redis://:pw@host:6379 see http://host/a", "redis://***@host:6379 see http://host/a"),

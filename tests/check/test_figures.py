@@ -353,3 +353,11 @@ def test_one_value(tmp_path: Path) -> None:
     assert (figure.days, figure.constant_days, figure.missing, figure.extreme) == (0, 0, 0, None)
     assert figure.low == figure.high == frame.iloc[0, 0]
     assert figure.coverage == {"train": 1.0, "valid": 0.0, "test": 0.0}
+
+
+def test_a_training_segment_that_is_not_known(tmp_path: Path) -> None:
+    """A fork may say its segments at the training alone: then nothing is known of a factor's spread there."""
+    unknown = dict.fromkeys(SEGMENTS, (pd.NaT, pd.NaT))
+    for at in (None, market(tmp_path)):
+        _, found = looked_at(factor_frame(days=CALENDAR, instruments=CODES), tmp_path, at, task(**unknown))
+        assert {figures.spread for figures in found.values()} == {None}

@@ -349,3 +349,28 @@ def test_columns_of_other_types(tmp_path: Path, level: str, value: object) -> No
     path = write(columns(**{level: [value] * 12}), tmp_path)
     reason = Reason.NOT_DATES if level == "datetime" else Reason.NOT_TEXT
     assert [(one.reason, one.column) for one in failures_of(path)] == [(reason, level)]
+
+
+def test_a_description_of_other_columns(tmp_path: Path) -> None:
+    """A program that took a level away, or doubled one, leaves what pandas wrote of it: one message each."""
+    table = pa.Table.from_pandas(factor_frame())
+    lacking = write_table(table.drop_columns(["instrument"]), tmp_path)
+    assert [failure.reason for failure in failures_of(lacking)] == [Reason.NO_LEVEL]
+    doubled = write_table(table.append_column("datetime", table["datetime"]), tmp_path)
+    assert [failure.reason for failure in failures_of(doubled)] == [Reason.DOUBTFUL_LEVEL]
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """Dates in bytes that can't be decoded are no dates, and the file is whole."""
+    path = write(columns(datetime=[b"\xff\xfe"] * 12), tmp_path)
+    parquet.read_footer(path)
+    assert [failure.reason for failure in failures_of(path)] == [Reason.NOT_DATES]
+
+
+def test_a_doubled_level_of_another_unit(tmp_path: Path) -> None:
+    """The same moments in another unit are the same level."""
+    frame = factor_frame()
+    days, codes = (frame.index.get_level_values(number) for number in (0, 1))
+    names = ["datetime", "datetime", "instrument"]
+    index = pd.MultiIndex.from_arrays([days, days.astype("datetime64[us]"), codes], names=names)
+    assert examine(write(frame.set_axis(index), tmp_path)).rows == 12

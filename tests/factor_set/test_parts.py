@@ -143,12 +143,12 @@ FIRST = "part-00000-c000.snappy.parquet"
 def test_refused(
     tmp_path: Path, change: Callable[[Path], None], reason: Reason, examples: tuple[str, ...]
 ) -> None:
-    """What is not the parts of one table is one message, with the line that makes one file of it."""
+    """What is not the parts of one table is one message, with the way out."""
     place = in_parts(tmp_path, factor_frame(), 5)
     change(place)
     failure = only_failure(place)
     assert (failure.reason, failure.examples) == (reason, examples)
-    assert (f"pd.read_parquet('{place}').to_parquet(" in failure.fix) == (reason is Reason.PARTS)
+    assert failure.fix.startswith(f"write one parquet file of {place}") == (reason is Reason.PARTS)
 
 
 def test_a_file_that_is_no_part_is_named(tmp_path: Path) -> None:
@@ -197,3 +197,12 @@ def test_it_is_not_pushed(tmp_path: Path) -> None:
         push.push(locate.Located(place), target, overwrite=False, progress=lambda *_: None)
     assert caught.value.fix == parts.one_file(place)
     assert not (tmp_path / "shared").exists()
+
+
+def test_a_part_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
+    """Its size is none, and whoever opens it says why."""
+    place = in_parts(tmp_path, factor_frame())
+    (place / "part-9.parquet").symlink_to(tmp_path / "nowhere")
+    assert parts.size_of(place) == 0
+    with pytest.raises(FactorFileError, match="No such file"):
+        parquet.read_footer(place)

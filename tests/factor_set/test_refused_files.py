@@ -190,8 +190,8 @@ CODES_FIX = "write codes as the market does, such as SH600000"
 NUMBERS_FIX = "convert it to numbers, or leave it out"
 ONE_ROW = "keep one row of each: df[~df.index.duplicated()]"
 ZONE_FIX = (
-    "df.index = df.index.set_levels("
-    "df.index.levels[0].tz_convert('Asia/Shanghai').tz_localize(None), level=0)"
+    "df = (df.reset_index() if 'datetime' in df.index.names else df).assign(**{'datetime': lambda d: "
+    "pd.to_datetime(d['datetime']).dt.tz_convert('Asia/Shanghai').dt.tz_localize(None)})"
 )
 EMPTY_FIX = "leave it out, or mine it again"
 FAR = pd.DatetimeIndex(np.array(["2719-01-02", "2719-01-03"], "datetime64[s]"))

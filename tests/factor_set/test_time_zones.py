@@ -63,7 +63,9 @@ def stored_in_utc(zone: str) -> pd.DatetimeIndex:
 )
 def test_the_fix_of_times_of_day(days: Any, market: Market, region: str, says: str, lines: int) -> None:
     """What the times look like is said; each way leads to times of the calendar, the first to its days."""
-    frame = pd.DataFrame({"a": 1.0}, index=pd.MultiIndex.from_product([days, ["SH600000"]]))
+    frame = pd.DataFrame(
+        {"a": 1.0}, index=pd.MultiIndex.from_product([days, ["SH600000"]], names=["datetime", "instrument"])
+    )
     with pytest.raises(FactorFileError) as caught:
         check_fit(factor_set(days, ["SH600000"]), market, (days[0], days[-1]), region)
     (failure,) = caught.value.failures
@@ -75,7 +77,7 @@ def test_the_fix_of_times_of_day(days: Any, market: Market, region: str, says: s
     for way in ways:
         named = {"df": frame.copy(), "pd": pd}
         exec(way.partition(": ")[2], named)
-        mended = named["df"].index.levels[0]  # type: ignore[attr-defined]
+        mended = pd.DatetimeIndex(named["df"]["datetime"])  # type: ignore[index]
         assert set(mended.time) == set(market.calendar.time)
         if way is ways[0]:
             assert list(mended) == list(market.calendar)
@@ -103,17 +105,22 @@ def test_times_of_day_that_no_conversion_mends(days: Any) -> None:
     ],
     ids=["Shanghai", "Shanghai in UTC", "Shanghai in London", "New York in UTC", "Tokyo", "an offset", "UTC"],
 )
-def test_the_fix_of_a_time_zone(days: pd.DatetimeIndex, zone: str, tmp_path: Path) -> None:
-    """Dates with a zone become the days whose midnights they are, and then the set is taken."""
-    frame = factor_frame(days=days)
+@pytest.mark.parametrize(
+    "change",
+    [lambda frame: frame, lambda frame: frame.swaplevel(), lambda frame: frame.reset_index()],
+    ids=["a level", "the second level", "a column"],
+)
+def test_the_fix_of_a_time_zone(days: pd.DatetimeIndex, zone: str, change: Any, tmp_path: Path) -> None:
+    """Dates with a zone become the days whose midnights they are, as a level or a column, and are taken."""
+    frame = change(factor_frame(days=days))
     with pytest.raises(FactorFileError) as caught:
         examine(write(frame, tmp_path))
     (failure,) = caught.value.failures
-    assert (failure.reason, f".tz_convert('{zone}').tz_localize(None)" in failure.fix) == (
+    assert (failure.reason, f".dt.tz_convert('{zone}').dt.tz_localize(None)" in failure.fix) == (
         Reason.TIME_ZONE,
         True,
     )
-    named = {"df": frame}
+    named = {"df": frame, "pd": pd}
     exec(failure.fix, named)
     found = examine(write(named["df"], tmp_path))
     assert list(found.dates) == list(DAYS)
@@ -126,5 +133,5 @@ def test_a_time_zone_whose_midnights_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises(FactorFileError) as caught:
         examine(write(factor_frame(days=days), tmp_path))
     (failure,) = caught.value.failures
-    assert ".tz_convert('Asia/Shanghai').tz_localize(None), level=0) for Qlib's region cn" in failure.fix
+    assert ".dt.tz_convert('Asia/Shanghai').dt.tz_localize(None)}) for Qlib's region cn" in failure.fix
     assert failure.fix.endswith("with 'America/New_York' for us")

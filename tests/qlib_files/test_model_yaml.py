@@ -369,3 +369,10 @@ def test_task_that_can_not_be_read(before: str, after: str, error: str) -> None:
     with pytest.raises(SeamError) as caught:
         read_task(OLD_FORM.replace(before, after), {})
     assert reason(caught.value).startswith(error)
+
+
+def test_a_back_test_without_settings() -> None:
+    """Qlib has defaults for a PortAnaRecord without arguments: its end is open."""
+    place = INSTALLED.index("- class: PortAnaRecord")
+    bare = INSTALLED[:place] + "- class: PortAnaRecord\n"
+    assert pd.isna(read_task(bare, {}).backtest_end)

@@ -85,6 +85,33 @@ def test_a_back_test_needs_one_more_day(name: str, tmp_path: Path) -> None:
         assert in_yaml.fix == f"let the test segment and the back-test of my.yaml end on {last} or earlier"
 
 
+@pytest.mark.parametrize(("end", "last"), [("2020-01-02", ""), ("2020-01-03", "2020-01-02")])
+def test_an_open_back_test_ends_after_the_last_prediction(end: str, last: str, tmp_path: Path) -> None:
+    """Where the test segment has an end, Qlib tests to the day after it, and needs another one after that."""
+    market, day = read_market(str(folder_of(tmp_path / "q", "")), "csi300"), pd.Timestamp(end)
+    found = late_end(
+        market,
+        QlibStart(CONFIG_FILE, "", {"test_end": end}),
+        Task("/q", "csi300", (day, day), (day, day), (day, day), "", backtest_end=NAT),
+    )
+    assert (found is not None) is bool(last)
+    if found is not None:
+        assert found.fix == f"set QLIB_MODEL_TEST_END={last} or earlier"
+        assert found.fact.startswith(f"The test segment ends on {end}, ")
+
+
+@pytest.mark.parametrize("content", ["", "soon\n", "2020-01-03\n2020-01-02\n"])
+def test_a_calendar_of_days_to_come_that_is_none(content: str, tmp_path: Path) -> None:
+    """The market is known all the same, and one message names that file: Qlib's back-test would read it."""
+    folder = folder_of(tmp_path / "q", "")
+    (folder / "calendars" / "day_future.txt").write_text(content)
+    market = read_market(str(folder), "csi300")
+    assert market is not None
+    found = late_end(market, QlibStart(CONFIG_FILE, "", {}), task("2020-01-02"))
+    assert found is not None
+    assert found.place.endswith("calendars/day_future.txt")
+
+
 def test_what_is_not_known_is_not_late(tmp_path: Path) -> None:
     """Without Qlib's data, or an end that is known, nothing is said."""
     start = QlibStart(CONFIG_FILE, "", {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rdagent_sota_bridge import urls
@@ -107,3 +109,11 @@ def test_a_password(scheme: str, rest: str) -> None:
         return  # a user's name
     assert urls.has_password(f"{scheme}://{rest}")
     assert urls.without_secrets(f"{scheme}://{rest}") == f"{scheme}://***"
+
+
+def test_a_folder_of_one_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first of two entries where it is there, and else a Windows drive."""
+    monkeypatch.chdir(tmp_path)
+    assert urls.split_list("a:/b") == ["a:/b"]
+    (tmp_path / "a").mkdir()
+    assert urls.split_list("a:/b") == ["a", "/b"]
