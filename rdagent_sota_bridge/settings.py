@@ -291,6 +291,7 @@ def lost_switch() -> str:
         return ""
     text = f"{' and '.join(paths)} is set, and {SWITCHES[0]} is not: the factors named there are not used. "
     text += f"To use them, set {SWITCHES[0]}=true in the environment or in .env"
+    text += "".join(f", and name the set in {meant}, not {name!r}" for name, meant in near if meant in PATHS)
     found = [f"{name!r} is another name" for name, meant in near if meant in SWITCHES]
     found += [f"{name} is empty; exported so, it wins over .env" for name in SWITCHES if name in asked]
     return f"{text} ({'; '.join(found)})" if found else text

@@ -43,12 +43,14 @@ class Field:
         parts: The parts of its name in pandas, its group first; none for a level without a name.
         position: Its position among the levels of pandas' index; None for a column.
         kind: Its Arrow type.
+        key: What pandas calls it: a text, or a tuple of its parts.
     """
 
     name: str
     parts: tuple[str, ...]
     position: int | None
     kind: pa.DataType
+    key: Any
 
     @property
     def label(self) -> str:
@@ -82,7 +84,7 @@ class Layout:
         if None not in positions:
             return "df[~df.index.duplicated()]"
         table = "df" if positions == [None, None] else "df.reset_index()"
-        return f"{table}.drop_duplicates({[field.label for field in self.levels]})"
+        return f"{table}.drop_duplicates({[field.key for field in self.levels]})"
 
 
 def understand(path: Path, schema: pa.Schema) -> Layout:
@@ -105,7 +107,7 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
     of_index = [name for name in described if isinstance(name, str) and schema.get_field_index(name) >= 0]
     labels = list(header.index.names) if of_index else []
     levels = [
-        Field(name, _parts(label), position, schema.field(name).type)
+        Field(name, _parts(label), position, schema.field(name).type, label)
         for position, (name, label) in enumerate(zip(of_index, labels, strict=True))
     ]
     # What pandas calls an index without a name, in a file that another program wrote anew.
@@ -120,7 +122,7 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
     )
     others = [field for field in schema if field.name not in of_index]
     columns = [
-        Field(field.name, _parts(label), None, field.type)
+        Field(field.name, _parts(label), None, field.type, label)
         for field, label in zip(others, header.columns, strict=True)
     ]
     chosen, failures = [], []
@@ -202,7 +204,7 @@ def date_failure(level: Field, values: Any) -> Failure:
     """
     there = values.unique() if _is_text(values.type) else values.slice(0, _EXAMPLES)
     found = [one for one in there.to_pylist() if one is not None and not _is_iso(one)][:_EXAMPLES]
-    of, first = f"df[{level.label!r}]", "" if level.position is None else "df = df.reset_index(); "
+    of, first = f"df[{level.key!r}]", "" if level.position is None else "df = df.reset_index(); "
     text = "".join(map(str, found[:1]))
     is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
     digits = text.removesuffix(".0") if is_number else text
@@ -269,7 +271,9 @@ def _missing(name: str, levels: list[Field], columns: list[Field]) -> Failure:
     fits = _may_be_date if name == DATETIME else _is_text
     near = [field for field in (*levels, *columns) if field.label and fits(_plain(field.kind))]
     near = [field for field in near if field.label not in (DATETIME, INSTRUMENT)]
-    fix = f"name a level of the index {name}: df.index.names = ['datetime', 'instrument']"
+    is_swapped = len(levels) == 2 and _is_text(_plain(levels[0].kind))
+    order = [INSTRUMENT, DATETIME] if is_swapped else [DATETIME, INSTRUMENT]
+    fix = f"name a level of the index {name}: df.index.names = {order}"
     if len(near) == 1 or not levels:
         how = "rename_axis(index" if near and near[0].position is not None else "rename(columns"
         label = near[0].label if len(near) == 1 else "…"
@@ -279,10 +283,10 @@ def _missing(name: str, levels: list[Field], columns: list[Field]) -> Failure:
 
 
 def _doubtful(name: str, found: list[Field]) -> Failure:
-    columns = [field.label for field in found[1:] if field.position is None]
+    columns = [field.key for field in found[1:] if field.position is None]
     levels = [field.position for field in found[1:] if field.position is not None]
     code = f"df = df.droplevel({levels})" if levels else f"df = df.drop(columns={columns})"
-    if found[0].position is None and found[0].label in columns:
+    if found[0].position is None and found[0].key in columns:
         code = "df = df.loc[:, ~df.columns.duplicated()]"
     examples = tuple(map(str, found[:_EXAMPLES]))
     return Failure(Reason.DOUBTFUL_LEVEL, f"keep one, such as {code}", name, len(found), examples)

@@ -366,7 +366,7 @@ def _level_failures(days: pa.ChunkedArray, codes: pa.ChunkedArray, field: Field)
         yield layout.date_failure(field, days)
     elif getattr(days.type, "tz", None) is not None:
         moments = pd.DatetimeIndex(days.unique().to_numpy(zero_copy_only=False)).dropna()
-        fix = time_zones.zone_fix(moments, days.type.tz, field.label)
+        fix = time_zones.zone_fix(moments, days.type.tz, field.key, is_level=field.position is not None)
         yield Failure(Reason.TIME_ZONE, fix, DATETIME, len(days), (f"zone {days.type.tz}",))
     text = codes.type.value_type if pa.types.is_dictionary(codes.type) else codes.type
     if not (pa.types.is_string(text) or pa.types.is_large_string(text) or pa.types.is_null(text)):

@@ -7,6 +7,7 @@ bring each value a day too early, and a model would look ahead.
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import pandas as pd
 
@@ -28,17 +29,21 @@ def conversion(zone: str) -> str:
     return f".tz_localize('UTC').tz_convert('{zone}').tz_localize(None)"
 
 
-def zone_fix(moments: pd.DatetimeIndex, zone: str, label: str = DATETIME) -> str:
+def zone_fix(moments: pd.DatetimeIndex, zone: str, key: Any, *, is_level: bool) -> str:
     """Return the fix for dates with a zone: to convert them to the zone whose midnights they are.
 
     Args:
         moments: In UTC, without their zone.
         zone: The zone that they have.
-        label: The name of the column or level.
+        key: What pandas calls the column or level.
+        is_level: Whether it is a level of the index.
     """
     found = _zone_of_midnights(moments, zone, *MARKETS.values())
     others = "" if found else f" for Qlib's region cn, with {MARKETS['us']!r} for us"
-    return _changed(f".tz_convert('{found or MARKETS['cn']}').tz_localize(None)", label) + others
+    change = f".tz_convert('{found or MARKETS['cn']}').tz_localize(None)"
+    if is_level:
+        return _changed(change, key) + others
+    return f"df[{key!r}] = pd.to_datetime(df[{key!r}]){_of_series(change)}{others}"
 
 
 def time_fix(moments: pd.DatetimeIndex, calendar: pd.DatetimeIndex, region: str) -> str:
@@ -95,5 +100,9 @@ def _shift(sign: str, time: datetime.time) -> str:
 def _changed(change: str, label: str = DATETIME) -> str:
     """Return the code that changes the dates of a frame, be they a level of its index or a column."""
     table = f"(df.reset_index() if {label!r} in df.index.names else df)"
-    change = change.replace(".tz_", ".dt.tz_")
-    return f"df = {table}.assign(**{{{label!r}: lambda d: pd.to_datetime(d[{label!r}]){change}}})"
+    changed = f"pd.to_datetime(d[{label!r}]){_of_series(change)}"
+    return f"df = {table}.assign(**{{{label!r}: lambda d: {changed}}})"
+
+
+def _of_series(change: str) -> str:
+    return change.replace(".tz_", ".dt.tz_")

@@ -177,7 +177,8 @@ def check_fit(factors: FactorSet, market: Market | None, train: Segment, region:
         if unknown.any():
             fix = time_zones.time_fix(factors.dates, market.calendar, region)
             examples = (str(factors.dates[unknown][0]), f"{market.calendar[0]} in the calendar")
-            found.append(Failure(Reason.TIME_OF_DAY, fix, DATETIME, int(unknown.sum()), examples))
+            # First: that no day is a training day may be its effect.
+            found.insert(0, Failure(Reason.TIME_OF_DAY, fix, DATETIME, int(unknown.sum()), examples))
         if set(factors.instruments).isdisjoint(market.instruments):
             fix = f"write the codes as the market {market.name} in {market.folder} does"
             theirs = ", ".join(market.instruments[:2]) or "no instrument at all"

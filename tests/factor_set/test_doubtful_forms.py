@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from rdagent_sota_bridge.errors import Reason
 from rdagent_sota_bridge.factor_set import parquet
 from tests.factor_set.test_layout import BOTH, DAYS, bare, columns
-from tests.frames import factor_frame, failures_of, nested, write, write_table
+from tests.frames import examine, factor_frame, failures_of, nested, write, write_table
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,24 @@ def test_times_that_python_can_not_hold(tmp_path: Path) -> None:
     path = write_table(table.set_column(table.schema.get_field_index("datetime"), "datetime", far), tmp_path)
     assert parquet.read_footer(path).start is None
     assert [failure.reason for failure in failures_of(path)] == [Reason.NOT_DATES]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda: nested(columns(datetime=DAYS.strftime("%Y%m%d").astype(int))),
+        lambda: nested(columns(datetime=DAYS.tz_localize("Asia/Shanghai").tz_convert("UTC"))),
+        lambda: nested(pd.concat([columns(), columns().iloc[:1]])),
+        lambda: factor_frame().swaplevel().rename_axis([None, None]),
+    ],
+    ids=["integers, nested", "a time zone, nested", "rows twice, nested", "swapped levels without names"],
+)
+def test_the_code_has_the_names_that_pandas_has(frame: Callable[[], pd.DataFrame], tmp_path: Path) -> None:
+    """Names of two parts are tuples in a fix, and levels without names get them in the right order."""
+    path = write(frame(), tmp_path)
+    named = {"df": pd.read_parquet(path), "pd": pd}
+    code = failures_of(path)[0].fix
+    code = code[code.index("df") :]
+    exec(code if " = " in code else f"df = {code}", named)
+    found = examine(write(named["df"], tmp_path))  # type: ignore[arg-type]
+    assert (found.rows, set(found.dates)) == (12, set(DAYS))
