@@ -91,7 +91,8 @@ def write_factors(file: Path, panel: Panel, *, shuffled: bool = False) -> None:
 def write_market(folder: Path, panel: Panel) -> None:
     """Write calendar, instruments and closing prices in Qlib's format."""
     random = np.random.default_rng(1)
-    calendar = panel.calendar()
+    # A day more than the factors have: Qlib's back-test reads the one after its last.
+    calendar = pd.bdate_range(FIRST_DAY, periods=panel.days + 1)
     (folder / "calendars").mkdir(parents=True)
     (folder / "calendars" / "day.txt").write_text("".join(f"{day:%Y-%m-%d}\n" for day in calendar))
     (folder / "instruments").mkdir()
@@ -100,5 +101,5 @@ def write_market(folder: Path, panel: Panel) -> None:
     for code in panel.codes():
         place = folder / "features" / code.lower()
         place.mkdir(parents=True)
-        closes = 10 * np.cumprod(1 + 0.01 * random.standard_normal(panel.days))
+        closes = 10 * np.cumprod(1 + 0.01 * random.standard_normal(len(calendar)))
         np.concatenate([[0.0], closes]).astype("<f4").tofile(place / "close.day.bin")
