@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 
 OTHER_RELEASE = "use a release of RD-Agent that README lists, or report this one"
 """The fix where RD-Agent has a shape that is not known."""
@@ -18,6 +19,11 @@ def is_shown(letter: str) -> bool:
 def one_line(text: str) -> str:
     r"""Return a text from outside as one printable line: what is not shown becomes `\x1b` or `\u202e`."""
     return "".join(one if is_shown(one) else ascii(one)[1:-1] for one in text)
+
+
+def shortened(text: object) -> str:
+    """Return what a library says of an error in one line of at most 200 letters."""
+    return " ".join(str(text).split())[:200]
 
 
 class BridgeError(Exception):
@@ -202,3 +208,15 @@ class FactorFileError(BridgeError):
     def __str__(self) -> str:
         faults = (one_line(f"  - {failure}") for failure in self.failures)
         return "\n".join([f"{self.fact}: {self.place}", *faults])
+
+
+def refused(
+    path: Path,
+    reason: Reason,
+    fix: str,
+    column: str | None = None,
+    count: int | None = None,
+    examples: tuple[str, ...] = (),
+) -> FactorFileError:
+    """Return the error of a factor file with one fault."""
+    return FactorFileError(str(path), (Failure(reason, fix, column, count, examples),))

@@ -48,8 +48,6 @@ _KEPT = (
     "make room there, or let it be written, and resume the run",
 )
 
-_GONE = ("The stored factor set can't be read any more", "resume the run; it writes the set's copy anew")
-
 _FEW = 0.9
 """The share of a set's rows under which a run is warned that factor loops keep few; as for coverage."""
 
@@ -117,7 +115,7 @@ def _check_complete_rows(record: Record, train: model_yaml.Segment) -> None:
         HandOffError: if none is in the training segment.
     """
     file = plans.keep_in_store(record).path
-    with store.failing_at(file, _GONE):
+    with store.failing_at(file, store.GONE):
         complete = complete_rows(file)
         trained = complete & model_yaml.inside(days_of(file), train)
     many = len(record["columns"])

@@ -24,9 +24,8 @@ from rdagent_sota_bridge.errors import (
     FactorFileNotFoundError,
     HandOffError,
     SeamError,
-    StoreError,
 )
-from rdagent_sota_bridge.factor_set import panel, parquet
+from rdagent_sota_bridge.factor_set import panel, parquet, store
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.sharing import fetch
 from rdagent_sota_bridge.system import files
@@ -279,17 +278,11 @@ def _merged(process_before: Any, experiments: Any, hand_off: HandOff) -> pd.Data
         hand_off.to_place = stored
         frame = dry_run.sample(stored.columns).copy()
     else:
-        try:
+        with store.failing_at(stored.path, store.GONE):
             frame = pd.read_parquet(stored.path)
             if experiment.stands_for_a_set(hand_off.experiment):
                 # The reference of factor loops, in which RD-Agent keeps only such rows.
                 frame = frame[panel.complete_rows(stored.path)]
-        except OSError as error:  # removed by hand, or its disk is gone
-            raise StoreError(
-                f"The stored factor set can't be read any more: {error.strerror or error}",
-                str(stored.path),
-                "resume the run; it writes the set's copy anew",
-            ) from None
         frame = frame.set_axis(pd.Index(stored.columns, dtype=object), axis=1)
     if own:
         # The set was read first: that it is gone is said before minutes of factor code.

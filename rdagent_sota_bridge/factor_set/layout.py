@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
+from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, refused, shortened
 from rdagent_sota_bridge.factor_set.names import DATETIME, FEATURE, INSTRUMENT
 
 _OTHER_NAMES = {DATETIME: "date", INSTRUMENT: "code"}
@@ -102,7 +102,7 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
         described = (schema.pandas_metadata or {}).get("index_columns", [])
         header = schema.empty_table().to_pandas()
     except _UNDECODED as error:
-        raise _refused(path, Reason.DESCRIPTION, _WITHOUT_IT, (" ".join(str(error).split())[:200],)) from None
+        raise refused(path, Reason.DESCRIPTION, _WITHOUT_IT, examples=(shortened(error),)) from None
     # A program that took a column away, or doubled one, leaves pandas' description as it was.
     of_index = [name for name in described if isinstance(name, str) and schema.get_field_index(name) >= 0]
     labels = list(header.index.names) if of_index else []
@@ -110,21 +110,12 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
         Field(name, _parts(label), position, schema.field(name).type, label)
         for position, (name, label) in enumerate(zip(of_index, labels, strict=True))
     ]
-    # What pandas calls an index without a name, in a file that another program wrote anew.
-    numbers = (
-        []
-        if of_index
-        else [
-            field.name
-            for field in schema
-            if _ROW_NUMBER.fullmatch(field.name) and pa.types.is_integer(field.type)
-        ]
-    )
     others = [field for field in schema if field.name not in of_index]
     columns = [
         Field(field.name, _parts(label), None, field.type, label)
         for field, label in zip(others, header.columns, strict=True)
     ]
+    numbers = [field for field in levels or columns if _is_row_number(field)]
     chosen, failures = [], []
     for name in (DATETIME, INSTRUMENT):
         found = _candidates(name, levels, columns)
@@ -135,14 +126,14 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
     if failures:
         raise FactorFileError(str(path), tuple(failures))
     taken = [field for found in chosen for field in found]
-    if rest := [field for field in levels if field not in taken and not _is_row_number(field)]:
+    if rest := [field for field in levels if field not in taken and field not in numbers]:
         names = [field.label for field in rest]
         fix = f"keep the levels datetime and instrument alone: df = df.reset_index({names}, drop=True)"
-        raise _refused(path, Reason.LAYOUT, fix, tuple(names))
-    factors = [field for field in columns if field not in taken and field.name not in numbers]
+        raise refused(path, Reason.LAYOUT, fix, examples=tuple(names[:_EXAMPLES]))
+    factors = [field for field in columns if field not in taken and field not in numbers]
     if not factors:
         fix = "name a file with at least one factor column"
-        raise FactorFileError(str(path), (Failure(Reason.NO_COLUMNS, fix, None, 0),))
+        raise refused(path, Reason.NO_COLUMNS, fix, count=0)
     names = _factor_names(path, factors, header.columns.nlevels, is_bare=not of_index)
     fix = "rename one, or keep one: df.loc[:, ~df.columns.duplicated()]"
     counts = Counter(names).items()
@@ -152,7 +143,7 @@ def understand(path: Path, schema: pa.Schema) -> Layout:
     copies = tuple((found[0], found[1]) for found in chosen if len(found) > 1)
     clauses = [
         *_of_levels((dates, instruments), copies),
-        *(["the row number is left out"] if numbers or any(map(_is_row_number, levels)) else []),
+        *(["the row number is left out"] if numbers else []),
         *_of_factors(names, factors, header.columns.nlevels),
     ]
     by_name = dict(zip(names, (field.name for field in factors), strict=True))
@@ -264,7 +255,9 @@ def _is_doubled(found: list[Field]) -> bool:
 
 
 def _is_row_number(field: Field) -> bool:
-    return field.position is not None and not field.label and pa.types.is_integer(field.kind)
+    """Return True for an index without a name, also as another program writes it that knows no index."""
+    is_nameless = not field.label if field.position is not None else _ROW_NUMBER.fullmatch(field.name)
+    return bool(is_nameless) and pa.types.is_integer(field.kind)
 
 
 def _missing(name: str, levels: list[Field], columns: list[Field]) -> Failure:
@@ -297,27 +290,22 @@ def _factor_names(path: Path, factors: list[Field], nlevels: int, *, is_bare: bo
     if nlevels == 1:
         pairs = {field.parts[0] for field in factors if len(field.parts) == 2}
         is_nested = pairs == {FEATURE} and all(len(field.parts) == 2 for field in factors)
-        if (
-            is_bare and FEATURE in pairs and not is_nested
-        ):  # RD-Agent's file without pandas' description, and more
+        # RD-Agent's file without pandas' description, and more.
+        if is_bare and FEATURE in pairs and not is_nested:
             others = [field.name for field in factors if field.parts[0] != FEATURE or len(field.parts) != 2]
             fix = f"keep the columns of the group {FEATURE!r} alone: a label among the factors is look-ahead"
-            raise _refused(path, Reason.LAYOUT, fix, tuple(others))
+            raise refused(path, Reason.LAYOUT, fix, examples=tuple(others[:_EXAMPLES]))
         return [field.parts[1] if is_nested else _flat(field) for field in factors]
     groups = sorted({field.parts[0] for field in factors})
     if nlevels > 2 or groups != [FEATURE]:
         found = f"{nlevels} column levels, the first with {', '.join(groups[:3])}"
         fix = f"keep flat columns, or two levels of which the first is {FEATURE!r} throughout"
-        raise _refused(path, Reason.LAYOUT, fix, (found,))
+        raise refused(path, Reason.LAYOUT, fix, examples=(found,))
     return [field.parts[-1] for field in factors]
 
 
 def _flat(field: Field) -> str:
     return field.parts[0] if len(field.parts) == 1 else field.name
-
-
-def _refused(path: Path, reason: Reason, fix: str, examples: tuple[str, ...]) -> FactorFileError:
-    return FactorFileError(str(path), (Failure(reason, fix, examples=examples[:_EXAMPLES]),))
 
 
 # --- what was understood ---

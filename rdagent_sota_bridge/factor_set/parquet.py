@@ -18,7 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import PlainSerializer, PlainValidator
 
-from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason, SetChangedError
+from rdagent_sota_bridge.errors import (
+    Failure,
+    Reason,
+    SetChangedError,
+    refused,
+    shortened,
+)
 from rdagent_sota_bridge.factor_set import layout, time_zones
 from rdagent_sota_bridge.factor_set.layout import Field, Layout
 from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
@@ -169,20 +175,20 @@ class FactorFile:
         """
         values = self._read(self.layout.factors[column], column)
         if values.null_count == len(values):  # of whatever type
-            raise _refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(values))
+            raise refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(values))
         values = layout.as_numbers(values)
         if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
             fix = "convert it to numbers, or leave it out"
-            raise _refused(self.path, Reason.NOT_NUMERIC, fix, column, len(values), _examples(values))
+            raise refused(self.path, Reason.NOT_NUMERIC, fix, column, len(values), _examples(values))
         numbers = values.to_numpy()
         if np.isnan(numbers).all():
-            raise _refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(numbers))
+            raise refused(self.path, Reason.ALL_NAN, _EMPTY, column, len(numbers))
         infinite = np.flatnonzero(np.isinf(numbers))
         if len(infinite):
             label = "row {}".format if self.keys[0] is None else self.keys[0].label
             examples = tuple(label(row) for row in infinite[:_EXAMPLES])
             fix = "replace them: df.replace([np.inf, -np.inf], np.nan)"
-            raise _refused(self.path, Reason.INFINITE, fix, column, len(infinite), examples)
+            raise refused(self.path, Reason.INFINITE, fix, column, len(infinite), examples)
         return numbers
 
     def _read(self, field: str, column: str) -> pa.ChunkedArray:
@@ -282,7 +288,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         file = files.open_file(path)
     except OSError as error:
         fix = "make it a file that you may read (ls -l shows the rights), or name another one"
-        raise _refused(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None
+        raise refused(path, Reason.UNREADABLE, fix, examples=(_text(error),)) from None
     with file:
         before = os.fstat(file.fileno())
         yield file
@@ -290,7 +296,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         # Without the time of a change of the file's own record: a chmod or a new link spoils nothing.
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             fix = "wait until whatever writes the file has ended, then start again"
-            raise _refused(path, Reason.CHANGED, fix)
+            raise refused(path, Reason.CHANGED, fix)
 
 
 @contextmanager
@@ -305,7 +311,7 @@ def _damaged(path: Path, column: str | None = None) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise _refused(path, Reason.DAMAGED, "copy the file anew", column, examples=(_text(error),)) from None
+        raise refused(path, Reason.DAMAGED, "copy the file anew", column, examples=(_text(error),)) from None
 
 
 def _digest_of(path: Path, files: tuple[BinaryIO, ...]) -> str:
@@ -325,11 +331,11 @@ def _factor_file(path: Path, files: tuple[BinaryIO, ...]) -> FactorFile:
     # A part without rows may have other types: pandas knows none of no text.
     found = [(part, table) for part, table in found if table.metadata.num_rows]
     if not found:
-        raise _refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
+        raise refused(path, Reason.NO_ROWS, "name the set of a loop that produced factor values", count=0)
     schema = found[0][1].schema_arrow
     if others := [part.name for part, table in found if not table.schema_arrow.equals(schema)]:
         example = f"other columns or types in {others[0]} than in {found[0][0].name}"
-        raise _refused(path, Reason.PARTS, one_file(path), examples=(example,))
+        raise refused(path, Reason.PARTS, one_file(path), examples=(example,))
     return FactorFile(path, layout.understand(path, schema), files, tuple(table for _, table in found))
 
 
@@ -344,7 +350,7 @@ def _table(path: Path, file: BinaryIO) -> pq.ParquetFile:
         if head == b"PAR1":
             reason, example = Reason.DAMAGED, _text(error)
             fix = "copy the file anew: it begins as parquet and does not end as parquet"
-        raise _refused(path, reason, fix, examples=(example,)) from None
+        raise refused(path, reason, fix, examples=(example,)) from None
 
 
 def _encoded(level: pa.ChunkedArray) -> tuple[Any, Any]:
@@ -382,17 +388,6 @@ def _examples(values: pa.ChunkedArray) -> tuple[str, ...]:
     return tuple(repr(value) for value in values.slice(0, _EXAMPLES).to_pylist())
 
 
-def _refused(
-    path: Path,
-    reason: Reason,
-    fix: str,
-    column: str | None = None,
-    count: int | None = None,
-    examples: tuple[str, ...] = (),
-) -> FactorFileError:
-    return FactorFileError(str(path), (Failure(reason, fix, column, count, examples),))
-
-
 def _text(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200]
+    return shortened(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rdagent_sota_bridge.errors import FactorFileError, Failure, Reason
+from rdagent_sota_bridge.errors import FactorFileError, Reason, refused
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -22,14 +22,11 @@ def parts_of(path: Path) -> list[Path]:
         folders = tuple(part.name for part in found if part.is_dir())
     except OSError as error:
         fix = "make it a file or folder that you may read (ls -ld shows the rights), or name another one"
-        failure = Failure(Reason.UNREADABLE, fix, examples=(error.strerror or str(error),))
-        raise FactorFileError(str(path), (failure,)) from None
+        raise refused(path, Reason.UNREADABLE, fix, examples=(error.strerror or str(error),)) from None
     if folders:
-        failure = Failure(Reason.PARTS, one_file(path), examples=folders[:2])
-        raise FactorFileError(str(path), (failure,))
+        raise refused(path, Reason.PARTS, one_file(path), examples=folders[:2])
     if not found:
-        failure = Failure(Reason.NO_ROWS, "name a folder that holds parquet files, or a file", count=0)
-        raise FactorFileError(str(path), (failure,))
+        raise refused(path, Reason.NO_ROWS, "name a folder that holds parquet files, or a file", count=0)
     return found
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError
+from rdagent_sota_bridge.errors import SessionError, UntrustedSessionError, shortened
 from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
 from rdagent_sota_bridge.system.files import open_file
 
@@ -276,7 +276,7 @@ def load_logged(file: Path) -> Any:
         raise unreadable(file, error) from None
     except DAMAGE as error:
         raise SessionError(
-            f"The session can't be read: {type(error).__name__}: {_text(error)}",
+            f"The session can't be read: {type(error).__name__}: {shortened(error)}",
             str(file),
             f"if the file is cut off, name an earlier session file of that log, or {WORKSPACE_ITSELF}",
         ) from None
@@ -345,14 +345,10 @@ def unreadable(file: Path, error: OSError) -> SessionError:
 def unknown_form(file: Path, error: Exception) -> SessionError:
     """Return the error of a file that could be unpickled, and is no session."""
     return SessionError(
-        f"The file is no session of RD-Agent's, or of a form that is not known: {_text(error)}",
+        f"The file is no session of RD-Agent's, or of a form that is not known: {shortened(error)}",
         str(file),
         f"name the log folder of a run, the one that holds {SESSION_FOLDER}",
     )
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def trust() -> list[Any]:

@@ -37,6 +37,9 @@ _PLACE = (
     "The factor set can't be placed in the model's workspace",
     "make room, or make it writable, and resume",
 )
+GONE = ("The stored factor set can't be read any more", "resume the run; it writes the set's copy anew")
+"""For `failing_at`, where a run reads its set: what was removed by hand, or whose disk is gone."""
+
 _READ = ("The store can't be read", "make it readable, or set SOTA_STORE_PATH to another folder")
 _NAME = re.compile(r"\.?([0-9a-f]{64}\.sota)\..+")
 # What is written under a temporary name: a copy, what is laid aside for it, and an entry.
@@ -306,7 +309,7 @@ def _read(path: Path) -> tuple[Stored | None, str]:
         return Stored(**vars(entry), path=path, used=used, links=links), ""
     except FileNotFoundError:
         return None, f"{path} is there, and its entry {record.name} is missing"
-    except (OSError, ValueError, RecursionError) as error:  # the last for JSON that is nested deeply
+    except (OSError, ValueError) as error:
         return None, f"{record} does not say what {path.name} is ({type(error).__name__})"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from rdagent_sota_bridge.errors import ResultError
+from rdagent_sota_bridge.errors import ResultError, shortened
 from rdagent_sota_bridge.factor_set import safe_pickle
 
 _COLUMNS = ["return", "bench", "cost"]
@@ -61,7 +61,7 @@ def read(workspace: Path) -> Returns | None:
             if not pd.api.types.is_numeric_dtype(report[name]):
                 raise ValueError(f"its column {name} holds no numbers")
     except (OSError, pa.ArrowException, *safe_pickle.DAMAGE) as error:
-        trouble = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        trouble = shortened(f"{type(error).__name__}: {error}")
         fix = "copy the file anew, or leave the run out; its metrics stand in qlib_res.csv"
         raise ResultError(
             f"The daily returns of a back-test can't be read: {trouble}", str(file), fix

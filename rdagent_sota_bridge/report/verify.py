@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rdagent_sota_bridge.errors import FactorFileError, SessionError
+from rdagent_sota_bridge.errors import FactorFileError, SessionError, shortened
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
@@ -159,7 +159,7 @@ def _verify(loop: Loop) -> Verification:
     try:
         claim = _Claim.model_validate(loop.manifest)
     except ValidationError as error:
-        trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_one_line(error)}"
+        trouble = f"{MANIFEST_FILE} can't be read, or has a form that is not known: {_in_short(error)}"
         return replace(unknown, text=f"what it claims is not known: {trouble}", contradictions=(trouble,))
     unknown = replace(unknown, digest=claim.digest)
     if claim.from_cache:
@@ -183,7 +183,7 @@ def _without_claim(loop: Loop) -> tuple[State, str]:
     """Return what is shown of a loop that has no manifest."""
     record = loop.record
     if record is None and not loop.metrics:
-        return "not trained", _one_line(loop.failure)
+        return "not trained", _in_short(loop.failure)
     if loop.workspace is None:
         return "broken", "its workspace is gone, and with it all that could show what it was trained on"
     if record is None:
@@ -195,7 +195,7 @@ def _without_claim(loop: Loop) -> tuple[State, str]:
     if _HANDED_OVER not in _yaml(loop.workspace):
         return "none", f"claims no handed-over set; Qlib read a {FACTOR_FILE} of this run itself ({wide})"
     if not loop.metrics:
-        return "not trained", _one_line(loop.failure)
+        return "not trained", _in_short(loop.failure)
     return "broken", f"{CONFIG_FILE} names a set that was handed over, and no {MANIFEST_FILE} is beside it"
 
 
@@ -232,7 +232,7 @@ def _file(workspace: Path, claim: _Claim) -> Finding:
         columns = parquet.read_footer(file).columns
         digest = None if claim.stored is None else parquet.current_digest(file)
     except FactorFileError as error:
-        return False, f"its {FACTOR_FILE} can't be read: {_one_line(error.failures[0])}"
+        return False, f"its {FACTOR_FILE} can't be read: {_in_short(error.failures[0])}"
     if sorted(columns) != sorted(claim.mined):
         return False, f"its {FACTOR_FILE} has the columns {_few(columns)}, not {_few(claim.mined)}"
     if digest != claim.stored:
@@ -274,7 +274,7 @@ def _read_back(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Ite
     try:
         found = _ReadBack.model_validate(files.read_json(file))
     except (OSError, ValueError) as error:
-        yield False, f"{LOADED_FILE} can't be read: {_one_line(error)}"
+        yield False, f"{LOADED_FILE} can't be read: {_in_short(error)}"
         return
     columns = sorted(found.columns or ())
     claimed = claim.columns if claim.loaded is None else sorted(claim.loaded)
@@ -297,9 +297,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _one_line(text: object) -> str:
+def _in_short(text: object) -> str:
     if isinstance(text, ValidationError):  # the first thing that is wrong with a form
         first = text.errors()[0]
         entry, fact = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         text = f"{entry}: {fact}" if entry else fact
-    return " ".join(str(text).split())[:200]
+    return shortened(text)

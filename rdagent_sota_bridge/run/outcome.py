@@ -11,9 +11,6 @@ from rdagent_sota_bridge.factor_set import safe_pickle, sessions
 from rdagent_sota_bridge.report import history
 from rdagent_sota_bridge.run.job import MODELS, TITLES, Job
 
-_NONE = "none"
-_GONE = "what nobody knows, for its workspace is gone"
-
 
 def check(job: Job, name: str, log: Path) -> None:
     """Check that each model of a stage was trained on the job's set, or on none in a stage of RD-Agent's own.
@@ -28,21 +25,23 @@ def check(job: Job, name: str, log: Path) -> None:
         SessionError: if the stage left no session, or none that can be read.
     """
     digest = job.factor_set.digest if name == MODELS and job.factor_set is not None else ""
-    may_lack_it = not digest or without_factors(log) != ""
     found = [(loop, _digest(loop.manifest)) for loop in history.read_run(log).loops if loop.metrics]
-    misfits = [
-        f"loop {loop.number} on {has or _NONE if loop.workspace else _GONE}"
-        for loop, has in found
-        if has != digest and (has or not may_lack_it)
-    ]
+    misfits = [(loop, has) for loop, has in found if has != digest]
+    if not all(has for _, has in misfits) and without_factors(log):
+        misfits = [(loop, has) for loop, has in misfits if has]
     if misfits:
         raise JobError(
             f"The {TITLES[name]} was to train on {f'the set {digest}' if digest else 'no factor set'}, and "
-            f"its models' manifests say otherwise: {', '.join(misfits)}",
+            f"its models' manifests say otherwise: {', '.join(_misfit(*misfit) for misfit in misfits)}",
             str(log),
             "begin a new job with --new, once nothing gives RD-Agent other factors (a wrapper around "
             "`rdagent`, a fork's own code)",
         )
+
+
+def _misfit(loop: history.Loop, has: str) -> str:
+    known = has or "none" if loop.workspace else "what nobody knows, for its workspace is gone"
+    return f"loop {loop.number} on {known}"
 
 
 def without_factors(log: Path) -> str:

@@ -32,6 +32,7 @@ from rdagent_sota_bridge.errors import (
     RemoteRefusedError,
     RemoteUnavailableError,
     one_line,
+    shortened,
 )
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Fetch, Located, Origin
@@ -211,7 +212,7 @@ def _taken(thing: Remote, identity: str, manifest: SetManifest | None, part: Pat
             files.flush(content)
     except pa.ArrowException as error:
         raise RemoteError(
-            f"What the URL gives is no whole parquet file ({' '.join(str(error).split())[:200]})",
+            f"What the URL gives is no whole parquet file ({shortened(error)})",
             thing.shown,
             "correct the URL, or look at what the server gives for it: a page, or half of the file?",
         ) from None
