@@ -13,6 +13,7 @@ import pytest
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.settings import REMOVED, STAGE, Settings
+from rdagent_sota_bridge.system import cache
 from tests import seams
 from tests.forking import Forks
 
@@ -108,3 +109,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 _MISSING_PYTHON = re.compile(r"PYTHON [0-9.]+ IS NOT ON THIS MACHINE")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Start in an empty folder, with an empty cache that keeps what is found in files just written too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
+    return tmp_path

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
+
+
+@contextmanager
+def living(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run code, which prints nothing, in a process that then lives for the length of the block."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", f"{code}\nprint('done', flush=True)\ninput()"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        yield process
+        process.kill()
 
 
 def kill_session(leader: int) -> None:

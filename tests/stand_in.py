@@ -19,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs, seams
 from tests.frames import factor_frame, write
@@ -270,3 +272,15 @@ def listen_to_signals() -> None:
 def kill(process: subprocess.Popen[Any], number: int = signal.SIGKILL) -> None:
     """Send a signal to that process alone."""
     os.kill(process.pid, number)
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the sessions that the stand-in leaves."""
+    return write_templates(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, templates: Path) -> Project:
+    """Return a project of two factor loops and two model loops."""
+    return make_project(tmp_path, templates)

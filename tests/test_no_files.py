@@ -49,15 +49,11 @@ def nothing_waits(asked: dry_run.DryRun) -> Iterator[None]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dry_run.DryRun) -> Path:
-    """Start in an empty folder, with an empty cache that keeps what is found in files just written too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
-    # The machine has tests of its own.
+def project(project: Path, monkeypatch: pytest.MonkeyPatch, asked: dry_run.DryRun) -> Path:
+    """Start in an empty folder, on a machine that has tests of its own."""
     monkeypatch.setattr(doctor, "lines", lambda size, place, look=None: [])
     monkeypatch.setattr(doctor, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
-    return tmp_path
+    return project
 
 
 def command(*arguments: object) -> tuple[int, str]:

@@ -81,15 +81,6 @@ def dumped(value: Any) -> str:
     return "[" * depth + json.dumps(value) + "]" * depth
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start in an empty folder, with an empty cache that keeps what is found in files just written too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
-    return tmp_path
-
-
 # --- the cache ---
 
 

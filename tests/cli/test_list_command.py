@@ -17,7 +17,6 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.cli.list import SORT_FIELDS
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.system import cache
 from tests import logs
 from tests.frames import INSTRUMENTS, factor_frame, nested, write
 
@@ -50,15 +49,6 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     """Return what is listed in the current folder, as JSON without NaN."""
     found: list[dict[str, Any]] = json.loads(command("--json", *arguments).stdout, parse_constant=pytest.fail)
     return found
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start in an empty folder, with an empty cache that keeps what is found in files just written too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_COARSE_CLOCK", -(10**12))
-    return tmp_path
 
 
 @pytest.fixture

@@ -17,19 +17,7 @@ from tests.frames import factor_frame, write
 from tests.processes import is_alive
 from tests.stand_in import Project, kill, wait_until
 
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the sessions that the stand-in leaves."""
-    return stand_in.write_templates(tmp_path_factory.mktemp("templates"))
-
-
-@pytest.fixture
-def project(tmp_path: Path, templates: Path) -> Project:
-    """Return a project of two factor loops and two model loops."""
-    return stand_in.make_project(tmp_path, templates)
-
-
+templates, project = stand_in.templates, stand_in.project
 LOOPS = ("--factor-loops", "2", "--model-loops", "2")
 
 

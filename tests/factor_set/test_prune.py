@@ -17,6 +17,7 @@ from rdagent_sota_bridge.errors import StoreError
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.prune import prune
 from tests.frames import assert_survives_pickling, public_folder, without_privileges
+from tests.processes import living
 from tests.stored import (
     days_ago,
     digest_of,
@@ -194,15 +195,9 @@ from pathlib import Path
 from rdagent_sota_bridge.factor_set import store
 sources = tuple((Path(path), digest) for path, digest in {sources!r})
 store.keep(store.Wanted({wanted.digest!r}, {wanted.columns!r}, sources), Path({str(place)!r}))
-print("kept", flush=True)
-input()
 """
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "kept\n"
+    with living(code) as process:
         yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests import stand_in
 from tests.stand_in import Project
 
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the sessions that the stand-in leaves."""
-    return stand_in.write_templates(tmp_path_factory.mktemp("templates"))
-
-
-@pytest.fixture
-def project(tmp_path: Path, templates: Path) -> Project:
-    """Return a project of two factor loops and two model loops."""
-    return stand_in.make_project(tmp_path, templates)
-
-
+templates, project = stand_in.templates, stand_in.project
 LOOPS = ("--factor-loops", "2", "--model-loops", "2")
 OTHER = f"sha256:{'0' * 64}"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,6 +13,7 @@ from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import RESULT_FILE
 from rdagent_sota_bridge.sharing import fetch, fetched
 from tests import servers, storage
+from tests.processes import living
 from tests.sharing.test_fetch import get, left, serve
 from tests.storage import Bucket
 
@@ -59,16 +58,10 @@ if {named == "a URL"}:
     fetch.fetch({url!r}, place, print)
 else:
     store.keep(store.Wanted({digest!r}, ("momentum", "turnover"), ((path, {digest!r}),)), place)
-print("", flush=True)
-input()
 """
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "\n"
+    with living(code):
         old, others, used = fetched.prune(place, now, dry_run=False)
         assert (old, others, [copy.path for copy in used]) == ([], [], [path])
-        process.kill()
     assert path.exists()
     copies, _, used = fetched.prune(place, now, dry_run=False)
     assert ([copy.path for copy in copies], used, path.exists()) == ([path], [], False)
