@@ -48,7 +48,8 @@ def with_model_module(text: str, module: str) -> str:
     model = _at(_parse(text), "task", "model")
     named, path = _at(model, "class"), _at(model, "module_path")
     if named is None or path is None or (named.value, path.value) not in (NETWORK, (NETWORK[0], module)):
-        raise ValueError(f"the model is {'of no class' if named is None else named.value}")
+        known = ".".join(node.value for node in (path, named) if node is not None)
+        raise ValueError(f"the model is {known or 'of no class'}")
     return f"{text[: path.start_mark.index]}{module}{text[path.end_mark.index :]}"
 
 
