@@ -177,9 +177,8 @@ class FigureGround:
         if self._label_there is None or not np.array_equal(there, self._label_there):
             # Most factors have the same cells, and the ranks of the label cost as much as those of a factor.
             self._label_there, self._label_ranks = there, _ranks(self._label, there)
-        daily = daily_correlation(_ranks(factor, there), self._label_ranks)[
-            there.sum(axis=1) >= _LEAST_INSTRUMENTS
-        ].dropna()
+        daily = (_ranks(factor, there) * self._label_ranks).sum(axis=1).clip(-1.0, 1.0)
+        daily = daily[(there.sum(axis=1) >= _LEAST_INSTRUMENTS) & ~np.isnan(daily)]
         return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)
 
 
@@ -197,9 +196,16 @@ def _is_wide(values: Any, used: Any, low: float, high: float) -> bool:
         return all(np.count_nonzero(part & used) < half for part in parts)
 
 
-def _ranks(values: Any, there: Any) -> pd.DataFrame:
+def _ranks(values: Any, there: Any) -> Any:
+    """Return the ranks of each day (row), with mean 0 and length 1, so that a product is a correlation.
+
+    0 where a value is not there; NaN on a day without spread.
+    """
     # Not `DataFrame.where`, which looks at each of thousands of columns.
-    return pd.DataFrame(np.where(there, values, np.nan)).rank(axis=1)
+    ranks = pd.DataFrame(np.where(there, values, np.nan)).rank(axis=1).to_numpy()
+    ranks = np.where(there, ranks - (there.sum(axis=1, keepdims=True) + 1) / 2, 0.0)
+    with np.errstate(invalid="ignore"):
+        return ranks / np.sqrt((ranks * ranks).sum(axis=1, keepdims=True))
 
 
 def _rows_of(panel: Panel, dates: Any) -> Any:
