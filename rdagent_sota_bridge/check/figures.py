@@ -10,6 +10,7 @@ import pandas as pd
 
 from rdagent_sota_bridge.factor_set.panel import Panel
 from rdagent_sota_bridge.qlib_files import label
+from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, inside
 
@@ -40,8 +41,9 @@ class FactorFigures:
         rank_ic: Mean daily rank IC against Qlib's label in the test segment; None where it is not known.
         rank_ic_days: The days that mean is of.
         spread: Median absolute deviation of the training values in the market, as Qlib's RobustZScoreNorm
-            takes it; None where there is no such value.
-        share_of_median: The share of those values that equal their median.
+            takes it; from the sample's, where it is known not to be under `LEAST_SPREAD`. None where there
+            is no such value.
+        share_of_median: The share of those values, or of the sample's, that equal their median.
     """
 
     coverage: dict[str, float | None]
@@ -112,6 +114,9 @@ class FigureGround:
             self._ic_places += panel.instrument_codes[self._ic_rows]
             self._label = label.values(market.folder, task.label, positions[dates], panel.instruments)
         self.filled = self._shares(self._member)
+        self._train = self._rows.get("train", slice(0, 0))  # a fork may say it at the training alone
+        trained = slice(*np.searchsorted(self.sample, [self._train.start, self._train.stop]))
+        self._train_sample = self.sample[trained][self._member[self.sample[trained]]]
 
     def _shares(self, marked: Any) -> dict[str, float | None]:
         """Return by segment which share of the market's cells is marked; None without a cell."""
@@ -123,6 +128,7 @@ class FigureGround:
     def take(self, values: Any) -> FactorFigures:
         """Return the figures of one factor's values: float64, (rows,), at least one of them a number."""
         there, starts = ~np.isnan(values), self._panel.starts
+        used = there & self._member
         number = int(np.count_nonzero(there))
         sample = values[self.sample]
         sample = sample[~np.isnan(sample)]
@@ -133,10 +139,11 @@ class FigureGround:
         counted = np.add.reduceat(there, starts, dtype=np.int64) > 1
         as_good_as_none = _NO_SPREAD * (deviation or high - low)
         with np.errstate(invalid="ignore"):
-            beyond = np.count_nonzero(np.abs(values - middle) > EXTREME * deviation)
+            beyond = np.count_nonzero(values > middle + EXTREME * deviation)
+            beyond += np.count_nonzero(values < middle - EXTREME * deviation)
         rank_ic, rank_ic_days = self._rank_ic(values)
         return FactorFigures(
-            coverage=self._shares(there & self._member),
+            coverage=self._shares(used),
             missing=1 - number / len(values),
             constant_days=int(np.count_nonzero(counted & (highs - lows <= as_good_as_none))),
             days=int(np.count_nonzero(counted)),
@@ -145,16 +152,19 @@ class FigureGround:
             high=high,
             rank_ic=rank_ic,
             rank_ic_days=rank_ic_days,
-            **self._training_spread(values),
+            **self._training_spread(values, used),
         )
 
-    def _training_spread(self, values: Any) -> dict[str, Any]:
-        rows = self._rows.get("train", slice(0, 0))  # a fork may say it at the training alone
-        trained = values[rows][self._member[rows] & ~np.isnan(values[rows])]
-        if not len(trained):
+    def _training_spread(self, values: Any, used: Any) -> dict[str, Any]:
+        trained, used = values[self._train], used[self._train]
+        found = values[self._train_sample]
+        found = found[~np.isnan(found)]
+        if not len(found) or not _is_wide(trained, used, *np.quantile(found, [1 / 3, 2 / 3])):
+            found = trained[used]
+        if not len(found):
             return {}
-        distances = np.abs(trained - np.median(trained))
-        share = np.count_nonzero(distances == 0) / len(trained)
+        distances = np.abs(found - np.median(found))
+        share = np.count_nonzero(distances == 0) / len(found)
         return {"spread": float(np.median(distances)), "share_of_median": share}
 
     def _rank_ic(self, values: Any) -> tuple[float | None, int]:
@@ -167,14 +177,35 @@ class FigureGround:
         if self._label_there is None or not np.array_equal(there, self._label_there):
             # Most factors have the same cells, and the ranks of the label cost as much as those of a factor.
             self._label_there, self._label_ranks = there, _ranks(self._label, there)
-        daily = daily_correlation(_ranks(factor, there), self._label_ranks)[
-            there.sum(axis=1) >= _LEAST_INSTRUMENTS
-        ].dropna()
+        daily = (_ranks(factor, there) * self._label_ranks).sum(axis=1).clip(-1.0, 1.0)
+        daily = daily[(there.sum(axis=1) >= _LEAST_INSTRUMENTS) & ~np.isnan(daily)]
         return (float(daily.mean()), len(daily)) if len(daily) else (None, 0)
 
 
-def _ranks(values: Any, there: Any) -> pd.DataFrame:
-    return pd.DataFrame(values).where(there).rank(axis=1)
+def _is_wide(values: Any, used: Any, low: float, high: float) -> bool:
+    """Return True only where the median absolute deviation of the used values is not under `LEAST_SPREAD`.
+
+    Counts them, in a fraction of a median's time. Where fewer than half are up to `low` and a bit, and fewer
+    than half from `high` less a bit on, what is within a bit of the median lies between `low` and `high`; and
+    where that is fewer than half, the half that is farther away is farther than the bit.
+    """
+    bit = 2 * LEAST_SPREAD  # twice, for what rounding takes of it
+    half = np.count_nonzero(used) / 2
+    with np.errstate(invalid="ignore"):
+        parts = (values <= low + bit, values >= high - bit, (values > low) & (values < high))
+        return all(np.count_nonzero(part & used) < half for part in parts)
+
+
+def _ranks(values: Any, there: Any) -> Any:
+    """Return the ranks of each day (row), with mean 0 and length 1, so that a product is a correlation.
+
+    0 where a value is not there; NaN on a day without spread.
+    """
+    # Not `DataFrame.where`, which looks at each of thousands of columns.
+    ranks = pd.DataFrame(np.where(there, values, np.nan)).rank(axis=1).to_numpy()
+    ranks = np.where(there, ranks - (there.sum(axis=1, keepdims=True) + 1) / 2, 0.0)
+    with np.errstate(invalid="ignore"):
+        return ranks / np.sqrt((ranks * ranks).sum(axis=1, keepdims=True))
 
 
 def _rows_of(panel: Panel, dates: Any) -> Any:

@@ -249,7 +249,7 @@ def nested_columns(columns: Sequence[str]) -> pd.MultiIndex:
 
 def days_of(file: Path) -> pd.DatetimeIndex:
     """Return the day of each row of a file in normal form."""
-    return pd.DatetimeIndex(pq.read_table(file, columns=[DATETIME]).column(0).to_pandas()).normalize()
+    return pd.DatetimeIndex(pq.ParquetFile(file).read(columns=[DATETIME]).column(0).to_pandas()).normalize()
 
 
 def complete_rows(file: Path) -> Any:

@@ -263,7 +263,7 @@ def content_digest(file: BinaryIO) -> str:
     """Return `sha256:` and the digest of an open file's bytes."""
     digest = hashlib.sha256()
     file.seek(0)
-    while block := file.read(1 << 22):
+    while block := file.read(1 << 20):
         digest.update(block)
     file.seek(0)
     return f"sha256:{digest.hexdigest()}"

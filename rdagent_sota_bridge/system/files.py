@@ -131,7 +131,7 @@ def put(source: Path, new: Path, *, link: bool) -> How:
     with open_file(source) as original, new.open("xb") as file:
         cloned = _clone(original, file)
         if not cloned and not link:
-            shutil.copyfileobj(original, file, 1 << 22)
+            shutil.copyfileobj(original, file, 1 << 20)
         flush(file)
     if cloned or not link:
         return "clone" if cloned else "copy"

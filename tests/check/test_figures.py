@@ -15,6 +15,7 @@ import pytest
 from rdagent_sota_bridge.check import figures
 from rdagent_sota_bridge.check.figures import FactorFigures, FigureGround
 from rdagent_sota_bridge.factor_set import panel
+from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from tests.frames import factor_frame, write, write_prices
@@ -311,6 +312,27 @@ def test_the_training_spread(tmp_path: Path, scale: float) -> None:
     nowhere = (pd.Timestamp("2030-01-01"), pd.Timestamp("2030-12-31"))
     _, found = looked_at(frame, tmp_path, at, task(train=nowhere))
     assert (found["full"].spread, found["full"].share_of_median) == (None, 0.0)
+
+
+@pytest.mark.parametrize("width", [0.0, 3e-12, 1.0])
+@pytest.mark.parametrize("middle", [-900.0, 0.0, 30.0, 900.0])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_training_values_that_the_sample_does_not_show(
+    tmp_path: Path, share: float, middle: float, width: float
+) -> None:
+    """Too little spread is found on all training values, wherever they lie beside those of sampled days."""
+    frame = factor_frame(["a"], days=CALENDAR, instruments=CODES)
+    random, days = np.random.default_rng(5), frame.index.get_level_values(0)
+    alike = (random.random(len(frame)) < share) & (days != CALENDAR[5])
+    frame["a"] = np.where(alike, middle + width * random.standard_normal(len(frame)), frame["a"])
+    held = frame["a"][(days >= SEGMENTS["train"][0]) & (days <= SEGMENTS["train"][1])]
+    exact = (held - held.median()).abs().median()
+    figure = spread(frame, tmp_path, [5])
+    assert figure.spread is not None
+    assert (figure.spread < LEAST_SPREAD) == (exact < LEAST_SPREAD)
+    if exact < LEAST_SPREAD:
+        assert figure.spread == pytest.approx(exact, rel=1e-9, abs=0)
+        assert figure.share_of_median == pytest.approx((held == held.median()).mean())
 
 
 @pytest.mark.parametrize("kind", ["constant", "mostly zero", "no sampled value", "mostly one value"])
