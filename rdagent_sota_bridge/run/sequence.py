@@ -213,9 +213,8 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
         if process.returncode == _USAGE and job.options.passed_on:  # which a job that is resumed keeps
             options = shlex.join(job.options.passed_on)
             fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
-        own = log / LATEST_LOG  # where another's file has the usual place
-        text_log = own if own.exists() else log.with_name(LATEST_LOG)
-        where = f"{log}; its last lines stand above, and in {text_log}"
+        text_log = log / LATEST_LOG
+        where = f"{log}; its last lines stand above{f', and in {text_log}' * text_log.exists()}"
         raise JobError(f"The {title} ended with status {process.returncode}", where, fix)
     finished = progress.finished_loops(log)
     if finished < loops:

@@ -80,7 +80,8 @@ def environment(
     variables = {"LOG_TRACE_PATH": str(log)}
     if not environ.get("CONDA_DEFAULT_ENV"):
         variables["CONDA_DEFAULT_ENV"] = NO_CONDA
-    given = {"settings": settings, "variables": variables}
+    # After a job `log/latest.log` is that of the models with the factors.
+    given = {"settings": settings, "variables": variables, "keeps_latest_log": stage.name == BASELINE}
     # RD-Agent's settings take a name in any case, and one that were left out would come back from `.env`.
     same = {name: variables.get(name.upper(), value) for name, value in environ.items()}
     return same | variables | {"PYTHONUNBUFFERED": "1", STAGE: json.dumps(given)}
