@@ -197,16 +197,19 @@ def run_command(
 ) -> None:
     """Mine factors, check them, train models on what was accepted, and report. Can be stopped and resumed.
 
-    Runs `rdagent fin_factor` and `rdagent fin_model`. Options that are not listed are passed to both of them.
+    Runs `rdagent fin_factor` and `rdagent fin_model`. Options of theirs are passed to both of them.
     """
     from rdagent_sota_bridge.cli import run
-    from rdagent_sota_bridge.run.job import Options
+    from rdagent_sota_bridge.run import stages
+    from rdagent_sota_bridge.run.job import FACTORS, MODELS, Options
 
     for name, value in (("--from-log", from_log), ("--all-duration", all_duration)):
         if value is not None and not value.strip():
             place = f"option {name}; is a variable in it not set?"
             raise JobError(f"{name} is empty", place, "fill it, or leave it out")
     passed_on = tuple(context.args)
+    own = [name for option in context.command.params for name in option.opts]
+    stages.check_options(passed_on, own, (MODELS,) if from_log else (FACTORS, MODELS))
     asked = Options(factor_loops, model_loops, baseline, all_duration or "", from_log or "", passed_on)
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 

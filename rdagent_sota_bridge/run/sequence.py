@@ -36,7 +36,7 @@ _SAVE_SECONDS = 15.0
 """How often the time used is written into the state, so that a kill loses no more of it."""
 
 _USAGE = 2
-"""RD-Agent's status for a command line that it does not understand (typer's)."""
+"""RD-Agent's status for a command line that it does not understand (typer's), before its first step."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +208,21 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
                 raise
     finally:
         job = watch.save()
+    if process.returncode == _USAGE and not progress.steps_done(log):
+        job.file.unlink()  # it would keep its options
+        mined = job.log(FACTORS) if name != FACTORS else None
+        raise JobError(
+            f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}",
+            "what it says stands above",
+            "begin again without what it does not take; no job is left"
+            + (
+                ""
+                if mined is None
+                else f", but the factors: --from-log {shlex.quote(os.path.relpath(mined))}"
+            ),
+        )
     if process.returncode != 0:
         fix = f"fix what they say, and resume: {job.resume_command}"
-        if process.returncode == _USAGE and job.options.passed_on:  # which a job that is resumed keeps
-            options = shlex.join(job.options.passed_on)
-            fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
         text_log = log / LATEST_LOG
         where = f"{log}; its last lines stand above{f', and in {text_log}' * text_log.exists()}"
         raise JobError(f"The {title} ended with status {process.returncode}", where, fix)

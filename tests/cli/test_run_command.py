@@ -280,6 +280,12 @@ def test_time_shares(project: Project) -> None:
         (("--all-duration", " "), "--all-duration is empty"),
         (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
         (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
+        (("--factor-loop", "3"), "takes --factor-loop\n"),
+        (("--factor-loop", "3"), "did you mean --factor-loops or --model-loops?"),
+        (("--step_n", "2", "--step_m=1", "--new"), "did you mean --step-n?"),
+        (("--from-log", "latest", "-factor_loops", "3"), "`rdagent fin_model` takes -factor_loops\n"),
+        (("-C", "--colour", "red"), "leave it out; `rdagent-sota run --help` and"),
+        (("--step-n", "-1", "10"), "takes 10\n"),
     ],
 )
 def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, ...], fact: str) -> None:
@@ -331,12 +337,25 @@ def test_no_time_for_a_model(project: Project) -> None:
     assert len(project.calls) == 2
 
 
-def test_an_option_that_rdagent_does_not_take(project: Project) -> None:
-    """A job keeps its options, so that a wrong one is put right by a new job alone."""
-    project.trouble("fin_factor", 0, "direct_exp_gen", "ends", status=2)
-    status, output = project.run(*LOOPS, "--factor-loop", "3")
+@pytest.mark.parametrize("command", ["fin_factor", "fin_model"])
+def test_a_usage_error_leaves_no_job(project: Project, command: str) -> None:
+    """A job would keep the wrong option: the next command begins anew, and needs no --new."""
+    project.trouble(command, 0, "direct_exp_gen", "ends", status=2)
+    status, output = project.run(*LOOPS, "--step-n", "three")
     assert status == 1
-    assert "begin a new job without what RD-Agent does not take: --new (was --factor-loop 3)" in output
+    assert "out of paper" in output, "what the stage says itself"
+    assert f"stage: {command} --loop-n 2 --step-n three" in output.split("out of paper")[1]
+    assert list(project.log_dir.glob("*.json")) == []
+    mined = min(project.log_dir.glob("*/__session__")).parent
+    assert (f"the factors: --from-log log/{mined.name}" in output) == (command == "fin_model")
+    assert project.run(*LOOPS)[0] == 0
+
+
+def test_a_resumed_stage_that_ends_with_that_status(project: Project) -> None:
+    """Loops that are done are not given up for it."""
+    project.trouble("fin_factor", 1, "coding", "ends", status=2)
+    assert project.run(*LOOPS)[0] == 1
+    resume(project)
 
 
 def test_letters_that_the_output_has_no_bytes_for(project: Project) -> None:
