@@ -118,7 +118,10 @@ def check_command(
 
 @app.command(name="verify")
 def verify_command(
-    log: Annotated[str, typer.Argument(help=f"A log folder, {_or_latest('with models')}")],
+    log: Annotated[
+        str | None,
+        typer.Argument(help=f"A log folder, {_or_latest('with models')} Left out: the newest job's models."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify what a run's models were trained on: status 0 if all that claim factors have them, else 1."""
@@ -147,8 +150,12 @@ def push_command(
 @app.command(name="report")
 def report_command(
     logs: Annotated[
-        Logs, typer.Argument(metavar="LOG...", help=f"Log folders, {_or_latest('of any command')}")
-    ],
+        Logs | None,
+        typer.Argument(
+            metavar="[LOG]...",
+            help=f"Log folders, {_or_latest('of any command')} Left out: the newest job's.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file; report.html if left out."),
@@ -158,7 +165,7 @@ def report_command(
     """Show runs side by side on one page: models, factors, and proof. Needs no network to read."""
     from rdagent_sota_bridge.cli import report
 
-    report.run(logs, output, as_json)
+    report.run(logs or [], output, as_json)
 
 
 @app.command(
