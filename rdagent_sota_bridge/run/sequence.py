@@ -219,19 +219,13 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
                 raise
     finally:
         job = watch.save()
-    if process.returncode == _USAGE and not progress.steps_done(log):
+    if process.returncode == _USAGE and name != BASELINE and not progress.steps_done(log):
         job.file.unlink()  # it would keep its options
-        mined = job.log(FACTORS) if name != FACTORS else None
-        raise JobError(
-            f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}",
-            "what it says stands above",
-            "begin again without what it does not take; no job is left"
-            + (
-                ""
-                if mined is None
-                else f", but the factors: --from-log {shlex.quote(os.path.relpath(mined))}"
-            ),
-        )
+        fact = f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}"
+        fix = "begin again without what it does not take; no job is left"
+        if name != FACTORS and (mined := job.log(FACTORS)) is not None:
+            fix += f", but the factors: --from-log {shlex.quote(os.path.relpath(mined))}"
+        raise JobError(fact, "what it says stands above", fix)
     if process.returncode != 0:
         fix = f"fix what they say, and resume: {job.resume_command}"
         text_log = log / LATEST_LOG

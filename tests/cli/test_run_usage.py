@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests import stand_in
@@ -57,6 +59,20 @@ def test_a_usage_error_leaves_no_job(project: Project, command: str) -> None:
     mined = min(project.log_dir.glob("*/__session__")).parent
     assert (f"the factors: --from-log log/{mined.name}" in output) == (command == "fin_model")
     assert project.run(*LOOPS)[0] == 0
+
+
+def test_a_baseline_that_ends_with_that_status(project: Project) -> None:
+    """The models are trained: their job is kept."""
+    assert project.run("--factor-loops", "2", "--model-loops", "1", "--baseline")[0] == 0
+    state = project.state
+    state["stages"][-1] |= {"state": "waiting", "log": ""}
+    (file,) = project.log_dir.glob("*_run.json")
+    file.write_text(json.dumps(state | {"end": ""}))
+    project.trouble("fin_model", 0, "direct_exp_gen", "ends", status=2)
+    status, output = project.run("--resume")
+    assert status == 1
+    assert "The baseline stage ended with status 2" in output
+    assert file.exists()
 
 
 def test_a_resumed_stage_that_ends_with_that_status(project: Project) -> None:
