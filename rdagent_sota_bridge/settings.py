@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -220,19 +220,21 @@ NAMES = tuple(str(field.validation_alias) for field in Settings.model_fields.val
 """The variables, in the order of the table."""
 
 
-def stage_of_job() -> Mapping[str, dict[str, str]]:
+def stage_of_job() -> Mapping[str, Any]:
     """Return what `rdagent-sota run` gave to the stage that this process belongs to; empty in no stage.
 
     `settings` holds all of ours, and wins over the environment: RD-Agent, or a fork of it, may load a `.env`
-    over that. `variables` holds RD-Agent's own, which `bridge.stage` compares.
+    over that. `variables` holds RD-Agent's own, which `bridge.stage` compares. With `keeps_latest_log` the
+    stage leaves `log/latest.log` to the one before.
     """
-    given: dict[str, dict[str, str]] = json.loads(os.environ.get(STAGE, "{}"))
+    given: dict[str, Any] = json.loads(os.environ.get(STAGE, "{}"))
     return given
 
 
 def _asked() -> Mapping[str, str]:
     """Return the variables by their names: those of the stage, else those of the environment."""
-    return stage_of_job().get("settings", os.environ)
+    asked: Mapping[str, str] = stage_of_job().get("settings", os.environ)
+    return asked
 
 
 def read_settings() -> Settings:

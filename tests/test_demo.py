@@ -226,6 +226,18 @@ def test_the_demo_ends_well_though_it_is_killed_three_times(
     ]
     assert [manifest["factor_set"]["digest"] for manifest in manifests] == [chosen.digest] * 2
 
+    texts = [Path(log, "latest.log").read_text() for log in logs]
+    # The factor stage was killed and resumed in its folder: all of it is there.
+    assert "Start Loop 0, Step 0: direct_exp_gen" in texts[0]
+    assert "Start Loop 1, Step 4: record" in texts[0]
+    assert "SOTA factors used" in texts[1]
+    heads = [text.splitlines()[0].rpartition(" ")[2] for text in texts]
+    assert heads == logs
+    latest = (done.file.parent / "latest.log").read_text()
+    assert latest.splitlines()[0] == texts[1].splitlines()[0], "the model stage's"
+
+    ended = (folder / "run.txt").read_text().partition("The job is finished: ")[2]
+    assert "2 model loops: 2 claim factors, 2 shown to have them\n" in ended
     report = job.report_file(done)
     assert str(report) in out
     assert 4_000_000 < report.stat().st_size < 8_000_000

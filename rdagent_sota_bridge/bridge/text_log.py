@@ -1,4 +1,4 @@
-"""`log/latest.log`: what RD-Agent logs, as plain text (RD-Agent writes only pickles)."""
+"""`log/latest.log`, and one in each run's folder: what RD-Agent logs, as text (it writes only pickles)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, one_line
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
+from rdagent_sota_bridge.settings import stage_of_job
 from rdagent_sota_bridge.system.files import open_file
 
 _MARK = "# rdagent-sota-bridge: text log of "  # begins the file, and the run's folder ends the line
 # What a line of a release before the mark begins with, and the module that it names.
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| [A-Z]+ *\| (\S*?):")
-# The folder of the run that began the file: the run's processes add to it, the next run starts it anew.
+# The folder of the run that began `log/latest.log`: its processes add to it, the next run starts it anew.
 _VARIABLE = "_RDAGENT_SOTA_LATEST_LOG"
 _COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # RD-Agent logs its settings whole. A text log is what people send to each other.
@@ -51,46 +52,59 @@ _BUFFER_LIMIT = 10_000
 
 
 class _TextLog:
-    """The text log of this process: lines wait in a buffer until the run has a folder."""
+    """The text logs of this process: lines wait in a buffer until the run has a folder."""
 
     def __init__(self) -> None:
         self.is_on = False  # the seam is applied; with the runner class alone there is no text log
         self.waiting: list[str] = []
-        self.file: Path | None = None
-        self.is_broken = False
+        self.has_begun = False
+        self.files: list[Path] = []
         self.is_inside_line = False
 
     def start(self, run_folder: Path, *, anew: bool) -> None:
-        """Begin to write beside a run's folder, once a process; anew where the run has not begun yet."""
-        if self.file is not None or self.is_broken:
+        """Begin to write, once a process: into the run's folder, where all stays, and into the usual file.
+
+        Args:
+            run_folder: The run's log folder.
+            anew: True to empty the usual file, which is beside that folder, where the run has not begun yet.
+        """
+        if self.has_begun:
             return
+        self.has_begun = True
         run_folder = run_folder.absolute()
-        usual = self.file = run_folder.parent / LATEST_LOG
+        own, usual = run_folder / LATEST_LOG, run_folder.parent / LATEST_LOG
         begun = os.environ.get(_VARIABLE)
         is_of_run = begun is not None and (
             begun == str(run_folder) or multiprocessing.parent_process() is not None
         )
-        try:
-            if not _is_ours(usual):
-                self.file = run_folder / LATEST_LOG
-                if not _is_ours(self.file):
-                    raise FileExistsError(errno.EEXIST, "it is there, and no text log of this package")
-                if not is_of_run:
-                    sys.stderr.write(
-                        f"rdagent-sota-bridge: {one_line(str(usual))} is not known as this package's, and "
-                        f"stays as it is; the text log of this run is {one_line(str(self.file))}\n"
-                    )
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            begins = anew and not is_of_run
-            with self.file.open("wb" if begins else "ab") as file:
-                if file.tell() == 0:
-                    file.write(f"{_MARK}{run_folder}\n".encode("utf-8", "replace"))
-            if begins:
-                os.environ[_VARIABLE] = str(run_folder)
-        except OSError as error:
-            self._give_up(error)
+        begins = anew and not is_of_run
+        self._open(own, run_folder, "ab")
+        if stage_of_job().get("keeps_latest_log"):
+            pass
+        elif _is_ours(usual):
+            self._open(usual, run_folder, "wb" if begins else "ab")
+        elif self.files and not is_of_run:
+            sys.stderr.write(
+                f"rdagent-sota-bridge: {one_line(str(usual))} is not known as this package's, and "
+                f"stays as it is; the text log of this run is {one_line(str(own))}\n"
+            )
+        if begins:
+            os.environ[_VARIABLE] = str(run_folder)
         waiting, self.waiting = self.waiting, []
         self._write("".join(waiting))
+
+    def _open(self, file: Path, run_folder: Path, mode: Literal["ab", "wb"]) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_ours(file):
+                raise FileExistsError(errno.EEXIST, "it is there, and no text log of this package")
+            with file.open(mode) as content:
+                if content.tell() == 0:
+                    content.write(f"{_MARK}{run_folder}\n".encode("utf-8", "replace"))
+        except OSError as error:
+            self._give_up(file, error)
+        else:
+            self.files.append(file)
 
     def add(self, text: str, *, whole_line: bool) -> None:
         """Add text without colour codes and secrets; whole lines begin on a line of their own."""
@@ -102,25 +116,24 @@ class _TextLog:
         if not text:
             return
         self.is_inside_line = not text.endswith("\n")
-        if self.file is None and not self.is_broken and len(self.waiting) < _BUFFER_LIMIT:
+        if not self.has_begun and len(self.waiting) < _BUFFER_LIMIT:
             self.waiting.append(text)
         self._write(text)
 
     def _write(self, text: str) -> None:
-        if self.file is None:
-            return
-        try:
-            # One write in append mode: lines of a run's processes don't mix. No handle lives on over a fork.
-            with self.file.open("ab", buffering=0) as file:
-                file.write(text.encode("utf-8", "replace"))
-        except OSError as error:
-            self._give_up(error)
+        for file in tuple(self.files):
+            try:
+                # One write in append mode: lines of a run's processes don't mix. No handle outlives a fork.
+                with file.open("ab", buffering=0) as content:
+                    content.write(text.encode("utf-8", "replace"))
+            except OSError as error:
+                self.files.remove(file)
+                self._give_up(file, error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, file: Path, error: OSError) -> None:
         # The text log is a courtesy: a full disk or a read-only folder must not end a run of hours for it.
-        text = f"rdagent-sota-bridge: {self.file} can't be written ({error.strerror}); the run goes on"
+        text = f"rdagent-sota-bridge: {file} can't be written ({error.strerror}); the run goes on"
         sys.stderr.write(f"{one_line(text)}\n")
-        self.is_broken, self.file, self.waiting = True, None, []
 
 
 def _is_ours(file: Path) -> bool:

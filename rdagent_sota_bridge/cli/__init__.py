@@ -118,7 +118,10 @@ def check_command(
 
 @app.command(name="verify")
 def verify_command(
-    log: Annotated[str, typer.Argument(help=f"A log folder, {_or_latest('with models')}")],
+    log: Annotated[
+        str | None,
+        typer.Argument(help=f"A log folder, {_or_latest('with models')} Left out: the newest job's models."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify what a run's models were trained on: status 0 if all that claim factors have them, else 1."""
@@ -147,8 +150,12 @@ def push_command(
 @app.command(name="report")
 def report_command(
     logs: Annotated[
-        Logs, typer.Argument(metavar="LOG...", help=f"Log folders, {_or_latest('of any command')}")
-    ],
+        Logs | None,
+        typer.Argument(
+            metavar="[LOG]...",
+            help=f"Log folders, {_or_latest('of any command')} Left out: the newest job's.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file; report.html if left out."),
@@ -158,7 +165,7 @@ def report_command(
     """Show runs side by side on one page: models, factors, and proof. Needs no network to read."""
     from rdagent_sota_bridge.cli import report
 
-    report.run(logs, output, as_json)
+    report.run(logs or [], output, as_json)
 
 
 @app.command(
@@ -197,16 +204,19 @@ def run_command(
 ) -> None:
     """Mine factors, check them, train models on what was accepted, and report. Can be stopped and resumed.
 
-    Runs `rdagent fin_factor` and `rdagent fin_model`. Options that are not listed are passed to both of them.
+    Runs `rdagent fin_factor` and `rdagent fin_model`. Options of theirs are passed to both of them.
     """
     from rdagent_sota_bridge.cli import run
-    from rdagent_sota_bridge.run.job import Options
+    from rdagent_sota_bridge.run import stages
+    from rdagent_sota_bridge.run.job import FACTORS, MODELS, Options
 
     for name, value in (("--from-log", from_log), ("--all-duration", all_duration)):
         if value is not None and not value.strip():
             place = f"option {name}; is a variable in it not set?"
             raise JobError(f"{name} is empty", place, "fill it, or leave it out")
     passed_on = tuple(context.args)
+    own = [name for option in context.command.params for name in option.opts]
+    stages.check_options(passed_on, own, (MODELS,) if from_log else (FACTORS, MODELS))
     asked = Options(factor_loops, model_loops, baseline, all_duration or "", from_log or "", passed_on)
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from rdagent_sota_bridge.cli.output import echo, print_json
-from rdagent_sota_bridge.cli.verify import named_log
+from rdagent_sota_bridge.cli.verify import named_logs
 from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.report import gather, page
+from rdagent_sota_bridge.run import progress
 from rdagent_sota_bridge.system.files import open_file, write_whole
 
 _HEAD = 4096  # the line that says what made a page stands within so many bytes
@@ -20,11 +21,12 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     """Write the page of some runs, and print where; or print their figures.
 
     Args:
-        logs: Log folders, or `latest` for the newest below `./log`.
+        logs: Log folders, or `latest` for the newest below `./log`; none is those of the newest job.
         output: The file; None is `report.html` in the current folder.
         as_json: Print JSON, and write no file.
 
     Raises:
+        JobError: if the newest job has no log yet, or its state can't be read.
         SessionError: if a log can't be read.
         ReportError: if the file can't be written, or holds something else.
     """
@@ -33,7 +35,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
         check_target(target)  # before a minute of work
     missing = "There is no log: latest names the newest below ./log"
     fix = "start in the project folder of a run, or name its log folder"
-    found = gather.gather([named_log(named, lambda _: True, missing, fix) for named in logs])
+    found = gather.gather(named_logs(logs, progress.logs, lambda _: True, missing, fix))
     if as_json:
         print_json(gather.as_plain(found))
         return

@@ -48,6 +48,12 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
 
         check.show([lines], heading, console)
 
+    def verified(log: Path) -> bool:
+        from rdagent_sota_bridge.cli import verify
+        from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
+
+        return verify.show(history.read_run(log), console)
+
     if resume and anew:
         raise JobError(
             "--resume continues a job, and --new begins one", "options --resume and --new", "leave one out"
@@ -67,7 +73,7 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     try:
         with locks.stops(), locks.held(log_dir, say) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
-            outside = sequence.Outside(console, say, show, _report, environ, (descriptor,))
+            outside = sequence.Outside(console, say, show, _report, verified, environ, (descriptor,))
             return sequence.show_end(job, outside) if job.end else sequence.go(job, outside)
     except Stopped as stopped:
         if job is not None and job.file.exists():

@@ -293,7 +293,7 @@ def _log_of(text: str) -> Path:
     fix = _near(text) or f"correct the path; {_RELATIVE}"
     path = _existing(text, f"SOTA log path not found: {text}", fix, SessionError, "SOTA_LOG_PATH, ")
     if path.name == LATEST_LOG:
-        fix = f"name `{LATEST}`, or the log folder of a run, which is beside it"
+        fix = f"name `{LATEST}`, or the log folder of a run"
         raise SessionError("SOTA_LOG_PATH names the text log, which holds no session", place, fix)
     if path.is_dir() and (path / FACTOR_FILE).exists():
         fact, place = (

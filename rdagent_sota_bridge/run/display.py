@@ -156,7 +156,7 @@ class Screen:
     def _while_there(self) -> Iterator[None]:
         try:
             yield
-        except OSError:  # nobody looks any more; RD-Agent's log/latest.log has it all
+        except OSError:  # nobody looks any more; the stage's text log has it all
             write_nothing_more()
 
 

@@ -30,10 +30,12 @@ TITLES = {FACTORS: "factor stage", MODELS: "model stage", BASELINE: "baseline st
 
 DEFAULT_LOOPS = 10
 
-_OWN = {
+SET_BY_JOB = {
     "--loop-n": "use --factor-loops and --model-loops",
     "--path": "use --resume, or --from-log to skip the factor stage",
 }
+"""RD-Agent's options that a job sets itself, and what to use in their place."""
+
 _NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_run\.json")
 _LEAVE_OUT = "leave the option out, or begin a new job with --new"
 
@@ -228,7 +230,7 @@ def new(asked: Options, log_dir: Path) -> Job:
             "leave one of them out",
         )
     for option in asked.passed_on:
-        if fix := _OWN.get(option.partition("=")[0].replace("_", "-")):
+        if fix := SET_BY_JOB.get(option.partition("=")[0].replace("_", "-")):
             raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
     factors = 0 if asked.from_logs else DEFAULT_LOOPS if asked.factor_loops is None else asked.factor_loops
     models = DEFAULT_LOOPS if asked.model_loops is None else asked.model_loops

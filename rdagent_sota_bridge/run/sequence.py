@@ -36,7 +36,7 @@ _SAVE_SECONDS = 15.0
 """How often the time used is written into the state, so that a kill loses no more of it."""
 
 _USAGE = 2
-"""RD-Agent's status for a command line that it does not understand (typer's)."""
+"""RD-Agent's status for a command line that it does not understand (typer's), before its first step."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Outside:
         say: Says one thing to the user.
         show: Shows lines of a check under a heading.
         report: Writes the report of some logs into a file.
+        verify: Shows what the models of a log were trained on; False where a claim can't be shown.
         environ: The environment of the stages, but for what makes them stages.
         descriptors: What the stages' lifelines hold open until all their processes are gone.
     """
@@ -56,6 +57,7 @@ class Outside:
     say: Callable[[str], None]
     show: gate.Show
     report: Callable[[Sequence[Path], Path], None]
+    verify: Callable[[Path], bool]
     environ: Mapping[str, str]
     descriptors: tuple[int, ...] = ()
 
@@ -94,7 +96,14 @@ def go(job: Job, outside: Outside) -> int:
 
 
 def show_end(job: Job, outside: Outside) -> int:
-    """Say how a job ended, write its report unless it is there, and return the exit status."""
+    """Say how a job ended, what its models were trained on and what to do next; and write its report.
+
+    A report that is there is left, but where the job has changed since.
+
+    Returns:
+        The exit status: 0 where the job is done, and each model that claims the factors can be shown to have
+        them.
+    """
     log = job.log(FACTORS)
     add_factors, add_models = (
         f"{job.resume_command} --{kind}-loops N, N being all of them" for kind in ("factor", "model")
@@ -102,43 +111,45 @@ def show_end(job: Job, outside: Outside) -> int:
     if job.end == "out of time":
         missed = " and the ".join(TITLES[stage.name] for stage in job.stages if stage.state != "ended")
         text = f"The time of the job is used up (--all-duration {job.options.all_duration}), and nothing is "
-        text += f"left for the {missed}\n  fix:   begin a new job with more time"
+        text += f"left for the {missed}"
+        to_do = "begin a new job with more time"
         if log is not None and job.is_open(MODELS):
             named = shlex.quote(os.path.relpath(log))
-            text += f", on the factors of this one: rdagent-sota run --new --from-log {named}"
+            to_do += f", on the factors of this one: rdagent-sota run --new --from-log {named}"
     elif job.end == "nothing accepted" and log is not None:
         wanted, finished = job.stage(FACTORS).loops, progress.finished_loops(log)
-        fix = f"add factor loops: {add_factors}"
+        to_do = f"add factor loops: {add_factors}"
         if job.options.all_duration and finished < wanted:
             # RD-Agent keeps the timer in the session, and would end after a step.
             used = f"its time was used up after {finished} of {wanted} loops"
-            fix = f"{used}: begin a new job with more time: --new"
-        text = f"The factor stage of this job accepted no loop: {log}\n  fix:   {fix}"
+            to_do = f"{used}: begin a new job with more time: --new"
+        text = f"The factor stage of this job accepted no loop: {log}"
     else:
-        text = f"The job is finished: {job.file}\n  to add models: {add_models}"
+        text = f"The job is finished: {job.file}"
+        to_do = f"to add models: {add_models}"
     outside.say(text)
-    models = job.log(MODELS)
+    models, holds = job.log(MODELS), True
     if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
         from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
 
         if reason := outcome.without_factors(models):
             outside.say(f"The model stage went on without the factors (SOTA_ON_ERROR=baseline): {reason}")
-    report = jobs.report_file(job)
+        if not (holds := outside.verify(models)):
+            named = shlex.quote(os.path.relpath(models))
+            to_do = f"do not rely on what is broken or not verified above: rdagent-sota verify --json {named}"
+    report, logs = jobs.report_file(job), progress.logs(job)
     # One that was written before the job's last change is of fewer loops.
-    if report.exists() and report.stat().st_mtime_ns >= job.file.stat().st_mtime_ns:
-        outside.say(f"  report: {report}")
-        return 0 if job.end == "done" else 1
-    given = [] if job.factor_set is None else map(Path, job.factor_set.logs)
-    own = (job.log(name) for name in (FACTORS, MODELS, BASELINE))
-    logs = [log for log in dict.fromkeys([*given, *own]) if log is not None and progress.steps_done(log)]
-    try:
-        if logs:
-            outside.report(logs, report)
-    except BridgeError:
-        named = shlex.join(os.path.relpath(log) for log in logs)
-        outside.say(f"The stages are done, and the report is missing: rdagent-sota report {named}")
-        raise
-    return 0 if job.end == "done" else 1
+    if not report.exists() or report.stat().st_mtime_ns < job.file.stat().st_mtime_ns:
+        try:
+            if logs:
+                outside.report(logs, report)
+        except BridgeError:
+            named = shlex.join(os.path.relpath(log) for log in logs)
+            outside.say(f"The stages are done, and the report is missing: rdagent-sota report {named}")
+            raise
+    read = f"\n  read the report: {report}" * report.exists()
+    outside.say(f"Next:\n  {to_do}{read}")
+    return 0 if job.end == "done" and holds else 1
 
 
 def _with_checked_set(job: Job, outside: Outside) -> Job:
@@ -208,14 +219,17 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
                 raise
     finally:
         job = watch.save()
+    if process.returncode == _USAGE and name != BASELINE and not progress.steps_done(log):
+        job.file.unlink()  # it would keep its options
+        fact = f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}"
+        fix = "begin again without what it does not take; no job is left"
+        if name != FACTORS and (mined := job.log(FACTORS)) is not None:
+            fix += f", but the factors: --from-log {shlex.quote(os.path.relpath(mined))}"
+        raise JobError(fact, "what it says stands above", fix)
     if process.returncode != 0:
         fix = f"fix what they say, and resume: {job.resume_command}"
-        if process.returncode == _USAGE and job.options.passed_on:  # which a job that is resumed keeps
-            options = shlex.join(job.options.passed_on)
-            fix = f"begin a new job without what RD-Agent does not take: --new (was {options})"
-        own = log / LATEST_LOG  # where another's file has the usual place
-        text_log = own if own.exists() else log.with_name(LATEST_LOG)
-        where = f"{log}; its last lines stand above, and in {text_log}"
+        text_log = log / LATEST_LOG
+        where = f"{log}; its last lines stand above{f', and in {text_log}' * text_log.exists()}"
         raise JobError(f"The {title} ended with status {process.returncode}", where, fix)
     finished = progress.finished_loops(log)
     if finished < loops:

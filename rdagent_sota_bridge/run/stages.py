@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import JobError
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, Stage
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, SET_BY_JOB, Job, Stage
 from rdagent_sota_bridge.settings import NAMES, PATHS, STAGE, SWITCHES
 
 _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and 1.0.0, with the unit required
@@ -41,6 +43,46 @@ def find_rdagent() -> str:
             "install both into one environment: pip install rdagent rdagent-sota-bridge",
         )
     return found
+
+
+def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[str]) -> None:
+    """Check that RD-Agent's commands take what is to be passed on, where the installed RD-Agent tells.
+
+    Args:
+        passed_on: Options for RD-Agent, as the user wrote them.
+        own: The options of `rdagent-sota run`, which one that is misspelt may mean.
+        names: The stages whose commands get them.
+
+    Raises:
+        JobError: if one does not.
+    """
+    for command in dict.fromkeys(COMMANDS[name] for name in names):
+        options = cli_options.options_of(command)
+        strange = None if options is None else _not_taken(passed_on, options)
+        if options is None or strange is None:
+            continue
+        meant = [*own, *(option for option in options if option not in SET_BY_JOB)]
+        near = difflib.get_close_matches(cli_options.with_dashes(strange.partition("=")[0]), meant, n=2)
+        raise JobError(
+            f"Neither `rdagent-sota run` nor `rdagent {command}` takes {strange}",
+            "the command line: what `rdagent-sota run` has no option for is for RD-Agent",
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"leave it out; `rdagent-sota run --help` and `rdagent {command} --help` show the options",
+        )
+
+
+def _not_taken(words: Sequence[str], options: Mapping[str, bool]) -> str | None:
+    """Return the first of some words that is no option, and no value of the option before it; or None."""
+    left = iter(words)
+    for word in left:
+        is_long = word.startswith("--")
+        name = cli_options.with_dashes(word.partition("=")[0]) if is_long else word[:2]
+        if name not in options:
+            return word
+        if options[name] and ("=" not in word if is_long else len(word) == 2):
+            next(left, None)
+    return None
 
 
 def command(
@@ -80,7 +122,8 @@ def environment(
     variables = {"LOG_TRACE_PATH": str(log)}
     if not environ.get("CONDA_DEFAULT_ENV"):
         variables["CONDA_DEFAULT_ENV"] = NO_CONDA
-    given = {"settings": settings, "variables": variables}
+    # After a job `log/latest.log` is that of the models with the factors.
+    given = {"settings": settings, "variables": variables, "keeps_latest_log": stage.name == BASELINE}
     # RD-Agent's settings take a name in any case, and one that were left out would come back from `.env`.
     same = {name: variables.get(name.upper(), value) for name, value in environ.items()}
     return same | variables | {"PYTHONUNBUFFERED": "1", STAGE: json.dumps(given)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -134,7 +135,7 @@ EARLIER = (
 
 @pytest.mark.parametrize("before", [None, "", EARLIER], ids=["nothing", "empty", "an earlier release's"])
 def test_each_run_starts_it_anew(before: str | None, tmp_path: Path) -> None:
-    """It is the last run's alone, also where a release began it that did not mark it."""
+    """It is the last run's alone, also where an old release did not mark it; each run keeps its own."""
     log = tmp_path / "log" / "latest.log"
     log.parent.mkdir()
     if before is not None:
@@ -143,6 +144,19 @@ def test_each_run_starts_it_anew(before: str | None, tmp_path: Path) -> None:
         done = run(tmp_path, f'store()\ncaller("{text}")', run_name=f"run{number}")
         assert text_log(tmp_path, f"run{number}") == f"{LINE}{text}\n"
         assert "stays as it is" not in done.stderr
+    run(tmp_path, 'with logger.tag("Loop_1"):\n    store()\ncaller("resumed")', run_name="run0")
+    first = f"{LINE}the first run, which has the longer line\n"
+    assert text_log(tmp_path, "run0") == f"{LINE}resumed\n"
+    assert text_log(tmp_path, "run0", at="run0") == f"{first}{LINE}resumed\n"
+
+
+def test_a_stage_that_keeps_it(tmp_path: Path) -> None:
+    """A job's baseline has a text log in its own folder, and leaves the model stage's."""
+    run(tmp_path, 'store()\ncaller("models")')
+    stage = json.dumps({"keeps_latest_log": True})
+    run(tmp_path, 'store()\ncaller("baseline")', run_name="run2", _RDAGENT_SOTA_STAGE=stage)
+    assert text_log(tmp_path) == text_log(tmp_path, at="run1") == f"{LINE}models\n"
+    assert text_log(tmp_path, "run2", at="run2") == f"{LINE}baseline\n"
 
 
 def _fifo(log: Path) -> None:
@@ -286,20 +300,22 @@ TROUBLES = {
         f"log.chmod(0o555)\nif os.geteuid() == 0: os.seteuid({NOBODY})",
         "Permission denied",
         None,
+        ("log/latest.log",),
     ),
     "a disk that fills up": (
         "import resource, signal\nstore()\ncaller('x')\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nstore = int",
         "File too large",
         f"{LINE}x\n",
+        ("log/run1/latest.log", "log/latest.log"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_a_log_that_can_not_be_written(name: str) -> None:
-    """It is said once on stderr, what was written stays, and the run stores its objects and ends well."""
-    trouble, reason, left = TROUBLES[name]
+    """It is said on stderr once a file, what was written stays, and the run stores its objects and ends."""
+    trouble, reason, left, files = TROUBLES[name]
     with public_folder() as folder:
         log = folder / "log"
         (log / "run1").mkdir(parents=True)
@@ -310,12 +326,14 @@ def test_a_log_that_can_not_be_written(name: str) -> None:
             folder, f'{start}caller("y")\ncaller("z")\nprint("at the end")', ARTIFACT_SIGNING_KEY="k" * 32
         )
         log.chmod(0o755)
-        file = log / "latest.log"
         own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
-        assert own == [f"rdagent-sota-bridge: {file} can't be written ({reason}); the run goes on"]
+        assert own == [
+            f"rdagent-sota-bridge: {folder / file} can't be written ({reason}); the run goes on"
+            for file in files
+        ]
         assert "at the end" in done.stdout
         assert len(list((log / "run1").rglob("*.pkl"))) == 1
-        assert (text_log(folder) if file.is_file() else None) == left
+        assert (text_log(folder) if (log / "latest.log").is_file() else None) == left
 
 
 def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path) -> None:

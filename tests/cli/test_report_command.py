@@ -13,6 +13,8 @@ from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.report import page
 from tests import logs
 
+NO_LOG = "There is no log: latest names the newest below ./log"
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -90,9 +92,11 @@ def test_what_is_no_log(
     assert not list(project.rglob("report.html"))
 
 
-def test_a_log_is_needed() -> None:
-    """Without a log the command says how it is used."""
-    assert run().exit_code == 2
+def test_a_log_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is neither a job nor a log, that is said."""
+    monkeypatch.chdir(tmp_path)
+    done = run()
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (1, NO_LOG)
 
 
 def test_json_has_the_figures_and_writes_no_file(project: Path) -> None:

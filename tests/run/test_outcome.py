@@ -42,11 +42,19 @@ def test_models_of_another_set(left: dict[str, str | None], title: str, said: st
 
 
 def test_models_of_the_set(project: Project) -> None:
-    """Models with manifests of the job's set are what was asked for; one that failed has none."""
-    project.back_test("models0", project.digest)
+    """Models with manifests of the job's set are what was asked for; one that failed has none.
+
+    At the end the job says what `verify` says; here nothing but the manifest shows what it claims.
+    """
     status, output = project.run(*LOOPS)
     assert status == 0, output
+    assert "2 model loops: none claims factors\n" in output
+    project.back_test("models0", project.digest)
+    status, output = project.run("--resume")
+    assert status == 1, output
     assert "went on without" not in output
+    assert "2 model loops: 1 claims factors, 0 shown to have them" in output
+    assert "do not rely on what is broken or not verified above: rdagent-sota verify --json log/" in output
 
 
 def test_a_stage_that_went_on_without_the_factors(project: Project) -> None:

@@ -40,6 +40,7 @@ def test_a_percent_sign_in_a_path(
         say=said.append,
         show=lambda heading, lines: None,
         report=lambda logs, file: None,
+        verify=lambda log: True,
         environ={},
     )
     # The folders of the stages' logs hold no session: removed since, which is no error of the job.

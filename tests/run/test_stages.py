@@ -32,6 +32,7 @@ def test_environment(name: str) -> None:
         name: value for name, value in USERS.items() if "TRACE" not in name.upper()
     }
     given = json.loads(found[STAGE])
+    assert given["keeps_latest_log"] == (name == BASELINE)
     assert given["variables"] == {"LOG_TRACE_PATH": "/log/1", "CONDA_DEFAULT_ENV": "no-conda-environment"}
     assert {name: value for name, value in given["settings"].items() if value} == {
         "USE_ALPHA_FACTORS": "false",
