@@ -15,12 +15,15 @@ import textwrap
 from pathlib import Path
 
 _SERVER = """
-import importlib, json, os, signal, sys, traceback
+import gc, importlib, json, os, signal, sys, traceback
 
+gc.disable()  # for the forks, too: a collection would copy all that they share
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # some imports print
 from rdagent_sota_bridge.bridge import seams
+from tests import stacks
 
+stacks.leave_out_source()
 for seam in seams.SEAMS:
     importlib.import_module(seam.module)
 for name in [*sys.modules]:
