@@ -98,6 +98,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.chdir(_folder.name)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run what needs the Python that has loaded RD-Agent; it is started once."""
+    for item in items:
+        if "forks_of_rdagent" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("forks of RD-Agent"))
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage again, but for what the modules hold."""
     gc.freeze()

@@ -313,26 +313,16 @@ def test_python_that_hangs(
     assert not is_alive(child)
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize(("allowed", "name"), [(True, None), (False, "mine")])
 def test_asking_a_real_environment(
-    allowed: bool, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    allowed: bool, name: str | None, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This environment, asked as Qlib's, gives its versions; its mlflow refuses without the variable."""
+    """This environment, asked as Qlib's, gives its versions; its mlflow refuses without the variable.
+
+    RD-Agent's own settings have the same name of the environment, and the same PATH inside.
+    """
     if not allowed:
         monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
-    qlib()
-    side = doctor.look_at_qlib()
-    assert isinstance(side, QlibSide)
-    for name in ("pyqlib", "torch", "pandas", "pyarrow", "mlflow"):
-        assert side.versions[name] == metadata.version(name)
-    assert doctor.file_store_line(side, "").state == ("pass" if allowed else "fail")
-
-
-@pytest.mark.parametrize("name", [None, "mine"])
-def test_place_is_the_one_that_rdagent_names(
-    name: str | None, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent's own settings have the same name of the environment, and the same PATH inside."""
     if name is not None:
         monkeypatch.setenv("conda_ENV_name", name)
     inside = qlib()
@@ -340,6 +330,9 @@ def test_place_is_the_one_that_rdagent_names(
     side = doctor.look_at_qlib()
     assert isinstance(side, QlibSide)
     assert (side.name, theirs.bin_path) == (theirs.conda_env_name, str(inside))
+    for package in ("pyqlib", "torch", "pandas", "pyarrow", "mlflow"):
+        assert side.versions[package] == metadata.version(package)
+    assert doctor.file_store_line(side, "").state == ("pass" if allowed else "fail")
 
 
 def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from tests.forking import Forks
 
-pytestmark = pytest.mark.xdist_group("command line")  # `answers` is asked once
-
 # One process answers all questions about the command line: each command's callback is replaced by one with
 # the same signature that writes down what it was called with.
 _ASK = """
