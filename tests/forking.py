@@ -38,6 +38,7 @@ for line in sys.stdin:
         os.chdir(asked["folder"])
         os.environ.clear()
         os.environ.update(asked["environment"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in enumerate(asked["streams"], start=1):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.path[:0] = asked["path"]
@@ -49,7 +50,10 @@ for line in sys.stdin:
             exec(asked["code"], {"__name__": "__main__"})
             status = 0
         except SystemExit as stop:
-            print(stop, file=sys.stderr)
+            status = stop.code or 0
+            if isinstance(status, str):
+                print(stop, file=sys.stderr)
+                status = 1
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()

@@ -23,6 +23,7 @@ import pytest
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs, seams
+from tests.forking import Forks
 from tests.frames import factor_frame, write
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", *(("record",) if logs.SIGNED else ()))
@@ -118,6 +119,17 @@ locks.END_SECONDS = 3.0
 cli.app()
 '''
 
+IN_A_FORK = """\
+import os, signal, sys
+os.setsid()
+os.dup2(1, 2)
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+sys.argv = words
+exec(open(words[0]).read())
+"""
+"""Runs the `rdagent-sota` of a project where pandas is loaded: most of the time of a start is its import."""
+
 
 def write_templates(folder: Path) -> Path:
     """Write the sessions of a factor run that accepts loop 1, one that accepts none, and two model runs.
@@ -161,6 +173,7 @@ class Project:
     """A folder to run `rdagent-sota run` in, with the stand-in."""
 
     folder: Path
+    forks: Forks
 
     @property
     def log_dir(self) -> Path:
@@ -224,9 +237,9 @@ class Project:
 
     def run(self, *options: str, **variables: str) -> tuple[int, str]:
         """Run `rdagent-sota run` to its end, and return its status and output."""
-        process = self.start(*options, **variables)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
+        words = [str(self.folder / "run.py"), "run", *options]
+        done = self.forks.run(f"words = {words!r}\n{IN_A_FORK}", folder=self.folder, **variables)
+        return done.returncode, done.stdout
 
     def hanging(self) -> list[int]:
         """Wait until the stand-in hangs, and return the pids of it and of its child in a group of its own."""
@@ -237,14 +250,14 @@ class Project:
         return pids
 
 
-def make_project(folder: Path, templates: Path) -> Project:
+def make_project(folder: Path, templates: Path, forks: Forks) -> Project:
     """Make a project in an empty folder."""
     rdagent = folder / "rdagent"
     text = RDAGENT.format(steps=STEPS, templates=str(templates))
     rdagent.write_text(f"#!{sys.executable} -IS\n{text}")
     rdagent.chmod(0o755)
     write_command(folder)
-    project = Project(folder)
+    project = Project(folder, forks)
     project.workspace.mkdir(parents=True)
     write(factor_frame(), project.workspace)
     return project
@@ -281,6 +294,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, templates: Path) -> Project:
+def project(tmp_path: Path, templates: Path, forks_of_rdagent: Forks) -> Project:
     """Return a project of two factor loops and two model loops."""
-    return make_project(tmp_path, templates)
+    return make_project(tmp_path, templates, forks_of_rdagent)
