@@ -100,10 +100,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run what needs the Python that has loaded RD-Agent; it is started once."""
+    """Let one worker run what needs a process that takes seconds to start."""
     for item in items:
-        if "forks_of_rdagent" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("forks of RD-Agent"))
+        for slow in {"forks_of_rdagent", "browser"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(slow))
 
 
 def pytest_collection_finish() -> None:

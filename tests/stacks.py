@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from inspect import FrameInfo
-from types import FrameType
+from traceback import walk_stack
 
 
 def leave_out_source() -> None:
@@ -18,11 +17,8 @@ def leave_out_source() -> None:
     inspect.stack = _stack
 
 
-def _stack(context: int = 1) -> list[FrameInfo]:
-    found: list[FrameInfo] = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        found.append(FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
-        frame = frame.f_back
-    return found
+def _stack(context: int = 1) -> list[inspect.FrameInfo]:
+    return [
+        inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
+        for frame, line in walk_stack(sys._getframe(1))
+    ]

@@ -119,17 +119,6 @@ locks.END_SECONDS = 3.0
 cli.app()
 '''
 
-IN_A_FORK = """\
-import os, signal, sys
-os.setsid()
-os.dup2(1, 2)
-for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-sys.argv = words
-exec(open(words[0]).read())
-"""
-"""Runs the `rdagent-sota` of a project where pandas is loaded: most of the time of a start is its import."""
-
 
 def write_templates(folder: Path) -> Path:
     """Write the sessions of a factor run that accepts loop 1, one that accepts none, and two model runs.
@@ -236,9 +225,12 @@ class Project:
         )
 
     def run(self, *options: str, **variables: str) -> tuple[int, str]:
-        """Run `rdagent-sota run` to its end, and return its status and output."""
-        words = [str(self.folder / "run.py"), "run", *options]
-        done = self.forks.run(f"words = {words!r}\n{IN_A_FORK}", folder=self.folder, **variables)
+        """Run `rdagent-sota run` to its end, and return its status and output; in a fork, for its imports."""
+        words = ["run.py", "run", *options]
+        code = (
+            f"import os, sys; os.setsid(); os.dup2(1, 2); sys.argv = {words!r}; exec(open('run.py').read())"
+        )
+        done = self.forks.run(code, folder=self.folder, **variables)
         return done.returncode, done.stdout
 
     def hanging(self) -> list[int]:

@@ -26,13 +26,9 @@ from tests.hostile import hostile_report
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("SOTA_REQUIRE_CHROMIUM") == "1"
 
-pytestmark = [
-    pytest.mark.xdist_group("browser"),  # one Chromium for all
-    pytest.mark.skipif(
-        CHROMIUM is None and not REQUIRED,
-        reason="CHROMIUM IS NOT INSTALLED: the page was not tried in a browser",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not REQUIRED, reason="CHROMIUM IS NOT INSTALLED: the page was not tried in a browser"
+)
 
 MEGABYTE = 1_000_000
 
