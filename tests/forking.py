@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 _SERVER = """
 import gc, importlib, json, os, signal, sys, traceback
@@ -108,6 +109,12 @@ class Forks:
             status = int(self._server.stdout.readline())
             said = [stream.read_text(encoding="utf-8") for stream in streams]
         return subprocess.CompletedProcess(code, status, *said)
+
+    def output(self, code: str, **how: Any) -> str:
+        """Run code as `run` does, to a good end, and return what it printed."""
+        done = self.run(code, **how)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def close(self) -> None:
         """End it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,15 +68,10 @@ Answers = tuple[dict[str, Any], dict[str, Any]]
 def answers(forks_of_rdagent: Forks, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Return what the command line answers with the package's hook, and with the package turned off."""
     code = _ASK.format(lines=[*UNDERSTOOD, *REFUSED, *UNCHANGED])
-
-    def ask(switch: str) -> dict[str, Any]:
-        folder: Path = tmp_path_factory.mktemp("project")
-        done = forks_of_rdagent.run(code, folder=folder, COLUMNS="200", RDAGENT_SOTA_BRIDGE=switch)
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return ask(""), ask("0")
+    how = {"folder": tmp_path_factory.mktemp("project"), "COLUMNS": "200"}
+    said = (forks_of_rdagent.output(code, **how, RDAGENT_SOTA_BRIDGE=switch) for switch in ("", "0"))
+    hooked, plain = (json.loads(text.splitlines()[-1]) for text in said)
+    return hooked, plain
 
 
 @pytest.mark.parametrize("line", UNDERSTOOD)
