@@ -226,10 +226,8 @@ class Project:
 
     def run(self, *options: str, **variables: str) -> tuple[int, str]:
         """Run `rdagent-sota run` to its end, and return its status and output; in a fork, for its imports."""
-        words = ["run.py", "run", *options]
-        code = (
-            f"import os, sys; os.setsid(); os.dup2(1, 2); sys.argv = {words!r}; exec(open('run.py').read())"
-        )
+        argv = ["run.py", "run", *options]
+        code = f"import os, sys\nos.setsid()\nos.dup2(1, 2)\nsys.argv = {argv!r}\nexec(open('run.py').read())"
         done = self.forks.run(code, folder=self.folder, **variables)
         return done.returncode, done.stdout
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from rdagent_sota_bridge.doctor import OWN_RUNNER, QlibSide
 from rdagent_sota_bridge.errors import SeamError
 from tests.frames import public_folder, without_privileges
 from tests.processes import is_alive
+from tests.stand_in import wait_until
 
 NAME = "rdagent4qlib"
 VERSIONS = {
@@ -307,10 +307,7 @@ def test_python_that_hangs(
     qlib(f"sleep 300 & echo $! > {tmp_path}/child; wait")
     unseen("fail", "no answer within 1 seconds")
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 10
-    while is_alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(child)
+    wait_until(lambda: not is_alive(child))
 
 
 @pytest.mark.parametrize(("allowed", "name"), [(True, None), (False, "mine")])
