@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import tempfile
@@ -14,7 +15,7 @@ from examples.demo.market import Market
 from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.settings import REMOVED, STAGE, Settings
 from rdagent_sota_bridge.system import cache
-from tests import seams
+from tests import seams, stacks
 from tests.forking import Forks
 
 # Read by RD-Agent and Qlib at import; the tests must not depend on what the machine has set.
@@ -28,6 +29,11 @@ for _name in list(os.environ):
     if _name.upper().startswith(("AWS_", "FSSPEC_")):
         del os.environ[_name]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,::1,localhost"
+
+stacks.leave_out_source()
+
+# RD-Agent and pandas are half a million objects, which each full collection would walk over.
+gc.disable()
 
 VARIABLES = (
     *(str(field.validation_alias) for field in Settings.model_fields.values()),
@@ -90,6 +96,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ["XDG_CACHE_HOME"] = str(Path(_folder.name) / "cache")
     os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(Path(_folder.name) / "artifact_signing.key")
     os.chdir(_folder.name)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run what needs a process that takes seconds to start."""
+    for item in items:
+        for slow in {"forks_of_rdagent", "browser"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(slow))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but for what the modules hold."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -13,14 +13,18 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 _SERVER = """
-import importlib, json, os, signal, sys, traceback
+import gc, importlib, json, os, signal, sys, traceback
 
+gc.disable()  # for the forks, too: a collection would copy all that they share
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # some imports print
 from rdagent_sota_bridge.bridge import seams
+from tests import stacks
 
+stacks.leave_out_source()
 for seam in seams.SEAMS:
     importlib.import_module(seam.module)
 for name in [*sys.modules]:
@@ -35,6 +39,7 @@ for line in sys.stdin:
         os.chdir(asked["folder"])
         os.environ.clear()
         os.environ.update(asked["environment"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in enumerate(asked["streams"], start=1):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.path[:0] = asked["path"]
@@ -46,7 +51,10 @@ for line in sys.stdin:
             exec(asked["code"], {"__name__": "__main__"})
             status = 0
         except SystemExit as stop:
-            print(stop, file=sys.stderr)
+            status = stop.code or 0
+            if isinstance(status, str):
+                print(stop, file=sys.stderr)
+                status = 1
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()
@@ -101,6 +109,12 @@ class Forks:
             status = int(self._server.stdout.readline())
             said = [stream.read_text(encoding="utf-8") for stream in streams]
         return subprocess.CompletedProcess(code, status, *said)
+
+    def output(self, code: str, **how: Any) -> str:
+        """Run code as `run` does, to a good end, and return what it printed."""
+        done = self.run(code, **how)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def close(self) -> None:
         """End it."""

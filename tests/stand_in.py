@@ -23,6 +23,7 @@ import pytest
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs, seams
+from tests.forking import Forks
 from tests.frames import factor_frame, write
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", *(("record",) if logs.SIGNED else ()))
@@ -161,6 +162,7 @@ class Project:
     """A folder to run `rdagent-sota run` in, with the stand-in."""
 
     folder: Path
+    forks: Forks
 
     @property
     def log_dir(self) -> Path:
@@ -223,10 +225,11 @@ class Project:
         )
 
     def run(self, *options: str, **variables: str) -> tuple[int, str]:
-        """Run `rdagent-sota run` to its end, and return its status and output."""
-        process = self.start(*options, **variables)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
+        """Run `rdagent-sota run` to its end, and return its status and output; in a fork, for its imports."""
+        argv = ["run.py", "run", *options]
+        code = f"import os, sys\nos.setsid()\nos.dup2(1, 2)\nsys.argv = {argv!r}\nexec(open('run.py').read())"
+        done = self.forks.run(code, folder=self.folder, **variables)
+        return done.returncode, done.stdout
 
     def hanging(self) -> list[int]:
         """Wait until the stand-in hangs, and return the pids of it and of its child in a group of its own."""
@@ -237,14 +240,14 @@ class Project:
         return pids
 
 
-def make_project(folder: Path, templates: Path) -> Project:
+def make_project(folder: Path, templates: Path, forks: Forks) -> Project:
     """Make a project in an empty folder."""
     rdagent = folder / "rdagent"
     text = RDAGENT.format(steps=STEPS, templates=str(templates))
     rdagent.write_text(f"#!{sys.executable} -IS\n{text}")
     rdagent.chmod(0o755)
     write_command(folder)
-    project = Project(folder)
+    project = Project(folder, forks)
     project.workspace.mkdir(parents=True)
     write(factor_frame(), project.workspace)
     return project
@@ -281,6 +284,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, templates: Path) -> Project:
+def project(tmp_path: Path, templates: Path, forks_of_rdagent: Forks) -> Project:
     """Return a project of two factor loops and two model loops."""
-    return make_project(tmp_path, templates)
+    return make_project(tmp_path, templates, forks_of_rdagent)

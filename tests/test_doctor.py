@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from rdagent_sota_bridge.doctor import OWN_RUNNER, QlibSide
 from rdagent_sota_bridge.errors import SeamError
 from tests.frames import public_folder, without_privileges
 from tests.processes import is_alive
+from tests.stand_in import wait_until
 
 NAME = "rdagent4qlib"
 VERSIONS = {
@@ -307,32 +307,19 @@ def test_python_that_hangs(
     qlib(f"sleep 300 & echo $! > {tmp_path}/child; wait")
     unseen("fail", "no answer within 1 seconds")
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 10
-    while is_alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(child)
+    wait_until(lambda: not is_alive(child))
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize(("allowed", "name"), [(True, None), (False, "mine")])
 def test_asking_a_real_environment(
-    allowed: bool, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    allowed: bool, name: str | None, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This environment, asked as Qlib's, gives its versions; its mlflow refuses without the variable."""
+    """This environment, asked as Qlib's, gives its versions; its mlflow refuses without the variable.
+
+    RD-Agent's own settings have the same name of the environment, and the same PATH inside.
+    """
     if not allowed:
         monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
-    qlib()
-    side = doctor.look_at_qlib()
-    assert isinstance(side, QlibSide)
-    for name in ("pyqlib", "torch", "pandas", "pyarrow", "mlflow"):
-        assert side.versions[name] == metadata.version(name)
-    assert doctor.file_store_line(side, "").state == ("pass" if allowed else "fail")
-
-
-@pytest.mark.parametrize("name", [None, "mine"])
-def test_place_is_the_one_that_rdagent_names(
-    name: str | None, qlib: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RD-Agent's own settings have the same name of the environment, and the same PATH inside."""
     if name is not None:
         monkeypatch.setenv("conda_ENV_name", name)
     inside = qlib()
@@ -340,6 +327,9 @@ def test_place_is_the_one_that_rdagent_names(
     side = doctor.look_at_qlib()
     assert isinstance(side, QlibSide)
     assert (side.name, theirs.bin_path) == (theirs.conda_env_name, str(inside))
+    for package in ("pyqlib", "torch", "pandas", "pyarrow", "mlflow"):
+        assert side.versions[package] == metadata.version(package)
+    assert doctor.file_store_line(side, "").state == ("pass" if allowed else "fail")
 
 
 def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:

@@ -34,10 +34,9 @@ print(sorted(module.__all__))
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_example_runs(name: str, hook: str, forks_of_rdagent: Forks) -> None:
     """In a Python of its own, with RD-Agent, with the import hook and without."""
-    done = forks_of_rdagent.run(RUN.format(name), RDAGENT_SOTA_BRIDGE=hook)
-    assert done.returncode == 0, done.stderr
-    failed, names = done.stdout.splitlines()[-2:]
-    assert failed == "0", done.stdout
+    said = forks_of_rdagent.output(RUN.format(name), RDAGENT_SOTA_BRIDGE=hook)
+    failed, names = said.splitlines()[-2:]
+    assert failed == "0", said
     assert set(ast.literal_eval(names)) == PUBLIC[name]
 
 

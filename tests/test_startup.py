@@ -95,7 +95,7 @@ def test_the_hook_agrees_with_what_it_can_not_import() -> None:
 
 def test_a_reloaded_module_is_patched_again(forks_of_rdagent: Forks) -> None:
     """importlib.reload makes new classes: they get the seams that the old ones had."""
-    found = forks_of_rdagent.run(
+    forks_of_rdagent.output(
         """
         import importlib
         from rdagent.scenarios.qlib.developer import model_runner
@@ -108,7 +108,6 @@ def test_a_reloaded_module_is_patched_again(forks_of_rdagent: Forks) -> None:
             patch.revert()
         """
     )
-    assert found.returncode == 0, found.stderr
 
 
 @pytest.fixture

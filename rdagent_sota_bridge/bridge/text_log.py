@@ -44,7 +44,8 @@ _SECRETS = (
         r"(?!\d+\b|None\b|SecretStr\(|[bru]?\\*['\"])[^\s'\"\\&#,)]+"
     ),
     re.compile(rf"([?&][\w-]{{0,40}}?(?:{_WORD}|(?i:signature|sig))=)[^&#\s'\"\\]+"),
-    re.compile(r"(://)(?:[^\s/'\"]+|[^\s/:@'\"]+:[^\s'\"@]+)(?=@)"),
+    # With an end, or each of many `://a` in one word would be looked through to the end of that word.
+    re.compile(r"(://)(?:[^\s/'\"]+|[^\s/:@'\"]+:[^\s'\"@]{1,1000})(?=@)"),
     re.compile(r"((?i:\bauthorization): *|\bBearer +|\bbearer +(?=\S{8}))[^\r\n'\"\\,]+"),
 )
 _FIRST_OF_A_RUN = "scenario"  # the tag, in `components/workflow/rd_loop.py` and `app/qlib_rd_loop/quant.py`

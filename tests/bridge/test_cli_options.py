@@ -16,8 +16,6 @@ from rdagent_sota_bridge.run.job import FACTORS, MODELS
 from tests import runs
 from tests.forking import Forks
 
-pytestmark = pytest.mark.xdist_group("command line")  # `answers` is asked once
-
 # One process answers all questions about the command line: each command's callback is replaced by one with
 # the same signature that writes down what it was called with.
 _ASK = """
@@ -77,15 +75,10 @@ Answers = tuple[dict[str, Any], dict[str, Any]]
 def answers(forks_of_rdagent: Forks, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Return what the command line answers with the package's hook, and with the package turned off."""
     code = _ASK.format(lines=[*UNDERSTOOD, *REFUSED, *UNCHANGED])
-
-    def ask(switch: str) -> dict[str, Any]:
-        folder: Path = tmp_path_factory.mktemp("project")
-        done = forks_of_rdagent.run(code, folder=folder, COLUMNS="200", RDAGENT_SOTA_BRIDGE=switch)
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return ask(""), ask("0")
+    how = {"folder": tmp_path_factory.mktemp("project"), "COLUMNS": "200"}
+    said = (forks_of_rdagent.output(code, **how, RDAGENT_SOTA_BRIDGE=switch) for switch in ("", "0"))
+    hooked, plain = (json.loads(text.splitlines()[-1]) for text in said)
+    return hooked, plain
 
 
 @pytest.mark.parametrize("line", UNDERSTOOD)

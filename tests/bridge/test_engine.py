@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from tests.engine import Engine
 from tests.processes import is_alive
+from tests.stand_in import wait_until
 
 # The second sleeper stands for Qlib below `timeout`, in a process group of its own.
 SLEEPING = """
@@ -34,16 +34,10 @@ def test_an_entry_does_not_outlive_the_block(tmp_path: Path, nothing_left: None)
     with Engine({"PATH": os.environ["PATH"]}) as engine:
         order = ordered(workspace, "python3", "-c", SLEEPING, str(sleeping))
         assert engine.start(engine.create(order)) == ""
-        end = time.monotonic() + 60
-        while not sleeping.exists():
-            assert time.monotonic() < end, "it did not start"
-            time.sleep(0.02)
+        wait_until(sleeping.exists)
         processes = [int(word) for word in sleeping.read_text().split()]
         assert all(map(is_alive, processes))
-    end = time.monotonic() + 10  # one that is killed ends its files first
-    while any(map(is_alive, processes)):
-        assert time.monotonic() < end, "it outlived the block"
-        time.sleep(0.02)
+    wait_until(lambda: not any(map(is_alive, processes)))  # one that is killed ends its files first
     (container,) = engine.containers
     assert container.done.is_set()
     assert list(workspace.iterdir()) == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +21,7 @@ from rdagent_sota_bridge.bridge import model_runner, plan, stop
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import seams
+from tests.forking import Forks
 from tests.seams import Place
 
 
@@ -114,7 +113,7 @@ def test_chosen_features_that_change_in_a_run_stop_it(
     assert "The base set is not the one that this run began with" in capsys.readouterr().err
 
 
-def test_the_synthetic_experiment_is_light_and_plain(place: Place) -> None:
+def test_the_synthetic_experiment_is_light_and_plain(place: Place, forks_of_rdagent: Forks) -> None:
     """It pickles without the data, leaves no folder, and unpickles where the package is not installed."""
     place.switch_on()
     runner, experiment = seams.build_runner(), seams.model_experiment()
@@ -130,13 +129,11 @@ def test_the_synthetic_experiment_is_light_and_plain(place: Place) -> None:
     assert len(content) < 20_000
     code = (
         "import pickle, sys; sys.modules['rdagent_sota_bridge'] = None\n"
-        "base, synthetic, runner = pickle.load(sys.stdin.buffer)\n"
+        f"base, synthetic, runner = pickle.loads({content!r})\n"
         "print(type(synthetic).__name__, synthetic.sota_factor_set['digest'])"
     )
-    environment = {**os.environ, "RDAGENT_SOTA_BRIDGE": "0"}
-    found = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, env=environment)
-    assert found.returncode == 0, found.stderr.decode()
-    assert found.stdout.decode().split() == ["QlibFactorExperiment", synthetic.sota_factor_set["digest"]]
+    found = forks_of_rdagent.output(code, RDAGENT_SOTA_BRIDGE="0")
+    assert found.split() == ["QlibFactorExperiment", synthetic.sota_factor_set["digest"]]
 
 
 def test_the_results_hold_every_metric_that_rdagent_asks_for(place: Place) -> None:

@@ -32,13 +32,7 @@ Run = Callable[..., str]
 @pytest.fixture
 def run(forks_of_rdagent: Forks) -> Run:
     """Return a function that runs code in a new Python and returns what it prints."""
-
-    def in_fork(code: str, **variables: str) -> str:
-        found = forks_of_rdagent.run(START + textwrap.dedent(code), **variables)
-        assert found.returncode == 0, found.stderr
-        return found.stdout
-
-    return in_fork
+    return lambda code, **how: forks_of_rdagent.output(START + textwrap.dedent(code), **how)
 
 
 def test_revert_restores_by_identity(run: Run) -> None:

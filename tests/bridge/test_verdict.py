@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +21,7 @@ from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
 from rdagent_sota_bridge.errors import SeamError
 from rdagent_sota_bridge.settings import read_settings
 from tests import seams
-
-pytestmark = pytest.mark.xdist_group("verdict")  # the loops of `ways` are run once
+from tests.forking import Forks
 
 SCRIPT = Script(models=(SMALL_MLP, replace(SMALL_GRU, accepted=False)))
 """The LLM says yes to the first model, no to the second, and yes to the third."""
@@ -84,20 +81,13 @@ class Loops:
 
 
 @pytest.fixture(scope="module")
-def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loops]:
+def ways(forks_of_rdagent: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loops]:
     """Return three loops of each way, by name; on the installed RD-Agent."""
     box = sandbox.create(tmp_path_factory.mktemp("verdict") / "box")
     with ScriptedLLM(SCRIPT, in_turn=True) as llm:
-        done = subprocess.run(
-            [sys.executable, "-c", LOOPS],
-            cwd=box.project,
-            env=box.environment(llm.url),
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
+        said = forks_of_rdagent.output(LOOPS, folder=box.project, **box.environment(llm.url))
     assert llm.unknown == []
-    verdicts = json.loads(done.stdout.splitlines()[-1])
+    verdicts = json.loads(said.splitlines()[-1])
     requests = [request for request in llm.requests if request.kind != "embedding"]
     each = len(requests) // len(verdicts)
     assert each * len(verdicts) == len(requests)

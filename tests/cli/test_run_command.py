@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import stand_in
+from tests.forking import Forks
 from tests.frames import factor_frame, write
 from tests.processes import is_alive
 from tests.stand_in import Project, kill, wait_until
@@ -269,16 +270,16 @@ def test_time_shares(project: Project) -> None:
     assert second == pytest.approx(7200, abs=60)
 
 
-def test_a_copied_and_moved_project(tmp_path: Path, templates: Path) -> None:
+def test_a_copied_and_moved_project(tmp_path: Path, templates: Path, forks_of_rdagent: Forks) -> None:
     """A job is resumed in a project that was moved: its factor stage's log leads to the set's new place."""
     (tmp_path / "old").mkdir()
-    old = stand_in.make_project(tmp_path / "old", templates)
+    old = stand_in.make_project(tmp_path / "old", templates, forks_of_rdagent)
     old.trouble("fin_model", 1, "coding", "ends", status=1)
     assert old.run(*LOOPS)[0] == 1
     digest = old.state["factor_set"]["digest"]
     old.folder.rename(tmp_path / "new")
     stand_in.write_command(tmp_path / "new")
-    project = Project(tmp_path / "new")
+    project = Project(tmp_path / "new", forks_of_rdagent)
     resume(project)
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert project.calls[-1]["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
@@ -309,8 +310,9 @@ def test_no_time_for_a_model(project: Project) -> None:
 
 def test_letters_that_the_output_has_no_bytes_for(project: Project) -> None:
     """They are question marks, and end no job."""
-    status, output = project.run(*LOOPS, "--log-dir", "\u53e0", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert status == 0, output
+    process = project.start(*LOOPS, "--log-dir", "\u53e0", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
     assert "log ?/" in output
 
 
