@@ -152,7 +152,7 @@ def report_command(
     logs: Annotated[
         Logs | None,
         typer.Argument(
-            metavar="[LOG]...",
+            metavar="LOG",
             help=f"Log folders, {_or_latest('of any command')} Left out: the newest job's.",
         ),
     ] = None,
@@ -205,6 +205,7 @@ def run_command(
     """Mine factors, check them, train models on what was accepted, and report. Can be stopped and resumed.
 
     Runs `rdagent fin_factor` and `rdagent fin_model`. Options of theirs are passed to both of them.
+    At the end it says what `verify` says and what to do next; status 0 if the models have the factors.
     """
     from rdagent_sota_bridge.cli import run
     from rdagent_sota_bridge.run import stages
