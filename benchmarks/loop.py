@@ -21,7 +21,8 @@ Memory is the most that RD-Agent's process and all that it starts have at a time
 part (PSS). The building of the runner is not timed (`handoff.py` does that), but its memory counts.
 
 Measure alone: trainings at once on few cores make torch's threads wait for each other in loops that burn
-processors (2.7 seconds of processors became 70). `--picture FILE` draws the phases.
+processors (2.7 seconds of processors became 70; `OMP_WAIT_POLICY=passive` in the environment saves most of
+that, and changes what is measured). `--picture FILE` draws the phases.
 
 Measured, and left out:
 
