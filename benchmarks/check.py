@@ -8,6 +8,9 @@ Writes 5.4 million rows (`--rows`) of 30 factors and a Qlib data folder for them
 - the whole of a run's own check once the set is known.
 
 What counts is the ratio of the medians, for machines differ and are noisy.
+
+Measured, and left out: the check's arithmetic in polars or duckdb takes 5.3 seconds of processors where ours
+takes 6, for twice the memory and a wheel of 55 MB.
 """
 
 from __future__ import annotations

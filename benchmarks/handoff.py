@@ -279,7 +279,7 @@ def measure_loops(kind: str, folder: Path) -> Figures:
     """Build RD-Agent's runner and run its `develop` several times."""
     from rdagent.scenarios.qlib.developer import model_runner
 
-    from rdagent_sota_bridge.bridge import experiment, seams
+    from rdagent_sota_bridge.bridge import seams
     from rdagent_sota_bridge.check import inspect as inspection
 
     del inspection  # imported, that it may count for no way alone
@@ -294,11 +294,7 @@ def measure_loops(kind: str, folder: Path) -> Figures:
     for _ in range(1 + LATER_LOOPS[kind]):
         model = model_experiment()
         if kind == OWN:
-            record = {"path": "", "digest": "", "columns": [], "metrics": {}}
-            model.based_experiments = [
-                experiment.base_experiment(),
-                experiment.synthetic_experiment(record, ""),
-            ]
+            model.based_experiments = factor_experiments()
         workspace = Path(model.experiment_workspace.workspace_path)
         before = set(files_in(workspace))
         loops.append(seconds_of_develop(runner, model))
@@ -309,6 +305,14 @@ def measure_loops(kind: str, folder: Path) -> Figures:
         disk = sum(512 * status.st_blocks for status in new if status.st_nlink == 1)
         links = sum(status.st_nlink > 1 for status in new)
     return Figures(built, loops, first_peak, peak_memory(), disk, links)
+
+
+def factor_experiments() -> list[Any]:
+    """Return what lets RD-Agent merge factors before a training in its own way."""
+    from rdagent_sota_bridge.bridge import experiment
+
+    record = {"path": "", "digest": "", "columns": [], "metrics": {}}
+    return [experiment.base_experiment(), experiment.synthetic_experiment(record, "")]
 
 
 def flat(file: Path) -> Any:
@@ -343,18 +347,26 @@ def seconds_of_develop(runner: Any, model: Any) -> float:
     sys.exit("RD-Agent developed a model without Qlib")
 
 
-def model_experiment() -> Any:
-    """Return a model experiment with some code."""
+def model_experiment(
+    code: str = "model_cls = None", kind: str = "Tabular", training: dict[str, Any] | None = None
+) -> Any:
+    """Return a model experiment.
+
+    Args:
+        code: The model's code.
+        kind: The model's type.
+        training: The hyperparameters of its training.
+    """
     from rdagent.components.coder.model_coder.model import ModelFBWorkspace, ModelTask
     from rdagent.scenarios.qlib.experiment.model_experiment import QlibModelExperiment
 
     texts = dict.fromkeys(("description", "architecture", "formulation"), "")
-    tables = {"hyperparameters": {}, "training_hyperparameters": {}, "variables": {}}
-    task = ModelTask(name="Model", **texts, **tables, model_type="Tabular")
+    tables = {"hyperparameters": {}, "training_hyperparameters": training or {}, "variables": {}}
+    task = ModelTask(name="Model", **texts, **tables, model_type=kind)
     experiment = QlibModelExperiment([task])
     experiment.based_experiments = []
     experiment.sub_workspace_list[0] = ModelFBWorkspace(target_task=task)
-    experiment.sub_workspace_list[0].inject_files(**{"model.py": "model_cls = None"})
+    experiment.sub_workspace_list[0].inject_files(**{"model.py": code})
     if hasattr(experiment, "base_features"):  # not in 0.8.0
         from rdagent.utils.qlib import ALPHA20
 

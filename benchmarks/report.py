@@ -10,7 +10,6 @@ that they share count once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import os
 import pickle
@@ -18,15 +17,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
 import pandas as pd
-import psutil
 from data import FACTORS, Panel, write_factors, write_market
 
 from rdagent_sota_bridge.factor_set import parquet
@@ -94,34 +92,14 @@ def measured(command: list[str], folder: Path) -> tuple[float, float, float]:
     process = subprocess.Popen(
         command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    peaks = [0]
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.1):
-            peaks.append(memory(process.pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    output, _ = process.communicate()
+    with memory.watched(process.pid) as peaks:
+        output, _ = process.communicate()
     seconds = time.perf_counter() - start
-    ended.set()
-    watcher.join()
     if process.returncode:
         sys.exit(output.decode(errors="replace"))
     after = os.times()
     busy = after.children_user + after.children_system - before.children_user - before.children_system
     return seconds, busy, max(peaks)
-
-
-def memory(pid: int) -> int:
-    """Return the bytes of memory of a process and of all that it started; what they share counts in part."""
-    total = 0
-    with contextlib.suppress(psutil.Error):  # it has ended
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            total += one.memory_full_info().pss
-    return total
 
 
 def environment(folder: Path) -> dict[str, str]:

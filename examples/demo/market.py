@@ -65,10 +65,19 @@ class Market:
     prices: dict[str, Prices]
 
 
-def write_market(provider: Path, *, seed: int = 7) -> Market:
-    """Write the market to `provider`, over that of an earlier call. The same seed gives the same bytes."""
-    days = pd.bdate_range(FIRST_DAY, LAST_DAY)[::WEEKDAYS_PER_TRADING_DAY]
-    instruments = tuple(f"SH{600000 + number}" for number in range(INSTRUMENTS))
+def write_market(
+    provider: Path, *, seed: int = 7, width: int = INSTRUMENTS, weekdays: int = WEEKDAYS_PER_TRADING_DAY
+) -> Market:
+    """Write the market to `provider`, over that of an earlier call. The same seed gives the same bytes.
+
+    Args:
+        provider: The folder.
+        seed: Of the draws.
+        width: Number of instruments.
+        weekdays: Every so many weekdays is a trading day.
+    """
+    days = pd.bdate_range(FIRST_DAY, LAST_DAY)[::weekdays]
+    instruments = tuple(f"SH{600000 + number}" for number in range(width))
     prices = _prices(len(days), len(instruments), np.random.default_rng(seed))
 
     for folder in ("calendars", "instruments"):
