@@ -36,6 +36,8 @@ FIXED = {
     # RD-Agent's templates ask for 20 LightGBM threads: the thread limit alone bounds that.
     "OMP_NUM_THREADS": "2",
     "OMP_THREAD_LIMIT": "2",
+    # Threads that wait for each other sleep: else trainings beside each other use up a machine of few cores.
+    "OMP_WAIT_POLICY": "passive",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
