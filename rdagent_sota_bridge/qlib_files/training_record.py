@@ -13,7 +13,7 @@ import pandas as pd
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import safe_pickle
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.qlib_files import batches
+from rdagent_sota_bridge.qlib_files import batches, seeds
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, task_of
 from rdagent_sota_bridge.qlib_files.yaml_edits import NETWORK
 from rdagent_sota_bridge.system.files import open_file, read_text
@@ -197,9 +197,11 @@ def _unpickled(file: Path) -> Any:
 
 
 def _give_back_names(model: dict[str, Any]) -> None:
-    """Give Qlib's own name back where a file of ours stands for it in a recorded model."""
+    """Give the names of Qlib and RD-Agent back where a file of ours stands for them in a recorded model."""
     if model["module_path"] == batches.MODULE:
         model["module_path"] = NETWORK[1]
+    if model["kwargs"].get("pt_model_uri") == seeds.SEEDED_NETWORK:
+        model["kwargs"]["pt_model_uri"] = seeds.NETWORK
 
 
 # --- RD-Agent's table of the metrics ---
