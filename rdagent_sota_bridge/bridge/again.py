@@ -19,7 +19,9 @@ from rdagent_sota_bridge.system import files
 TRAINED = "sota_trained.json"
 """What a training that has a result leaves in its folder: where its batches came from."""
 
-_IN_QLIB = {"PYTHONPATH": "./"}  # as RD-Agent runs qrun (`developer/model_runner.py`, 0.8.0 and 1.0.0)
+# The first as RD-Agent runs qrun (`developer/model_runner.py`, 0.8.0 and 1.0.0). Without the second Qlib's
+# back-test adds returns up in another order each time, and one seed gives figures that differ by 1e-16.
+_IN_QLIB = {"PYTHONPATH": "./", "PYTHONHASHSEED": "0"}
 
 
 def train(folder: str, note: str) -> None:

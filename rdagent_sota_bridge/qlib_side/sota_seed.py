@@ -10,8 +10,14 @@ import torch
 
 SEED = 0
 
-random.seed(SEED)
-np.random.seed(SEED)
-torch.manual_seed(SEED)
 
+def _seed() -> None:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+_seed()
 from model import model_cls  # type: ignore[import-not-found]  # noqa: E402, F401 - what the YAML asks for
+
+_seed()  # the model's file may have a seed of its own
