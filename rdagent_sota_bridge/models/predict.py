@@ -44,8 +44,8 @@ def predict_again(of: Path, days: tuple[str, str] | None = None) -> pd.DataFrame
     """
     of = of.absolute()
     training = training_record.read_training(of)
-    dataset = training.config["task"]["dataset"]
     try:
+        dataset = training.config["task"]["dataset"]
         handler = dataset["kwargs"]["handler"]["kwargs"]
         loaders = [loader["kwargs"]["config"] for loader in handler["data_loader"]["kwargs"]["dataloader_l"]]
         if days is not None:
@@ -65,10 +65,8 @@ def predict_again(of: Path, days: tuple[str, str] | None = None) -> pd.DataFrame
         folder = Path(name)
         if FACTOR_FILE in loaders:
             files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
-        for file in (
-            of / MODEL_FILE,
-            *(training.run / "artifacts" / name for name in ("dataset", "params.pkl")),
-        ):
+        artifacts = training.run / "artifacts"
+        for file in (of / MODEL_FILE, artifacts / "dataset", artifacts / "params.pkl"):
             shutil.copyfile(file, folder / file.name)
         (folder / "sota_predict.json").write_text(config, encoding="utf-8")
         # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.

@@ -14,7 +14,7 @@ from pydantic import AliasPath, BaseModel, Field
 from rdagent_sota_bridge.bridge import again
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileNotFoundError, ResultError, one_line, shortened
 from rdagent_sota_bridge.factor_set import panel, parquet, store
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.models import child, edits
 from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml, seeds, training_record
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
@@ -114,7 +114,8 @@ def train_again(of: Path, change: Change, root: Path) -> Retrained:
         for name, text in texts.items():
             files.write_whole(workspace / name, text)
         answer = workspace / again.TRAINED
-        answer.unlink(missing_ok=True)
+        for left in (answer, workspace / RESULT_FILE):  # by a call that was killed
+            left.unlink(missing_ok=True)
         child.call("train", workspace, note)
         if not answer.is_file():
             fix = "see what RD-Agent and Qlib say there, or leave the model out"

@@ -60,13 +60,16 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(run_once: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """Be a process that was started in the project, with the switch off and no LLM; no log folder is made."""
+    """Be a process in the project, with the switch off, no LLM, and RD-Agent's cache of qruns on.
+
+    No log folder is made.
+    """
     monkeypatch.chdir(run_once.box.project)
     before = sorted(run_once.box.project.glob("log/*"))
-    with mock.patch.dict(os.environ, run_once.box.environment("http://127.0.0.1:1"), clear=True):
+    variables = run_once.box.environment("http://127.0.0.1:1", ENABLE_CACHE="true")
+    with mock.patch.dict(os.environ, variables, clear=True):
         yield run_once
     assert sorted(run_once.box.project.glob("log/*")) == before
-    assert not (run_once.box.project / "pickle_cache" / "rdagent.utils.env").exists()
 
 
 def predictions(workspace: Path) -> pd.Series:
@@ -75,6 +78,11 @@ def predictions(workspace: Path) -> pd.Series:
         training_record.read_training(workspace).run / "artifacts" / "pred.pkl"
     )
     return found["score"]
+
+
+def recorder(workspace: Path) -> str:
+    """Return mlflow's id of the newest finished training in a workspace."""
+    return training_record.read_training(workspace).run.name
 
 
 def same_bits(one: pd.Series, other: pd.Series) -> bool:
@@ -91,6 +99,7 @@ def test_one_seed_gives_the_same_bits(name: str, project: Project, monkeypatch: 
     second = train_again(of, Change(seed=1), project.box.project / "elsewhere")
     assert same_bits(predictions(first.workspace), predictions(second.workspace))
     assert first.metrics == second.metrics
+    assert recorder(first.workspace) != recorder(second.workspace), "no cache has answered"
     assert not same_bits(predictions(first.workspace), predictions(of)), "which had no seed"
     assert (manifest_of(first.workspace)["batches"], first.metrics["IC"] > USED) == ("memory", True)
     assert manifest_of(second.workspace)["loader"] == "SOTA_FAST_TRAINING=false"
@@ -117,7 +126,7 @@ def test_without_the_mined_columns(project: Project) -> None:
     assert manifest["qlib_loaded"]["num_features"] == runs.model_in(found.workspace).width == len(ALPHA22)
     assert manifest["retrained"] == {
         "of": of.name,
-        "recorder": training_record.read_training(of).run.name,
+        "recorder": recorder(of),
         "change": {"columns": [], "seed": 1},
     }
     assert json.loads((found.workspace / "sota_loaded.json").read_text())["columns"] == sorted(ALPHA22)

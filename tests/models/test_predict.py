@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,28 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, ResultError, StoreError
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    FactorFileNotFoundError,
+    ResultError,
+    SeamError,
+    StoreError,
+)
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.predict import predict_again
 from tests import trained
 
 FOUND = pd.DataFrame({"score": [0.5], "label": [float("nan")]})
+
+
+MODEL = {"module_path": "qlib", "kwargs": {}}
+
+
+def task_of(model: Path) -> Path:
+    """Return the file of the recorded task."""
+    (file,) = model.glob("mlruns/*/*/artifacts/task")
+    return file
 
 
 @pytest.fixture
@@ -56,6 +72,7 @@ def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("spoil", "kind", "fact"),
     [
+        (lambda model: task_of(model).write_bytes(pickle.dumps({"model": MODEL})), SeamError, "not known"),
         (shutil.rmtree, ResultError, "The model's workspace is gone"),
         (lambda model: (model / FACTOR_FILE).unlink(), FactorFileNotFoundError, "not found"),
         (lambda model: (model / "model.py").unlink(), StoreError, "The model can't predict"),
