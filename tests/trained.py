@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from rdagent_sota_bridge.factor_set import parquet
-from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml
+from rdagent_sota_bridge.qlib_files import base_sets, manifest, model_yaml, yaml_edits
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from tests import frames
 
@@ -54,7 +54,7 @@ def config(
         "instruments": "csi300",
         "data_loader": {"class": "NestedDataLoader", "kwargs": {"dataloader_l": loaders}},
     }
-    model: dict[str, Any] = {"n_epochs": 2}
+    model: dict[str, Any] = {"n_epochs": 2, "pt_model_uri": "model.model_cls"}
     if width is not None:
         model["pt_model_kwargs"] = {"num_features": width}
     segments = {
@@ -65,7 +65,7 @@ def config(
     return {
         "qlib_init": {"provider_uri": "~/.qlib/qlib_data/cn_data", "region": "cn"},
         "task": {
-            "model": {"class": "GeneralPTNN", "kwargs": model},
+            "model": {"class": "GeneralPTNN", "module_path": yaml_edits.NETWORK[1], "kwargs": model},
             "dataset": {
                 "class": "DatasetH",
                 "kwargs": {"handler": {"class": "DataHandlerLP", "kwargs": handler}, "segments": segments},
@@ -97,6 +97,7 @@ def write_record(
     for name, value in params.items():
         (folder / "params" / name).write_text(str(value)[:1000])
     (folder / "artifacts" / "config").write_bytes(pickle.dumps(document))
+    (folder / "artifacts" / "task").write_bytes(pickle.dumps(document["task"]))
     return folder
 
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +70,7 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
             str(workspace.workspace_path),
             OTHER_RELEASE,
         )
-    config, script = (_text_in(workspace, name) for name in (config_name, RESULT_SCRIPT))
+    config = _text_in(workspace, config_name)
     if hand_off.to_place is None:
         # What RD-Agent wrote: a factor loop's new factors too, less those that it found too like old ones.
         hand_off.mined = _merged_columns(hand_off)
@@ -80,21 +81,11 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
     width = len(base.features) + len(hand_off.mined)
     run_env = {**run_env, **model_yaml.feature_variables(base, hand_off.mined), "num_features": str(width)}
 
-    adapted = model_yaml.adapt(config, base, hand_off.note, hand_off.mined)
-    adapted, beside, hand_off.batches = batches.adapt(adapted, wanted=read_settings().fast_training)
-
-    def attempt() -> Any:
-        # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
-        # knows these texts and no segments, and would answer with another training.
-        note = f"{hand_off.note}, training {uuid.uuid4().hex}"
-        texts = {config_name: adapted.replace(hand_off.note, note, 1), **beside}
-        workspace.inject_files(**{**texts, RESULT_SCRIPT: manifest.with_probe(script, note)})
-        for name in (manifest.LOADED_FILE, batches.ANSWER):
-            (workspace.workspace_path / name).unlink(missing_ok=True)
+    def run_with_set(**arguments: Any) -> Any:
         _place_set(hand_off)
         result = None
         try:
-            result, output = run(qlib_config_name=config_name, run_env=run_env)
+            result, output = run(**arguments)
         finally:
             placed = hand_off.stored
             if placed is not None and (result is None or placed["placed_as"] == "link"):
@@ -103,20 +94,67 @@ def _train(run: Any, workspace: Any, config_name: str, run_env: dict[str, Any], 
                     hand_off.file.replace(hand_off.aside)
         return result, output
 
+    adapted = model_yaml.adapt(config, base, hand_off.note, hand_off.mined)
+    trained = train(run_with_set, workspace, {config_name: adapted}, run_env, hand_off.note)
+    hand_off.batches, hand_off.trained = trained.batches, True
+    if trained.result is not None:
+        _check_loaded(hand_off, workspace.workspace_path)
+    return trained.result, trained.output
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a qrun.
+
+    Attributes:
+        result: The metrics by name, a Series; None where there are none.
+        output: What qrun said.
+        batches: Where the batches came from, as a manifest says it.
+    """
+
+    result: Any
+    output: Any
+    batches: dict[str, str]
+
+
+def train(
+    run: Any, workspace: Any, named_config: dict[str, str], run_env: dict[str, Any], note: str
+) -> Trained:
+    """Run qrun with batches from memory and the probe, and repeat it once after Qlib's logging race.
+
+    Args:
+        run: RD-Agent's `execute` of the workspace, or what calls it.
+        workspace: RD-Agent's QlibFBWorkspace, which has the script that reads results.
+        named_config: The YAML by its name; the note stands in it.
+        run_env: Variables for qrun.
+        note: What the training is of, in one line.
+    """
+    ((config_name, config),) = named_config.items()
+    script = _text_in(workspace, RESULT_SCRIPT)
+    config, beside, said = batches.adapt(config, wanted=read_settings().fast_training)
+
+    def attempt() -> Any:
+        # With an id of its own: RD-Agent's ENABLE_CACHE (`Env.cached_run` in `utils/env.py`, 0.8.0, 1.0.0)
+        # knows these texts and no segments, and would answer with another training.
+        named = f"{note}, training {uuid.uuid4().hex}"
+        texts = {config_name: config.replace(note, named, 1), **beside}
+        workspace.inject_files(**{**texts, RESULT_SCRIPT: manifest.with_probe(script, named)})
+        for name in (manifest.LOADED_FILE, batches.ANSWER):
+            (workspace.workspace_path / name).unlink(missing_ok=True)
+        return run(qlib_config_name=config_name, run_env=run_env)
+
     result, output = attempt()
     if result is None and (race := _LOGGING_RACE.search(str(output))):
         logger().warning(f"qrun died of Qlib's logging race ({race.group()}); it is repeated once")
         result, output = attempt()
-    hand_off.trained = True
     if result is not None:
-        _check_loaded(hand_off, workspace.workspace_path)
         if beside:
-            hand_off.batches = batches.answer(workspace.workspace_path)
-        if hand_off.is_of_model or beside:  # LightGBM has no loader
-            way = hand_off.batches.get("loader")
+            said = batches.answer(workspace.workspace_path)
+        if beside or config_name == model_yaml.CONFIG_FILE:  # LightGBM, in a factor loop, has no loader
+            way = said.get("loader")
             source = "memory" if way is None else f"Qlib's own loader: {way}"
             logger().info(f"SOTA training: batches come from {source}")
-    return result, output
+    return Trained(result, output, said)
 
 
 def _text_in(workspace: Any, name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -187,7 +186,6 @@ def check_unchanged(record: Record) -> None:
 
 
 def _write_manifest(hand_off: HandOff, exp: Any) -> None:
-    base, loaded = hand_off.base, hand_off.loaded
     record = to_jsonable_python(hand_off.record, inf_nan_mode="null")
     workspace = Path(exp.experiment_workspace.workspace_path)
     workspace.mkdir(parents=True, exist_ok=True)
@@ -195,7 +193,6 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
     manifest.write_manifest(
         workspace,
         {
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "model": {"name": task.name, "type": str(getattr(task, "model_type", ""))},
             "factor_set": {
                 **{name: record[name] for name in ("path", "digest", "rows", "instruments", "start", "end")},
@@ -203,20 +200,9 @@ def _write_manifest(hand_off: HandOff, exp: Any) -> None:
                 "stored": hand_off.stored,
                 "replaced_by_own": list(hand_off.replaced),
             },
-            "mined_columns": list(hand_off.mined),
-            "base_set": {
-                "name": base.name,
-                "digest": f"sha256:{base.digest}",
-                "features": dict(base.features),
-                "replaced_by_mined": [name for name in base.names if name in set(hand_off.mined)],
-            },
-            "training": None if hand_off.task is None else hand_off.task.as_record(),
-            "qlib_loaded": None if loaded is None else loaded.as_record(),
-            **hand_off.batches,
-            "versions": {
-                "rd_agent_side": manifest.versions(),
-                "qlib_side": {} if loaded is None else loaded.versions,
-            },
+            **manifest.of_training(
+                hand_off.mined, hand_off.base, hand_off.task, hand_off.loaded, hand_off.batches
+            ),
         },
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.errors import HandOffError
+from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.system.files import read_json, write_whole
 
 MANIFEST_FILE = "sota_manifest.json"
@@ -88,7 +92,7 @@ def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], 
         problems.append(f"Qlib loaded {len(columns)} columns; missing: {missing}, not asked for: {extra}")
     if loaded.num_features not in (None, len(columns)):
         problems.append(f"the network is {loaded.num_features} wide for {len(columns)} columns")
-    if set(mined) <= set(loaded.columns_without_training_values):
+    if mined and set(mined) <= set(loaded.columns_without_training_values):
         problems.append(f"no value of the {len(mined)} mined columns reached the training segment")
     if problems:
         raise HandOffError(
@@ -105,6 +109,37 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def of_training(
+    mined: Sequence[str], base: BaseSet, task: Task | None, loaded: Loaded | None, batches: dict[str, str]
+) -> dict[str, Any]:
+    """Return what a manifest says of a training, whatever it is of.
+
+    Args:
+        mined: The mined columns.
+        base: The base set, whole.
+        task: What the YAML names.
+        loaded: What Qlib loaded; None where that is not known.
+        batches: Where the batches came from.
+    """
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "mined_columns": list(mined),
+        "base_set": {
+            "name": base.name,
+            "digest": f"sha256:{base.digest}",
+            "features": dict(base.features),
+            "replaced_by_mined": [name for name in base.names if name in set(mined)],
+        },
+        "training": None if task is None else task.as_record(),
+        "qlib_loaded": None if loaded is None else loaded.as_record(),
+        **batches,
+        "versions": {
+            "rd_agent_side": versions(),
+            "qlib_side": {} if loaded is None else loaded.versions,
+        },
+    }
 
 
 def write_manifest(workspace: Path, record: dict[str, Any]) -> Path:

@@ -31,10 +31,12 @@ FACTOR_CONFIG_FILES = ("conf_combined_factors.yaml", "conf_combined_factors_sota
 """The YAML files of a factor loop with factors: for LightGBM, and for the best model of the run
 (`scenarios/qlib/experiment/factor_template`, 0.8.0 and 1.0.0)."""
 
+NOTE = "# rdagent-sota-bridge:"
+"""Begins the line of a YAML that says what it trains on."""
+
 Segment = tuple[pd.Timestamp, pd.Timestamp]
 """First and last day of a segment, both inclusive; NaT and NaT for one that is not known."""
 
-_NOTE = "# rdagent-sota-bridge:"
 _DATES = ("train_start", "train_end", "valid_start", "valid_end", "test_start", "test_end")
 _UNKNOWN = "__unknown__"
 _FEATURE_GROUPS = ("feature", None)
@@ -248,7 +250,7 @@ def adapt(text: str, base: BaseSet, note: str, mined: tuple[str, ...] = ()) -> s
     Raises:
         SeamError: if the YAML has a form that is not known.
     """
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(_NOTE)]
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(NOTE)]
     body = "".join(lines) if base.features else "".join(lines).replace(ALPHA_LOADER, PLAIN_LOADER)
     try:
         body = yaml_edits.with_features(body, base)
@@ -256,7 +258,7 @@ def adapt(text: str, base: BaseSet, note: str, mined: tuple[str, ...] = ()) -> s
         raise _unknown_form(f"{type(error).__name__}: {error}") from None
     except ValueError as error:
         raise _unknown_form(str(error)) from None
-    noted = f"{_NOTE} {note}\n{body}"
+    noted = f"{NOTE} {note}\n{body}"
     _verify(noted, base, mined)
     return noted
 

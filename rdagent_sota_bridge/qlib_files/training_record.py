@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import pandas as pd
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import safe_pickle
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
+from rdagent_sota_bridge.qlib_files import batches, seeds
 from rdagent_sota_bridge.qlib_files.model_yaml import Task, task_of
+from rdagent_sota_bridge.qlib_files.yaml_edits import NETWORK
 from rdagent_sota_bridge.system.files import open_file, read_text
 
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
@@ -57,9 +61,16 @@ def read(workspace: Path) -> QlibRecord | None:
     Raises:
         ResultError: if the record of the run can't be read.
     """
-    try:
+    with _readable(workspace):
         run = _newest_finished(workspace)
         return None if run is None else _read(run)
+
+
+@contextmanager
+def _readable(workspace: Path) -> Iterator[None]:
+    """Make a ResultError of what the file system, or a text that is none, says of a record."""
+    try:
+        yield
     except (OSError, UnicodeDecodeError) as error:
         raise ResultError(
             f"What Qlib recorded can't be read: {error}",
@@ -84,8 +95,7 @@ def _read(run: Path) -> QlibRecord:
     texts = [file.read_text(encoding="utf-8") if file.is_file() else "" for file in files]
     width, config_file = _whole_number(texts[0]), texts[1].rpartition(" ")[2].rpartition("/")[2]
     try:
-        with open_file(run / "artifacts" / "config") as content:
-            config = safe_pickle.load(content)
+        config = _unpickled(run / "artifacts" / "config")
         handler = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
         configured = config["task"]["model"].get("kwargs", {}).get("pt_model_kwargs", {}).get("num_features")
     except (FileNotFoundError, *safe_pickle.DAMAGE) as error:
@@ -135,6 +145,63 @@ def _at(value: Any, *path: str | int) -> Any:
 def _whole_number(value: Any) -> int | None:
     text = str(value).strip()
     return int(text) if text.isdecimal() else None
+
+
+# --- the training, for whoever repeats it ---
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training of a model, as it can be repeated.
+
+    Attributes:
+        run: mlflow's folder. Below `artifacts`, `params.pkl` is the model and `dataset` has the fitted
+            processors.
+        config: `qlib_init` and `task`: the rendered YAML as plain data, which needs no file of this package.
+    """
+
+    run: Path
+    config: dict[str, Any]
+
+
+def read_training(workspace: Path) -> Training:
+    """Return the newest finished training in a model's workspace.
+
+    Raises:
+        ResultError: if the workspace or its record is gone, it has no training, or that can't be read.
+    """
+    leave_out = "put it back, or leave the model out"
+    if not workspace.is_dir():
+        raise ResultError("The model's workspace is gone", str(workspace), leave_out)
+    with _readable(workspace):
+        run = _newest_finished(workspace)
+        if run is None and (workspace / RESULT_FILE).is_file():
+            raise ResultError("What Qlib recorded of the model is gone", str(workspace / "mlruns"), leave_out)
+        if run is None:
+            fact = "The model has no training of its own: it failed, or RD-Agent answered from its cache"
+            raise ResultError(fact, str(workspace), "leave the model out")
+        artifacts = run / "artifacts"
+        try:
+            # `config` has the task too; there it holds the model itself and the data set.
+            task, config = (_unpickled(artifacts / name) for name in ("task", "config"))
+            _give_back_names(task["model"])
+            return Training(run, {"qlib_init": config["qlib_init"], "task": task})
+        except (FileNotFoundError, *safe_pickle.DAMAGE) as error:
+            fact = f"What Qlib recorded of the training can't be read ({type(error).__name__})"
+            raise ResultError(fact, f"task and config in {artifacts}", "leave the model out") from None
+
+
+def _unpickled(file: Path) -> Any:
+    with open_file(file) as content:
+        return safe_pickle.load(content)
+
+
+def _give_back_names(model: dict[str, Any]) -> None:
+    """Give the names of Qlib and RD-Agent back where a file of ours stands for them in a recorded model."""
+    if model["module_path"] == batches.MODULE:
+        model["module_path"] = NETWORK[1]
+    if model["kwargs"].get("pt_model_uri") == seeds.SEEDED_NETWORK:
+        model["kwargs"]["pt_model_uri"] = seeds.NETWORK
 
 
 # --- RD-Agent's table of the metrics ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,51 @@ def test_a_closed_record(tmp_path: Path) -> None:
     with without_privileges(), pytest.raises(ResultError, match="Permission denied") as caught:
         training_record.read(tmp_path)
     assert str(tmp_path) in caught.value.place
+
+
+# --- the training, for whoever repeats it ---
+
+
+@pytest.mark.parametrize("module", ["qlib.contrib.model.pytorch_general_nn", "sota_batches"])
+def test_a_training_that_needs_no_file_of_this_package(module: str, tmp_path: Path) -> None:
+    """The newest finished training is plain data, and its model Qlib's own, also with batches from memory."""
+    document = trained.config()
+    document["task"]["model"]["module_path"] = module
+    trained.write_record(tmp_path, trained.config(width=1), run="a" * 32, ended=1)
+    run = trained.write_record(tmp_path, document, run="b" * 32, ended=2)
+    trained.write_record(tmp_path, trained.config(width=3), run="c" * 32, ended=3, status=4)
+    found = training_record.read_training(tmp_path)
+    assert found == training_record.Training(run, trained.config())
+    assert "sota" not in str(found.config)
+
+
+def spoil_task(run: Path, content: bytes | None) -> None:
+    """Take the recorded task away, or write something else in its place."""
+    file = run / "artifacts" / "task"
+    file.unlink() if content is None else file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fact"),
+    [
+        (lambda run: shutil.rmtree(run.parents[2]), "The model's workspace is gone"),
+        (lambda run: shutil.rmtree(run.parents[1]), "The model has no training of its own"),
+        (lambda run: (run / "meta.yaml").write_text("status: 4\n"), "The model has no training of its own"),
+        (
+            lambda run: (trained.write_results(run.parents[2]), shutil.rmtree(run.parents[1])),
+            "What Qlib recorded of the model is gone",
+        ),
+        (lambda run: spoil_task(run, None), "What Qlib recorded of the training can't be read"),
+        (lambda run: spoil_task(run, b"damaged"), "What Qlib recorded of the training can't be read"),
+        (lambda run: spoil_task(run, pickle.dumps(7)), "What Qlib recorded of the training can't be read"),
+        (lambda run: spoil_task(run, pickle.dumps({})), "What Qlib recorded of the training can't be read"),
+        (lambda run: (run / "meta.yaml").write_bytes(b"\xff"), "What Qlib recorded can't be read"),
+    ],
+)
+def test_what_can_not_be_trained_again(spoil: Any, fact: str, tmp_path: Path) -> None:
+    """Each is one message that names the place and what to do."""
+    spoil(trained.write_record(tmp_path / "workspace", trained.config()))
+    with pytest.raises(ResultError) as caught:
+        training_record.read_training(tmp_path / "workspace")
+    assert caught.value.fact.startswith(fact)
+    assert str(tmp_path / "workspace") in caught.value.place

@@ -1,0 +1,110 @@
+"""The configuration of a recorded training, edited as plain data, and written as plain YAML."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jinja2
+import yaml
+
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import model_yaml, seeds
+from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+from rdagent_sota_bridge.qlib_files.yaml_edits import PROCESSORS
+
+
+def changed_yaml(
+    config: dict[str, Any],
+    note: str,
+    base: BaseSet,
+    mined: tuple[str, ...],
+    segments: Mapping[str, tuple[str, str]],
+    *,
+    seeded: bool,
+) -> str:
+    """Return the YAML of a training that differs from a recorded one.
+
+    Args:
+        config: The recorded one, as `training_record.read_training` returns it; it is edited.
+        note: A line of comment for the top.
+        base: The base features beside the mined columns.
+        mined: The mined columns.
+        segments: New first and last days by the name of a segment.
+        seeded: True where `seeds.FILE` is to name the network.
+
+    Raises:
+        SeamError: if the recorded one has a form that is not known.
+    """
+    days = {name: [datetime.date.fromisoformat(day) for day in given] for name, given in segments.items()}
+    try:
+        _set_columns(config["task"], base, mined)
+        _set_segments(config["task"], days)
+        model = config["task"]["model"]["kwargs"]
+        if seeded and model["pt_model_uri"] != seeds.NETWORK:
+            raise ValueError(f"the network is {model['pt_model_uri']}, not {seeds.NETWORK}")
+        if seeded:
+            model["pt_model_uri"] = seeds.SEEDED_NETWORK
+        written = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+        text = f"{model_yaml.NOTE} {note}\n{written}"
+        if model_yaml.rendered(text, {}) != config:  # for qrun it is a template
+            raise ValueError("as YAML it is another one")
+    except (
+        *(AttributeError, KeyError, IndexError, TypeError, ValueError),
+        *(yaml.YAMLError, jinja2.TemplateError),
+    ) as error:
+        raise SeamError(
+            f"What Qlib recorded has a form that is not known: {type(error).__name__}: {error}",
+            "the task of the recorded training",
+            OTHER_RELEASE,
+        ) from None
+    return text
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes without anchors what stands there twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Have none."""
+        return True
+
+
+def _set_columns(task: dict[str, Any], base: BaseSet, mined: tuple[str, ...]) -> None:
+    handler = task["dataset"]["kwargs"]["handler"]["kwargs"]
+    first, *others = handler["data_loader"]["kwargs"]["dataloader_l"]
+    if base.features:
+        expressions = [expression for _, expression in base.features]
+        first["kwargs"]["config"]["feature"] = [expressions, list(base.names)]
+    if not mined:
+        others = [loader for loader in others if loader["kwargs"]["config"] != FACTOR_FILE]
+    handler["data_loader"]["kwargs"]["dataloader_l"] = [first, *others]
+    names = [*base.names, *mined]
+    task["model"]["kwargs"]["pt_model_kwargs"]["num_features"] = len(names)
+    for kind, arguments in _processors(handler):
+        if kind == "FilterCol" and arguments.get("fields_group", "feature") in ("feature", None):
+            arguments["col_list"] = names
+
+
+def _set_segments(task: dict[str, Any], days: dict[str, list[datetime.date]]) -> None:
+    """Set segments, and what RD-Agent's YAML has from the same variables: data, fit and back-test."""
+    handler = task["dataset"]["kwargs"]["handler"]["kwargs"]
+    task["dataset"]["kwargs"]["segments"].update(days)
+    if "train" in days:
+        handler["start_time"] = days["train"][0]
+        for _, arguments in _processors(handler):
+            if "fit_start_time" in arguments:
+                arguments["fit_start_time"], arguments["fit_end_time"] = days["train"]
+    if "test" in days:
+        handler["end_time"] = days["test"][1]
+        for record in task["record"]:
+            if backtest := record["kwargs"].get("config", {}).get("backtest"):
+                backtest["start_time"], backtest["end_time"] = days["test"]
+
+
+def _processors(handler: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield class and arguments of each processor that has some."""
+    for processor in [one for name in PROCESSORS for one in handler.get(name) or []]:
+        if isinstance(processor, dict) and processor.get("kwargs"):
+            yield processor["class"].split(".")[-1], processor["kwargs"]

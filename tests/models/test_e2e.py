@@ -1,0 +1,174 @@
+"""Recorded models used again by the programs of RD-Agent and Qlib, on a market with a planted alpha."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from examples.demo.sandbox import Sandbox
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
+from rdagent_sota_bridge.models.predict import predict_again
+from rdagent_sota_bridge.models.retrain import Change, train_again
+from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
+from tests import runs, seams
+from tests.engine import Engine
+from tests.models.test_retrain import manifest_of, verified
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("models")]  # one run for all
+
+USED = 0.6
+"""The least IC of a model that was trained on the planted factor; measured 0.78 to 0.80."""
+
+UNUSED = 0.1
+"""The greatest IC of a model that was not; measured -0.02 to 0.03."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project in which `rdagent fin_model` has trained an MLP and a GRU on the planted factor."""
+
+    box: Sandbox
+    models: dict[str, Path]
+
+    @property
+    def root(self) -> Path:
+        """The folder of all its workspaces."""
+        return self.box.project / runs.WORKSPACES
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the project; the set has a column of the name of a base feature."""
+    box, market = runs.box_with_market(tmp_path_factory.mktemp("box") / "b")
+    seams.write_set(box.project / "set", seams.factor_frame(market, RESI5=1.0))
+    on = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
+    run = runs.rdagent(box, "fin_model", "--loop_n", "2", script=Script(models=(SMALL_MLP, SMALL_GRU)), **on)
+    assert run.status == 0, run.output[-3000:]
+    return Project(
+        box, {str((model.manifest or {})["model"]["name"]): model.workspace for model in run.trained}
+    )
+
+
+@pytest.fixture
+def project(run_once: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Be a process in the project, with the switch off, no LLM, and RD-Agent's cache of qruns on.
+
+    No log folder is made.
+    """
+    monkeypatch.chdir(run_once.box.project)
+    before = sorted(run_once.box.project.glob("log/*"))
+    variables = run_once.box.environment("http://127.0.0.1:1", ENABLE_CACHE="true")
+    with mock.patch.dict(os.environ, variables, clear=True):
+        yield run_once
+    assert sorted(run_once.box.project.glob("log/*")) == before
+
+
+def predictions(workspace: Path) -> pd.Series:
+    """Return what a model predicted at the end of its training."""
+    found: pd.DataFrame = pd.read_pickle(
+        training_record.read_training(workspace).run / "artifacts" / "pred.pkl"
+    )
+    return found["score"]
+
+
+def recorder(workspace: Path) -> str:
+    """Return mlflow's id of the newest finished training in a workspace."""
+    return training_record.read_training(workspace).run.name
+
+
+def same_bits(one: pd.Series, other: pd.Series) -> bool:
+    """Return True for the same rows and the same bits."""
+    return one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["SmallMLP", "SmallGRU"])
+def test_one_seed_gives_the_same_bits(name: str, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By batches from memory and by Qlib's own loader; with proof like any other training's."""
+    of = project.models[name]
+    first = train_again(of, Change(seed=1), project.root)
+    monkeypatch.setenv("SOTA_FAST_TRAINING", "false")
+    second = train_again(of, Change(seed=1), project.box.project / "elsewhere")
+    assert same_bits(predictions(first.workspace), predictions(second.workspace))
+    assert first.metrics == second.metrics
+    assert recorder(first.workspace) != recorder(second.workspace), "no cache has answered"
+    assert not same_bits(predictions(first.workspace), predictions(of)), "which had no seed"
+    assert (manifest_of(first.workspace)["batches"], first.metrics["IC"] > USED) == ("memory", True)
+    assert manifest_of(second.workspace)["loader"] == "SOTA_FAST_TRAINING=false"
+    for found in (first, second):
+        assert verified(found.workspace).state == "factors"
+    assert train_again(of, Change(seed=1), project.root).is_new is False
+
+
+def test_another_seed_gives_other_bits(project: Project) -> None:
+    """A seed is one of many, and no seed is the one of before."""
+    one = train_again(project.models["SmallMLP"], Change(seed=1), project.root)
+    other = train_again(project.models["SmallMLP"], Change(seed=2), project.root)
+    assert not same_bits(predictions(one.workspace), predictions(other.workspace))
+    assert other.metrics["IC"] == pytest.approx(one.metrics["IC"], abs=0.02)
+
+
+def test_without_the_mined_columns(project: Project) -> None:
+    """The model knows nothing any more; the base feature that a mined column had replaced is back."""
+    of = project.models["SmallMLP"]
+    found = train_again(of, Change(columns=(), seed=1), project.root)
+    assert abs(found.metrics["IC"]) < UNUSED
+    manifest = manifest_of(found.workspace)
+    assert manifest["qlib_loaded"]["columns"] == sorted(ALPHA22)
+    assert manifest["qlib_loaded"]["num_features"] == runs.model_in(found.workspace).width == len(ALPHA22)
+    assert manifest["retrained"] == {
+        "of": of.name,
+        "recorder": recorder(of),
+        "change": {"columns": [], "seed": 1},
+    }
+    assert json.loads((found.workspace / "sota_loaded.json").read_text())["columns"] == sorted(ALPHA22)
+
+
+def test_in_docker_in_other_segments_on_one_column(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container sees the workspace and Qlib's data alone; the processors are fitted in the new days."""
+    image = {
+        **project.box.environment("http://127.0.0.1:1"),
+        "PATH": project.box.path(project.box.qlib_python),
+    }
+    days = {"train": ("2008-01-01", "2013-12-31"), "test": ("2018-01-01", "2019-12-31")}
+    change = Change(columns=("overnight_gap",), segments=days)
+    with Engine(image) as engine:
+        monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
+        found = train_again(project.models["SmallMLP"], change, project.root)
+        predicted = predict_again(found.workspace)
+    assert found.metrics["IC"] > USED
+    manifest = manifest_of(found.workspace)
+    assert manifest["training"]["train"] == ["2008-01-01 00:00:00", "2013-12-31 00:00:00"]
+    assert manifest["training"]["test"] == ["2018-01-01 00:00:00", "2019-12-31 00:00:00"]
+    assert manifest["qlib_loaded"]["columns"] == sorted([*ALPHA22, "overnight_gap"])
+    (trained,) = engine.started("qrun conf_sota_factors_model.yaml")
+    assert trained.workspace == found.workspace
+    assert [inside for inside, _ in trained.mounts.values() if "qlib/" in inside][-1] == "/root/.qlib/"
+    assert same_bits(predicted["score"], predictions(found.workspace))
+
+
+@pytest.mark.parametrize("name", ["SmallMLP", "SmallGRU"])
+def test_the_old_predictions_come_out_to_the_bit(name: str, project: Project) -> None:
+    """Of the model that the loop trained, from its `params.pkl`; and the labels, as Qlib recorded them."""
+    of = project.models[name]
+    found = predict_again(of)
+    assert same_bits(found["score"], predictions(of))
+    labels = pd.read_pickle(training_record.read_training(of).run / "artifacts" / "label.pkl").iloc[:, 0]
+    assert np.array_equal(found["label"].to_numpy(), labels.reindex(found.index).to_numpy(), equal_nan=True)
+
+
+def test_days_that_no_segment_has(project: Project) -> None:
+    """The processors are those of the training; the last two days have no label yet."""
+    found = predict_again(project.models["SmallMLP"], ("2020-08-03", "2020-09-30"))
+    ic = found.groupby(level="datetime").apply(lambda day: day["score"].corr(day["label"]))
+    assert ic.mean() > USED
+    assert list(ic.isna()) == [False] * (len(ic) - 2) + [True, True]

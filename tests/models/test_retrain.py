@@ -1,0 +1,257 @@
+"""What is trained again, and what its manifest says; a stand-in leaves what RD-Agent and Qlib would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    ChoiceError,
+    FactorFileNotFoundError,
+    HandOffError,
+    ResultError,
+    SetChangedError,
+    SettingsError,
+    StoreError,
+)
+from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import child, retrain
+from rdagent_sota_bridge.models.retrain import Change, train_again
+from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
+from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE
+from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
+from rdagent_sota_bridge.report import verify
+from rdagent_sota_bridge.report.history import Loop
+from tests import trained
+
+BASE = BaseSet("mine", (*trained.BASE.features, ("gap", "$open/Ref($close, 1)")))
+"""A base set of which a mined column replaces a feature."""
+
+
+@dataclass
+class Trainings:
+    """Stands in for RD-Agent and Qlib: trains at once, and counts."""
+
+    folders: list[Path] = field(default_factory=list)
+    has_result: bool = True
+    extra: tuple[str, ...] = ()
+
+    def call(self, function: str, folder: Path, note: str) -> None:
+        """Leave what a training does."""
+        assert function == "train"
+        self.folders.append(folder)
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+        assert note in text.splitlines()[0]
+        if not self.has_result:
+            return
+        config = yaml.safe_load(text)
+        loaders = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"][
+            "dataloader_l"
+        ]
+        columns = [*loaders[0]["kwargs"]["config"]["feature"][1], *self.extra]
+        if len(loaders) > 1:
+            columns += parquet.read_footer(folder / FACTOR_FILE).columns
+        trained.write_record(folder, config, run="d" * 32)
+        trained.write_results(folder)
+        loaded = {
+            "columns": sorted(columns),
+            "columns_without_training_values": [],
+            "versions": {"qlib": "0"},
+        }
+        loaded |= {"recorder": "d" * 32, "num_features": len(columns)}
+        (folder / LOADED_FILE).write_text(json.dumps(loaded))
+        (folder / "sota_trained.json").write_text('{"batches": "memory"}')
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Put the stand-in in place of the child."""
+    found = Trainings()
+    monkeypatch.setattr(child, "call", found.call)
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return the workspace of a model that was trained on two mined columns and two base features."""
+    return trained.write_training(tmp_path / "root" / "model", base=BASE)
+
+
+def manifest_of(workspace: Path) -> dict[str, Any]:
+    """Return the manifest in a workspace."""
+    found: dict[str, Any] = json.loads((workspace / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def verified(workspace: Path) -> verify.Verification:
+    """Return what can be shown of a workspace."""
+    record = training_record.read(workspace)
+    return verify._verify(
+        Loop(0, "model", "again", workspace=workspace, manifest=manifest_of(workspace), record=record)
+    )
+
+
+def test_the_same_once_more_with_a_seed(model: Path, trainings: Trainings) -> None:
+    """Manifest and proof are like any other's, and the manifest says what it repeats; the file is linked."""
+    found = train_again(model, Change(seed=7), model.parent)
+    assert found.is_new
+    assert found.metrics["IC"] == trained.METRICS["IC"]
+    assert trainings.folders == [found.workspace]
+    assert (found.workspace / "model.py").read_text() == trained.CODE
+    assert "SEED = 7\n" in (found.workspace / "sota_seed.py").read_text()
+    assert (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
+    manifest, before = manifest_of(found.workspace), manifest_of(model)
+    assert manifest["retrained"] == {"of": "model", "recorder": trained.RECORDER, "change": {"seed": 7}}
+    for name in ("model", "factor_set", "mined_columns", "base_set", "training"):
+        assert manifest[name] == before[name], name
+    assert manifest["batches"] == "memory"
+    assert manifest["versions"]["qlib_side"] == {"qlib": "0"}
+    assert verified(found.workspace).state == "factors"
+    config = training_record.read_training(found.workspace).config
+    assert config["task"]["model"]["kwargs"]["pt_model_uri"] == "model.model_cls", "it needs no file of ours"
+
+
+def test_without_the_mined_columns(model: Path, trainings: Trainings) -> None:
+    """The whole base set, and no factor file; whoever looks at it finds no set that it would claim."""
+    found = train_again(model, Change(columns=()), model.parent)
+    assert not (found.workspace / FACTOR_FILE).exists()
+    manifest = manifest_of(found.workspace)
+    assert (manifest["mined_columns"], manifest["factor_set"]) == ([], None)
+    assert manifest["base_set"] == {**manifest_of(model)["base_set"], "replaced_by_mined": []}
+    assert manifest["qlib_loaded"]["columns"] == sorted(BASE.names)
+    assert manifest["retrained"]["change"] == {"columns": []}
+    assert verified(found.workspace).digest == ""
+    again = train_again(found.workspace, Change(seed=1), model.parent)
+    assert manifest_of(again.workspace)["qlib_loaded"] == manifest["qlib_loaded"], "it is repeated as well"
+
+
+def test_with_some_of_the_mined_columns(model: Path, trainings: Trainings) -> None:
+    """The file has those alone, with their values, and what it claims is shown."""
+    found = train_again(model, Change(columns=("turn",)), model.parent)
+    written = pd.read_parquet(found.workspace / FACTOR_FILE)
+    pd.testing.assert_frame_equal(written, pd.read_parquet(model / FACTOR_FILE)[[("feature", "turn")]])
+    manifest = manifest_of(found.workspace)
+    assert manifest["mined_columns"] == manifest["factor_set"]["columns"] == ["turn"]
+    assert manifest["qlib_loaded"]["columns"] == sorted([*BASE.names, "turn"])
+    assert verified(found.workspace).state == "factors"
+
+
+def test_what_was_trained_is_not_trained_once_more(model: Path, trainings: Trainings) -> None:
+    """The same change of the same training has one workspace; a training that was killed is begun anew."""
+    change = Change(columns=("turn",), segments={"valid": ("2015-01-01", "2015-12-31")}, seed=3)
+    trainings.has_result = False
+    with pytest.raises(ResultError, match="The training gave no result"):
+        train_again(model, change, model.parent)
+    trainings.has_result = True
+    first = train_again(model, change, model.parent)
+    assert trainings.folders == [first.workspace] * 2
+    assert train_again(model, change, model.parent) == retrain.Retrained(
+        first.workspace, first.metrics, False
+    )
+    assert len(trainings.folders) == 2
+    for other in (Change(columns=("turn",), seed=3), Change(columns=("gap",), seed=3), Change(seed=4)):
+        train_again(model, other, model.parent)
+    trained.write_record(model, trained.config(BASE.without(trained.MINED)), run="e" * 32, ended=10**15)
+    train_again(model, change, model.parent)
+    assert len(set(trainings.folders)) == 5, "another change, or another training in the workspace"
+
+
+def test_a_file_that_rd_agent_wrote(model: Path, trainings: Trainings) -> None:
+    """In fin_quant the file has the run's own factors and is no copy of a stored one; columns prove it."""
+    shutil.rmtree(model)
+    trained.write_training(model, base=BASE, stored=False)
+    found = train_again(model, Change(), model.parent)
+    assert manifest_of(found.workspace)["factor_set"]["stored"] is None
+    assert verified(found.workspace).state == "factors"
+
+
+def test_docker_gets_a_copy(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container would change the mode of the stored file through a link."""
+    monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    found = train_again(model, Change(seed=1), model.parent)
+    assert not (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
+    assert manifest_of(found.workspace)["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
+
+
+def without_base(model: Path) -> None:
+    """Make the model one on mined columns alone."""
+    shutil.rmtree(model)
+    trained.write_training(model, base=BaseSet("none", ()))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "change", "kind", "fact"),
+    [
+        (shutil.rmtree, Change(), ResultError, "The model's workspace is gone"),
+        (
+            lambda model: shutil.rmtree(model / "mlruns"),
+            Change(),
+            ResultError,
+            "What Qlib recorded of the model is gone",
+        ),
+        (
+            lambda model: (model / MANIFEST_FILE).unlink(),
+            Change(),
+            ResultError,
+            "What the model was trained on is not known",
+        ),
+        (
+            lambda model: (model / MANIFEST_FILE).write_text("[]"),
+            Change(),
+            ResultError,
+            "What the model was trained on is not known",
+        ),
+        (lambda model: (model / FACTOR_FILE).unlink(), Change(), FactorFileNotFoundError, "not found"),
+        (
+            lambda model: shutil.copy(model / "ret.parquet", model / FACTOR_FILE),
+            Change(),
+            SetChangedError,
+            "is not the one",
+        ),
+        (
+            lambda model: (model / "model.py").unlink(),
+            Change(),
+            StoreError,
+            "The model can't be trained again",
+        ),
+        (lambda _: None, Change(columns=("gap", "no")), ChoiceError, "The model had no mined column no"),
+        (without_base, Change(columns=()), ChoiceError, "nothing to train on"),
+    ],
+)
+def test_refusals(
+    spoil: Any, change: Change, kind: type[BridgeError], fact: str, model: Path, trainings: Trainings
+) -> None:
+    """Each is one message, before anything is trained."""
+    spoil(model)
+    with pytest.raises(kind, match=fact) as caught:
+        train_again(model, change, model.parent)
+    assert str(model) in caught.value.place
+    assert trainings.folders == []
+
+
+def test_a_bad_setting_is_told_here(
+    model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the child, whose words lie in a file."""
+    monkeypatch.setenv("SOTA_FAST_TRAINING", "perhaps")
+    with pytest.raises(SettingsError):
+        train_again(model, Change(), model.parent)
+    assert trainings.folders == []
+
+
+def test_what_qlib_loaded_beside_is_no_ablation(model: Path, trainings: Trainings) -> None:
+    """A training on other columns than the manifest would claim leaves none."""
+    trainings.extra = ("gap2",)
+    with pytest.raises(HandOffError, match="gap2"):
+        train_again(model, Change(columns=()), model.parent)
+    assert not (trainings.folders[0] / MANIFEST_FILE).exists()
