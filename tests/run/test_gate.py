@@ -13,7 +13,7 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge.dry_run import DryRun
 from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.run import gate
