@@ -18,7 +18,7 @@ from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import SEAMS
 from rdagent_sota_bridge.check import disk
 from rdagent_sota_bridge.check.disk import LEAST_FREE
-from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import OWN_RUNNER, QlibSide
 from rdagent_sota_bridge.errors import SeamError
 from tests.frames import public_folder, without_privileges
@@ -347,7 +347,8 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     assert found.hooked is True
     assert list(found.misfits) == [seam.name for seam in SEAMS]
     assert found.misfits["loop"].startswith("RD-Agent's loop has a form that is not known")
-    assert "ModuleNotFoundError: No module named 'rdagent.app'" in found.misfits["options"]
+    assert found.misfits["options"].startswith("The command line has no fin_* commands")
+    assert "ModuleNotFoundError: No module named 'rdagent.log'" in found.misfits["text log"]
     assert lines_of(found)["seams"].state == "fail"
     assert all("is not known: ModuleNotFoundError" in reason for reason in found.verdicts.values())
     with pytest.raises(SeamError, match="What RD-Agent would train with is not known"):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,11 +34,7 @@ def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
     registered = getattr(getattr(cli, "app", None), "registered_commands", ())
     commands = [info for info in registered if str(info.name or info.callback.__name__).startswith("fin_")]
     if not commands and not hasattr(cli, "fire"):
-        raise SeamError(
-            "The command line has no fin_* commands to teach the underscore spelling",
-            "rdagent.app.cli: app.registered_commands",
-            "write the options with dashes (--loop-n)",
-        )
+        raise _misfit("app.registered_commands")
     return [
         (info, "context_settings", {"token_normalize_func": with_dashes, **(info.context_settings or {})})
         for info in commands
@@ -116,24 +113,48 @@ def _constant(node: ast.expr) -> object:
     return node.value if isinstance(node, ast.Constant) else ...
 
 
-def _modules(name: str) -> Iterable[ast.Module]:
-    """Yield the syntax tree of the installed RD-Agent's module of a name below `rdagent`; or nothing."""
-    spec = find_spec("rdagent")
-    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
-        file = Path(folder, *name.split(".")).with_suffix(".py")
-        if file.is_file():
-            yield ast.parse(file.read_bytes())
+def check_text() -> None:
+    """Check by the text of `rdagent/app/cli.py` whether there is something to replace.
+
+    Raises:
+        SeamError: if not.
+    """
+    # As 0.8.0 and 1.0.0 write it, with the command's name or the function's; or fire's import.
+    known = re.compile(rb"\.command\(.*?\bfin_|^import fire\b", re.DOTALL | re.MULTILINE)
+    if not any(map(known.search, _texts("app.cli"))):
+        raise _misfit("its text")
 
 
 def env_file_wins() -> bool:
-    """Return True where the installed RD-Agent loads `.env` over the environment, as some forks do.
-
-    By the text of `rdagent/app/cli.py`: its import takes seconds.
-    """
+    """Return True where the installed RD-Agent loads `.env` over the environment, as some forks do."""
     return any(
         isinstance(call, ast.Call)
         and "load_dotenv" in ast.unparse(call.func)
         and any(one.arg == "override" and ast.unparse(one.value) == "True" for one in call.keywords)
         for tree in _modules("app.cli")
         for call in ast.walk(tree)
+    )
+
+
+def _modules(name: str) -> Iterable[ast.Module]:
+    return map(ast.parse, _texts(name))
+
+
+def _texts(name: str) -> Iterable[bytes]:
+    """Yield the text of the installed RD-Agent's module of a name below `rdagent`, or nothing.
+
+    Their import would take seconds.
+    """
+    spec = find_spec("rdagent")
+    for folder in (spec.submodule_search_locations if spec is not None else None) or ():
+        file = Path(folder, *name.split(".")).with_suffix(".py")
+        if file.is_file():
+            yield file.read_bytes()
+
+
+def _misfit(where: str) -> SeamError:
+    return SeamError(
+        "The command line has no fin_* commands to teach the underscore spelling",
+        f"rdagent.app.cli: {where}",
+        "write the options with dashes (--loop-n)",
     )

@@ -80,7 +80,28 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
         (loop_class, "load", classmethod(load)),
         (loop_class, "__init__", __init__),
         (loop_class, "run", run),
+        *_meta_patches(getattr(module, "LoopMeta", None)),
     ]
+
+
+def _meta_patches(meta: Any) -> list[tuple[Any, str, Any]]:
+    """Return what tells a wrong path before a loop is built.
+
+    Its constructor looks at Qlib's environment first, which RD-Agent may have to make: minutes. A session
+    that is loaded does not come here.
+    """
+    if meta is None:
+        return []
+    call_before = meta.__call__
+
+    @functools.wraps(call_before)
+    def __call__(cls: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 - it replaces one
+        if _trains_models(cls):
+            with _stopped_before_loop():
+                plans.check_named()
+        return call_before(cls, *args, **kwargs)
+
+    return [(meta, "__call__", __call__)]
 
 
 def _trains_models(loop_class: type) -> bool:

@@ -85,13 +85,27 @@ def checked_plan() -> Plan | None:
     return plan
 
 
+def check_named() -> None:
+    """Check that what a run names is there; not where it could go on without, which a warning says later.
+
+    Raises:
+        BridgeError: if not, and for a setting that means nothing.
+    """
+    if is_enabled() and (settings := read_settings()).on_error == "fail":
+        _located(settings)
+
+
+def _located(settings: Settings) -> tuple[locate.Located, ...]:
+    fetched = fetch.into_store(settings.store_path, lambda text: logger().info(f"SOTA factors fetch: {text}"))
+    return locate.factor_sets(settings.workspace_paths, settings.log_paths, fetched)
+
+
 def _checked_record(settings: Settings) -> Record:
     """Check RD-Agent's shape, base set, set and market, and return the record of what will be used."""
     for status in seams.status():
         if status.state == "misfit" and status.seam.carries_factors:
             raise SeamError(status.reason, status.seam.module, OTHER_RELEASE)
-    fetched = fetch.into_store(settings.store_path, lambda text: logger().info(f"SOTA factors fetch: {text}"))
-    located = locate.factor_sets(settings.workspace_paths, settings.log_paths, fetched)
+    located = _located(settings)
     columns = dict.fromkeys(name for at in located for name in parquet.read_footer(at.path).columns)
     found = inspect.inspect(settings, dry_run.of_models(tuple(columns)).start, located)
     found.raise_failures()

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import rdagent_sota_bridge as startup
-from rdagent_sota_bridge.bridge import dry_run, verdict
+from rdagent_sota_bridge.bridge import cli_options, dry_run, verdict
 from rdagent_sota_bridge.bridge.seams import SEAMS, apply_seam
 from rdagent_sota_bridge.bridge.seams import status as seam_states
 from rdagent_sota_bridge.errors import HandOffError, SeamError
@@ -45,7 +45,10 @@ def write_seams(answer: Path) -> None:
     of_factors: dry_run.DryRun | str | None = None
     for seam in SEAMS:
         try:
-            apply_seam(seam.name)
+            if seam.name == "options":  # of the command line, whose import takes as long as all the others'
+                cli_options.check_text()
+            else:
+                apply_seam(seam.name)
         except SeamError as error:
             misfits[seam.name] = f"{error.fact} ({error.place})"
         except SystemExit:  # a patched source stops the process in its own import

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from rdagent_sota_bridge.check.lines import Line, State
+from rdagent_sota_bridge.check.line import Line, State
 
 LEAST_FREE = 1_000_000_000
 """Bytes that ten model loops may leave beside copies of the set: back-tests and logs of up to 100 MB each."""

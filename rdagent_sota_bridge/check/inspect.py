@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from rdagent_sota_bridge.check import quality
-from rdagent_sota_bridge.check.lines import Line, failures, lines_of, set_lines
+from rdagent_sota_bridge.check.line import Line, lines_of
+from rdagent_sota_bridge.check.lines import failures, set_lines
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import FactorFileError, SettingsError
 from rdagent_sota_bridge.factor_set import locate

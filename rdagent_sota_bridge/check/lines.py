@@ -1,24 +1,22 @@
-"""The lines of a check, and which of them a factor set gets; and the faults that stop a run."""
+"""Which lines a factor set gets in a check; and the faults that stop a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
 from rdagent_sota_bridge.check.figures import FactorFigures
+from rdagent_sota_bridge.check.line import Line, State
 from rdagent_sota_bridge.check.quality import Quality
-from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason
+from rdagent_sota_bridge.errors import Failure, Reason
 from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
-
-State = Literal["pass", "warn", "fail"]
 
 LEAST_COVERAGE = 0.35
 """Below this share of a segment's cells a set or a factor is refused."""
@@ -28,42 +26,6 @@ TOO_GOOD_IC = 0.2
 MANY_EXTREMES = 0.01
 MANY_CONSTANT_DAYS = 0.05
 _SEVERAL = 3  # so many days of a weekday are no chance
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of `rdagent-sota check`.
-
-    Attributes:
-        name: What was looked at: lower case, the same in every run, such as `coverage`.
-        state: How it came out.
-        text: One sentence with the figures.
-        fix: What to do about it; empty where it passed.
-        figures: The figures behind the text, as JSON can hold them.
-    """
-
-    name: str
-    state: State
-    text: str
-    fix: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        fix = f"; fix: {self.fix}" if self.fix else ""
-        return f"{self.name}: {self.text}{fix}"
-
-
-def worst(lines: Iterable[Line]) -> State:
-    """Return the worst state of some lines; `pass` of none."""
-    states: tuple[State, ...] = ("pass", "warn", "fail")
-    return max((line.state for line in lines), key=states.index, default="pass")
-
-
-def lines_of(error: BridgeError, name: str = "set") -> list[Line]:
-    """Return an error as failed lines: one a fault of a factor file, or else one of that name."""
-    if isinstance(error, FactorFileError):
-        return [Line("set", "fail", f"{error.path}: {fault.fact}", fault.fix) for fault in error.failures]
-    return [Line(name, "fail", f"{error.fact} ({error.place})", error.fix)]
 
 
 def failures(quality: Quality, task: Task) -> tuple[Failure, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
+from rdagent_sota_bridge.cli.fetching import progress_bar
 from rdagent_sota_bridge.cli.output import echo, print_notes
-from rdagent_sota_bridge.cli.path import find_sets, progress_bar
+from rdagent_sota_bridge.cli.path import find_sets
 from rdagent_sota_bridge.errors import LocateError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.settings import path_entries, read_settings

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.errors import JobError, one_line
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
 from rdagent_sota_bridge.run.display import open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Job, Options
 from rdagent_sota_bridge.run.locks import Stopped
-
-if TYPE_CHECKING:
-    from rdagent_sota_bridge.check.lines import Line  # else late: pandas and pyarrow
 
 
 def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
@@ -44,8 +42,6 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
             write_nothing_more()
 
     def show(heading: str, lines: list[Line]) -> None:
-        from rdagent_sota_bridge.cli import check  # late: pandas and pyarrow
-
         check.show([lines], heading, console)
 
     def verified(log: Path) -> bool:

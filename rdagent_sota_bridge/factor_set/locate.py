@@ -19,6 +19,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LATEST_LOG, LOGS, SESSION_FOLDER, logs
+from rdagent_sota_bridge.factor_set.parts import columns_of
 from rdagent_sota_bridge.factor_set.sessions import Experiment, Session
 
 _RELATIVE = "a relative path is relative to the folder that the command is started in"
@@ -362,10 +363,8 @@ def _missing_factors(file: Path, accepted: Experiment, session: Session, log: Pa
     siblings = [one for one in session.accepted_factors if one is not accepted]
     if not siblings:
         return ()
-    from rdagent_sota_bridge.factor_set import parquet  # late: pandas and pyarrow
-
     try:
-        columns = parquet.read_footer(file).columns
+        columns = columns_of(file)
     except FactorFileError:
         return ()  # whatever reads the set next refuses it, with every reason
     notes = []
@@ -374,7 +373,7 @@ def _missing_factors(file: Path, accepted: Experiment, session: Session, log: Pa
         found = next((one for one in files if one.exists()), None)
         both = f"loop {_number(sibling)} was accepted too, and"
         try:
-            names = sibling.factor_names if found is None else parquet.read_footer(found).columns
+            names = sibling.factor_names if found is None else columns_of(found)
         except FactorFileError as error:
             notes.append(f"{both} its set could not be compared: {error.failures[0]} ({found})")
             continue

@@ -1,10 +1,12 @@
 """Runs where RD-Agent starts Qlib: writes down versions, and whether mlflow takes a file store."""
 
+import gc
 import json
 import platform
 from importlib import metadata
 from pathlib import Path
 
+gc.disable()  # it takes a quarter of the time that mlflow's import takes
 answer = {"versions": {"python": platform.python_version()}, "file_store": ""}
 for name in ("pyqlib", "torch", "pandas", "pyarrow", "numpy", "mlflow"):
     try:

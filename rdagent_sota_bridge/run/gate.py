@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rdagent_sota_bridge.check.line import Line, lines_of, worst
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError, SettingsError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
@@ -14,15 +15,16 @@ from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
 
 if TYPE_CHECKING:
-    from rdagent_sota_bridge.bridge.seam_check import Seams
-    from rdagent_sota_bridge.check.lines import Line  # else late: pandas and pyarrow
+    from rdagent_sota_bridge.bridge.seam_check import Seams  # else late: pandas and pyarrow
 
-Show = Callable[[str, "list[Line]"], None]
+Show = Callable[[str, list[Line]], None]
 """Shows lines of a check under a heading."""
 
 
-def check_machine(show: Show, mines: bool) -> None:
+def check_machine(show: Show, mines: bool) -> Seams | Line:
     """Check RD-Agent, Qlib's environment, the segments and the disk, and show the lines that don't pass.
+
+    Returns what was found of RD-Agent, for `check_set`.
 
     Args:
         show: What they are shown with.
@@ -32,12 +34,11 @@ def check_machine(show: Show, mines: bool) -> None:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge.check.lines import worst
-    from rdagent_sota_bridge.doctor import lines, look_at_rdagent
+    from rdagent_sota_bridge import doctor
     from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
 
-    look = functools.cache(look_at_rdagent)
-    found = lines(0, store.folder(read_settings().store_path), look)
+    look = functools.cache(doctor.look_at_rdagent)
+    found = doctor.lines(0, store.folder(read_settings().store_path), look)
     found += _segment_lines(look(), mines)
     if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
@@ -47,11 +48,11 @@ def check_machine(show: Show, mines: bool) -> None:
             "the lines that fail, above",
             "do what they say, then start the command again",
         )
+    return look()
 
 
 def _segment_lines(seams: Seams | Line, mines: bool) -> list[Line]:
     """Return a failed line for each kind of loop whose back-tests Qlib can't do in its segments."""
-    from rdagent_sota_bridge.check.lines import Line, lines_of
     from rdagent_sota_bridge.qlib_files import market  # late: pandas and pyarrow
 
     asked = [] if isinstance(seams, Line) else [seams.of_factors if mines else None, seams.asked]
@@ -87,23 +88,24 @@ def job_set(located: tuple[Located, ...], digest: str = "") -> JobSet:
     return JobSet(digest, tuple(map(str, paths)), tuple(logs))
 
 
-def check_set(held: JobSet, located: tuple[Located, ...], show: Show) -> JobSet:
+def check_set(held: JobSet, located: tuple[Located, ...], show: Show, rdagent: Seams | Line) -> JobSet:
     """Check a set as a run of RD-Agent with the bridge would, and return it with its digest.
 
     Args:
         held: The set as the job knows it; with a digest, it must have that one.
         located: Its factor files.
         show: What the lines that don't pass are shown with.
+        rdagent: What `check_machine` found. The factor loops since then may have taken hours, and another
+            RD-Agent may be there: fin_model asks its own again, before its first LLM call.
 
     Raises:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
     from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.check.lines import Line
-    from rdagent_sota_bridge.doctor import look_at_rdagent, qlib_start  # late: pandas and pyarrow
+    from rdagent_sota_bridge.doctor import qlib_start  # late: pandas and pyarrow
 
-    found = inspect.inspect(read_settings(), qlib_start(look_at_rdagent()), located)
+    found = inspect.inspect(read_settings(), qlib_start(rdagent), located)
     lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]
     if troubles := [line for line in lines if line.state != "pass"]:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)

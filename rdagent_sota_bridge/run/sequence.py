@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.errors import (
     BridgeError,
     JobError,
@@ -28,6 +30,9 @@ from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.locks import Stopped
 from rdagent_sota_bridge.settings import path_entries
 from rdagent_sota_bridge.system import child
+
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.bridge.seam_check import Seams  # else late: pandas and pyarrow
 
 _LOOK_SECONDS = 1.0
 """How often a stage's session files are looked at."""
@@ -77,11 +82,11 @@ def go(job: Job, outside: Outside) -> int:
         located = gate.locate_set(path_entries(job.options.from_logs))
         job = dataclasses.replace(job, factor_set=gate.job_set(located))
     outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
-    gate.check_machine(outside.show, job.is_open(FACTORS))
+    seams = gate.check_machine(outside.show, job.is_open(FACTORS))
     for name in (FACTORS, MODELS, BASELINE):
         if name == MODELS and job.is_open(MODELS):
             try:
-                job = _with_checked_set(job, outside)
+                job = _with_checked_set(job, outside, seams)
             except NothingAcceptedError as error:
                 if not job.file.exists():
                     raise  # of a log that --from-log named
@@ -152,7 +157,7 @@ def show_end(job: Job, outside: Outside) -> int:
     return 0 if job.end == "done" and holds else 1
 
 
-def _with_checked_set(job: Job, outside: Outside) -> Job:
+def _with_checked_set(job: Job, outside: Outside, seams: Seams | Line) -> Job:
     """Return the job with the set of its factor stage, or the one that it began with, checked."""
     held, log = job.factor_set, job.log(FACTORS)
     logs = path_entries(job.options.from_logs) if log is None else (str(log),)
@@ -166,7 +171,7 @@ def _with_checked_set(job: Job, outside: Outside) -> Job:
     known = "" if job.factor_set is None else job.factor_set.digest
     has_state = job.file.exists()
     try:
-        held = gate.check_set(held or gate.job_set(located, known), located, outside.show)
+        held = gate.check_set(held or gate.job_set(located, known), located, outside.show, seams)
     except BridgeError:
         if has_state:
             outside.say(f"No model was trained. When that is fixed, resume: {job.resume_command}")

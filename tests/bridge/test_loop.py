@@ -284,6 +284,24 @@ def test_a_runner_that_can_not_be_bridged_stops_the_run(
     assert sum("can't be given the factors" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize("on_error", ["fail", "baseline"])
+def test_a_wrong_path_is_told_before_a_loop_is_built(
+    on_error: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RD-Agent may make Qlib's environment first, which takes minutes; a loop of factors begins."""
+    monkeypatch.setenv("SOTA_WORKSPACE_PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("SOTA_ON_ERROR", on_error)
+    built: list[Any] = []
+    monkeypatch.setattr(_Loop, "__init__", lambda self, runner: built.append(runner))
+    FactorRDLoop("factors")
+    if on_error == "fail":
+        with pytest.raises(SystemExit, match="SOTA workspace path not found"):
+            ModelRDLoop("models")
+    else:
+        ModelRDLoop("models")
+    assert built == ["factors", "models"][: 1 + (on_error == "baseline")]
+
+
 def test_a_derived_runner_that_calls_its_parent_is_bridged(workspace: Path) -> None:
     """A class of the user's that builds on QlibModelRunner.develop gets the factors as that does."""
     loop = ModelRDLoop(Derived(None))

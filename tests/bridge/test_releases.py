@@ -63,7 +63,7 @@ def test_every_seam_fits(release: str, forks_of_rdagent: Forks) -> None:
     assert answer["runner"] == ["__init__", "develop"]
     assert answer["merge"] == answer["factor merge"] == ["process_factor_data"]
     assert answer["workspace"] == ["execute"]
-    assert answer["loop"] == ["__init__", "load", "run"]
+    assert answer["loop"] == ["__call__", "__init__", "load", "run"]
     assert answer["options"] == [], "fire takes both spellings"
 
 

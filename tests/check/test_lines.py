@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.check.figures import FactorFigures
-from rdagent_sota_bridge.check.lines import Line, failures, lines_of, set_lines, worst
+from rdagent_sota_bridge.check.line import Line, lines_of, worst
+from rdagent_sota_bridge.check.lines import failures, set_lines
 from rdagent_sota_bridge.check.quality import Quality, Source
 from rdagent_sota_bridge.errors import ChoiceError, FactorFileError, Failure, Reason
 from rdagent_sota_bridge.factor_set.selection import Dropped

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +16,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.cli.output import print_json
+from tests import logs
+from tests.frames import factor_frame, write
 
 PATH = (
     "/data/git_ignore_folder/RD-Agent_workspace/9f0c2d7e5b6a4f2c8d1e3a5b7c9d1f20/combined_factors_df.parquet"
@@ -92,22 +99,79 @@ def test_colours_and_marks() -> None:
     assert [one.split()[0] for one in stream.read().splitlines()[1:3]] == ["+", "x"]
 
 
+@pytest.mark.parametrize(
+    ("named", "variables", "of_machine"),
+    [
+        ("nowhere", {}, False),
+        (None, {"SOTA_WORKSPACE_PATH": "nowhere"}, False),
+        (None, {"SOTA_LOG_PATH": "nowhere"}, False),
+        (None, {}, True),
+    ],
+)
 def test_json_of_a_set_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    named: str | None,
+    variables: dict[str, str],
+    of_machine: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The JSON stands alone on stdout, with the worst state, the set and every check's five fields."""
-    monkeypatch.setattr(check.doctor, "lines", lambda size, place: [PASSED])
-    assert check.run("nowhere", False, True) == 1
+    """What is wrong with a path stands alone, as JSON; where none is named, the machine is looked at."""
+    monkeypatch.setattr(doctor, "lines", lambda size, place: [PASSED])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert check.run(named, False, True) == 1
     captured = capsys.readouterr()
     assert captured.err == ""
     document = json.loads(captured.out)
-    failed, passed = document.pop("checks")
+    failed, *others = document.pop("checks")
     assert document == {"state": "fail", "set": {}}
     assert (failed["name"], failed["state"], failed["figures"]) == ("set", "fail", {})
-    assert "nowhere" in failed["text"] and failed["fix"]
+    assert ("nowhere" in failed["text"]) is not of_machine and failed["fix"]
     figures = {"version": "1.0.0"}
     text = "RD-Agent 1.0.0, a tested release"
-    assert passed == {"name": "rdagent", "state": "pass", "text": text, "fix": "", "figures": figures}
+    passed = {"name": "rdagent", "state": "pass", "text": text, "fix": "", "figures": figures}
+    assert others == [passed] * of_machine
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("path", "nowhere"),
+        ("path", "log/run"),
+        ("check", "nowhere"),
+        ("check", "nowhere", "--json"),
+        ("check", "log/nowhere"),
+        ("list",),
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_loaded_for_what_needs_no_values(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A path, a listing, and a path that is not there load no pandas, pyarrow or RD-Agent."""
+    root = tmp_path / "git_ignore_folder" / "RD-Agent_workspace"
+    for name in ("first", "second"):
+        (root / name).mkdir(parents=True)
+        write(factor_frame((name,)), root / name)
+    logs.write_run(tmp_path / "log" / "run", root, *((name, (name,), True) for name in ("first", "second")))
+    # Of a file that was written just now nothing is remembered, for it may change again.
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    code = "import sys\nfrom rdagent_sota_bridge.cli import app\ntry:\n    app()\nfinally:\n"
+    code += "    heavy = [name for name in ('pandas', 'pyarrow', 'rdagent.core') if name in sys.modules]\n"
+    code += "    print(len(heavy), *heavy, file=sys.stderr)"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, *command],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "WORKSPACE_PATH": str(root)},
+            capture_output=True,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert [done.returncode for done in said] == [int("nowhere" in " ".join(command))] * 2
+    assert said[1].stderr.splitlines()[-1] == "0", said[1].stderr
+    if said[1].returncode:  # nothing has to be remembered first
+        assert said[0].stderr.splitlines()[-1] == "0", said[0].stderr
 
 
 @pytest.mark.parametrize(

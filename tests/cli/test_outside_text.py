@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rdagent_sota_bridge.check.lines import Line
+from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import app, check
-from rdagent_sota_bridge.cli.path import progress_bar
+from rdagent_sota_bridge.cli.fetching import progress_bar
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason, is_shown, one_line
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rdagent_sota_bridge.cli import app
-from rdagent_sota_bridge.cli.path import progress_bar
+from rdagent_sota_bridge.cli.fetching import progress_bar
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import logs
 from tests.frames import factor_frame, write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge.dry_run import DryRun
 from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.check.lines import Line
-from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.errors import JobError, SeamError
+from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.run import gate
+from tests.frames import factor_frame, write
 
 YAML = """
 qlib_init: {provider_uri: DATA}
@@ -74,3 +78,28 @@ def test_segments_that_end_too_late(
         with pytest.raises(JobError, match="no loop was started"):
             gate.check_machine(show, mines)
     assert [(line.state, line.fix) for line in shown] == ([("fail", said)] if said else [])
+
+
+@pytest.mark.parametrize("command", ["check", "a run's gate"])
+def test_rdagent_is_asked_in_one_child(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check and the gate of a job, its machine and its set, start one child that imports RD-Agent."""
+    asked: list[list[str]] = []
+
+    def ask(command: list[str], *_: object) -> str:
+        asked.append(command)
+        return "no answer"
+
+    monkeypatch.setattr(doctor.child, "ask", ask)
+    monkeypatch.setattr(doctor, "look_at_qlib", lambda: Line("qlib", "warn", "not looked at"))
+    write(factor_frame(), tmp_path)
+    located = locate.factor_sets((str(tmp_path),), ())
+    if command == "check":
+        assert check.run(str(tmp_path), False, True) == 1
+    else:
+        with pytest.raises(JobError):
+            gate.check_machine(lambda *_: None, True)
+        seams = Line("seams", "fail", "not looked at")
+        with pytest.raises(SeamError):
+            gate.check_set(gate.job_set(located), located, lambda *_: None, seams)
+    assert [command[:2] for command in asked] == [[sys.executable, "-c"]]
+    assert "seam_check.write_seams" in asked[0][2]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rdagent_sota_bridge.cli.path import progress_bar
+from rdagent_sota_bridge.cli.fetching import progress_bar
 from rdagent_sota_bridge.errors import RemoteError, StoreError
 from rdagent_sota_bridge.factor_set import locate, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE

@@ -1,0 +1,111 @@
+"""The lines that `rdagent-sota check` prints, in blocks, each as soon as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+
+from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.check import disk, execute_factor, inspect, look_ahead
+from rdagent_sota_bridge.check.inspect import Inspection
+from rdagent_sota_bridge.check.line import Line, lines_of
+from rdagent_sota_bridge.check.quality import Source
+from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.factor_set import panel, parts, sessions, store
+from rdagent_sota_bridge.factor_set.locate import Located
+from rdagent_sota_bridge.settings import Settings, is_enabled
+
+
+def of_set(
+    settings: Settings, located: tuple[Located, ...], with_look_ahead: bool, described: dict[str, Any]
+) -> Iterator[list[Line]]:
+    """Yield the lines of the set as soon as they are known, then those of the machine.
+
+    Args:
+        settings: The settings.
+        located: The set's factor files.
+        with_look_ahead: Run the factors' code again on data without the future.
+        described: Gets what the JSON says about the set, where it could be looked at.
+    """
+    size, place = sum(parts.size_of(at.path) for at in located), store.folder(settings.store_path)
+    with ThreadPoolExecutor(2) as beside:
+        # RD-Agent's modules take seconds to import; meanwhile Qlib's side is looked at.
+        rdagent = beside.submit(doctor.look_at_rdagent)
+        machine = beside.submit(doctor.lines, size, place, rdagent.result)
+        try:
+            one = inspect.inspect(settings, doctor.qlib_start(rdagent.result()), located)
+            described |= _described(one)
+            yield _switch() + one.lines + [Line("log", "warn", note) for at in located for note in at.notes]
+            held = one.quality.factors
+            # What is not in normal form is laid aside while it is written.
+            aside = 0 if one.quality.is_normal else 8 * held.rows * len(held.columns)
+            yield [disk.store_line(size + aside, place, store.find(held.digest, place) is not None)]
+            if with_look_ahead:
+                yield [line for source in one.quality.sources for line in _look_ahead(source, one.located)]
+        except BridgeError as error:
+            yield lines_of(error)
+        yield machine.result()
+
+
+def _switch() -> list[Line]:
+    if is_enabled():
+        return []
+    text = "LOAD_SOTA_FROM_WORKSPACE is not on: a run would not use the set"
+    return [Line("switch", "warn", text, "set LOAD_SOTA_FROM_WORKSPACE=true, in the environment or in .env")]
+
+
+def _look_ahead(source: Source, located: tuple[Located, ...]) -> list[Line]:
+    at = next(at for at in located if at.path == source.path)
+    if at.log is None:
+        fix = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
+        return [Line(look_ahead.NAME, "warn", f"not checked: no log under log/ names {at.path}", fix)]
+    codes = [code for code in sessions.factor_codes(at.log) if code.accepted or code.loop == at.loop]
+    # RD-Agent takes its data from the project that it was started in, the one that holds the log.
+    execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
+    return look_ahead.check_set(codes, _Columns(source), execution)
+
+
+class _Columns(Mapping[str, pd.Series]):
+    """The factors of one file, each read when it is asked for: all of them may not fit into memory."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, column: str) -> pd.Series:
+        if column not in self._source.columns:
+            raise KeyError(column)
+        return panel.load(self._source.path, self._source.digest, column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source.columns)
+
+    def __len__(self) -> int:
+        return len(self._source.columns)
+
+
+def _described(found: Inspection) -> dict[str, Any]:
+    """Return what the JSON says about the set."""
+    held, located = found.quality.factors, {at.path: at for at in found.located}
+    sources = [(source, located.get(source.path)) for source in found.quality.sources]
+    return {
+        "digest": held.digest,
+        "rows": held.rows,
+        "columns": held.columns,
+        "start": str(held.dates[0]),
+        "end": str(held.dates[-1]),
+        "instruments": len(held.instruments),
+        "sources": [
+            {
+                "path": source.path,
+                "digest": source.digest,
+                "columns": source.columns,
+                "log": at and at.log,
+                "loop": at and at.loop,
+                "url": (at and at.url) or None,
+            }
+            for source, at in sources
+        ],
+    }
