@@ -1,10 +1,9 @@
 """How often the report's headline is wrong, and what it finds: python benchmarks/headline.py
 
 Draws jobs of ten loops with and ten without the mined columns on 262 days: daily differences of the IC with a
-spread of 0.06, of which a share of 0.3 is of the day and common to
-all loops. Prints the shares of jobs called better and worse where nothing is
-there, those that find a planted difference of three and five standard errors, and the time that the page's
-statistics take for 20 loops of 870 days.
+spread of 0.06, of which a share of 0.3 is of the day and common to all loops. Prints the shares of jobs
+called better and worse where nothing is there, those that find a planted difference of three and five
+standard errors, and the time that the page's statistics take for 20 loops of 870 days.
 """
 
 from __future__ import annotations

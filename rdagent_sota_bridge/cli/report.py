@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rdagent_sota_bridge.cli.output import echo, print_json
 from rdagent_sota_bridge.cli.verify import named_log
 from rdagent_sota_bridge.errors import ReportError
-from rdagent_sota_bridge.report import gather, page
+from rdagent_sota_bridge.report import gather, page, plain
 from rdagent_sota_bridge.system.files import open_file, write_whole
 
 _HEAD = 4096  # the line that says what made a page stands within so many bytes
@@ -35,7 +35,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     fix = "start in the project folder of a run, or name its log folder"
     found = gather.gather([named_log(named, lambda _: True, missing, fix) for named in logs])
     if as_json:
-        print_json(gather.as_plain(found))
+        print_json(plain.as_plain(found))
         return
     text = page.render(found)
     check_target(target)  # it may have come meanwhile

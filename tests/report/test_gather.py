@@ -19,6 +19,7 @@ from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Report, VerdictCount
 from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.report.plain import as_plain
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
 
@@ -54,7 +55,7 @@ def gathered(project: Path, *names: str) -> Report:
 
 def test_figures_are_those_of_the_results(project: Path) -> None:
     """Every metric is the one in `qlib_res.csv`, and a run's role is what its models were given."""
-    plain = gather.as_plain(gathered(project, "mined", "models", "base"))
+    plain = as_plain(gathered(project, "mined", "models", "base"))
     for run, ic in zip(plain["runs"], (0.03, 0.0625, 0.0125), strict=True):
         assert run["loops"][0]["metrics"] == reports.metrics(ic)
     assert [run["role"] for run in plain["runs"]] == ["factor mining", "with factors", "without factors"]
@@ -212,7 +213,7 @@ def test_runs_of_other_verdicts_do_not_compare(ours: Asked | None, base: Asked |
         Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
     )
     assert gather.judged_alike(runs) is alike
-    plain = gather.as_plain(Report(reports.CREATED, runs, {}, (), ()))
+    plain = as_plain(Report(reports.CREATED, runs, {}, (), ()))
     assert plain["judged_alike"] is alike
     assert plain["runs"][0]["judged"] == dataclasses.asdict(gather.judged(runs[0]))
 
@@ -220,7 +221,7 @@ def test_runs_of_other_verdicts_do_not_compare(ours: Asked | None, base: Asked |
 def test_json_is_plain() -> None:
     """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
     whole = reports.whole_report(2, 2)
-    plain = gather.as_plain(whole)
+    plain = as_plain(whole)
     again = json.loads(json.dumps(plain, allow_nan=False, ensure_ascii=False).encode())
     assert again == plain
     assert len(plain["returns"]) == len(whole.returns)

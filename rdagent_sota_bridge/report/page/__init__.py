@@ -46,7 +46,8 @@ def render(report: Report) -> str:
         notes=[*report.notes, *(f"{name}: {note}" for name, run in named for note in run.notes)],
         tested_alike=gather.tested_alike(runs),
         judged_alike=gather.judged_alike(runs),
-        compared=tables.comparison_table(runs),
+        pairs=tables.pairs_table(report, names),
+        compared=tables.comparison_table(report),
         counted=views.counted(runs),
         models=_board(report, "model", names),
         mining=_board(report, "factor", names),
@@ -69,7 +70,7 @@ def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, objec
     of_runs, over_loops = plots.over_loops(report.runs, names, kind)
     return {
         "kind": kind,
-        "table": tables.leaderboard(report.runs, names, kind),
+        "table": tables.leaderboard(report, names, kind),
         "curves": curves,
         "legend": legend,
         "over_loops": over_loops,

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report import ablation, gather
+from rdagent_sota_bridge.report.daily_ic import DailyIC
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
-from rdagent_sota_bridge.report.gather import METRICS, Place
+from rdagent_sota_bridge.report.gather import METRICS, Place, Report
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.report.page import wording
 from rdagent_sota_bridge.report.page.plots import run_colours
 from rdagent_sota_bridge.report.page.wording import FORMS, MISSING, figure, loop_number
+from rdagent_sota_bridge.report.statistics import Estimate, estimate, false_discovery_rates
+from rdagent_sota_bridge.report.trials import YEAR
 
 _SHORT = {"annualized return": "return p.a.", "information ratio": "inf. ratio"}
 _ANSWERS = {True: "yes", False: "no", None: MISSING}
@@ -54,9 +59,22 @@ def _heads(*texts: str, css: str = "left") -> list[Cell]:
     return [Cell(text, css=css) for text in texts]
 
 
-def _number(value: float | None, text: str, best: bool = False) -> Cell:
+def _number(value: float | None, text: str, best: bool = False, below: str = "") -> Cell:
     """Return a cell that is sorted by a number, and last without one."""
-    return Cell(text, "" if value is None or not math.isfinite(value) else repr(float(value)), best)
+    order = "" if value is None or not math.isfinite(value) else repr(float(value))
+    return Cell(text, order, best, below=below)
+
+
+_BY_DAY = {"IC": "ic", "rank IC": "rank_ic"}  # the metrics that are means over days, and where they are
+
+
+def _error(metric: str, of: Sequence[DailyIC | None]) -> str:
+    """Return half of the 95 % interval of a mean over models, as text; empty for a metric that has none."""
+    known = [getattr(one, _BY_DAY[metric]) for one in of if one is not None] if metric in _BY_DAY else []
+    if metric not in _BY_DAY or not of:
+        return ""
+    error = estimate(pd.concat(known, axis=1)).error if len(known) == len(of) else math.nan
+    return f"± {figure(error, FORMS[metric])}"
 
 
 def _greatest(values: Sequence[float]) -> float:
@@ -101,8 +119,9 @@ def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
     return sorted(places, key=rank)
 
 
-def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
+def leaderboard(report: Report, names: Sequence[str], kind: str) -> Table:
     """Return the loops of a kind of all runs, a row each; one without a result says why."""
+    runs = report.runs
     loops = {place: gather.loop_at(runs, place) for place in loops_of(runs, kind)}
     values = [[gather.metric(loop, name) for name in METRICS] for loop in loops.values()]
     best = [_greatest(column) for column in zip(*values, strict=True)]
@@ -119,7 +138,12 @@ def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
         row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=where, colour=colours[run])]
         if loop.metrics:
             row += [
-                _number(value, figure(value, FORMS[name]), value == greatest)
+                _number(
+                    value,
+                    figure(value, FORMS[name]),
+                    value == greatest,
+                    _error(name, [report.daily.get((run, number))]) if math.isfinite(value) else "",
+                )
                 for name, value, greatest in zip(METRICS, metrics, best, strict=True)
             ]
             row.append(Cell("✓ yes", css="accepted") if loop.accepted else Cell(_ANSWERS[loop.accepted]))
@@ -139,17 +163,66 @@ def why_no_result(loop: Loop) -> str:
     return "" if loop.metrics else loop.failure or "The loop left no result."
 
 
-def comparison_table(runs: Sequence[Run]) -> Table:
-    """Return the models without against those with factors: best, mean, differences."""
+def pairs_table(report: Report, names: Sequence[str]) -> Table:
+    """Return each model beside the same without the mined columns, and the mean of several loops."""
+
+    def shown(said: ablation.Difference | None) -> list[Cell]:
+        return [_signed(said.ic, "+.3f"), _signed(said.excess, "+.1%", YEAR)] if said else [Cell(MISSING)] * 2
+
+    rows = []
+    for pair in report.pairs:
+        run, number = pair.place
+        loop = report.runs[run].loops[number]
+        seed = "" if pair.seed is None else f" · seed {pair.seed}"
+        named = f"{names[run]} · loop {loop_number(loop)}{seed}"
+        row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named)]
+        for one in (pair.ours, pair.base):
+            value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
+            row.append(Cell(value, below=_error("IC", [one.daily])))
+        rows.append([*row, *shown(ablation.difference([pair]))])
+    together = ablation.difference(report.pairs)
+    if together is not None and together.ic.loops > 1:
+        rows.append([Cell(f"mean over {together.ic.loops} loops"), Cell(""), Cell(""), *shown(together)])
+    heads = [
+        *map(Cell, ("model", "IC", "IC without")),
+        *_heads("difference", "of the return p.a.", css="difference"),
+    ]
+    return Table("The models, and the same without the mined columns", heads, rows)
+
+
+def _signed(one: Estimate | None, form: str, times: int = 1) -> Cell:
+    """Return a difference with half of its 95 % interval."""
+    if one is None:
+        return Cell(MISSING)
+    return Cell(figure(one.mean * times, form), below=f"± {figure(one.error * times, form.lstrip('+'))}")
+
+
+def comparison_table(report: Report) -> Table:
+    """Return the models without against those with factors: best, and the mean of several loops."""
+    runs = report.runs
+    places = [gather.models(runs, side) for side in ("without factors", "with factors")]
     rows = []
     for one in gather.compare(runs):
-        row = [Cell(one.metric)]
-        for ours, base in ((one.best_with, one.best_without), (one.mean_with, one.mean_without)):
-            row += [Cell(figure(value, FORMS[one.metric])) for value in (base, ours)]
-            row.append(Cell(wording.difference(one.metric, ours - base)))
-        rows.append(row)
-    heads = [Cell("without"), Cell("with"), Cell("difference", css="difference")]
-    groups = (("best value", 3), ("mean over loops", 3))
+        best, mean = [], []
+        of_sides = (
+            (one.best_without, one.mean_without, one.loops_without),
+            (one.best_with, one.mean_with, one.loops_with),
+        )
+        for side, (highest, average, loops) in zip(places, of_sides, strict=True):
+            daily = {place: report.daily.get(place) for place in side}
+            highest_of = [
+                daily[place]
+                for place in side
+                if gather.metric(gather.loop_at(runs, place), one.metric) == highest
+            ]
+            best.append(Cell(figure(highest, FORMS[one.metric]), below=_error(one.metric, highest_of[:1])))
+            several = loops > 1
+            counted = [of for of in daily.values() if of is not None]
+            error = _error(one.metric, counted if len(counted) == loops else [None]) if several else ""
+            mean.append(Cell(figure(average, FORMS[one.metric]) if several else MISSING, below=error))
+        rows.append([Cell(one.metric), *best, *mean])
+    heads = [Cell("without"), Cell("with")]
+    groups = (("best value", 2), ("mean over loops", 2))
     return Table("With the factors, and without", [Cell("metric"), *heads, *heads], rows, groups=groups)
 
 
@@ -159,6 +232,7 @@ _FACTOR_FIGURES = {
     "mean rank IC": wording.CORRELATION,
     "ICIR": wording.RATIO,
     "t-statistic": wording.RATIO,
+    "false-discovery rate": wording.PERCENT,
     "top − bottom": "+.1f",
     "autocorrelation": wording.CORRELATION,
     "coverage": wording.PERCENT,
@@ -173,16 +247,20 @@ def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[st
         position: Its position in the report.
         brought_by: By factor, which loop of which run brought it.
     """
+    rates = false_discovery_rates(
+        [sheet.t_statistic for sheet in analysis.sheets], [len(sheet.ic) for sheet in analysis.sheets]
+    )
     known = {
         sheet.name: (
             sheet.mean_ic,
             sheet.icir,
             sheet.t_statistic,
+            rate,
             float(sheet.quantile_returns[-1] - sheet.quantile_returns[0]) * 1e4,
             sheet.mean_autocorrelation,
             sheet.coverage,
         )
-        for sheet in analysis.sheets
+        for sheet, rate in zip(analysis.sheets, rates, strict=True)
     }
     # A factor whose IC is negative is as good as its opposite.
     strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]
