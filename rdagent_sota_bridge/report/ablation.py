@@ -113,8 +113,9 @@ def _is_of(retrained: Mapping[str, Any], loop: Loop, workspace: Path) -> bool:
     return Path(str(retrained.get("of"))).name == workspace.name and same
 
 
-def _seed(manifest: Mapping[str, Any]) -> Any:
-    return manifest["retrained"]["change"].get("seed")
+def _seed(manifest: Mapping[str, Any]) -> int | None:
+    seed = manifest["retrained"]["change"].get("seed")
+    return seed if isinstance(seed, int) else None
 
 
 def _mined(manifest: Mapping[str, Any] | None) -> Any:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
 from rdagent_sota_bridge.check.quality import Source
 from rdagent_sota_bridge.errors import FactorFileError
@@ -40,7 +38,7 @@ METRICS = {
     "information ratio": "1day.excess_return_with_cost.information_ratio",
     "max drawdown": "1day.excess_return_with_cost.max_drawdown",
 }
-"""The metrics that a report compares, by the names that it shows; of each the greater value is the better."""
+"""The metrics that a report shows, by the names that it shows; of each the greater value is the better."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,6 @@ class Report:
     daily: dict[Place, DailyIC] = field(default_factory=dict)
     pairs: tuple[Pair, ...] = ()
     trials: Trials | None = None
-
-
-@dataclass(frozen=True)
-class MetricComparison:
-    """One metric (of `METRICS`) of the models with factors against those without; NaN where none has it.
-
-    The counts are there because the best of more tries is the higher by luck alone.
-    """
-
-    metric: str
-    best_with: float
-    best_without: float
-    mean_with: float
-    mean_without: float
-    loops_with: int = 0
-    loops_without: int = 0
 
 
 @dataclass(frozen=True)
@@ -304,40 +286,6 @@ def best_model(runs: Sequence[Run]) -> Place | None:
 def loop_at(runs: Sequence[Run], place: Place) -> Loop:
     """Return the loop at a place."""
     return runs[place[0]].loops[place[1]]
-
-
-def compare(runs: Sequence[Run]) -> tuple[MetricComparison, ...]:
-    """Return every metric of the models with factors against those without; empty where a side is missing.
-
-    A result that RD-Agent's cache gave again counts once on its side.
-    """
-    ours, base = (_results(runs, which) for which in ("with factors", "without factors"))
-    if ours.empty or base.empty:
-        return ()
-    return tuple(
-        MetricComparison(
-            metric=name,
-            best_with=float(ours[name].max()),
-            best_without=float(base[name].max()),
-            mean_with=float(ours[name].mean()),
-            mean_without=float(base[name].mean()),
-            loops_with=int(ours[name].count()),
-            loops_without=int(base[name].count()),
-        )
-        for name in METRICS
-    )
-
-
-def _results(runs: Sequence[Run], which: Role) -> pd.DataFrame:
-    """Return the metrics of one side, a row for each result, without those that the cache gave again."""
-    loops = [loop_at(runs, place) for place in models(runs, which)]
-    seen, rows = set(), []
-    for loop in sorted(loops, key=lambda loop: bool(loop.cached)):  # what was trained comes first
-        result = repr(sorted(loop.metrics.items()))
-        if not (loop.cached and result in seen):
-            rows.append([metric(loop, name) for name in METRICS])
-        seen.add(result)
-    return pd.DataFrame(rows, columns=list(METRICS), dtype=float).replace([math.inf, -math.inf], math.nan)
 
 
 def tested_alike(runs: Sequence[Run]) -> bool:

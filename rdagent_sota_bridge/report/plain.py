@@ -40,7 +40,6 @@ def as_plain(report: Report) -> dict[str, Any]:
     whole["origins"] = [
         {"digest": digest, "column": column, **one} for (digest, column), one in whole["origins"].items()
     ]
-    whole["comparison"] = [dataclasses.asdict(one) for one in gather.compare(report.runs)]
     whole["tested_alike"] = gather.tested_alike(report.runs)
     whole["judged_alike"] = gather.judged_alike(report.runs)
     text = json.dumps(whole, default=_plain, ensure_ascii=False)

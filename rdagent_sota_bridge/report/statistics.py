@@ -59,7 +59,7 @@ def estimate(daily: pd.DataFrame) -> Estimate:
     """
     from scipy import stats  # late, as statsmodels below: start-up cost
 
-    known = daily.dropna(how="all")
+    known = daily.replace([math.inf, -math.inf], math.nan).dropna(how="all")
     means, loops = known.mean(axis=1), known.shape[1]
     days, mean = len(known), float(means.mean())
     if days < LEAST_DAYS:

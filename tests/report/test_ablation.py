@@ -97,6 +97,7 @@ def test_an_ablation_is_found_beside_its_model(root: Path) -> None:
         reports.manifest(()),
         {"retrained": "x", "mined_columns": []},
         {"retrained": {"of": MODEL}, "mined_columns": []},
+        again({"columns": ["gap"], "seed": [1]}),
         [],
     ],
     ids=[
@@ -108,6 +109,7 @@ def test_an_ablation_is_found_beside_its_model(root: Path) -> None:
         "not again",
         "text",
         "no change",
+        "odd seed",
         "list",
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -143,30 +142,6 @@ def test_whether_a_model_had_factors(loop: Loop, expected: bool | None) -> None:
     assert gather.has_factors(loop) is expected
 
 
-def test_the_comparison_is_best_and_mean_of_each_side() -> None:
-    """Best and mean are over the loops that have the metric, and a fallback to the baseline is on no side."""
-    fallback = reports.model_loop(2, 0.9)
-    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
-    base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
-    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
-    ic = gather.compare(runs)[0]
-    assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
-    assert ic.mean_with == pytest.approx(0.06)
-    assert ic.mean_without == 0.02
-    assert gather.compare(runs[:1]) == ()
-
-
-def test_a_result_that_the_cache_gave_again_counts_once() -> None:
-    """A mean is over results, not over how often the cache gave one; without its training one counts."""
-    again = [reports.model_loop(at, 0.08, columns=("a",), cached=True) for at in (2, 3)]
-    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
-    base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
-    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
-    ic = gather.compare(runs)[0]
-    assert ic.mean_with == pytest.approx(0.06)
-    assert (ic.loops_with, ic.loops_without) == (2, 1)
-
-
 READ = Asked((DECISION,), (DECISION,), True)
 OTHER = Asked((REPLACE,), (REPLACE,), True)
 REFUSED = Asked((REPLACE,), (REPLACE,), False)
@@ -230,5 +205,5 @@ def test_json_is_plain() -> None:
     assert sheet["mean_ic"] == whole.factor_analyses[0].sheets[0].mean_ic
     assert plain["returns"][0]["days"][0] == "2017-01-03"
     assert len(plain["origins"]) == 2
-    assert plain["comparison"][0]["metric"] == "IC"
+    assert plain["difference"]["answer"] == "better"
     assert plain["tested_alike"] is True

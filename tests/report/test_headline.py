@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge.report.page import tables, views, wording
+from rdagent_sota_bridge.report.page import tables, views
 from rdagent_sota_bridge.report.trials import Trials
 from tests import reports
 from tests.report.test_page import Parts, sides
@@ -34,18 +34,14 @@ def whole() -> Parts:
 def test_without_an_ablation_nothing_is_claimed(
     ours: list[float], base: list[float], sentence: str, rest: str
 ) -> None:
-    """Plain loops are counted beside those with the factors; the headline draws no conclusion from them."""
+    """Whatever plain loops stand beside those with the factors, the headline draws no conclusion."""
     report = sides(ours, base)
-    headline, counted = views.headline(report), views.counted(report.runs)
+    headline = views.headline(report)
     assert sentence in headline["sentence"]
     assert rest in headline["rest"]
     assert not re.search(
         r"rose|fell|better|worse|higher by|lower by", headline["sentence"] + headline["rest"]
     )
-    loops = f"of {len(ours)} loop{'s' * (len(ours) > 1)} with the factors and {len(base)} without."
-    assert (loops in counted) == bool(ours and base)
-    assert ("luck" in counted) == (len(ours) != len(base) and bool(ours and base))
-    assert ("features with the factors and" in counted) == bool(ours and base)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +104,7 @@ def test_returns_that_are_gone_are_said(whole: Parts) -> None:
 
 
 def test_every_ic_has_its_error() -> None:
-    """Beside each IC stands half of its interval, or a dash; a mean over loops is of several loops."""
+    """Beside each IC stands half of its interval, or a dash."""
     whole = reports.whole_report(3, 2)
     of_loop = dataclasses.replace(whole, daily={(1, 0): whole.daily[1, 0]})
     for report, known in ((whole, 5), (of_loop, 1)):
@@ -116,11 +112,6 @@ def test_every_ic_has_its_error() -> None:
         errors = [row[1].below for row in rows if len(row) > 2]
         assert sum(bool(re.fullmatch(r"± 0\.00\d", error)) for error in errors) == known
         assert errors.count("± –") == 5 - known
-    ic, icir = tables.comparison_table(whole).rows[:2]
-    assert all(re.fullmatch(r"± 0\.\d{3}", cell.below) for cell in ic[1:])
-    assert not any(cell.below for cell in icir)
-    one_each = tables.comparison_table(sides([0.05], [0.02])).rows[0]
-    assert [cell.text for cell in one_each[1:]] == ["0.020", "0.050", wording.MISSING, wording.MISSING]
 
 
 def test_what_was_tried_stands_beside_the_best_model(whole: Parts) -> None:

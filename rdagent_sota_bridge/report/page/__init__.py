@@ -47,8 +47,6 @@ def render(report: Report) -> str:
         tested_alike=gather.tested_alike(runs),
         judged_alike=gather.judged_alike(runs),
         pairs=tables.pairs_table(report, names),
-        compared=tables.comparison_table(report),
-        counted=views.counted(runs),
         models=_board(report, "model", names),
         mining=_board(report, "factor", names),
         sets=[_set(report, position, names) for position in range(len(report.factor_analyses))],

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.report import ablation, gather
@@ -46,13 +44,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names its rows; over the others `groups` names so many columns each."""
+    """A table whose first column names its rows."""
 
     caption: str
     heads: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
-    groups: tuple[tuple[str, int], ...] = ()
 
 
 def _heads(*texts: str, css: str = "left") -> list[Cell]:
@@ -65,16 +62,12 @@ def _number(value: float | None, text: str, best: bool = False, below: str = "")
     return Cell(text, order, best, below=below)
 
 
-_BY_DAY = {"IC": "ic", "rank IC": "rank_ic"}  # the metrics that are means over days, and where they are
-
-
-def _error(metric: str, of: Sequence[DailyIC | None]) -> str:
-    """Return half of the 95 % interval of a mean over models, as text; empty for a metric that has none."""
-    known = [getattr(one, _BY_DAY[metric]) for one in of if one is not None] if metric in _BY_DAY else []
-    if metric not in _BY_DAY or not of:
+def _error(metric: str, daily: DailyIC | None) -> str:
+    """Return half of the 95 % interval of a mean over days, as text; empty for a metric that is none."""
+    if metric not in ("IC", "rank IC"):
         return ""
-    error = estimate(pd.concat(known, axis=1)).error if len(known) == len(of) else math.nan
-    return f"± {figure(error, FORMS[metric])}"
+    series = None if daily is None else daily.ic if metric == "IC" else daily.rank_ic
+    return f"± {figure(None if series is None else estimate(series.to_frame()).error, FORMS[metric])}"
 
 
 def _greatest(values: Sequence[float]) -> float:
@@ -142,7 +135,7 @@ def leaderboard(report: Report, names: Sequence[str], kind: str) -> Table:
                     value,
                     figure(value, FORMS[name]),
                     value == greatest,
-                    _error(name, [report.daily.get((run, number))]) if math.isfinite(value) else "",
+                    _error(name, report.daily.get((run, number))) if math.isfinite(value) else "",
                 )
                 for name, value, greatest in zip(METRICS, metrics, best, strict=True)
             ]
@@ -178,7 +171,7 @@ def pairs_table(report: Report, names: Sequence[str]) -> Table:
         row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named)]
         for one in (pair.ours, pair.base):
             value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
-            row.append(Cell(value, below=_error("IC", [one.daily])))
+            row.append(Cell(value, below=_error("IC", one.daily)))
         rows.append([*row, *shown(ablation.difference([pair]))])
     together = ablation.difference(report.pairs)
     if together is not None and together.ic.loops > 1:
@@ -195,35 +188,6 @@ def _signed(one: Estimate | None, form: str, times: int = 1) -> Cell:
     if one is None:
         return Cell(MISSING)
     return Cell(figure(one.mean * times, form), below=f"± {figure(one.error * times, form.lstrip('+'))}")
-
-
-def comparison_table(report: Report) -> Table:
-    """Return the models without against those with factors: best, and the mean of several loops."""
-    runs = report.runs
-    places = [gather.models(runs, side) for side in ("without factors", "with factors")]
-    rows = []
-    for one in gather.compare(runs):
-        best, mean = [], []
-        of_sides = (
-            (one.best_without, one.mean_without, one.loops_without),
-            (one.best_with, one.mean_with, one.loops_with),
-        )
-        for side, (highest, average, loops) in zip(places, of_sides, strict=True):
-            daily = {place: report.daily.get(place) for place in side}
-            highest_of = [
-                daily[place]
-                for place in side
-                if gather.metric(gather.loop_at(runs, place), one.metric) == highest
-            ]
-            best.append(Cell(figure(highest, FORMS[one.metric]), below=_error(one.metric, highest_of[:1])))
-            several = loops > 1
-            counted = [of for of in daily.values() if of is not None]
-            error = _error(one.metric, counted if len(counted) == loops else [None]) if several else ""
-            mean.append(Cell(figure(average, FORMS[one.metric]) if several else MISSING, below=error))
-        rows.append([Cell(one.metric), *best, *mean])
-    heads = [Cell("without"), Cell("with")]
-    groups = (("best value", 2), ("mean over loops", 2))
-    return Table("With the factors, and without", [Cell("metric"), *heads, *heads], rows, groups=groups)
 
 
 # --- factors ---

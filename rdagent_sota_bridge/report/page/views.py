@@ -240,28 +240,6 @@ def _tiles(runs: Sequence[Run], best: Place, base: Mapping[str, float] | None) -
 # --- loops ---
 
 
-def counted(runs: Sequence[Run]) -> str:
-    """Return over how many loops the comparison is, and what follows from that; empty without one."""
-    compared = gather.compare(runs)
-    if not compared:
-        return ""
-    ours, base = max(one.loops_with for one in compared), max(one.loops_without for one in compared)
-    words = f"Results are of {plural(ours, 'loop')} with the factors and {base} without"
-    sides = [gather.models(runs, which) for which in ("with factors", "without factors")]
-    again = sum(map(len, sides)) - ours - base
-    if again:
-        words += f"; {plural(again, 'loop')} without a new result (cached, or no number) not counted"
-    words += "."
-    if ours != base:
-        words += " The best of more tries is the higher by luck alone."
-    # The base sets can differ too.
-    widths = [sorted({gather.loop_at(runs, place).features or 0 for place in side} - {0}) for side in sides]
-    if all(widths):
-        with_factors, without = (" or ".join(map(str, side)) for side in widths)
-        words += f" Models had {with_factors} features with the factors and {without} without."
-    return words
-
-
 def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> list[dict[str, Any]]:
     """Return what each loop of a kind tried, in the order of the leaderboard."""
     found = []
