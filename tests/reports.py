@@ -12,11 +12,14 @@ import pandas as pd
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA20, ALPHA22
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
+from rdagent_sota_bridge.report.ablation import Pair, Trained
+from rdagent_sota_bridge.report.daily_ic import DailyIC
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
 from rdagent_sota_bridge.report.gather import METRICS, FactorOrigin, Report
 from rdagent_sota_bridge.report.history import Factor, Loop, Run
 from rdagent_sota_bridge.report.portfolio_returns import Returns
 from rdagent_sota_bridge.report.tearsheet import QUANTILES, ROLLING_DAYS, Sheet
+from rdagent_sota_bridge.report.trials import Trials
 
 CREATED = datetime.datetime(2026, 1, 6, 12, 0, tzinfo=datetime.timezone.utc)
 DIGEST = "sha256:" + "ab12cd34" * 8
@@ -81,6 +84,35 @@ def returns(seed: int, drift: float = 0.0004, days: pd.DatetimeIndex = DAYS) -> 
     with_cost = np.cumsum(steps)
     drawdown = with_cost - np.maximum.accumulate(with_cost)
     return Returns(days, with_cost + 0.0002 * np.arange(len(days)), with_cost, drawdown)
+
+
+def daily_ic(seed: int, mean: float, days: pd.DatetimeIndex = DAYS) -> DailyIC:
+    """Return the daily ICs of a model."""
+    random = np.random.default_rng(seed)
+    return DailyIC(*(pd.Series(random.normal(mean, 0.1, len(days)), days) for _ in range(2)))
+
+
+def pair(
+    loop: int,
+    ours: float,
+    base: float,
+    *,
+    run: int = 0,
+    seed: int | None = None,
+    days: pd.DatetimeIndex = DAYS,
+    drifts: tuple[float, float] = (0.0004, 0.0002),
+) -> Pair:
+    """Return a model of these mean ICs, with the mined columns and without, and of these daily returns."""
+    sides = (
+        Trained(
+            Path(f"/project/w/{loop}{seed or ''}{name}"),
+            metrics(mean),
+            daily_ic(100 * loop + (seed or 0) + at, mean, days),
+            returns(100 * loop + at, drift, days),
+        )
+        for at, (name, mean, drift) in enumerate(zip(("", "-"), (ours, base), drifts, strict=True))
+    )
+    return Pair((run, loop), seed, *sides)
 
 
 def sheet(name: str, seed: int = 0, mean: float = 0.03) -> Sheet:
@@ -216,4 +248,10 @@ def whole_report(loops: int = 10, factors: int = 12) -> Report:
         for loop in mined
         for factor in loop.factors
     }
-    return Report(CREATED, runs, found, (factor_analysis(names),), (), origins)
+    daily = {
+        place: daily_ic(50 * place[0] + place[1], runs[place[0]].loops[place[1]].metrics["IC"])
+        for place in found
+    }
+    pairs = tuple(pair(number, 0.05, 0.02, run=1) for number in range(loops - 1))
+    tried = Trials(2 * loops, factors, 0.002)
+    return Report(CREATED, runs, found, (factor_analysis(names),), (), origins, daily, pairs, tried)

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rdagent_sota_bridge.cli.output import echo, print_json
 from rdagent_sota_bridge.cli.verify import named_logs
 from rdagent_sota_bridge.errors import ReportError
-from rdagent_sota_bridge.report import gather, page
+from rdagent_sota_bridge.report import gather, page, plain
 from rdagent_sota_bridge.run import progress
 from rdagent_sota_bridge.system.files import open_file, write_whole
 
@@ -37,7 +37,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     fix = "start in the project folder of a run, or name its log folder"
     found = gather.gather(named_logs(logs, progress.logs, lambda _: True, missing, fix))
     if as_json:
-        print_json(gather.as_plain(found))
+        print_json(plain.as_plain(found))
         return
     text = page.render(found)
     check_target(target)  # it may have come meanwhile

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
 
 from rdagent_sota_bridge.bridge.verdict import DECISION, REPLACE
 from rdagent_sota_bridge.check.quality import Source
@@ -20,10 +15,13 @@ from rdagent_sota_bridge.errors import FactorFileError
 from rdagent_sota_bridge.factor_set import locate, parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
-from rdagent_sota_bridge.report import factor_analysis, history, portfolio_returns
+from rdagent_sota_bridge.report import ablation, daily_ic, factor_analysis, history, portfolio_returns, trials
+from rdagent_sota_bridge.report.ablation import Pair
+from rdagent_sota_bridge.report.daily_ic import DailyIC
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
 from rdagent_sota_bridge.report.history import Factor, Loop, Run
 from rdagent_sota_bridge.report.portfolio_returns import Returns
+from rdagent_sota_bridge.report.trials import Trials
 
 Place = tuple[int, int]
 """Position of a run among the runs, and of a loop in that run."""
@@ -40,7 +38,7 @@ METRICS = {
     "information ratio": "1day.excess_return_with_cost.information_ratio",
     "max drawdown": "1day.excess_return_with_cost.max_drawdown",
 }
-"""The metrics that a report compares, by the names that it shows; of each the greater value is the better."""
+"""The metrics that a report shows, by the names that it shows; of each the greater value is the better."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,9 @@ class Report:
         notes: What is missing, and why.
         origins: By (digest of the set, factor), the loop that brought it; factors that no log names are
             left out.
+        daily: The ICs by day; loops without are left out.
+        pairs: The models that were trained again without the mined columns, beside what they were.
+        trials: What was tried on the test segment of the best model; None where that is not known.
     """
 
     created: datetime.datetime
@@ -73,22 +74,9 @@ class Report:
     factor_analyses: tuple[FactorAnalysis, ...]
     notes: tuple[str, ...]
     origins: dict[tuple[str, str], FactorOrigin] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MetricComparison:
-    """One metric (of `METRICS`) of the models with factors against those without; NaN where none has it.
-
-    The counts are there because the best of more tries is the higher by luck alone.
-    """
-
-    metric: str
-    best_with: float
-    best_without: float
-    mean_with: float
-    mean_without: float
-    loops_with: int = 0
-    loops_without: int = 0
+    daily: dict[Place, DailyIC] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
+    trials: Trials | None = None
 
 
 @dataclass(frozen=True)
@@ -118,18 +106,25 @@ def gather(logs: Sequence[Path]) -> Report:
     read = [history.read_run(log) for log in dict.fromkeys(log.resolve() for log in logs)]
     runs = tuple({run.log: run for run in read}.values())
     notes: list[str] = []
-    returns = {}
+    returns, daily = {}, {}
     for position, run in enumerate(runs):
         for number, loop in enumerate(run.loops):
             with history.noting(notes, f"Loop {loop.number} of {run.log.name}"):
                 earned = None if loop.workspace is None else portfolio_returns.read(loop.workspace)
                 if earned is not None:
                     returns[position, number] = earned
+            if loop.metrics and loop.record is not None and loop.workspace is not None:
+                with history.noting(notes, f"Loop {loop.number} of {run.log.name}"):
+                    daily[position, number] = daily_ic.read(loop.workspace, loop.record.recorder)
     sets = _factor_sets(runs, notes)
     analyses = tuple(factor_analysis.analyse(one.digest, one.sources, one.task) for one in sets.values())
     origins = _origins(runs, sets.values(), notes)
+    pairs = ablation.pairs(runs, notes)
+    chosen = best_model(runs)
+    task = None if chosen is None else task_of(runs[chosen[0]], loop_at(runs, chosen))
+    tried = None if task is None else trials.count([run.log for run in runs], task.test, notes)
     created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    return Report(created, runs, returns, analyses, tuple(dict.fromkeys(notes)), origins)
+    return Report(created, runs, returns, analyses, tuple(dict.fromkeys(notes)), origins, daily, pairs, tried)
 
 
 # --- factor sets ---
@@ -282,43 +277,15 @@ def best(runs: Sequence[Run], places: Iterable[Place]) -> Place | None:
     return max(known, key=lambda place: known[place]) if known else None
 
 
+def best_model(runs: Sequence[Run]) -> Place | None:
+    """Return the model of the highest IC: with factors, else without, else of which neither is known."""
+    sides: tuple[Role, ...] = ("with factors", "without factors", "factors unknown")
+    return next((place for side in sides if (place := best(runs, models(runs, side))) is not None), None)
+
+
 def loop_at(runs: Sequence[Run], place: Place) -> Loop:
     """Return the loop at a place."""
     return runs[place[0]].loops[place[1]]
-
-
-def compare(runs: Sequence[Run]) -> tuple[MetricComparison, ...]:
-    """Return every metric of the models with factors against those without; empty where a side is missing.
-
-    A result that RD-Agent's cache gave again counts once on its side.
-    """
-    ours, base = (_results(runs, which) for which in ("with factors", "without factors"))
-    if ours.empty or base.empty:
-        return ()
-    return tuple(
-        MetricComparison(
-            metric=name,
-            best_with=float(ours[name].max()),
-            best_without=float(base[name].max()),
-            mean_with=float(ours[name].mean()),
-            mean_without=float(base[name].mean()),
-            loops_with=int(ours[name].count()),
-            loops_without=int(base[name].count()),
-        )
-        for name in METRICS
-    )
-
-
-def _results(runs: Sequence[Run], which: Role) -> pd.DataFrame:
-    """Return the metrics of one side, a row for each result, without those that the cache gave again."""
-    loops = [loop_at(runs, place) for place in models(runs, which)]
-    seen, rows = set(), []
-    for loop in sorted(loops, key=lambda loop: bool(loop.cached)):  # what was trained comes first
-        result = repr(sorted(loop.metrics.items()))
-        if not (loop.cached and result in seen):
-            rows.append([metric(loop, name) for name in METRICS])
-        seen.add(result)
-    return pd.DataFrame(rows, columns=list(METRICS), dtype=float).replace([math.inf, -math.inf], math.nan)
 
 
 def tested_alike(runs: Sequence[Run]) -> bool:
@@ -361,36 +328,3 @@ def task_of(run: Run, loop: Loop | None) -> Task | None:
     """Return what a loop was trained and tested on; else what another loop of its run was."""
     records = [one.record for one in (loop, *run.loops) if one is not None and one.record is not None]
     return next((record.task for record in records if record.task is not None), None)
-
-
-# --- as JSON ---
-
-
-def as_plain(report: Report) -> dict[str, Any]:
-    """Return a report as JSON can hold it: NaN as None, days and paths as text, arrays as lists."""
-    whole = dataclasses.asdict(report)
-    for run, plain in zip(report.runs, whole["runs"], strict=True):
-        plain |= {"role": role(run), "judged": dataclasses.asdict(judged(run))}
-    whole["returns"] = [{"run": run, "loop": loop, **one} for (run, loop), one in whole["returns"].items()]
-    whole["origins"] = [
-        {"digest": digest, "column": column, **one} for (digest, column), one in whole["origins"].items()
-    ]
-    whole["comparison"] = [dataclasses.asdict(one) for one in compare(report.runs)]
-    whole["tested_alike"] = tested_alike(report.runs)
-    whole["judged_alike"] = judged_alike(report.runs)
-    text = json.dumps(whole, default=_plain, ensure_ascii=False)
-    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
-    plain_report: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-    return plain_report
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime.datetime):
-        return None if pd.isna(value) else value.isoformat()
-    if isinstance(value, pd.DatetimeIndex):
-        return list(value.strftime("%Y-%m-%d"))
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a report holds a {type(value).__name__}")

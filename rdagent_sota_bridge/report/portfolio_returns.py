@@ -32,6 +32,12 @@ class Returns:
     excess_with_cost: Any
     drawdown: Any
 
+    @property
+    def daily_excess(self) -> pd.Series:
+        """`return - bench - cost` by day, without the days that have none."""
+        sums = pd.Series(self.excess_with_cost, self.days).dropna()
+        return sums.diff().fillna(sums)
+
 
 def read(workspace: Path) -> Returns | None:
     """Return the daily returns of the back-test in a workspace, or None where it left none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Report, VerdictCount
 from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.report.plain import as_plain
 from tests import logs, reports
 from tests.frames import factor_frame, nested, write
 
@@ -54,7 +54,7 @@ def gathered(project: Path, *names: str) -> Report:
 
 def test_figures_are_those_of_the_results(project: Path) -> None:
     """Every metric is the one in `qlib_res.csv`, and a run's role is what its models were given."""
-    plain = gather.as_plain(gathered(project, "mined", "models", "base"))
+    plain = as_plain(gathered(project, "mined", "models", "base"))
     for run, ic in zip(plain["runs"], (0.03, 0.0625, 0.0125), strict=True):
         assert run["loops"][0]["metrics"] == reports.metrics(ic)
     assert [run["role"] for run in plain["runs"]] == ["factor mining", "with factors", "without factors"]
@@ -142,30 +142,6 @@ def test_whether_a_model_had_factors(loop: Loop, expected: bool | None) -> None:
     assert gather.has_factors(loop) is expected
 
 
-def test_the_comparison_is_best_and_mean_of_each_side() -> None:
-    """Best and mean are over the loops that have the metric, and a fallback to the baseline is on no side."""
-    fallback = reports.model_loop(2, 0.9)
-    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), fallback)
-    base = (reports.model_loop(0, 0.02), reports.model_loop(1, math.nan), reports.failed(2))
-    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", base))
-    ic = gather.compare(runs)[0]
-    assert (ic.metric, ic.best_with, ic.best_without) == ("IC", 0.08, 0.02)
-    assert ic.mean_with == pytest.approx(0.06)
-    assert ic.mean_without == 0.02
-    assert gather.compare(runs[:1]) == ()
-
-
-def test_a_result_that_the_cache_gave_again_counts_once() -> None:
-    """A mean is over results, not over how often the cache gave one; without its training one counts."""
-    again = [reports.model_loop(at, 0.08, columns=("a",), cached=True) for at in (2, 3)]
-    ours = (*(reports.model_loop(at, ic, columns=("a",)) for at, ic in enumerate((0.04, 0.08))), *again)
-    base = [reports.model_loop(at, 0.02, cached=True) for at in range(3)]
-    runs = (Run(Path("/a"), "fin_model", ours), Run(Path("/b"), "fin_model", tuple(base)))
-    ic = gather.compare(runs)[0]
-    assert ic.mean_with == pytest.approx(0.06)
-    assert (ic.loops_with, ic.loops_without) == (2, 1)
-
-
 READ = Asked((DECISION,), (DECISION,), True)
 OTHER = Asked((REPLACE,), (REPLACE,), True)
 REFUSED = Asked((REPLACE,), (REPLACE,), False)
@@ -212,7 +188,7 @@ def test_runs_of_other_verdicts_do_not_compare(ours: Asked | None, base: Asked |
         Run(Path("/b"), "fin_model", (reports.model_loop(1, 0.1, asked=base),)),
     )
     assert gather.judged_alike(runs) is alike
-    plain = gather.as_plain(Report(reports.CREATED, runs, {}, (), ()))
+    plain = as_plain(Report(reports.CREATED, runs, {}, (), ()))
     assert plain["judged_alike"] is alike
     assert plain["runs"][0]["judged"] == dataclasses.asdict(gather.judged(runs[0]))
 
@@ -220,7 +196,7 @@ def test_runs_of_other_verdicts_do_not_compare(ours: Asked | None, base: Asked |
 def test_json_is_plain() -> None:
     """The figures go through JSON without NaN, with every run, curve, sheet and origin."""
     whole = reports.whole_report(2, 2)
-    plain = gather.as_plain(whole)
+    plain = as_plain(whole)
     again = json.loads(json.dumps(plain, allow_nan=False, ensure_ascii=False).encode())
     assert again == plain
     assert len(plain["returns"]) == len(whole.returns)
@@ -229,5 +205,5 @@ def test_json_is_plain() -> None:
     assert sheet["mean_ic"] == whole.factor_analyses[0].sheets[0].mean_ic
     assert plain["returns"][0]["days"][0] == "2017-01-03"
     assert len(plain["origins"]) == 2
-    assert plain["comparison"][0]["metric"] == "IC"
+    assert plain["difference"]["answer"] == "better"
     assert plain["tested_alike"] is True

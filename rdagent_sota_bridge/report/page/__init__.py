@@ -46,8 +46,7 @@ def render(report: Report) -> str:
         notes=[*report.notes, *(f"{name}: {note}" for name, run in named for note in run.notes)],
         tested_alike=gather.tested_alike(runs),
         judged_alike=gather.judged_alike(runs),
-        compared=tables.comparison_table(runs),
-        counted=views.counted(runs),
+        pairs=tables.pairs_table(report, names),
         models=_board(report, "model", names),
         mining=_board(report, "factor", names),
         sets=[_set(report, position, names) for position in range(len(report.factor_analyses))],
@@ -69,7 +68,7 @@ def _board(report: Report, kind: str, names: tuple[str, ...]) -> dict[str, objec
     of_runs, over_loops = plots.over_loops(report.runs, names, kind)
     return {
         "kind": kind,
-        "table": tables.leaderboard(report.runs, names, kind),
+        "table": tables.leaderboard(report, names, kind),
         "curves": curves,
         "legend": legend,
         "over_loops": over_loops,

@@ -9,13 +9,16 @@ from typing import Any
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report import ablation, gather
+from rdagent_sota_bridge.report.daily_ic import DailyIC
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
-from rdagent_sota_bridge.report.gather import METRICS, Place
+from rdagent_sota_bridge.report.gather import METRICS, Place, Report
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.report.page import wording
 from rdagent_sota_bridge.report.page.plots import run_colours
 from rdagent_sota_bridge.report.page.wording import FORMS, MISSING, figure, loop_number
+from rdagent_sota_bridge.report.statistics import Estimate, estimate, false_discovery_rates
+from rdagent_sota_bridge.report.trials import YEAR
 
 _SHORT = {"annualized return": "return p.a.", "information ratio": "inf. ratio"}
 _ANSWERS = {True: "yes", False: "no", None: MISSING}
@@ -41,22 +44,30 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names its rows; over the others `groups` names so many columns each."""
+    """A table whose first column names its rows."""
 
     caption: str
     heads: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
-    groups: tuple[tuple[str, int], ...] = ()
 
 
 def _heads(*texts: str, css: str = "left") -> list[Cell]:
     return [Cell(text, css=css) for text in texts]
 
 
-def _number(value: float | None, text: str, best: bool = False) -> Cell:
+def _number(value: float | None, text: str, best: bool = False, below: str = "") -> Cell:
     """Return a cell that is sorted by a number, and last without one."""
-    return Cell(text, "" if value is None or not math.isfinite(value) else repr(float(value)), best)
+    order = "" if value is None or not math.isfinite(value) else repr(float(value))
+    return Cell(text, order, best, below=below)
+
+
+def _error(metric: str, daily: DailyIC | None) -> str:
+    """Return half of the 95 % interval of a mean over days, as text; empty for a metric that is none."""
+    if metric not in ("IC", "rank IC"):
+        return ""
+    series = None if daily is None else daily.ic if metric == "IC" else daily.rank_ic
+    return f"± {figure(None if series is None else estimate(series.to_frame()).error, FORMS[metric])}"
 
 
 def _greatest(values: Sequence[float]) -> float:
@@ -101,8 +112,9 @@ def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
     return sorted(places, key=rank)
 
 
-def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
+def leaderboard(report: Report, names: Sequence[str], kind: str) -> Table:
     """Return the loops of a kind of all runs, a row each; one without a result says why."""
+    runs = report.runs
     loops = {place: gather.loop_at(runs, place) for place in loops_of(runs, kind)}
     values = [[gather.metric(loop, name) for name in METRICS] for loop in loops.values()]
     best = [_greatest(column) for column in zip(*values, strict=True)]
@@ -119,7 +131,12 @@ def leaderboard(runs: Sequence[Run], names: Sequence[str], kind: str) -> Table:
         row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=where, colour=colours[run])]
         if loop.metrics:
             row += [
-                _number(value, figure(value, FORMS[name]), value == greatest)
+                _number(
+                    value,
+                    figure(value, FORMS[name]),
+                    value == greatest,
+                    _error(name, report.daily.get((run, number))) if math.isfinite(value) else "",
+                )
                 for name, value, greatest in zip(METRICS, metrics, best, strict=True)
             ]
             row.append(Cell("✓ yes", css="accepted") if loop.accepted else Cell(_ANSWERS[loop.accepted]))
@@ -139,18 +156,38 @@ def why_no_result(loop: Loop) -> str:
     return "" if loop.metrics else loop.failure or "The loop left no result."
 
 
-def comparison_table(runs: Sequence[Run]) -> Table:
-    """Return the models without against those with factors: best, mean, differences."""
+def pairs_table(report: Report, names: Sequence[str]) -> Table:
+    """Return each model beside the same without the mined columns, and the mean of several loops."""
+
+    def shown(said: ablation.Difference | None) -> list[Cell]:
+        return [_signed(said.ic, "+.3f"), _signed(said.excess, "+.1%", YEAR)] if said else [Cell(MISSING)] * 2
+
     rows = []
-    for one in gather.compare(runs):
-        row = [Cell(one.metric)]
-        for ours, base in ((one.best_with, one.best_without), (one.mean_with, one.mean_without)):
-            row += [Cell(figure(value, FORMS[one.metric])) for value in (base, ours)]
-            row.append(Cell(wording.difference(one.metric, ours - base)))
-        rows.append(row)
-    heads = [Cell("without"), Cell("with"), Cell("difference", css="difference")]
-    groups = (("best value", 3), ("mean over loops", 3))
-    return Table("With the factors, and without", [Cell("metric"), *heads, *heads], rows, groups=groups)
+    for pair in report.pairs:
+        run, number = pair.place
+        loop = report.runs[run].loops[number]
+        seed = "" if pair.seed is None else f" · seed {pair.seed}"
+        named = f"{names[run]} · loop {loop_number(loop)}{seed}"
+        row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named)]
+        for one in (pair.ours, pair.base):
+            value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
+            row.append(Cell(value, below=_error("IC", one.daily)))
+        rows.append([*row, *shown(ablation.difference([pair]))])
+    together = ablation.difference(report.pairs)
+    if together is not None and together.ic.loops > 1:
+        rows.append([Cell(f"mean over {together.ic.loops} loops"), Cell(""), Cell(""), *shown(together)])
+    heads = [
+        *map(Cell, ("model", "IC", "IC without")),
+        *_heads("difference", "of the return p.a.", css="difference"),
+    ]
+    return Table("The models, and the same without the mined columns", heads, rows)
+
+
+def _signed(one: Estimate | None, form: str, times: int = 1) -> Cell:
+    """Return a difference with half of its 95 % interval."""
+    if one is None:
+        return Cell(MISSING)
+    return Cell(figure(one.mean * times, form), below=f"± {figure(one.error * times, form.lstrip('+'))}")
 
 
 # --- factors ---
@@ -159,6 +196,7 @@ _FACTOR_FIGURES = {
     "mean rank IC": wording.CORRELATION,
     "ICIR": wording.RATIO,
     "t-statistic": wording.RATIO,
+    "false-discovery rate": wording.PERCENT,
     "top − bottom": "+.1f",
     "autocorrelation": wording.CORRELATION,
     "coverage": wording.PERCENT,
@@ -173,16 +211,20 @@ def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[st
         position: Its position in the report.
         brought_by: By factor, which loop of which run brought it.
     """
+    rates = false_discovery_rates(
+        [sheet.t_statistic for sheet in analysis.sheets], [len(sheet.ic) for sheet in analysis.sheets]
+    )
     known = {
         sheet.name: (
             sheet.mean_ic,
             sheet.icir,
             sheet.t_statistic,
+            rate,
             float(sheet.quantile_returns[-1] - sheet.quantile_returns[0]) * 1e4,
             sheet.mean_autocorrelation,
             sheet.coverage,
         )
-        for sheet in analysis.sheets
+        for sheet, rate in zip(analysis.sheets, rates, strict=True)
     }
     # A factor whose IC is negative is as good as its opposite.
     strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]

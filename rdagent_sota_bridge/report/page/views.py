@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rdagent_sota_bridge.report import gather
-from rdagent_sota_bridge.report.gather import Place, Report, Role
+from rdagent_sota_bridge.report import ablation, gather
+from rdagent_sota_bridge.report.ablation import Difference
+from rdagent_sota_bridge.report.gather import METRICS, Place, Report, Role
 from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.report.page import tables
 from rdagent_sota_bridge.report.page.plots import of_factor
@@ -15,11 +17,14 @@ from rdagent_sota_bridge.report.page.wording import (
     CORRELATION,
     FORMS,
     MISSING,
+    PERCENT,
     figure,
     loop_number,
     plural,
     segment,
 )
+from rdagent_sota_bridge.report.statistics import deflated_sharpe_ratio_of
+from rdagent_sota_bridge.report.trials import YEAR
 
 MONOSPACE = ("Market", "Label", "Factor set", "Digest of the set", "Digest of the base set")
 """The facts that are set as code."""
@@ -39,7 +44,9 @@ _VERSIONS = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "panda
 _SIDES: dict[Role, tuple[str, str]] = {
     "with factors": (
         "The best model with the factors",
-        "No run without the factors is among these logs, so this page can't say what they added.",
+        # The command that does it is named here.
+        "None of its models was trained again without the mined columns, so this page does not say what "
+        "they add.",
     ),
     "without factors": (
         "The best model without factors",
@@ -129,35 +136,35 @@ def headline(report: Report) -> dict[str, Any]:
     """Return the answer to "was it worth it?" in a sentence or two, and the figures of the best model.
 
     Returns:
-        `sentence`, `rest`, `tiles` (label, value, and the value without factors) and `best_model`.
+        `sentence`, `rest`, `tiles` (label, value, and the value without factors), `best_model` and `tried`.
     """
     runs, names = report.runs, run_names(report.runs)
-    best = {side: gather.best(runs, gather.models(runs, side)) for side in _SIDES}
-    for side, (subject, alone) in _SIDES.items():
-        place = best[side]
-        if place is None:
-            continue
-        base = best["without factors"] if side == "with factors" else None
-        sentence, rest = f"{subject} has an IC of {_metric(runs, place, 'IC')}.", alone
-        if base is not None:
-            sentence, rest = _gain(report, place, base)
+    place = gather.best_model(runs)
+    if place is not None:
+        subject, rest = _SIDES[gather.role(runs[place[0]])]
+        sentence = f"{subject} has an IC of {_metric(runs, place, 'IC')}."
+        said = ablation.difference(report.pairs)
+        if said is not None:
+            sentence, rest = _worth(said), _measured(report, said)
         loop = gather.loop_at(runs, place)
         named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
+        base = next((pair.base.metrics for pair in report.pairs if pair.place == place), None)
         tiles = _tiles(runs, place, base)
-        return {"sentence": sentence, "rest": rest, "tiles": tiles, "best_model": named}
+        tried = _tried(report, place)
+        return {"sentence": sentence, "rest": rest, "tiles": tiles, "best_model": named, "tried": tried}
     count = sum(len(one.columns) for one in report.factor_analyses)
     places = [place for place in tables.loops_of(runs, "factor") if gather.loop_at(runs, place).accepted]
     mined = gather.best(runs, places)
+    nothing: dict[str, Any] = {"rest": "", "tiles": [], "best_model": "", "tried": ""}
     if mined is None:
-        sentence = "No loop of these runs has a result yet."
-        return {"sentence": sentence, "rest": "", "tiles": [], "best_model": ""}
+        return {**nothing, "sentence": "No loop of these runs has a result yet."}
     what = plural(count, "factor") if count else "Factors"
     return {
+        **nothing,
         "sentence": f"{what} accepted; the best accepted loop has an IC of {_metric(runs, mined, 'IC')}.",
         "rest": "RD-Agent judges factors with a LightGBM of its own. No model run is among these logs, so "
         "this page can’t say what the factors add to a model.",
         "tiles": _tiles(runs, mined, None),
-        "best_model": "",
     }
 
 
@@ -165,58 +172,72 @@ def _metric(runs: Sequence[Run], place: Place, name: str) -> str:
     return figure(gather.metric(gather.loop_at(runs, place), name), FORMS[name])
 
 
-def _gain(report: Report, best: Place, base: Place) -> tuple[str, str]:
-    """Return what the factors added, in a sentence, and what belongs beside it."""
-    compared = next(one for one in gather.compare(report.runs) if one.metric == "IC")
-    after, before = _metric(report.runs, best, "IC"), _metric(report.runs, base, "IC")
-    rises = compared.best_with > compared.best_without
-    what = "rose" if rises else "fell"
-    sentence = f"With the factors, the best model’s IC {what} from {before} to {after}."
-    if after == before:
-        sentence = f"The factors made no difference to the best model’s IC: {after} with and without them."
-    ours, others = (figure(one, CORRELATION) for one in (compared.mean_with, compared.mean_without))
-    rest = f"The mean over loops went from {others} to {ours}."
-    if rises != (compared.mean_with > compared.mean_without) and ours != others:
-        rest = f"But the mean over loops went the other way, from {others} to {ours}."
-    if not gather.tested_alike(report.runs):
-        rest += " The runs were not tested on the same market, days and label: the two don’t compare."
-    return sentence, rest
+def _worth(said: Difference) -> str:
+    """Return what the factors did to the models' IC: better, worse, or that no difference can be told."""
+    ic = said.ic
+    if math.isnan(ic.error):
+        return f"No difference can be told: {plural(ic.days, 'day')} are too few."
+    mean, low, high = (figure(value, CORRELATION) for value in (ic.mean, ic.low, ic.high))
+    if ic.answer == "open":
+        return (
+            f"No difference can be told: with the factors the models’ IC changes by {mean} [{low}, {high}]."
+        )
+    if ic.answer == "worse":
+        mean, low, high = (figure(-value, CORRELATION) for value in (ic.mean, ic.high, ic.low))
+        return f"The factors make the models worse: their IC is lower by {mean} [{low}, {high}]."
+    return f"The factors make the models better: their IC is higher by {mean} [{low}, {high}]."
 
 
-def _tiles(runs: Sequence[Run], best: Place, base: Place | None) -> list[tuple[str, str, str]]:
+def _measured(report: Report, said: Difference) -> str:
+    """Return what the headline is measured on, what the return says, and what is not in it."""
+    ic, excess = said.ic, said.excess
+    what = (
+        f"The mean over {ic.loops} loops of the daily difference" if ic.loops > 1 else "The daily difference"
+    )
+    counts = ", ".join(map(plural, (ic.days, ic.loops, said.seeds), ("day", "loop", "seed")))
+    words = f"{what} to the same models trained again without the mined columns"
+    words += f" ({counts}){', with its 95 % interval' * (not math.isnan(ic.error))}."
+    if ic.loops == 1:
+        words += " How much two trainings of one model differ by luck is not in it: it takes several loops."
+    left = len(gather.models(report.runs, "with factors")) - ic.loops
+    if left > 0:
+        words += f" {plural(left, 'model')} of these runs have no such pair, and are not in it."
+    if excess is None:
+        return f"{words} Of the excess return not all days are there, so nothing is said of it."
+    mean, low, high = (figure(value * YEAR, "+.1%") for value in (excess.mean, excess.low, excess.high))
+    figures = f"{mean} a year [{low}, {high}]"
+    if ic.answer != "open" and excess.mean * ic.mean < 0:
+        return f"{words} But the excess return, less cost, went the other way: {figures}."
+    return f"{words} The excess return, less cost, changes by {figures}."
+
+
+def _tried(report: Report, place: Place) -> str:
+    """Return how much was tried on the best model's test segment, and what that leaves of its return."""
+    tried, returns = report.trials, report.returns.get(place)
+    if tried is None or not tried.models:
+        return ""
+    models, factors = plural(tried.models, "model"), plural(tried.factors, "factor")
+    words = f"{models} and {factors} were tried on that segment in this project, rejected ones too. "
+    daily = [] if returns is None else returns.daily_excess
+    ratio = deflated_sharpe_ratio_of(daily, tried.models + tried.factors, tried.variance)
+    if math.isnan(ratio):
+        return f"{words}Too few daily returns are left for a deflated Sharpe ratio."
+    words += "The chance that its excess return is more than the luck of so many (deflated Sharpe ratio): "
+    return f"{words}{figure(ratio, PERCENT)}."
+
+
+def _tiles(runs: Sequence[Run], best: Place, base: Mapping[str, float] | None) -> list[tuple[str, str, str]]:
     return [
         (
             name[0].upper() + name[1:],
             _metric(runs, best, name),
-            "" if base is None else f"{_metric(runs, base, name)} without factors",
+            "" if base is None else f"{figure(base.get(METRICS[name]), FORMS[name])} without mined columns",
         )
         for name in ("IC", "information ratio", "annualized return", "max drawdown")
     ]
 
 
 # --- loops ---
-
-
-def counted(runs: Sequence[Run]) -> str:
-    """Return over how many loops the comparison is, and what follows from that; empty without one."""
-    compared = gather.compare(runs)
-    if not compared:
-        return ""
-    ours, base = max(one.loops_with for one in compared), max(one.loops_without for one in compared)
-    words = f"Results are of {plural(ours, 'loop')} with the factors and {base} without"
-    sides = [gather.models(runs, which) for which in ("with factors", "without factors")]
-    again = sum(map(len, sides)) - ours - base
-    if again:
-        words += f"; {plural(again, 'loop')} without a new result (cached, or no number) not counted"
-    words += "."
-    if ours != base:
-        words += " The best of more tries is the higher by luck alone: the means compare better."
-    # The base sets can differ too.
-    widths = [sorted({gather.loop_at(runs, place).features or 0 for place in side} - {0}) for side in sides]
-    if all(widths):
-        with_factors, without = (" or ".join(map(str, side)) for side in widths)
-        words += f" Models had {with_factors} features with the factors and {without} without."
-    return words
 
 
 def loop_stories(runs: Sequence[Run], names: Sequence[str], kind: str) -> list[dict[str, Any]]:

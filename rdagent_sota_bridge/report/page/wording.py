@@ -34,14 +34,6 @@ def figure(value: float | None, form: str) -> str:
     return text.replace("-", "−")
 
 
-def difference(metric: str, value: float) -> str:
-    """Write the difference of two values of one of `gather.METRICS`; that of returns is in points."""
-    if FORMS[metric] != PERCENT:
-        return figure(value, "+" + FORMS[metric])
-    points = figure(value * 100, "+.1f")
-    return points if points == MISSING else f"{points} pp"
-
-
 def duration(seconds: float | None) -> str:
     """Write a time that something took, as h:mm:ss."""
     if seconds is None or not math.isfinite(seconds):

@@ -1,0 +1,131 @@
+"""The answer at the top of the page, and the errors beside the figures that it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+
+from rdagent_sota_bridge.report.page import tables, views
+from rdagent_sota_bridge.report.trials import Trials
+from tests import reports
+from tests.report.test_page import Parts, sides
+
+
+@pytest.fixture(scope="module")
+def whole() -> Parts:
+    """Return the page of nine loops and three factors."""
+    return Parts(reports.whole_report(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "sentence", "rest"),
+    [
+        ([0.05, 0.04], [0.02], "The best model with the factors has an IC of 0.050.", "does not say what"),
+        ([0.05], [], "The best model with the factors has an IC of 0.050.", "does not say what they add"),
+        ([], [0.03], "The best model without factors has an IC of 0.030.", "No run with the factors"),
+        ([], [], "No loop of these runs has a result yet.", ""),
+        ([math.nan], [], "No loop of these runs has a result yet.", ""),
+    ],
+)
+def test_without_an_ablation_nothing_is_claimed(
+    ours: list[float], base: list[float], sentence: str, rest: str
+) -> None:
+    """Whatever plain loops stand beside those with the factors, the headline draws no conclusion."""
+    report = sides(ours, base)
+    headline = views.headline(report)
+    assert sentence in headline["sentence"]
+    assert rest in headline["rest"]
+    assert not re.search(
+        r"rose|fell|better|worse|higher by|lower by", headline["sentence"] + headline["rest"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence", "rest"),
+    [
+        (
+            [reports.pair(0, 0.05, 0.02), reports.pair(1, 0.05, 0.02)],
+            r"better: their IC is higher by 0\.0\d\d \[0\.0\d\d, 0\.0\d\d\]\.",
+            r"The mean over 2 loops of the daily .* \(870 days, 2 loops, 1 seed\), with its 95 % interval",
+        ),
+        (
+            [reports.pair(0, 0.01, 0.05)],
+            r"worse: their IC is lower by 0\.0\d\d \[0\.0\d\d, 0\.0\d\d\]\.",
+            "^The daily difference .* it takes several loops. 1 model of these runs have no such pair",
+        ),
+        (
+            [reports.pair(0, 0.03, 0.03), reports.pair(1, 0.03, 0.03)],
+            r"No difference can be told: with the factors .* changes by \S+ \[−0\.0\d\d, 0\.0\d\d\]",
+            "The excess return, less cost, |went the other way",
+        ),
+        (
+            [reports.pair(0, 0.5, 0.1, days=reports.DAYS[:19])],
+            "No difference can be told: 19 days are too few",
+            r"\(19 days, 1 loop, 1 seed\)\.",
+        ),
+        (
+            [reports.pair(0, 0.05, 0.02, drifts=(0.0, 0.002))],
+            "better",
+            r"But the excess return, less cost, went the other way: −\d+\.\d% a year \[−",
+        ),
+        (
+            [reports.pair(0, 0.05, 0.02, seed=1), reports.pair(0, 0.05, 0.02, seed=2)],
+            "better",
+            "870 days, 1 loop, 2 seeds",
+        ),
+    ],
+    ids=["better", "worse", "open", "few days", "return disagrees", "seeds"],
+)
+def test_the_headline_is_the_paired_difference(pairs: list[Any], sentence: str, rest: str) -> None:
+    """It says better, worse or that no difference can be told, with interval and counts; the return too."""
+    report = dataclasses.replace(sides([0.05, 0.04], [0.02]), pairs=tuple(pairs))
+    headline = views.headline(report)
+    assert re.search(sentence, headline["sentence"])
+    assert re.search(rest, headline["rest"])
+    assert headline["tiles"][0][2].endswith("without mined columns")
+    rows = tables.pairs_table(report, ["a", "b"]).rows
+    loops = {one.place for one in pairs}
+    assert len(rows) == len(pairs) + (len(loops) > 1)
+    assert ("mean over" in rows[-1][0].text) == (len(loops) > 1)
+
+
+def test_returns_that_are_gone_are_said(whole: Parts) -> None:
+    """Where a model of a pair left no returns, the headline says nothing of them, and says so."""
+    one = reports.pair(0, 0.05, 0.02)
+    gone = dataclasses.replace(one, base=dataclasses.replace(one.base, returns=None))
+    report = dataclasses.replace(sides([0.05], []), pairs=(gone,))
+    assert "nothing is said of it" in views.headline(report)["rest"]
+    unknown = dataclasses.replace(one, base=dataclasses.replace(one.base, daily=None))
+    assert "does not say" in views.headline(dataclasses.replace(report, pairs=(unknown,)))["rest"]
+
+
+def test_every_ic_has_its_error() -> None:
+    """Beside each IC stands half of its interval, or a dash."""
+    whole = reports.whole_report(3, 2)
+    of_loop = dataclasses.replace(whole, daily={(1, 0): whole.daily[1, 0]})
+    for report, known in ((whole, 5), (of_loop, 1)):
+        rows = tables.leaderboard(report, views.run_names(report.runs), "model").rows
+        errors = [row[1].below for row in rows if len(row) > 2]
+        assert sum(bool(re.fullmatch(r"± 0\.00\d", error)) for error in errors) == known
+        assert errors.count("± –") == 5 - known
+
+
+def test_what_was_tried_stands_beside_the_best_model(whole: Parts) -> None:
+    """How many models and factors the project tried, and the deflated Sharpe ratio where it is known."""
+    assert "6 models and 3 factors were tried on that segment in this project" in whole.words
+    assert re.search(r"luck of so many \(deflated Sharpe ratio\): \d+\.\d%\.", whole.words)
+    report = dataclasses.replace(sides([0.05], []), trials=Trials(1, 1, math.nan))
+    assert "Too few daily returns" in views.headline(report)["tried"]
+    assert views.headline(sides([0.05], []))["tried"] == ""
+
+
+def test_a_factor_has_its_false_discovery_rate(whole: Parts) -> None:
+    """Beside t stands the rate over the set, and the page asks for 3 in size, not 2."""
+    table = tables.factor_table(reports.factor_analysis(("a", "b")), 0, {})
+    at = [head.text for head in table.heads].index("false-discovery rate")
+    assert all(row[at].text.endswith("%") for row in table.rows)
+    assert "A t-statistic under 3 in size may be chance" in whole.words
