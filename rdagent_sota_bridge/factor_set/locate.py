@@ -10,16 +10,14 @@ from pathlib import Path
 
 from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.errors import (
-    FactorFileError,
     FactorFileNotFoundError,
     LocateError,
     NothingAcceptedError,
     SessionError,
     WorkspaceNotFoundError,
 )
-from rdagent_sota_bridge.factor_set import sessions
+from rdagent_sota_bridge.factor_set import missing, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LATEST_LOG, LOGS, SESSION_FOLDER, logs
-from rdagent_sota_bridge.factor_set.parts import columns_of
 from rdagent_sota_bridge.factor_set.sessions import Experiment, Session
 
 _RELATIVE = "a relative path is relative to the folder that the command is started in"
@@ -272,7 +270,7 @@ def _accepted_set(text: str) -> Located:
         log = sessions.log_folder(path.resolve())
         experiment = _last_accepted(session)
         file = _file_of(experiment, log)
-        notes += _missing_factors(file, experiment, session, log)
+        notes += missing.notes(file, experiment, session, log)
         return Located(file, log, experiment.loop, experiment.workspace_id, True, notes)
     except OSError as error:
         raise LocateError(
@@ -332,7 +330,7 @@ def _file_of(experiment: Experiment, log: Path | None) -> Path:
     for place in places:
         if (place / FACTOR_FILE).exists():
             return _followed(place / FACTOR_FILE)
-    which = f"workspace of the accepted loop {_number(experiment)}" + (
+    which = f"workspace of the accepted loop {missing.number(experiment)}" + (
         f" of {log}" if log is not None else ""
     )
     there = [place for place in places if place.is_dir()]
@@ -349,42 +347,3 @@ def _file_of(experiment: Experiment, log: Path | None) -> Path:
         "start in the project folder of that run or set WORKSPACE_PATH to the folder of its workspaces; if "
         "the workspace was removed, name another log",
     )
-
-
-def _number(experiment: Experiment) -> str:
-    return "of unknown number" if experiment.loop is None else str(experiment.loop)
-
-
-def _missing_factors(file: Path, accepted: Experiment, session: Session, log: Path | None) -> tuple[str, ...]:
-    """Return a note for each accepted loop whose factors the last accepted file lacks.
-
-    A loop starts from what was accepted when it was proposed: one that ran beside it is not in its file.
-    """
-    siblings = [one for one in session.accepted_factors if one is not accepted]
-    if not siblings:
-        return ()
-    try:
-        columns = columns_of(file)
-    except FactorFileError:
-        return ()  # whatever reads the set next refuses it, with every reason
-    notes = []
-    for sibling in siblings:
-        files = [place / FACTOR_FILE for place in sessions.workspaces_of(sibling, log)]
-        found = next((one for one in files if one.exists()), None)
-        both = f"loop {_number(sibling)} was accepted too, and"
-        try:
-            names = sibling.factor_names if found is None else columns_of(found)
-        except FactorFileError as error:
-            notes.append(f"{both} its set could not be compared: {error.failures[0]} ({found})")
-            continue
-        if missing := ", ".join(name for name in names if name not in columns):
-            end = (
-                "; its own file is gone"
-                if found is None
-                else (
-                    " (loops that run side by side do not see each other's). To join both: "
-                    f"SOTA_WORKSPACE_PATH={found.resolve().parent}{os.pathsep}{file.parent}"
-                )
-            )
-            notes.append(f"{both} the set of loop {_number(accepted)} lacks its {missing}{end}")
-    return tuple(notes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rdagent_sota_bridge.errors import FactorFileError, Reason, refused
-from rdagent_sota_bridge.system import cache
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -29,22 +28,6 @@ def parts_of(path: Path) -> list[Path]:
     if not found:
         raise refused(path, Reason.NO_ROWS, "name a folder that holds parquet files, or a file", count=0)
     return found
-
-
-def columns_of(path: Path) -> tuple[str, ...]:
-    """Return the factors of a set; remembered, so that its files are opened once.
-
-    Raises:
-        FactorFileError: if it can't be read.
-    """
-
-    def find() -> tuple[str, ...]:
-        from rdagent_sota_bridge.factor_set import parquet  # late: pandas and pyarrow
-
-        return parquet.read_footer(path).columns
-
-    key = [str(path), *(cache.identity(part.stat()) for part in parts_of(path))]
-    return tuple(cache.find_once("columns-1", key, find))
 
 
 def size_of(path: Path) -> int:
