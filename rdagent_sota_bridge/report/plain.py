@@ -18,22 +18,14 @@ from rdagent_sota_bridge.report.statistics import estimate
 
 def as_plain(report: Report) -> dict[str, Any]:
     """Return a report as JSON can hold it: NaN as None, days and paths as text, arrays as lists."""
-    # The days of pairs are many, and those of the loops' own are the workspaces' files.
     whole = dataclasses.asdict(dataclasses.replace(report, daily={}, pairs=()))
+    del whole["daily"], whole["pairs"]  # what follows from these series is below
     for run, record in zip(report.runs, whole["runs"], strict=True):
         record |= {"role": gather.role(run), "judged": dataclasses.asdict(gather.judged(run))}
     whole["returns"] = [{"run": run, "loop": loop, **one} for (run, loop), one in whole["returns"].items()]
     whole["errors"] = [
         {"run": run, "loop": loop, "ic": dataclasses.asdict(estimate(daily.ic.to_frame()))}
         for (run, loop), daily in report.daily.items()
-    ]
-    whole["pairs"] = [
-        {"run": one.place[0], "loop": one.place[1], "seed": one.seed}
-        | {
-            side: {"workspace": str(of.workspace), "metrics": of.metrics}
-            for side, of in (("with", one.ours), ("without", one.base))
-        }
-        for one in report.pairs
     ]
     said = ablation.difference(report.pairs)
     whole["difference"] = None if said is None else {**dataclasses.asdict(said), "answer": said.ic.answer}

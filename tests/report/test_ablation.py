@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ def test_an_ablation_is_found_beside_its_model(root: Path) -> None:
     plain = as_plain(gather.gather([Path("log/models")]))
     assert plain["difference"]["answer"] == "better"
     assert plain["difference"]["ic"]["days"] == 60
-    assert plain["pairs"][0]["without"]["metrics"]["IC"] == 0.02
     assert plain["errors"][0]["ic"]["mean"] == pytest.approx(0.05, abs=0.005)
 
 
@@ -131,7 +131,7 @@ def test_a_seed_is_paired_with_the_same_seed(root: Path) -> None:
     assert (said.ic.loops, said.seeds, said.excess.days) == (1, 2, 60)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "text", "numbers without days"])
+@pytest.mark.parametrize("damage", ["gone", "a pipe", "cut", "text", "numbers without days"])
 def test_an_analysis_that_can_not_be_read(damage: str, root: Path) -> None:
     """Without a readable sig_analysis a model has no error and no pair says anything; a note says why."""
     folder = train(root / "without", 0.02, again({"columns": []}))
@@ -141,7 +141,11 @@ def test_an_analysis_that_can_not_be_read(damage: str, root: Path) -> None:
         "text": b"no pickle",
         "numbers without days": pickle.dumps(pd.Series([0.1], ["x"])),
     }
-    file.write_bytes(content[damage]) if damage in content else file.unlink()
+    file.unlink()
+    if damage == "a pipe":
+        os.mkfifo(file)
+    elif damage in content:
+        file.write_bytes(content[damage])
     notes: list[str] = []
     (one,) = pairs(notes)
     assert one.base.daily is None

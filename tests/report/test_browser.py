@@ -290,11 +290,11 @@ def poor_reports() -> dict[str, Report]:
     note = "There is no Qlib data at ~/.qlib/qlib_data/cn_data, so these factors have no figures."
     no_figures = (reports.factor_analysis(reports.factor_names(1), (note,), with_figures=False),)
     all_failed = Run(ours.log, "fin_model", (reports.failed(0), reports.failed(1)))
-    nothing: dict[str, Any] = {"returns": {}, "factor_analyses": ()}
+    nothing: dict[str, Any] = {"returns": {}, "factor_analyses": (), "pairs": (), "daily": {}}
     changes: dict[str, dict[str, Any]] = {
         "no Qlib data": {"factor_analyses": no_figures},
         "no returns": {"returns": {}},
-        "only factors": {"runs": (factors,), "returns": {}},
+        "only factors": {"runs": (factors,), "returns": {}, "pairs": (), "daily": {}},
         "only a baseline": {"runs": (base,), **nothing},
         "all failed": {"runs": (all_failed,), **nothing},
         "not begun": {"runs": (Run(ours.log, "fin_model", ()),), **nothing},
