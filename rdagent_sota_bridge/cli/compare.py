@@ -19,9 +19,13 @@ from rdagent_sota_bridge.models.compare import BASE, DIFFERENCE, METRICS, MINED,
 from rdagent_sota_bridge.report.statistics import LEAST_DAYS, Estimate
 from rdagent_sota_bridge.settings import read_settings
 
-SEEN = "RD-Agent chooses factors and models by the days of the test segment: they are not unseen"
+SEEN = (
+    "RD-Agent chooses factors and models by the days of the test segment: they are not unseen. The intervals "
+    "are of the days: the luck of a training is not in them."
+)
+"""What stands below every comparison."""
 
-_NAMES = {BASE: "base set", MINED: "base set + mined", DIFFERENCE: "difference"}
+_NAMES = {BASE: "base set", MINED: "base + mined", DIFFERENCE: "difference"}
 
 
 def run(named: str | None, model: Path | None, takes_steps: bool, as_json: bool) -> None:
@@ -70,7 +74,8 @@ def show(done: Comparison, console: Console) -> None:
     held, base, models = done.found.quality.factors, done.found.base, done.estimates()
     verdicts = [f"{name}: {verdict(figures[DIFFERENCE]['IC'])}" for name, figures in models.items()]
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("model", "trained on", *(f"{metric} [95 %]" for metric in METRICS)):
+    table.add_column("model", overflow="fold")
+    for title in ("trained on", *(f"{metric} [95 %]" for metric in METRICS)):
         table.add_column(title, no_wrap=True)
     for name, figures in models.items():
         for which, by_metric in figures.items():

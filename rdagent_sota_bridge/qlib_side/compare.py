@@ -61,7 +61,10 @@ def read_config(name: str) -> Any:
 
 
 def of_columns(handler: Any, columns: Any) -> Any:
-    """Return a handler with some features of another; its processors work by column, so values stay."""
+    """Return a handler with some features of another; its processors work by column, so values stay.
+
+    To 2e-6: Qlib scales features in float32 where there are no others, and in float64 beside mined columns.
+    """
     part = copy.copy(handler)
     for name in ("_learn", "_infer"):  # `qlib/data/dataset/handler.py`, pyqlib 0.9.7
         whole = getattr(handler, name)

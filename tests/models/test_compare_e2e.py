@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -83,6 +86,26 @@ def test_a_model_of_time_series(compare: Compare, box: Sandbox, tmp_path: Path) 
     with mock.patch.dict(os.environ, QLIB_MODEL_TRAIN_START="2012-01-01"):
         done = compare("--json", "--model", str(net), "--model-type", "TimeSeries")
     assert list(models_of(done)) == ["Ridge", "LightGBM", "net.py"]
+
+
+def test_an_interrupt(box: Sandbox, tmp_path: Path) -> None:
+    """Ctrl-C while Qlib trains leaves no process and no temporary file, and no traceback."""
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    variables = box.environment("http://127.0.0.1:1", TMPDIR=str(temporary))
+    command = [str(box.python.parent / "rdagent-sota"), "compare", "set"]
+    with subprocess.Popen(
+        command, cwd=box.project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "Qlib loads" in line)
+        (leader,) = psutil.Process(process.pid).children()
+        trained = [leader, *leader.children(recursive=True)]
+        process.send_signal(signal.SIGINT)
+        said += process.stdout.read()
+    assert process.returncode != 0 and "Traceback" not in said
+    assert not any(one.is_running() for one in trained)
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(
