@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class QlibSide:
     name: str
     versions: dict[str, str]  # of distributions, and of `python`
     file_store: str = ""  # why mlflow took no file store as Qlib asks for one; empty where it did
+    path: str = field(default="", compare=False)  # PATH in it, as RD-Agent has it
 
 
 def look_at_rdagent() -> Seams | Line:
@@ -327,7 +328,7 @@ def _ask_qlib(name: str) -> QlibSide | Line:
         variables = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
         answer = _ask([python, "-c", code], variables, _QLIB_SECONDS)
         if not isinstance(answer, str):
-            return QlibSide(name, **answer)
+            return QlibSide(name, **answer, path=path)
         reason = f"Python does not run in the conda environment {name}: {answer}"
         fix = f"see what {python} --version says"
     return _unseen("qlib", state, reason, fix)

@@ -135,6 +135,10 @@ class HandOffError(BridgeError):
     """The factors did not reach the model that RD-Agent trained."""
 
 
+class CompareError(BridgeError):
+    """A factor set can't be compared with the base set alone."""
+
+
 class JobError(BridgeError):
     """A job of `rdagent-sota run` can't be started or resumed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,13 @@ app.add_typer(patch.app, name="patch")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all names, paths and figures.")]
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
+
+
+class ModelType(enum.Enum):
+    """RD-Agent's names of the kinds of models."""
+
+    TABULAR = "Tabular"
+    TIME_SERIES = "TimeSeries"
 
 
 def _or_latest(which: str) -> str:
@@ -114,6 +122,32 @@ def check_command(
     from rdagent_sota_bridge.cli import check
 
     raise typer.Exit(check.run(named, look_ahead, as_json))
+
+
+@app.command(name="compare")
+def compare_command(
+    named: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SET",
+            help=f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} The environment's "
+            "set if left out.",
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Train this model too: a Python file in RD-Agent's form, with model_cls."),
+    ] = None,
+    model_type: Annotated[
+        ModelType,
+        typer.Option(help="Whether that model takes the features of a day, or of the last 20 days."),
+    ] = ModelType.TABULAR,
+    as_json: Json = False,
+) -> None:
+    """Train models on the base set with and without a factor set, and show the IC of each. No LLM call."""
+    from rdagent_sota_bridge.cli import compare
+
+    compare.run(named, model, model_type is ModelType.TIME_SERIES, as_json)
 
 
 @app.command(name="verify")
