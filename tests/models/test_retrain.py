@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,8 @@ def test_a_file_that_rd_agent_wrote(model: Path, trainings: Trainings) -> None:
 def test_docker_gets_a_copy(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container would change the mode of the stored file through a link."""
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    # RD-Agent's own object wins, where another test of this process has imported it.
+    monkeypatch.delitem(sys.modules, "rdagent.components.coder.model_coder.conf", raising=False)
     found = train_again(model, Change(seed=1), model.parent)
     assert not (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
     assert manifest_of(found.workspace)["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
