@@ -224,8 +224,7 @@ def stage_of_job() -> Mapping[str, Any]:
     """Return what `rdagent-sota run` gave to the stage that this process belongs to; empty in no stage.
 
     `settings` holds all of ours, and wins over the environment: RD-Agent, or a fork of it, may load a `.env`
-    over that. `variables` holds RD-Agent's own, which `bridge.stage` compares. With `keeps_latest_log` the
-    stage leaves `log/latest.log` to the one before.
+    over that. `variables` holds RD-Agent's own, which `bridge.stage` compares.
     """
     given: dict[str, Any] = json.loads(os.environ.get(STAGE, "{}"))
     return given

@@ -91,10 +91,13 @@ for loop in range(int(given["--loop-n"])):
 
 RUN = '''\
 """`rdagent-sota` with the stand-in, and without the looks at machine and market that take a minute."""
-import hashlib, json, sys, types
+import hashlib, json, os, sys, types
+from pathlib import Path
 from types import SimpleNamespace
 import rdagent_sota_bridge.cli as cli
 from rdagent_sota_bridge.run import gate, locks, stages
+from rdagent_sota_bridge.errors import ResultError
+from rdagent_sota_bridge.system import child
 
 def inspect(settings, start, located):
     print("checked", *(at.path for at in located), flush=True)
@@ -107,6 +110,18 @@ def report(logs, output, as_json):
     output.write_text(json.dumps(logs))
     print(output)
 
+def train_again(of, change, root, keep):
+    trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(of.name)
+    print("ablation of", of.name, change.columns, flush=True)
+    if trouble == "hangs":
+        with child.started(["sleep", "600"], os.environ, Path.cwd(), keep=keep) as process:
+            Path("hanging").write_text(json.dumps([process.pid]))
+            process.wait()
+    if trouble:
+        raise ResultError(trouble, str(of), "leave the model out")
+
+retrain = sys.modules["rdagent_sota_bridge.models.retrain"] = types.ModuleType("retrain")
+retrain.Change, retrain.train_again = SimpleNamespace, train_again
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report
 sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")
@@ -180,7 +195,7 @@ class Project:
         folder.mkdir(exist_ok=True)
         (folder / "qlib_res.csv").write_text(",0\nIC,0.5\n")
         if digest is not None:
-            manifest = {"factor_set": {"digest": digest}}
+            manifest = {"factor_set": {"digest": digest}, "mined_columns": ["f"]}
             (folder / "sota_manifest.json").write_text(json.dumps(manifest))
 
     @property

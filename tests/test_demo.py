@@ -181,7 +181,9 @@ def test_the_demo_ends_well_though_it_is_killed_three_times(
     assert chosen is not None
 
     third = start(folder)
-    wait_for(third, folder, job.BASELINE, "0/2_running")
+    output = "git_ignore_folder/RD-Agent_workspace/*/sota_output.txt"
+    while third.poll() is None and not list(story.sandbox_in(folder).project.glob(output)):
+        time.sleep(0.2)
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=120)
     assert third.returncode != 0
@@ -200,24 +202,23 @@ def test_the_demo_ends_well_though_it_is_killed_three_times(
     assert [(name, model, features) for name, model, _, features, _ in rows] == [
         ("bridge", "SmallMLP", "23"),
         ("bridge", "SmallGRU", "23"),
-        ("baseline", "SmallMLP", "20"),
-        ("baseline", "SmallGRU", "20"),
+        ("baseline", "SmallMLP", "22"),
+        ("baseline", "SmallGRU", "22"),
     ]
     ic = [float(value) for _, _, value, _, _ in rows]
     assert min(ic[:2]) > 0.6
-    assert max(map(abs, ic[2:])) < 0.2
+    assert max(map(abs, ic[2:])) < 0.1
     assert [digest == "none" for *_, digest in rows] == [False, False, True, True]
 
     key = story.sandbox_in(folder).home / ".rdagent" / "artifact_signing.key"
     monkeypatch.setenv("ARTIFACT_SIGNING_KEY_PATH", str(key))
-    logs = [str(done.log(stage.name)) for stage in done.stages]
+    logs = [str(done.log(stage.name)) for stage in done.stages[:2]]
     # In a child: RD-Agent reads the key's place when it is imported, as it may be in this process.
     shown = subprocess.run([SOTA, "report", "--json", *logs], capture_output=True, text=True, check=True)
     stages = [run["loops"] for run in json.loads(shown.stdout)["runs"]]
-    assert [[loop["number"] for loop in loops] for loops in stages] == [[0, 1]] * 3
-    # The LLM says yes to every model, and RD-Agent's own verdict, which the baseline has, can't take it.
+    assert [[loop["number"] for loop in loops] for loops in stages] == [[0, 1]] * 2
     accepted = [[loop["accepted"] for loop in loops] for loops in stages]
-    assert accepted == [[False, True], [True, True], [False, False]]
+    assert accepted == [[False, True], [True, True]]
     for loop in itertools.chain(*stages):
         assert not loop["failure"]
         assert loop["metrics"] == qlibs_metrics(Path(loop["workspace"]))
@@ -238,6 +239,8 @@ def test_the_demo_ends_well_though_it_is_killed_three_times(
 
     ended = (folder / "run.txt").read_text().partition("The job is finished: ")[2]
     assert "2 model loops: 2 claim factors, 2 shown to have them\n" in ended
+    assert ended.count("trained on the base set alone, nothing mined (22 columns)") == 2
+    assert len(re.findall(r"^(?:loop|mean) .*\[0\.\d+, 0\.\d+\]$", ended, re.MULTILINE)) == 3
     report = job.report_file(done)
     assert str(report) in out
     assert 4_000_000 < report.stat().st_size < 8_000_000

@@ -92,7 +92,8 @@ def _run(folder: Path, *, is_kept: bool) -> Path:
             if stage not in begun:
                 begun.append(stage)
                 console.print(f"{story.TITLES[stage]} ...")
-            status.update(f"{story.TITLES[stage]}: {done} of {story.STEPS} steps")
+            steps = f": {done} of {story.STEPS} steps" * (done > 0)
+            status.update(f"{story.TITLES[stage]}{steps}")
 
         done = story.play(folder, show, is_kept=is_kept)
     console.print(story.table(done))

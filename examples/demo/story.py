@@ -8,7 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich import box
@@ -19,10 +19,13 @@ from examples.demo.market import write_market, write_source_data
 from examples.demo.sandbox import Sandbox, create
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set.names import LOGS
-from rdagent_sota_bridge.report.history import Loop, read_run
+from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.report import ablation
+from rdagent_sota_bridge.report.history import read_run
 from rdagent_sota_bridge.run import job
 from rdagent_sota_bridge.run.job import Job
 from rdagent_sota_bridge.system import child
+from rdagent_sota_bridge.system.files import read_json
 
 COMMAND = "make demo KEEP="
 """With a folder behind it: runs in that folder, or continues the demo there."""
@@ -34,7 +37,7 @@ STEPS = LOOPS * 5
 TITLES = {
     job.FACTORS: "rdagent fin_factor",
     job.MODELS: "rdagent fin_model, with the factors",
-    job.BASELINE: "rdagent fin_model, without the factors",
+    job.BASELINE: "the same models, without the factors",
 }
 """What the progress display calls the stages."""
 
@@ -101,7 +104,9 @@ def play(folder: Path, show: Callable[[str, int], None], *, is_kept: bool) -> Jo
 def _show(folder: Path, show: Callable[[str, int], None]) -> None:
     begun = job_in(folder)
     for stage in begun.stages if begun is not None else ():
-        if begun is not None and (log := begun.log(stage.name)) is not None:
+        if stage.name == job.BASELINE and stage.state != "waiting":
+            show(stage.name, 0)  # it has no steps of RD-Agent's
+        elif begun is not None and (log := begun.log(stage.name)) is not None:
             # RD-Agent leaves a session file after each step; 0.8.0 has one step less.
             done = min(len(list(log.glob("__session__/*/*_*"))), STEPS)
             show(stage.name, STEPS if stage.state == "ended" else done)
@@ -119,23 +124,27 @@ def table(done: Job) -> Table:
     for name in ("IC", "rank IC", "annualized return", "max drawdown", "features"):
         shown.add_column(name, justify="right", min_width=max(map(len, name.split())))
     shown.add_column("set", no_wrap=True)
-    for run, stage in (("bridge", job.MODELS), ("baseline", job.BASELINE)):
-        log = done.log(stage)
-        for loop in read_run(log).loops if log is not None else ():
+    log = done.log(job.MODELS)
+    run = None if log is None else read_run(log)
+    pairs = () if run is None else ablation.pairs([run], [])
+    for name, trained in (("bridge", [one.ours for one in pairs]), ("baseline", [one.base for one in pairs])):
+        for pair, one in zip(pairs, trained, strict=True):
+            manifest = read_json(one.workspace / MANIFEST_FILE)
+            factor_set = manifest["factor_set"]
             shown.add_row(
-                run,
-                loop.name,
-                _figure(loop, "IC", ".3f"),
-                _figure(loop, "Rank IC", ".3f"),
-                _figure(loop, "1day.excess_return_with_cost.annualized_return", "+.1%"),
-                _figure(loop, "1day.excess_return_with_cost.max_drawdown", ".1%"),
-                "missing" if loop.features is None else str(loop.features),
-                "none" if loop.manifest is None else str(loop.manifest["factor_set"]["digest"])[7:15],
+                name,
+                "" if run is None else run.loops[pair.place[1]].name,
+                _figure(one.metrics, "IC", ".3f"),
+                _figure(one.metrics, "Rank IC", ".3f"),
+                _figure(one.metrics, "1day.excess_return_with_cost.annualized_return", "+.1%"),
+                _figure(one.metrics, "1day.excess_return_with_cost.max_drawdown", ".1%"),
+                str(manifest["qlib_loaded"]["num_features"]),
+                "none" if factor_set is None else str(factor_set["digest"])[7:15],
             )
         shown.add_section()
     return shown
 
 
-def _figure(loop: Loop, metric: str, form: str) -> str:
-    value = loop.metrics.get(metric, math.nan)
+def _figure(metrics: Mapping[str, float], metric: str, form: str) -> str:
+    value = metrics.get(metric, math.nan)
     return "missing" if math.isnan(value) else format(value, form)

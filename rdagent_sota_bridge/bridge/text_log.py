@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, one_line
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
-from rdagent_sota_bridge.settings import stage_of_job
 from rdagent_sota_bridge.system.files import open_file
 
 _MARK = "# rdagent-sota-bridge: text log of "  # begins the file, and the run's folder ends the line
@@ -80,9 +79,7 @@ class _TextLog:
         )
         begins = anew and not is_of_run
         self._open(own, run_folder, "ab")
-        if stage_of_job().get("keeps_latest_log"):
-            pass
-        elif _is_ours(usual):
+        if _is_ours(usual):
             self._open(usual, run_folder, "wb" if begins else "ab")
         elif self.files and not is_of_run:
             sys.stderr.write(

@@ -227,8 +227,12 @@ def run_command(
         typer.Option(help=f"Train on what this log accepted, {_OR_LATEST_ACCEPTED} No factor stage."),
     ] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Train as many models without the factors, to compare.")
+        bool, typer.Option("--baseline", help="Train each model again without the mined columns, to compare.")
     ] = False,
+    from_models: Annotated[
+        str | None,
+        typer.Option(help=f"With --baseline: models of this log, {_or_latest('with models')} No loops."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the newest job; loop counts are of all loops.")
     ] = False,
@@ -245,14 +249,20 @@ def run_command(
     from rdagent_sota_bridge.run import stages
     from rdagent_sota_bridge.run.job import FACTORS, MODELS, Options
 
-    for name, value in (("--from-log", from_log), ("--all-duration", all_duration)):
+    for name, value in (
+        ("--from-log", from_log),
+        ("--from-models", from_models),
+        ("--all-duration", all_duration),
+    ):
         if value is not None and not value.strip():
             place = f"option {name}; is a variable in it not set?"
             raise JobError(f"{name} is empty", place, "fill it, or leave it out")
     passed_on = tuple(context.args)
     own = [name for option in context.command.params for name in option.opts]
-    stages.check_options(passed_on, own, (MODELS,) if from_log else (FACTORS, MODELS))
-    asked = Options(factor_loops, model_loops, baseline, all_duration or "", from_log or "", passed_on)
+    names = () if from_models else (MODELS,) if from_log else (FACTORS, MODELS)
+    stages.check_options(passed_on, own, names)
+    given = all_duration or "", from_log or "", passed_on, from_models or ""
+    asked = Options(factor_loops, model_loops, baseline, *given)
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 
 

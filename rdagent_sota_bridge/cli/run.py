@@ -86,7 +86,7 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
             "begin one: the same command without --resume; or name the folder of its logs with --log-dir",
         )
     if newest is None or (newest.end and not resume):
-        return jobs.new(asked, log_dir)
+        return jobs.new(asked, log_dir, _models(asked.from_models) if asked.from_models else None)
     if resume:
         return jobs.resumed(newest, asked)
     raise JobError(
@@ -94,6 +94,14 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
         str(newest.file),
         f"resume it: {newest.resume_command}; or begin a new one all the same: --new",
     )
+
+
+def _models(named: str) -> Path:
+    from rdagent_sota_bridge.cli import verify  # late: pandas and pyarrow
+
+    missing, fix = "No log of a run with models", "name the log folder of a run of `rdagent fin_model`"
+    (log,) = verify.named_logs([named], lambda _: [], lambda one: one.has_models, missing, fix)
+    return log
 
 
 def _report(logs: Sequence[Path], file: Path) -> None:

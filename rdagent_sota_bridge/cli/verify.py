@@ -22,6 +22,7 @@ from rdagent_sota_bridge.run.job import MODELS, Job
 
 _MARKS = {
     "factors": ("✓", "green"),
+    "base set alone": ("✓", "green"),
     "none": ("-", "yellow"),
     "not trained": ("-", "dim"),
     "not verified": ("?", "bold red"),
@@ -55,12 +56,14 @@ def run(log: str | None, as_json: bool) -> int:
     if not as_json:
         return 0 if show(found, Console()) else 1
     verdicts = verify.verify(found)
-    holds = all(one.holds for one in verdicts)
-    loops = [
-        {**dataclasses.asdict(one), "holds": one.holds, "digest": one.digest or None} for one in verdicts
-    ]
+    again = verify.ablations(found)
+    holds = all(one.holds for one in [*verdicts, *again])
+    loops, ablations = (
+        [{**dataclasses.asdict(one), "holds": one.holds, "digest": one.digest or None} for one in side]
+        for side in (verdicts, again)
+    )
     about = {"log": found.log, "command": found.command, "holds": holds}
-    print_json({**about, "loops": loops, "notes": found.notes})
+    print_json({**about, "loops": loops, "ablations": ablations, "notes": found.notes})
     return 0 if holds else 1
 
 
@@ -123,8 +126,9 @@ def show(found: Run, console: Console) -> bool:
         console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)
 
     line(f"{found.command}: {found.log}")
-    width = max(len(one.state) for one in verdicts)
-    for one in verdicts:
+    shown = [*verdicts, *verify.ablations(found)]
+    width = max(len(one.state) for one in shown)
+    for one in shown:
         mark, style = _MARKS[one.state]
         number = "?" if one.loop is None else one.loop
         line(f"  loop {number} {one.name}: {one.text}", f"{mark} {one.state:<{width}}", style)
@@ -136,4 +140,4 @@ def show(found: Run, console: Console) -> bool:
     what = f"{len(claims)} claim{'s' * (len(claims) == 1)} factors, {sum(claims)} shown to have them"
     loops = f"{len(verdicts)} model loop{'s' * (len(verdicts) != 1)}"
     line(f"{loops}: {what if claims else 'none claims factors'}")
-    return all(one.holds for one in verdicts)
+    return all(one.holds for one in shown)

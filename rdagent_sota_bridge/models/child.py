@@ -14,8 +14,10 @@ OUTPUT = "sota_output.txt"
 _LOG = "rdagent_log"  # RD-Agent's log folder, which is none of the project's
 
 
-def call(function: str, folder: Path, argument: str) -> None:
+def call(function: str, folder: Path, argument: str, keep: tuple[int, ...] = ()) -> None:
     """Call a function of `bridge.again` with a folder and an argument; what it leaves in the folder counts.
+
+    Descriptors of `keep` stay open until all its processes are gone.
 
     Raises:
         OSError: if nothing can be written there.
@@ -32,6 +34,6 @@ def call(function: str, folder: Path, argument: str) -> None:
     command = [sys.executable, "-c", code, str(folder.absolute()), argument]
     with (
         (folder / OUTPUT).open("wb") as output,
-        child.started(command, variables, Path.cwd(), output=output) as process,
+        child.started(command, variables, Path.cwd(), output=output, keep=keep) as process,
     ):
         process.wait()

@@ -69,7 +69,7 @@ class _Before(BaseModel):
     features: dict[str, str] = Field(validation_alias=AliasPath("base_set", "features"))
 
 
-def train_again(of: Path, change: Change, root: Path) -> Retrained:
+def train_again(of: Path, change: Change, root: Path, keep: tuple[int, ...] = ()) -> Retrained:
     """Train a recorded model again, in Qlib's environment; what was trained before is not trained once more.
 
     The new workspace is named after the training and the change. Its manifest has `retrained`, and
@@ -79,6 +79,7 @@ def train_again(of: Path, change: Change, root: Path) -> Retrained:
         of: The workspace of a model that was trained with the factors.
         change: What is to differ.
         root: The folder for the new workspace, such as that of all of RD-Agent's.
+        keep: Descriptors that stay open until all processes of the training are gone.
 
     Raises:
         ResultError: if there is no training to repeat, it can't be read, or the new one gave no result.
@@ -116,7 +117,7 @@ def train_again(of: Path, change: Change, root: Path) -> Retrained:
         answer = workspace / again.TRAINED
         for left in (answer, workspace / RESULT_FILE):  # by a call that was killed
             left.unlink(missing_ok=True)
-        child.call("train", workspace, note)
+        child.call("train", workspace, note, keep)
         if not answer.is_file():
             fix = "see what RD-Agent and Qlib say there, or leave the model out"
             raise ResultError("The training gave no result", str(workspace / child.OUTPUT), fix)

@@ -12,14 +12,16 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, m
 from rdagent_sota_bridge.errors import FactorFileError, SessionError, shortened
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from rdagent_sota_bridge.qlib_files.manifest import LOADED_FILE, MANIFEST_FILE, MANIFEST_VERSION
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 from rdagent_sota_bridge.qlib_files.training_record import QlibRecord
+from rdagent_sota_bridge.report import ablation
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.system import files
 
-State = Literal["factors", "none", "not trained", "not verified", "broken"]
+State = Literal["factors", "base set alone", "none", "not trained", "not verified", "broken"]
 
 _HANDED_OVER = "# rdagent-sota-bridge: "  # begins the line that a hand-off writes into the YAML
 
@@ -33,7 +35,8 @@ class Verification:
     Attributes:
         loop: The number of the loop; None where the session does not say.
         name: The model's name.
-        state: `factors`: claims them and has them. `none`: claims none. `not trained`: failed or not
+        state: `factors`: claims them and has them. `base set alone`: a model that was trained again without
+            the mined columns, shown to have none. `none`: claims none. `not trained`: failed or not
             finished. `not verified`: release 0.1.0 let RD-Agent's cache answer. `broken`: claims what the
             rest contradicts, or what nothing is left to show.
         text: One sentence with the figures.
@@ -67,10 +70,12 @@ class _Claim(BaseModel):
     model_config = ConfigDict(strict=True)
 
     version: int = Field(validation_alias="manifest_version")
-    digest: str = Field(validation_alias=AliasPath("factor_set", "digest"), pattern="^sha256:[0-9a-f]{64}$")
-    chosen: list[str] = Field(validation_alias=AliasPath("factor_set", "columns"))
+    digest: str = Field(
+        "", validation_alias=AliasPath("factor_set", "digest"), pattern="^sha256:[0-9a-f]{64}$"
+    )
+    chosen: list[str] | None = Field(None, validation_alias=AliasPath("factor_set", "columns"))
     stored: str | None = Field(None, validation_alias=AliasPath("factor_set", "stored", "digest"))
-    mined: list[str] = Field(validation_alias="mined_columns", min_length=1)
+    mined: list[str] = Field(validation_alias="mined_columns")
     base_name: str = Field(validation_alias=AliasPath("base_set", "name"))
     base_digest: str = Field(validation_alias=AliasPath("base_set", "digest"))
     features: dict[str, str] = Field(validation_alias=AliasPath("base_set", "features"))
@@ -78,7 +83,8 @@ class _Claim(BaseModel):
     width: int | None = Field(None, validation_alias=AliasPath("qlib_loaded", "num_features"))
     training: dict[str, Any] | None = None  # release 0.1.0 wrote none
     from_cache: bool = False  # release 0.1.0 wrote it
-    factor_set: dict[str, Any]
+    factor_set: dict[str, Any] | None
+    retrained: dict[str, Any] | None = None
     qlib_loaded: dict[str, Any] | None
 
     @property
@@ -100,13 +106,19 @@ class _Claim(BaseModel):
     def _agrees_with_itself(self) -> _Claim:
         if self.version != MANIFEST_VERSION:
             raise ValueError(f"manifest_version is {self.version}")
-        if self.stored is None and self.factor_set.get("stored") is not None:
+        if self.factor_set is None and (self.mined or not self.retrained or not self.features):
+            raise ValueError(
+                "it names no factor set, and is not of a model trained again on its base set alone"
+            )
+        if self.factor_set is not None and not (self.digest and self.mined and self.chosen is not None):
+            raise ValueError("its factor set has no digest or no columns")
+        if self.stored is None and (self.factor_set or {}).get("stored") is not None:
             raise ValueError("its stored file has no digest")
         if self.loaded is None and self.qlib_loaded is not None:
             raise ValueError("what Qlib loaded has no columns")
         if self.base_digest != f"sha256:{self.whole_base.digest}":
             raise ValueError("its base set's features are not those of its digest")
-        if not set(self.chosen) <= set(self.mined):
+        if not set(self.chosen or ()) <= set(self.mined):
             raise ValueError("the set has columns that are not among the mined ones")
         if self.width not in (None, len(self.columns)):
             raise ValueError(f"num_features is {self.width} for {len(self.columns)} columns")
@@ -150,6 +162,19 @@ def verify(run: Run) -> list[Verification]:
     ]
 
 
+def ablations(run: Run) -> list[Verification]:
+    """Return what can be shown of each model that was trained again without the mined columns of a run's."""
+    notes: list[str] = []
+    found = []
+    for pair in ablation.pairs([run], notes):
+        loop, workspace = run.loops[pair.place[1]], pair.base.workspace
+        manifest, record = files.read_json(workspace / MANIFEST_FILE), training_record.read(workspace)
+        name = f"{loop.name}, trained again"
+        again = Loop(loop.number, "model", name, metrics=pair.base.metrics, workspace=workspace)
+        found.append(_verify(replace(again, manifest=manifest, record=record)))
+    return found
+
+
 def _verify(loop: Loop) -> Verification:
     workspace = loop.workspace
     unknown = Verification(loop.number, loop.name, "broken", "", workspace=workspace)
@@ -169,10 +194,12 @@ def _verify(loop: Loop) -> Verification:
     against = tuple(text for agrees, text in findings if not agrees)
     parts = f"{len(claim.mined)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
     shown = f"factor set {claim.digest[:19]} ({parts})"
+    if not claim.mined:
+        shown = f"the base set alone, nothing mined ({len(claim.columns)} columns)"
     unproven = f"claims {shown}, which is not shown: {'; '.join(against)}"
     return replace(
         unknown,
-        state="broken" if against else "factors",
+        state="broken" if against else "factors" if claim.mined else "base set alone",
         text=unproven if against else f"trained on {shown}",
         evidence=tuple(text for agrees, text in findings if agrees),
         contradictions=against,
@@ -206,8 +233,9 @@ def _findings(workspace: Path, claim: _Claim, record: QlibRecord | None) -> Iter
     """Yield every look at a claim, each at something that the manifest's author did not write into it."""
     yield _file(workspace, claim)
     text, base = _yaml(workspace), claim.base
-    for kind, name in (("factor", claim.digest), ("base", f"{base.name} sha256:{base.digest}")):
-        named = f"{kind} set {name}" in text
+    factors = f"factor set {claim.digest}" if claim.mined else "no factor set"
+    for kind, name in (("factor", factors), ("base", f"base set {base.name} sha256:{base.digest}")):
+        named = name in text
         yield named, f"{CONFIG_FILE} {'names' if named else 'does not name'} the claimed {kind} set"
     if record is None:
         yield False, "Qlib recorded no finished training in its workspace"
@@ -226,6 +254,8 @@ def _yaml(workspace: Path) -> str:
 
 def _file(workspace: Path, claim: _Claim) -> Finding:
     file = workspace / FACTOR_FILE
+    if not claim.mined:
+        return not file.exists(), f"{'a' if file.exists() else 'no'} {FACTOR_FILE} is in its workspace"
     if not file.is_file():
         return False, f"no {FACTOR_FILE} is in its workspace"
     try:
@@ -247,7 +277,7 @@ def _recorded(claim: _Claim, record: QlibRecord) -> Iterator[Finding]:
     width, wanted = record.num_features, len(claim.columns)
     yield width == wanted, f"Qlib recorded an input width of {width}" + f", not {wanted}" * (width != wanted)
     read = "read" if record.has_factor_file else "read no"
-    yield bool(record.has_factor_file), f"Qlib's data loader {read} {FACTOR_FILE}"
+    yield bool(record.has_factor_file) == bool(claim.mined), f"Qlib's data loader {read} {FACTOR_FILE}"
     names, given = claim.base.names, record.base_names
     if given is not None and sorted(given) == sorted(names):
         yield True, f"Qlib's data loader was given the {len(names)} base features"

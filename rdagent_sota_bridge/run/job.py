@@ -50,11 +50,12 @@ class Options:
 
     Attributes:
         factor_loops: The loops of the factor stage; in a job 0 where `from_logs` replaces it.
-        model_loops: The loops of the model stage, and of the baseline.
-        baseline: True for models without the factors after those with them.
+        model_loops: The loops of the model stage.
+        baseline: True to train its models again without the mined columns.
         all_duration: The time for all stages, in RD-Agent's form; empty for no limit.
         from_logs: What `--from-log` named; empty where there is a factor stage.
         passed_on: Further options for both of RD-Agent's commands.
+        from_models: What `--from-models` named, whose models take the place of those of a model stage.
     """
 
     factor_loops: int | None = None
@@ -63,17 +64,19 @@ class Options:
     all_duration: str = ""
     from_logs: str = ""
     passed_on: tuple[str, ...] = ()
+    from_models: str = ""
 
 
 @with_config(_KNOWN)
 @dataclass(frozen=True)
 class Stage:
-    """One of RD-Agent's commands in a job.
+    """One of RD-Agent's commands in a job, or the trainings without the mined columns.
 
     Attributes:
         name: `FACTORS`, `MODELS` or `BASELINE`.
         loops: How many loops it is to finish in all.
-        log: The name of its log folder, beside the state; empty before it begins.
+        log: The name of its log folder, beside the state; empty before it begins, and for `BASELINE`, which
+            leaves none. Of the models that `--from-models` named it is the path from the state's folder.
         state: `ended` once RD-Agent ended it with status 0.
         seconds: How long it has run, without pauses.
     """
@@ -195,6 +198,8 @@ def newest(log_dir: Path) -> Job | None:
         names = [stage.name for stage in job.stages]
         if MODELS not in names or names != [name for name in TITLES if name in names]:
             raise ValueError
+        if job.log(BASELINE) is not None:  # loops of plain RD-Agent, of an earlier release
+            raise ValueError
         return job
     except OSError as error:
         fact, fix = (
@@ -213,12 +218,13 @@ def newest(log_dir: Path) -> Job | None:
 # --- beginning and resuming ---
 
 
-def new(asked: Options, log_dir: Path) -> Job:
+def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     """Return a job for what was asked, not yet written.
 
     Args:
         asked: What the command line says.
         log_dir: The folder of the logs.
+        from_models: The log that `--from-models` names; None for a job that trains its own.
 
     Raises:
         JobError: if the options contradict each other, or what the job itself sets.
@@ -229,6 +235,17 @@ def new(asked: Options, log_dir: Path) -> Job:
             "options --from-log and --factor-loops",
             "leave one of them out",
         )
+    if from_models is not None:
+        others = asked.factor_loops, asked.model_loops, asked.from_logs, asked.passed_on
+        if not asked.baseline or any(others):
+            fact = (
+                "--from-models trains the models of a log again without the mined columns, and nothing else"
+            )
+            how = "use it as: rdagent-sota run --from-models LOG --baseline"
+            raise JobError(fact, "the options beside --from-models", how)
+        trained = Stage(MODELS, 0, os.path.relpath(from_models, log_dir), "ended")
+        project = os.path.relpath(Path.cwd(), log_dir)
+        return Job(log_dir / f"{stamp()}_run.json", project, asked, (trained, Stage(BASELINE, 1)))
     for option in asked.passed_on:
         if fix := SET_BY_JOB.get(option.partition("=")[0].replace("_", "-")):
             raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
@@ -260,6 +277,7 @@ def resumed(job: Job, asked: Options) -> Job:
         ("--baseline", "yes" * asked.baseline, "yes" * has.baseline),
         ("--all-duration", asked.all_duration, has.all_duration),
         ("--from-log", asked.from_logs, has.from_logs),
+        ("--from-models", asked.from_models, has.from_models),
         ("An option for RD-Agent", " ".join(asked.passed_on), " ".join(has.passed_on)),
     ):
         if asks not in ("", had):
@@ -277,6 +295,8 @@ def _with_more(job: Job, option: str, loops: int | None, names: tuple[str, ...])
     fact, fix = "", _LEAVE_OUT
     if not stages:
         fact = f"{option} asks for a factor stage, and the job to resume has none"
+    elif job.options.from_models:
+        fact = f"{option} asks for a model stage, and the job to resume has none"
     elif loops < stages[0].loops:
         fact = f"{option} {loops} is less than the {stages[0].loops} that the job was to do"
         fix = f"leave the option out, or ask for more than {stages[0].loops}: the number is of all loops"

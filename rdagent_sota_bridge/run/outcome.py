@@ -13,7 +13,7 @@ from rdagent_sota_bridge.run.job import MODELS, TITLES, Job
 
 
 def check(job: Job, name: str, log: Path) -> None:
-    """Check that each model of a stage was trained on the job's set, or on none in a stage of RD-Agent's own.
+    """Check that each model of a stage was trained on the job's set, or on none in the factor stage.
 
     Args:
         job: The job.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rdagent_sota_bridge.errors import SessionError
 from rdagent_sota_bridge.factor_set import sessions
 from rdagent_sota_bridge.factor_set.names import SESSION_FOLDER
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job
+from rdagent_sota_bridge.run.job import FACTORS, MODELS, Job
 
 STEPS = ("direct_exp_gen", "coding", "running", "feedback", "record")
 """The steps of a loop (`components/workflow/rd_loop.py`, 1.0.0); 0.8.0 has all but the last."""
@@ -80,7 +80,7 @@ def _finished(done: list[Done]) -> set[int]:
 def logs(job: Job) -> list[Path]:
     """Return the logs of a job that hold a step: of its set, where it was named, and of its stages."""
     given = [] if job.factor_set is None else map(Path, job.factor_set.logs)
-    own = (job.log(name) for name in (FACTORS, MODELS, BASELINE))
+    own = (job.log(name) for name in (FACTORS, MODELS))
     return [log for log in dict.fromkeys([*given, *own]) if log is not None and steps_done(log)]
 
 

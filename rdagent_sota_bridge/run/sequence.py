@@ -24,11 +24,11 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
-from rdagent_sota_bridge.run import display, gate, progress, stages
+from rdagent_sota_bridge.run import baseline, display, gate, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.locks import Stopped
-from rdagent_sota_bridge.settings import path_entries
+from rdagent_sota_bridge.settings import path_entries, read_settings
 from rdagent_sota_bridge.system import child
 
 if TYPE_CHECKING:
@@ -77,6 +77,14 @@ def go(job: Job, outside: Outside) -> int:
         BridgeError: if something stops it; it can be resumed once that is fixed.
     """
     rdagent = stages.find_rdagent()
+    if job.options.baseline and job.is_open(MODELS) and not read_settings().use_alpha_factors:
+        fact = (
+            "--baseline trains the models again on the base set alone, and USE_ALPHA_FACTORS=false has none"
+        )
+        raise JobError(fact, "--baseline and USE_ALPHA_FACTORS", "leave one of them out")
+    if job.options.from_models and (named := job.log(MODELS)) and not baseline.models(named):
+        fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
+        raise JobError("No model of the log was trained with the factors and has a result", str(named), fix)
     if job.options.from_logs and job.factor_set is None:
         # Now, not after the minute that the look at the machine may take.
         located = gate.locate_set(path_entries(job.options.from_logs))
@@ -93,7 +101,11 @@ def go(job: Job, outside: Outside) -> int:
                 outside.say(f"{error.fact}: no model stage\n  where: {error.place}")
                 job = jobs.write(dataclasses.replace(job, end="nothing accepted"))
                 break
-        if job.is_open(name) and (job := _run_stage(job, name, rdagent, outside)).end:
+        if name == BASELINE and job.is_open(BASELINE):
+            job = baseline.train(job, outside.say, outside.console, outside.descriptors)
+        elif job.is_open(name):
+            job = _run_stage(job, name, rdagent, outside)
+        if job.end:
             break
     else:
         job = jobs.write(dataclasses.replace(job, end="done"))
@@ -131,7 +143,9 @@ def show_end(job: Job, outside: Outside) -> int:
         text = f"The factor stage of this job accepted no loop: {log}"
     else:
         text = f"The job is finished: {job.file}"
-        to_do = f"to add models: {add_models}"
+        to_do = (
+            "begin a job with other factors" if job.options.from_models else f"to add models: {add_models}"
+        )
     outside.say(text)
     models, holds = job.log(MODELS), True
     if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
@@ -139,6 +153,8 @@ def show_end(job: Job, outside: Outside) -> int:
 
         if reason := outcome.without_factors(models):
             outside.say(f"The model stage went on without the factors (SOTA_ON_ERROR=baseline): {reason}")
+        if job.options.baseline:
+            outside.say(baseline.table(models))
         if not (holds := outside.verify(models)):
             named = shlex.quote(os.path.relpath(models))
             to_do = f"do not rely on what is broken or not verified above: rdagent-sota verify --json {named}"
@@ -224,7 +240,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
                 raise
     finally:
         job = watch.save()
-    if process.returncode == _USAGE and name != BASELINE and not progress.steps_done(log):
+    if process.returncode == _USAGE and not progress.steps_done(log):
         job.file.unlink()  # it would keep its options
         fact = f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}"
         fix = "begin again without what it does not take; no job is left"

@@ -25,7 +25,7 @@ _LONGEST = 3650 * 86400.0  # RD-Agent adds it to a date
 WEIGHTS = {FACTORS: 3, MODELS: 2, BASELINE: 2}
 """How long a factor loop takes against a model loop: 30 to 60 minutes against 20 to 40, on real data."""
 
-COMMANDS = {FACTORS: "fin_factor", MODELS: "fin_model", BASELINE: "fin_model"}
+COMMANDS = {FACTORS: "fin_factor", MODELS: "fin_model"}
 
 
 def find_rdagent() -> str:
@@ -122,8 +122,7 @@ def environment(
     variables = {"LOG_TRACE_PATH": str(log)}
     if not environ.get("CONDA_DEFAULT_ENV"):
         variables["CONDA_DEFAULT_ENV"] = NO_CONDA
-    # After a job `log/latest.log` is that of the models with the factors.
-    given = {"settings": settings, "variables": variables, "keeps_latest_log": stage.name == BASELINE}
+    given = {"settings": settings, "variables": variables}
     # RD-Agent's settings take a name in any case, and one that were left out would come back from `.env`.
     same = {name: variables.get(name.upper(), value) for name, value in environ.items()}
     return same | variables | {"PYTHONUNBUFFERED": "1", STAGE: json.dumps(given)}

@@ -12,7 +12,7 @@ import pytest
 
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.run import stages
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Stage
+from rdagent_sota_bridge.run.job import FACTORS, MODELS, Stage
 from tests import logs, seams
 from tests.forking import Forks
 
@@ -62,7 +62,7 @@ def given(name: str, folder: Path, **users: str) -> dict[str, str]:
     return stages.environment(users, Stage(name, 1), folder / "log" / "stage", ("/w",))
 
 
-@pytest.mark.parametrize("name", [FACTORS, MODELS, BASELINE])
+@pytest.mark.parametrize("name", [FACTORS, MODELS])
 def test_the_factors_of_a_stage_are_those_of_the_job(
     name: str, forks_of_rdagent: Forks, fork: Path, tmp_path: Path
 ) -> None:
@@ -84,7 +84,7 @@ def test_the_factors_of_a_stage_are_those_of_the_job(
         ("A=b\n\nCONDA_DEFAULT_ENV=base\n", "CONDA_DEFAULT_ENV=base"),
     ],
 )
-@pytest.mark.parametrize("name", [FACTORS, BASELINE])
+@pytest.mark.parametrize("name", [FACTORS, MODELS])
 def test_a_variable_that_lost_stops_the_stage(
     name: str, text: str, lost: str, forks_of_rdagent: Forks, fork: Path, tmp_path: Path
 ) -> None:

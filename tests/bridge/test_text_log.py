@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -148,15 +147,6 @@ def test_each_run_starts_it_anew(before: str | None, tmp_path: Path) -> None:
     first = f"{LINE}the first run, which has the longer line\n"
     assert text_log(tmp_path, "run0") == f"{LINE}resumed\n"
     assert text_log(tmp_path, "run0", at="run0") == f"{first}{LINE}resumed\n"
-
-
-def test_a_stage_that_keeps_it(tmp_path: Path) -> None:
-    """A job's baseline has a text log in its own folder, and leaves the model stage's."""
-    run(tmp_path, 'store()\ncaller("models")')
-    stage = json.dumps({"keeps_latest_log": True})
-    run(tmp_path, 'store()\ncaller("baseline")', run_name="run2", _RDAGENT_SOTA_STAGE=stage)
-    assert text_log(tmp_path) == text_log(tmp_path, at="run1") == f"{LINE}models\n"
-    assert text_log(tmp_path, "run2", at="run2") == f"{LINE}baseline\n"
 
 
 def _fifo(log: Path) -> None:

@@ -31,7 +31,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kinds = {
         FACTORS: "FactorRDLoop",
         MODELS: "ModelRDLoop",
-        BASELINE: "ModelRDLoop",
         "by hand": "ModelRDLoop",
     }
     for hours, (name, kind) in enumerate(kinds.items()):
@@ -57,13 +56,13 @@ def test_without_a_job(folder: Path) -> None:
 
 
 def test_the_newest_job(folder: Path) -> None:
-    """Of several jobs it is the newest, named first: its models to verify, and all its stages to report."""
+    """Of several jobs it is the newest, named first: its models to verify, and both its stages to report."""
     older = write_job(folder, MODELS, stamp="2026-03-01_12-00-00-000000")
     jobs.write(older.with_stage(MODELS, log="by hand"))
-    write_job(folder, FACTORS, MODELS, BASELINE)
+    write_job(folder, FACTORS, MODELS)
     note = "note: the newest job is taken: log/2026-03-02_12-00-00-000000_run.json\n"
     assert taken("verify") == ([MODELS], note)
-    assert taken("report") == ([FACTORS, MODELS, BASELINE], note)
+    assert taken("report") == ([FACTORS, MODELS], note)
 
 
 def test_a_job_on_the_set_of_another_log(folder: Path) -> None:
@@ -83,9 +82,12 @@ def test_a_job_that_has_no_models_yet(folder: Path) -> None:
     assert "fix:   let it go on, or name a log folder, or `latest`" in said
 
 
-def test_a_job_whose_state_is_damaged(folder: Path) -> None:
-    """It is one message, whose fix is of these commands."""
-    write_job(folder).file.write_text("{")
+@pytest.mark.parametrize("state", ["damaged", "with a baseline of plain loops"])
+def test_a_job_whose_state_is_damaged(state: str, folder: Path) -> None:
+    """It is one message, whose fix is of these commands; so is one of a release whose baseline was a log."""
+    job = write_job(folder, FACTORS, MODELS, BASELINE)
+    if state == "damaged":
+        job.file.write_text("{")
     for command in ("verify", "report"):
         logs, said = taken(command)
         assert logs == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from tests import stand_in
@@ -26,6 +24,9 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         ),
         (("--from-log", ""), "--from-log is empty"),
         (("--all-duration", " "), "--all-duration is empty"),
+        (("--from-models", "", "--baseline"), "--from-models is empty"),
+        (("--from-models", "log/nowhere", "--baseline"), "log/nowhere"),
+        (("--from-models", "latest", "--baseline"), "No log of a run with models"),
         (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
         (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
         (("--factor-loop", "3"), "takes --factor-loop\n"),
@@ -61,22 +62,34 @@ def test_a_usage_error_leaves_no_job(project: Project, command: str) -> None:
     assert project.run(*LOOPS)[0] == 0
 
 
-def test_a_baseline_that_ends_with_that_status(project: Project) -> None:
-    """The models are trained: their job is kept."""
-    assert project.run("--factor-loops", "2", "--model-loops", "1", "--baseline")[0] == 0
-    state = project.state
-    state["stages"][-1] |= {"state": "waiting", "log": ""}
-    (file,) = project.log_dir.glob("*_run.json")
-    file.write_text(json.dumps(state | {"end": ""}))
-    project.trouble("fin_model", 0, "direct_exp_gen", "ends", status=2)
-    status, output = project.run("--resume")
-    assert status == 1
-    assert "The baseline stage ended with status 2" in output
-    assert file.exists()
-
-
 def test_a_resumed_stage_that_ends_with_that_status(project: Project) -> None:
     """Loops that are done are not given up for it."""
     project.trouble("fin_factor", 1, "coding", "ends", status=2)
     assert project.run(*LOOPS)[0] == 1
     assert project.run("--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "fact"),
+    [
+        ((*LOOPS, "--baseline"), {"USE_ALPHA_FACTORS": "false"}, "USE_ALPHA_FACTORS=false has none"),
+        (("--from-models", "LOG"), {}, "and nothing else\n  where: the options beside --from-models"),
+        (("--from-models", "LOG", "--baseline", "--model-loops", "2"), {}, "and nothing else"),
+        (("--from-models", "LOG", "--baseline", "--step-n", "2"), {}, "and nothing else"),
+        (("--from-models", "LOG", "--baseline"), {}, "No model of the log was trained with the factors"),
+    ],
+)
+def test_ablations_that_mean_nothing(
+    project: Project, options: tuple[str, ...], variables: dict[str, str], fact: str
+) -> None:
+    """Nothing to train on, more than an ablation, or no model with the factors: refused before a training."""
+    assert project.run(*LOOPS)[0] == 0
+    calls, log = len(project.calls), f"log/{project.state['stages'][1]['log']}"
+    status, output = project.run(
+        *(log if option == "LOG" else option for option in options), "--log-dir", "other", **variables
+    )
+    assert status == 1
+    assert fact in output
+    assert "Traceback" not in output
+    assert len(project.calls) == calls
+    assert list((project.folder / "other").glob("*.json")) == []

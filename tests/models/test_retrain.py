@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Trainings:
     has_result: bool = True
     extra: tuple[str, ...] = ()
 
-    def call(self, function: str, folder: Path, note: str) -> None:
+    def call(self, function: str, folder: Path, note: str, keep: tuple[int, ...]) -> None:
         """Leave what a training does."""
         assert function == "train"
         self.folders.append(folder)
@@ -178,6 +179,8 @@ def test_a_file_that_rd_agent_wrote(model: Path, trainings: Trainings) -> None:
 def test_docker_gets_a_copy(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container would change the mode of the stored file through a link."""
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
+    # RD-Agent's own object wins, where another test of this process has imported it.
+    monkeypatch.delitem(sys.modules, "rdagent.components.coder.model_coder.conf", raising=False)
     found = train_again(model, Change(seed=1), model.parent)
     assert not (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
     assert manifest_of(found.workspace)["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
@@ -247,6 +250,28 @@ def test_a_bad_setting_is_told_here(
     with pytest.raises(SettingsError):
         train_again(model, Change(), model.parent)
     assert trainings.folders == []
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({}, "base set alone"),
+        ({"retrained": None}, "broken"),
+        ({"mined_columns": ["gap"]}, "broken"),
+        ({"factor_set": {}}, "broken"),
+    ],
+    ids=["as it is", "of no model", "with a mined column", "with a set"],
+)
+def test_the_claim_of_an_ablation(
+    change: dict[str, Any], state: str, model: Path, trainings: Trainings
+) -> None:
+    """It is shown by YAML, record and what Qlib loaded; what says otherwise breaks it."""
+    found = train_again(model, Change(columns=()), model.parent).workspace
+    file = found / MANIFEST_FILE
+    file.write_text(json.dumps({**manifest_of(found), **change}))
+    assert verified(found).state == state
+    shutil.copy(model / FACTOR_FILE, found)
+    assert verified(found).state == "broken", "there is a factor file"
 
 
 def test_what_qlib_loaded_beside_is_no_ablation(model: Path, trainings: Trainings) -> None:

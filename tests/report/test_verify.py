@@ -101,7 +101,7 @@ def put_over(old: Any, new: Any) -> Any:
         (MANIFEST, {"factor_set": {"stored": {"digest": None}}}, "its stored file has no digest"),
         (MANIFEST, {"factor_set": {"columns": ["gap", "more"]}}, "not among the mined ones"),
         (MANIFEST, {"mined_columns": ["gap", "turn", "more"]}, "num_features is 4 for 5 columns"),
-        (MANIFEST, {"mined_columns": []}, "mined_columns: List should have at least 1 item"),
+        (MANIFEST, {"mined_columns": []}, "its factor set has no digest or no columns"),
         (MANIFEST, {"mined_columns": "gap"}, "mined_columns: Input should be a valid list"),
         (MANIFEST, {"base_set": {"features": {"KLEN": "$open"}}}, "not those of its digest"),
         (MANIFEST, {"base_set": {"name": "alpha22"}}, "does not name the claimed base set"),

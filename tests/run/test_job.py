@@ -57,7 +57,7 @@ def test_the_newest_of_several(log_dir: Path) -> None:
 
 def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
     """The form stays: what an earlier release wrote is read."""
-    state = {
+    state: dict[str, Any] = {
         "form": 1,
         "project": "..",
         "options": {"factor_loops": 1, "model_loops": 2, "baseline": False, "all_duration": ""}
@@ -73,6 +73,7 @@ def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
     assert (found.options, found.stages[0].seconds) == (Options(1, 2, passed_on=("-C",)), 3.5)
     assert found.factor_set == JobSet("sha256:1", ("/a",), ())
     jobs.write(found)
+    state["options"]["from_models"] = ""
     assert json.loads(file.read_text()) == state
 
 

@@ -22,9 +22,8 @@ OTHER = f"sha256:{'0' * 64}"
         ),
         ({"models0": OTHER}, "model", f"loop 0 on {OTHER}"),
         ({"models0": "the set's", "models1": None}, "model", "loop 1 on none"),
-        ({"models0": "the set's", "models1": "the set's"}, "baseline", "loop 0 on sha256:"),
     ],
-    ids=["factors on a set", "models on another", "a model on none", "baseline on the set"],
+    ids=["factors on a set", "models on another", "a model on none"],
 )
 def test_models_of_another_set(left: dict[str, str | None], title: str, said: str, project: Project) -> None:
     """Manifests that are not of the job's set end it, also when it is resumed, and there is no report."""

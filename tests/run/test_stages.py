@@ -10,7 +10,7 @@ import pytest
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import stages
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Stage
+from rdagent_sota_bridge.run.job import FACTORS, MODELS, Stage
 from rdagent_sota_bridge.settings import STAGE
 
 USERS = {
@@ -23,7 +23,7 @@ USERS = {
 }
 
 
-@pytest.mark.parametrize("name", [FACTORS, MODELS, BASELINE])
+@pytest.mark.parametrize("name", [FACTORS, MODELS])
 def test_environment(name: str) -> None:
     """The models alone get the job's set, each stage its log, in any spelling; the rest is the user's."""
     found = stages.environment(USERS, Stage(name, 1), Path("/log/1"), ("/w", "/v"))
@@ -32,7 +32,6 @@ def test_environment(name: str) -> None:
         name: value for name, value in USERS.items() if "TRACE" not in name.upper()
     }
     given = json.loads(found[STAGE])
-    assert given["keeps_latest_log"] == (name == BASELINE)
     assert given["variables"] == {"LOG_TRACE_PATH": "/log/1", "CONDA_DEFAULT_ENV": "no-conda-environment"}
     assert {name: value for name, value in given["settings"].items() if value} == {
         "USE_ALPHA_FACTORS": "false",

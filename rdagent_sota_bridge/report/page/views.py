@@ -44,9 +44,8 @@ _VERSIONS = ("rdagent-sota-bridge", "rdagent", "qlib", "torch", "python", "panda
 _SIDES: dict[Role, tuple[str, str]] = {
     "with factors": (
         "The best model with the factors",
-        # The command that does it is named here.
         "None of its models was trained again without the mined columns, so this page does not say what "
-        "they add.",
+        "they add. `rdagent-sota run --from-models LOG --baseline` does that.",
     ),
     "without factors": (
         "The best model without factors",

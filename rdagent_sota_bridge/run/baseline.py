@@ -1,0 +1,116 @@
+"""The stage of `--baseline`: each model of a log trained again without the mined columns, and their table."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from rdagent_sota_bridge.errors import BridgeError, JobError
+from rdagent_sota_bridge.run import display, stages
+from rdagent_sota_bridge.run import job as jobs
+from rdagent_sota_bridge.run.job import BASELINE, MODELS, TITLES, Job
+from rdagent_sota_bridge.run.progress import Position
+
+if TYPE_CHECKING:
+    from rdagent_sota_bridge.report.history import Loop  # else late: pandas and pyarrow
+
+
+def models(log: Path) -> list[tuple[Loop, Path]]:
+    """Return the loops of a log whose models were trained with mined columns and gave a result, and where.
+
+    Raises:
+        SessionError: if the log has no session that can be read.
+    """
+    from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
+
+    return [
+        (loop, loop.workspace)
+        for loop in history.read_run(log).loops
+        if loop.kind == "model"
+        and loop.metrics
+        and loop.workspace
+        and (loop.manifest or {}).get("mined_columns")
+    ]
+
+
+def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[int, ...]) -> Job:
+    """Train the models of a job again, one after the other, and return the job; what is trained is kept.
+
+    A model that can't be trained again is said, and the next one is trained.
+
+    Args:
+        job: The job; its models are trained.
+        say: Says one thing to the user.
+        console: Where the status goes.
+        keep: What the trainings' lifelines hold open until all their processes are gone.
+
+    Raises:
+        JobError: if no model could be trained again.
+        SessionError: if the log of the models has no session that can be read.
+    """
+    from rdagent_sota_bridge.models.retrain import Change, train_again  # late: pandas and pyarrow
+
+    log = job.log(MODELS)
+    found = [] if log is None else models(log)
+    seconds, title, began = stages.share(job, BASELINE), TITLES[BASELINE], time.monotonic()
+    before, done, failed = job.stage(BASELINE).seconds, 0, 0
+    job = jobs.write(job.with_stage(BASELINE, state="begun"))
+    screen = display.Screen(console)
+    try:
+        with screen.shown():
+            for number, (loop, workspace) in enumerate(found):
+                used = time.monotonic() - began
+                if seconds is not None and used >= max(seconds, 1):
+                    say(f"The {title} ended after {number} of {len(found)} models: its time is used up")
+                    break
+                text = f"{title}: model {number + 1} of {len(found)}, {loop.name}; {display.shown(used)} used"
+                screen.show(Position(number, "", number, number), text)
+                try:
+                    # Beside the model, where the report looks for it.
+                    train_again(workspace, Change(columns=()), workspace.parent, keep)
+                    done += 1
+                except BridgeError as error:
+                    failed += 1
+                    say(f"Loop {loop.number} {loop.name} is not trained again: {error}")
+    finally:
+        spent = round(before + time.monotonic() - began, 1)
+        job = jobs.write(job.with_stage(BASELINE, seconds=spent))
+    say(f"{title}: {done} of {len(found)} models are trained again without the mined columns")
+    if failed and not done:
+        fix = f"fix what stands above, and resume: {job.resume_command}"
+        raise JobError("No model could be trained again without the mined columns", str(log), fix)
+    if found and not done:
+        return jobs.write(dataclasses.replace(job, end="out of time"))
+    return jobs.write(job.with_stage(BASELINE, state="ended"))
+
+
+def table(log: Path) -> str:
+    """Return the IC of a log's models with the mined columns and without, as lines: what the factors add.
+
+    Raises:
+        SessionError: if the log has no session that can be read.
+    """
+    from rdagent_sota_bridge.report import ablation, history  # late: pandas and pyarrow
+
+    run = history.read_run(log)
+    pairs = ablation.pairs([run], [])
+    if not pairs:
+        return "No model was trained again without the mined columns: nothing says what they add"
+    lines = [f"{'IC of a model':<32} {'with':>8} {'without':>8} {'difference':>10}  95 % interval"]
+    for which in [*([pair] for pair in pairs), list(pairs)]:
+        loop, said = run.loops[which[0].place[1]], ablation.difference(which)
+        name = f"loop {loop.number} {loop.name}" if len(which) == 1 else "mean"
+        sides = [
+            sum(one.metrics.get("IC", float("nan")) for one in side) / len(which)
+            for side in ([pair.ours for pair in which], [pair.base for pair in which])
+        ]
+        ic = None if said is None else said.ic
+        told = "not known" if ic is None else f"{ic.mean:>10.4f}  [{ic.low:.4f}, {ic.high:.4f}]"
+        if len(which) == 1 or len(pairs) > 1:
+            lines.append(f"{name:<32} {sides[0]:>8.4f} {sides[1]:>8.4f} {told}")
+    return "\n".join(lines)

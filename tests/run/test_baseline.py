@@ -1,0 +1,90 @@
+"""The stage of `--baseline`: which models are trained again, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests import stand_in
+from tests.processes import is_alive
+from tests.stand_in import Project, kill, wait_until
+
+templates, project = stand_in.templates, stand_in.project
+LOOPS = ("--factor-loops", "2", "--model-loops", "2")
+
+
+@pytest.fixture
+def ours(project: Project) -> Project:
+    """Return a project whose two models have a result and a manifest of the set."""
+    for name in ("models0", "models1"):
+        project.back_test(name, project.digest)
+    return project
+
+
+def trained(output: str) -> list[str]:
+    """Return the workspaces whose models were trained again, in their order."""
+    lines = [line for line in output.splitlines() if line.startswith("ablation of ")]
+    assert all(line.endswith(" ()") for line in lines)
+    return [line.split()[2] for line in lines]
+
+
+def test_each_model_of_the_job(ours: Project) -> None:
+    """Each is trained again without its mined columns; one more loop trains that of the new model too."""
+    _, output = ours.run(*LOOPS, "--baseline")  # the stand-in's models can't be verified
+    assert trained(output) == ["models0", "models1"]
+    assert "baseline stage: 2 of 2 models are trained again without the mined columns" in output
+    assert "rdagent-sota: baseline stage: model 2 of 2, " in output
+    assert ours.state["end"] == "done"
+    ours.back_test("models2", ours.digest)
+    _, output = ours.run("--resume", "--model-loops", "3")
+    assert trained(output) == ["models0", "models1", "models2"], "the first two answer at once"
+
+
+def test_a_model_that_can_not_be_trained_again(ours: Project) -> None:
+    """It is said, and the next one is trained; where none can be, the job can be resumed."""
+    _, output = ours.run(*LOOPS, "--baseline", STAND_IN_ABLATION=json.dumps({"models0": "no room"}))
+    assert "is not trained again: no room" in output
+    assert "baseline stage: 1 of 2 models" in output
+    assert ours.state["end"] == "done"
+    trouble = json.dumps({"models0": "no room", "models1": "no room"})
+    status, output = ours.run(*LOOPS, "--baseline", STAND_IN_ABLATION=trouble)
+    assert status == 1
+    assert "No model could be trained again without the mined columns" in output
+    assert "resume: rdagent-sota run --resume" in output
+    assert ours.state["end"] == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stop_in_a_training(number: signal.Signals, ours: Project) -> None:
+    """Nothing of the training is left, and the job goes on in this stage."""
+    process = ours.start(*LOOPS, "--baseline", STAND_IN_ABLATION=json.dumps({"models1": "hangs"}))
+    pids = ours.hanging()
+    kill(process, number)
+    process.communicate(timeout=30)
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert (ours.state["end"], ours.state["stages"][-1]["state"]) == ("", "begun")
+    _, output = ours.run("--resume")
+    assert trained(output) == ["models0", "models1"]
+    assert ours.commands == ["fin_factor", "fin_model"]
+    assert ours.state["end"] == "done"
+
+
+def test_the_models_of_a_log(ours: Project) -> None:
+    """With --from-models those of a run that is there, in a job without a loop; it can be resumed."""
+    ours.run(*LOOPS)
+    log = Path("log") / ours.state["stages"][1]["log"]
+    command = ("--from-models", str(log), "--baseline", "--log-dir", "other")
+    trouble = json.dumps({"models0": "no room", "models1": "no room"})
+    assert ours.run(*command, STAND_IN_ABLATION=trouble)[0] == 1
+    _, output = ours.run("--resume", "--log-dir", "other")
+    assert trained(output) == ["models0", "models1"]
+    assert len(ours.calls) == 2
+    (report,) = (ours.folder / "other").glob("*_report.html")
+    (named,) = json.loads(report.read_text())
+    assert Path(named).samefile(ours.folder / log)
+    status, output = ours.run("--resume", "--log-dir", "other", "--model-loops", "3")
+    assert status == 1
+    assert "asks for a model stage, and the job to resume has none" in output
