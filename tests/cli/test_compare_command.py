@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -172,8 +173,11 @@ def test_unusable_input(
     compare: Compare,
     project: Path,
     market_home: tuple[Path, Market],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One message with place and fix, no traceback, nothing on stdout."""
+    # RD-Agent's own object wins, where another test of this process has imported it.
+    monkeypatch.delitem(sys.modules, "rdagent.components.coder.model_coder.conf", raising=False)
     (project / "net.py").write_text("model_cls = None\n", encoding="utf-8")
     frame = sets.factor_frame(market_home[1])
     sets.write_set(project / "short", frame[frame.index.get_level_values("datetime") < "2015-06-01"])
