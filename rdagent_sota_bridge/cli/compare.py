@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from rdagent_sota_bridge.cli.path import find_sets
 from rdagent_sota_bridge.errors import one_line
 from rdagent_sota_bridge.models import compare
 from rdagent_sota_bridge.models.compare import BASE, DIFFERENCE, METRICS, MINED, Comparison
-from rdagent_sota_bridge.report.statistics import LEAST_DAYS, Estimate
+from rdagent_sota_bridge.report.statistics import LEAST_DAYS, Estimate, interval
 from rdagent_sota_bridge.settings import read_settings
 
 SEEN = (
@@ -89,11 +88,7 @@ def show(done: Comparison, console: Console) -> None:
 
 
 def _shown(found: Estimate) -> str:
-    return f"{found.mean:.4f}{_interval(found.low, found.high)}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]"
+    return f"{found.mean:.4f}{interval(found.low, found.high)}"
 
 
 def verdict(difference: Estimate) -> str:
@@ -102,7 +97,7 @@ def verdict(difference: Estimate) -> str:
     if days < LEAST_DAYS:
         return f"no difference can be told ({days} days are too few for an interval)"
     if difference.answer == "better":
-        return f"the mined columns add {mean:.4f}{_interval(low, high)} to the daily IC ({days} days)"
+        return f"the mined columns add {mean:.4f}{interval(low, high)} to the daily IC ({days} days)"
     if difference.answer == "worse":
-        return f"the mined columns take {-mean:.4f}{_interval(-high, -low)} from the daily IC ({days} days)"
-    return f"no difference can be told ({mean:.4f}{_interval(low, high)}, {days} days)"
+        return f"the mined columns take {-mean:.4f}{interval(-high, -low)} from the daily IC ({days} days)"
+    return f"no difference can be told ({mean:.4f}{interval(low, high)}, {days} days)"

@@ -77,6 +77,11 @@ def estimate(daily: pd.DataFrame) -> Estimate:
     return Estimate(mean, mean - error, mean + error, days, loops)
 
 
+def interval(low: float, high: float) -> str:
+    """Return the text of an interval, after a blank; empty where there is none."""
+    return "" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]"
+
+
 def _variance(series: Any) -> float:
     """Return the variance of the mean of a daily series: Newey and West's, by their own number of lags."""
     from statsmodels.regression.linear_model import OLS  # late: start-up cost

@@ -96,6 +96,7 @@ def table(log: Path) -> str:
         SessionError: if the log has no session that can be read.
     """
     from rdagent_sota_bridge.report import ablation, history  # late: pandas and pyarrow
+    from rdagent_sota_bridge.report.statistics import interval
 
     run = history.read_run(log)
     pairs = ablation.pairs([run], [])
@@ -110,7 +111,9 @@ def table(log: Path) -> str:
             for side in ([pair.ours for pair in which], [pair.base for pair in which])
         ]
         ic = None if said is None else said.ic
-        told = "not known" if ic is None else f"{ic.mean:>10.4f}  [{ic.low:.4f}, {ic.high:.4f}]"
+        told = "not known"
+        if ic is not None:
+            told = f"{ic.mean:>10.4f} {interval(ic.low, ic.high) or f' none: {ic.days} days are too few'}"
         if len(which) == 1 or len(pairs) > 1:
             lines.append(f"{name:<32} {sides[0]:>8.4f} {sides[1]:>8.4f} {told}")
     return "\n".join(lines)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests import stand_in
+from rdagent_sota_bridge.report import ablation, history
+from rdagent_sota_bridge.run import baseline
+from tests import reports, stand_in
 from tests.processes import is_alive
 from tests.stand_in import Project, kill, wait_until
 
@@ -88,3 +91,16 @@ def test_the_models_of_a_log(ours: Project) -> None:
     status, output = ours.run("--resume", "--log-dir", "other", "--model-loops", "3")
     assert status == 1
     assert "asks for a model stage, and the job to resume has none" in output
+
+
+@pytest.mark.parametrize(("days", "told"), [(870, "  [0.0"), (19, "none: 19 days are too few")])
+def test_the_table(days: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a model, then their mean, each with its interval; under twenty days there is none, and why."""
+    pairs = [reports.pair(number, 0.05, 0.02, days=reports.DAYS[:days]) for number in range(2)]
+    loops = tuple(reports.model_loop(number, 0.05) for number in range(2))
+    monkeypatch.setattr(history, "read_run", lambda _: SimpleNamespace(loops=loops))
+    monkeypatch.setattr(ablation, "pairs", lambda *_: pairs)
+    head, *lines = baseline.table(Path("log")).splitlines()
+    assert head.split() == ["IC", "of", "a", "model", "with", "without", "difference", "95", "%", "interval"]
+    assert [line.split()[0] for line in lines] == ["loop", "loop", "mean"]
+    assert all(told in line and "nan" not in line for line in lines)
