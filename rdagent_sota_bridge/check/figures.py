@@ -213,8 +213,3 @@ def _rows_of(panel: Panel, dates: Any) -> Any:
     wanted = np.zeros(len(panel.dates), dtype=bool)
     wanted[dates] = True
     return np.flatnonzero(wanted[panel.date_codes])
-
-
-def daily_correlation(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
-    """Return the correlation of each day (row) where both have a number; NaN where one has no spread."""
-    return one.corrwith(other, axis=1).clip(-1.0, 1.0)

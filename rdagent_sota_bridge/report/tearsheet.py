@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.check.figures import daily_correlation
-
 QUANTILES = 5
 """Each day's instruments are cut into so many groups by the factor's value (alphalens' default)."""
 
@@ -85,8 +83,8 @@ def sheet(name: str, values: Any, returns: Any, members: Any, days: pd.DatetimeI
     used = filled & ~np.isnan(returns)
     factor, after = (pd.DataFrame(np.where(used, part, np.nan), days) for part in (values, returns))
     ranks = factor.rank(axis=1)
-    daily = daily_correlation(ranks, after.rank(axis=1))
-    ic, autocorrelation = daily.dropna(), daily_correlation(ranks, ranks.shift()).dropna()
+    daily = _daily_correlation(ranks, after.rank(axis=1))
+    ic, autocorrelation = daily.dropna(), _daily_correlation(ranks, ranks.shift()).dropna()
     monthly = ic.groupby(ic.index.strftime("%Y-%m")).mean()
     mean, deviation = float(ic.mean()), float(ic.std())
     icir = mean / deviation if deviation > _ROUNDING * abs(mean) else float("nan")
@@ -129,3 +127,8 @@ def _quantile_returns(factor: pd.DataFrame, returns: pd.DataFrame) -> tuple[Any,
         for number in range(QUANTILES)
     ]
     return np.array(means), int(np.count_nonzero(~cut))
+
+
+def _daily_correlation(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+    """Return the correlation of each day (row) where both have a number; NaN where one has no spread."""
+    return one.corrwith(other, axis=1).clip(-1.0, 1.0)
