@@ -53,6 +53,10 @@ def _or_latest(which: str) -> str:
 
 
 _OR_LATEST_ACCEPTED = _or_latest("that accepted a factor")
+_SET_OR_ENVIRONMENT = (
+    f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} "
+    "The environment's set if left out."
+)
 
 
 def _show_version(asked: bool) -> None:
@@ -107,11 +111,7 @@ def path_command(
 def check_command(
     named: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[PATH|LOG]",
-            help=f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} The environment's "
-            "set if left out.",
-        ),
+        typer.Argument(metavar="[PATH|LOG]", help=_SET_OR_ENVIRONMENT),
     ] = None,
     look_ahead: Annotated[
         bool, typer.Option("--look-ahead", help="Run the factors' code again on data without the future.")
@@ -128,11 +128,7 @@ def check_command(
 def compare_command(
     named: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SET",
-            help=f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} The environment's "
-            "set if left out.",
-        ),
+        typer.Argument(metavar="SET", help=_SET_OR_ENVIRONMENT),
     ] = None,
     model: Annotated[
         Path | None,
