@@ -23,6 +23,7 @@ import pytest
 from examples.demo.market import write_source_data
 from examples.demo.sandbox import Sandbox
 from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set.names import LATEST_LOG
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
 from tests import runs, seams
 from tests.engine import Engine
@@ -77,11 +78,11 @@ def die_once(box: Sandbox) -> None:
 
 
 def sessions(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return digest and time of every file of a log folder."""
+    """Return digest and time of every file of a log folder, but its text log, which has all that is said."""
     return {
         str(file): (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
         for file in folder.rglob("*")
-        if file.is_file()
+        if file.is_file() and file != folder / LATEST_LOG
     }
 
 

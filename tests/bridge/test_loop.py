@@ -19,6 +19,7 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.bridge import plan
 from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.factor_set.names import LATEST_LOG
 from rdagent_sota_bridge.factor_set.sessions import session_file
 from tests import logs, seams
 
@@ -87,11 +88,11 @@ def session(loop: _Loop, tmp_path: Path) -> Path:
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return the content and time of every file below a folder."""
+    """Return the content and time of every file below a folder, but the text log that it has."""
     return {
         str(file): (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
         for file in folder.rglob("*")
-        if file.is_file()
+        if file.is_file() and file != folder / LATEST_LOG
     }
 
 
