@@ -114,6 +114,7 @@ def test_other_expressions_are_not_guessed(folder: Path, expression: str) -> Non
     assert label.values(folder, expression, np.arange(3), CODES) is None
 
 
+@pytest.mark.e2e
 def test_qlib_says_the_same(folder: Path) -> None:
     """Qlib itself, on the same files, has the same labels."""
     days = [f"2020-01-{day:02d}" for day in range(1, DAYS + 1)]

@@ -10,6 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from examples.demo.market import Market
 from rdagent_sota_bridge.qlib_files import model_yaml
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22, BaseSet
@@ -20,6 +22,7 @@ TEMPLATES = Path(str(metadata.distribution("rdagent").locate_file("rdagent/scena
 REPLACED = "RESI5 (base set)"
 
 
+@pytest.mark.e2e
 def test_the_data_and_lightgbm_are_qlib_s_own(market_home: tuple[Path, Market], tmp_path: Path) -> None:
     """To the bit, or to float32's; a mined column replaces a base feature, parameters are RD-Agent's."""
     home, market = market_home

@@ -13,7 +13,8 @@ import pytest
 
 from rdagent_sota_bridge.qlib_side import __file__ as qlib_side
 
-pytestmark = pytest.mark.xdist_group("batches")  # one Python with Qlib and torch runs all trials
+# One Python with Qlib and torch runs all trials.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("batches")]
 
 
 @pytest.fixture(scope="module")
