@@ -91,7 +91,7 @@ for loop in range(int(given["--loop-n"])):
 
 RUN = '''\
 """`rdagent-sota` with the stand-in, and without the looks at machine and market that take a minute."""
-import hashlib, json, os, sys, types
+import hashlib, json, os, sys, time, types
 from pathlib import Path
 from types import SimpleNamespace
 import rdagent_sota_bridge.cli as cli
@@ -110,18 +110,20 @@ def report(logs, output, as_json):
     output.write_text(json.dumps(logs))
     print(output)
 
-def train_again(of, change, root, keep):
+def train_again(of, change, root, keep, threads, is_wanted):
     trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(of.name)
     print("ablation of", of.name, change.columns, flush=True)
     if trouble == "hangs":
         with child.started(["sleep", "600"], os.environ, Path.cwd(), keep=keep) as process:
             Path("hanging").write_text(json.dumps([process.pid]))
-            process.wait()
+            while is_wanted():
+                time.sleep(0.05)
     if trouble:
         raise ResultError(trouble, str(of), "leave the model out")
 
 retrain = sys.modules["rdagent_sota_bridge.models.retrain"] = types.ModuleType("retrain")
-retrain.Change, retrain.train_again = SimpleNamespace, train_again
+retrain.Change = retrain.Retrained = SimpleNamespace
+retrain.train_again = train_again
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report
 sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")

@@ -23,9 +23,18 @@ TRAINED = "sota_trained.json"
 # back-test adds returns up in another order each time, and one seed gives figures that differ by 1e-16.
 _IN_QLIB = {"PYTHONPATH": "./", "PYTHONHASHSEED": "0"}
 
+# As variables of qrun they reach a container too. Where torch has MKL, that library's own number wins.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-def train(folder: str, note: str) -> None:
-    """Train what lies ready in a folder, `model.py` and the YAML, and write `TRAINED`."""
+
+def train(folder: str, note: str, threads: str = "") -> None:
+    """Train what lies ready in a folder, `model.py` and the YAML, and write `TRAINED`.
+
+    Args:
+        folder: The folder.
+        note: What the training is of, in one line.
+        threads: The number of torch's threads; empty for what the environment, or else torch, chooses.
+    """
     _without_llm()
     module = import_module("rdagent.scenarios.qlib.experiment.workspace")
     place = Path(folder)
@@ -35,7 +44,8 @@ def train(folder: str, note: str) -> None:
     workspace.inject_files(**{backtest.RESULT_SCRIPT: files.read_text(script)})
     config = files.read_text(place / CONFIG_FILE)
     with handoff.cache_switched(False):  # it would keep a shortened copy of all that Qlib says
-        trained = backtest.train(workspace.execute, workspace, {CONFIG_FILE: config}, _IN_QLIB, note)
+        run_env = {**_IN_QLIB, **(dict.fromkeys(_THREADS, threads) if threads else {})}
+        trained = backtest.train(workspace.execute, workspace, {CONFIG_FILE: config}, run_env, note)
     if trained.result is not None:
         files.write_whole(place / TRAINED, json.dumps(trained.batches))
 

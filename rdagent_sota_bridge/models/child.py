@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rdagent_sota_bridge.system import child
@@ -14,10 +17,24 @@ OUTPUT = "sota_output.txt"
 _LOG = "rdagent_log"  # RD-Agent's log folder, which is none of the project's
 
 
-def call(function: str, folder: Path, argument: str, keep: tuple[int, ...] = ()) -> None:
-    """Call a function of `bridge.again` with a folder and an argument; what it leaves in the folder counts.
+_LOOK_SECONDS = 0.5  # how often it is asked whether the result is still wanted
 
-    Descriptors of `keep` stay open until all its processes are gone.
+
+def call(
+    function: str,
+    folder: Path,
+    *arguments: str,
+    keep: tuple[int, ...] = (),
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Call a function of `bridge.again` with a folder and arguments; what it leaves in the folder counts.
+
+    Args:
+        function: Its name.
+        folder: The folder.
+        arguments: Further arguments.
+        keep: Descriptors that stay open until all its processes are gone.
+        is_wanted: Ends it where it says False.
 
     Raises:
         OSError: if nothing can be written there.
@@ -31,9 +48,12 @@ def call(function: str, folder: Path, argument: str, keep: tuple[int, ...] = ())
         # LiteLLM downloads a table of prices when it is imported, and waits for the download to fail.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
-    command = [sys.executable, "-c", code, str(folder.absolute()), argument]
+    command = [sys.executable, "-c", code, str(folder.absolute()), *arguments]
     with (
         (folder / OUTPUT).open("wb") as output,
         child.started(command, variables, Path.cwd(), output=output, keep=keep) as process,
     ):
-        process.wait()
+        while is_wanted():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_SECONDS)
+                break

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from rdagent_sota_bridge.models import child, edits
 from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml, seeds, training_record
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.system import files
+from rdagent_sota_bridge.system import files, in_use
 
 MODEL_FILE = "model.py"
 """The network, in a model's workspace."""
+
+_LOCK = ".sota.lock"  # of a workspace; it stays
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,27 @@ class _Before(BaseModel):
     features: dict[str, str] = Field(validation_alias=AliasPath("base_set", "features"))
 
 
-def train_again(of: Path, change: Change, root: Path, keep: tuple[int, ...] = ()) -> Retrained:
+def train_again(
+    of: Path,
+    change: Change,
+    root: Path,
+    keep: tuple[int, ...] = (),
+    threads: int | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Retrained:
     """Train a recorded model again, in Qlib's environment; what was trained before is not trained once more.
 
-    The new workspace is named after the training and the change. Its manifest has `retrained`, and
-    `sota_output.txt` is what RD-Agent and Qlib said.
+    The new workspace is named after the training and the change, and the threads where there is a seed: its
+    bits are those of a number of threads. Its manifest has `retrained`, and `sota_output.txt` is what
+    RD-Agent and Qlib said. A process that trains the same waits.
 
     Args:
         of: The workspace of a model that was trained with the factors.
         change: What is to differ.
         root: The folder for the new workspace, such as that of all of RD-Agent's.
         keep: Descriptors that stay open until all processes of the training are gone.
+        threads: The number of torch's threads; None for what the environment, or else torch, chooses.
+        is_wanted: Ends the training where it says False.
 
     Raises:
         ResultError: if there is no training to repeat, it can't be read, or the new one gave no result.
@@ -94,7 +108,9 @@ def train_again(of: Path, change: Change, root: Path, keep: tuple[int, ...] = ()
     training = training_record.read_training(of)
     record, before = _manifest(of)
     retrained = {"of": of.name, "recorder": training.run.name, "change": change.as_record()}
-    workspace = root / hashlib.sha256(json.dumps(retrained, sort_keys=True).encode()).hexdigest()[:32]
+    seeded = change.seed is not None
+    named = {**retrained, **({"threads": threads} if seeded and threads else {})}
+    workspace = root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
     if (workspace / manifest.MANIFEST_FILE).is_file():  # it is written last
         return _result(workspace, is_new=False)
     mined = _columns(of, before, change)
@@ -102,12 +118,15 @@ def train_again(of: Path, change: Change, root: Path, keep: tuple[int, ...] = ()
     base = whole_base.without(mined)
     factors = f"factor set {before.digest}" if mined else "no factor set"
     note = one_line(f"{factors}, base set {base.name} sha256:{base.digest}")
-    seeded = change.seed is not None
     config = edits.changed_yaml(training.config, note, base, mined, change.segments, seeded=seeded)
     task = model_yaml.read_task(config, {})
     fix = "make the files readable and writable for you, with room on the disk"
-    with store.failing_at(of, ("The model can't be trained again", fix)):
-        workspace.mkdir(parents=True, exist_ok=True)
+    with (
+        store.failing_at(of, ("The model can't be trained again", fix)),
+        _alone(workspace, is_wanted) as lock,
+    ):
+        if (workspace / manifest.MANIFEST_FILE).is_file():  # by the process that was waited for
+            return _result(workspace, is_new=False)
         factor_set = _place_set(of, workspace, mined, before, record["factor_set"]) if mined else None
         texts = {MODEL_FILE: files.read_text(of / MODEL_FILE), model_yaml.CONFIG_FILE: config}
         if change.seed is not None:
@@ -117,17 +136,30 @@ def train_again(of: Path, change: Change, root: Path, keep: tuple[int, ...] = ()
         answer = workspace / again.TRAINED
         for left in (answer, workspace / RESULT_FILE):  # by a call that was killed
             left.unlink(missing_ok=True)
-        child.call("train", workspace, note, keep)
+        number = str(threads or "")
+        child.call("train", workspace, note, number, keep=(*keep, lock), is_wanted=is_wanted)
         if not answer.is_file():
             fix = "see what RD-Agent and Qlib say there, or leave the model out"
             raise ResultError("The training gave no result", str(workspace / child.OUTPUT), fix)
         loaded = manifest.read_loaded(workspace)
         if loaded is not None:
             manifest.check_loaded(loaded, base.names, mined, workspace)
-        named = {"retrained": retrained, "model": record.get("model"), "factor_set": factor_set}
+        claim = {"retrained": retrained, "model": record.get("model"), "factor_set": factor_set}
         trained = manifest.of_training(mined, whole_base, task, loaded, files.read_json(answer))
-        manifest.write_manifest(workspace, {**named, **trained})
+        manifest.write_manifest(workspace, {**claim, **trained, "threads": threads})
     return _result(workspace, is_new=True)
+
+
+@contextlib.contextmanager
+def _alone(workspace: Path, is_wanted: Callable[[], bool]) -> Iterator[int]:
+    """Have a workspace for one training, and yield the descriptor that its processes keep to their end."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    with (workspace / _LOCK).open("ab") as file:
+        while not in_use.take(file.fileno()):
+            if not is_wanted():
+                raise ResultError("The training was stopped", str(workspace), "begin it again")
+            time.sleep(0.2)
+        yield file.fileno()
 
 
 def _manifest(workspace: Path) -> tuple[dict[str, Any], _Before]:

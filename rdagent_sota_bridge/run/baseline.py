@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -39,9 +40,9 @@ def models(log: Path) -> list[tuple[Loop, Path]]:
 
 
 def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[int, ...]) -> Job:
-    """Train the models of a job again, one after the other, and return the job; what is trained is kept.
+    """Train the models of a job again, and return the job; what is trained is kept.
 
-    A model that can't be trained again is said, and the next one is trained.
+    A model that can't be trained again is said, and the others are trained.
 
     Args:
         job: The job; its models are trained.
@@ -53,7 +54,8 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
         JobError: if no model could be trained again.
         SessionError: if the log of the models has no session that can be read.
     """
-    from rdagent_sota_bridge.models.retrain import Change, train_again  # late: pandas and pyarrow
+    from rdagent_sota_bridge.models.retrain import Change  # late: pandas and pyarrow
+    from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 
     log = job.log(MODELS)
     found = [] if log is None else models(log)
@@ -61,22 +63,29 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
     before, done, failed = job.stage(BASELINE).seconds, 0, 0
     job = jobs.write(job.with_stage(BASELINE, state="begun"))
     screen = display.Screen(console)
+    # Beside the model, where the report looks for it.
+    loops = {Wanted(workspace, Change(columns=()), workspace.parent): loop for loop, workspace in found}
+    order = list(loops)
+
+    def begin(one: Wanted) -> bool:
+        number, used = order.index(one), time.monotonic() - began
+        if seconds is not None and used >= max(seconds, 1):
+            say(f"The {title} ended after {number} of {len(found)} models: its time is used up")
+            return False
+        text = f"{title}: model {number + 1} of {len(found)}, {loops[one].name}; {display.shown(used)} used"
+        screen.show(Position(done, "", done, done), text)
+        return True
+
     try:
-        with screen.shown():
-            for number, (loop, workspace) in enumerate(found):
-                used = time.monotonic() - began
-                if seconds is not None and used >= max(seconds, 1):
-                    say(f"The {title} ended after {number} of {len(found)} models: its time is used up")
-                    break
-                text = f"{title}: model {number + 1} of {len(found)}, {loop.name}; {display.shown(used)} used"
-                screen.show(Position(number, "", number, number), text)
-                try:
-                    # Beside the model, where the report looks for it.
-                    train_again(workspace, Change(columns=()), workspace.parent, keep)
-                    done += 1
-                except BridgeError as error:
+        how = How(job.options.jobs or 1, job.options.cluster)
+        with screen.shown(), contextlib.closing(train_all(order, how, keep, begin)) as trained:
+            for one, answer in trained:
+                if isinstance(answer, BridgeError):
                     failed += 1
-                    say(f"Loop {loop.number} {loop.name} is not trained again: {error}")
+                    loop = loops[one]
+                    say(f"Loop {loop.number} {loop.name} is not trained again: {answer}")
+                else:
+                    done += 1
     finally:
         spent = round(before + time.monotonic() - began, 1)
         job = jobs.write(job.with_stage(BASELINE, seconds=spent))

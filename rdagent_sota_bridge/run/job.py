@@ -56,6 +56,8 @@ class Options:
         from_logs: What `--from-log` named; empty where there is a factor stage.
         passed_on: Further options for both of RD-Agent's commands.
         from_models: What `--from-models` named, whose models take the place of those of a model stage.
+        jobs: How many models are trained again at once on this machine.
+        cluster: The address of the Dask scheduler whose workers train them in its place.
     """
 
     factor_loops: int | None = None
@@ -65,6 +67,8 @@ class Options:
     from_logs: str = ""
     passed_on: tuple[str, ...] = ()
     from_models: str = ""
+    jobs: int | None = None
+    cluster: str = ""
 
 
 @with_config(_KNOWN)

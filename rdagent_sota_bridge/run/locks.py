@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.system import in_use
 
 RUN_LOCK = ".run.lock"
 """Held by `rdagent-sota run`; a killed one holds it no more."""
@@ -57,7 +57,7 @@ def held(log_dir: Path, say: Callable[[str], None]) -> Iterator[int]:
                 descriptor = os.open(log_dir / name, os.O_RDWR | os.O_CREAT, 0o666)
                 stack.callback(os.close, descriptor)  # a child that keeps the descriptor holds the lock too
                 end = time.monotonic() + seconds
-                while not _take(descriptor):
+                while not in_use.take(descriptor):
                     if what:
                         say(f"waiting for {what} to end ...")
                     what = ""
@@ -71,14 +71,6 @@ def held(log_dir: Path, say: Callable[[str], None]) -> Iterator[int]:
                     "name a folder with --log-dir that you may write into, on a file system that has locks",
                 ) from None
         yield descriptor
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class Stopped(BaseException):

@@ -1,4 +1,4 @@
-"""What a living process uses: a lock that it shares with others who use it, until it ends."""
+"""What a living process uses: a lock until it ends, which it shares with others or has alone."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def hold(lock_file: Path) -> None:
         return
     _release(lock_file)
     _held[lock_file] = file
+
+
+def take(descriptor: int) -> bool:
+    """Lock an open file for whoever has the descriptor, a child that keeps it too; False if another has it.
+
+    Raises:
+        OSError: if the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

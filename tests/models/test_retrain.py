@@ -47,7 +47,7 @@ class Trainings:
     has_result: bool = True
     extra: tuple[str, ...] = ()
 
-    def call(self, function: str, folder: Path, note: str, keep: tuple[int, ...]) -> None:
+    def call(self, function: str, folder: Path, note: str, *_: str, **__: Any) -> None:
         """Leave what a training does."""
         assert function == "train"
         self.folders.append(folder)
