@@ -46,6 +46,7 @@ Answer = Retrained | BridgeError
 def train_all(
     wanted: Sequence[Wanted],
     how: How,
+    say: Callable[[str], object],
     keep: tuple[int, ...] = (),
     begin: Callable[[Wanted], bool] = lambda _: True,
 ) -> Generator[tuple[Wanted, Answer], None, None]:
@@ -58,6 +59,7 @@ def train_all(
     Args:
         wanted: The trainings; what is trained already is answered at once.
         how: Where they go.
+        say: Gets a line about a worker that can't train.
         keep: Descriptors that stay open until all their processes are gone.
         begin: Called with each before it is begun; where it returns False, none is begun any more.
 

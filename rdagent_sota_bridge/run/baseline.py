@@ -70,7 +70,6 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
     def begin(one: Wanted) -> bool:
         number, used = order.index(one), time.monotonic() - began
         if seconds is not None and used >= max(seconds, 1):
-            say(f"The {title} ended after {number} of {len(found)} models: its time is used up")
             return False
         text = f"{title}: model {number + 1} of {len(found)}, {loops[one].name}; {display.shown(used)} used"
         screen.show(Position(done, "", done, done), text)
@@ -78,7 +77,7 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
 
     try:
         how = How(job.options.jobs or 1, job.options.cluster)
-        with screen.shown(), contextlib.closing(train_all(order, how, keep, begin)) as trained:
+        with screen.shown(), contextlib.closing(train_all(order, how, say, keep, begin)) as trained:
             for one, answer in trained:
                 if isinstance(answer, BridgeError):
                     failed += 1
@@ -86,6 +85,9 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
                     say(f"Loop {loop.number} {loop.name} is not trained again: {answer}")
                 else:
                     done += 1
+        if done + failed < len(found):
+            text = f"The {title} ended after {done + failed} of {len(found)} models: its time is used up"
+            say(text)
     finally:
         spent = round(before + time.monotonic() - began, 1)
         job = jobs.write(job.with_stage(BASELINE, seconds=spent))

@@ -49,7 +49,7 @@ def seeds(answers: Any) -> list[int | None]:
 def test_as_they_come(train: Any) -> None:
     """One after the other in their order; at once in the order of completion, so many and no more."""
     train(lambda *_: None)
-    assert seeds(train_all(wanted(4), How())) == [0, 1, 2, 3]
+    assert seeds(train_all(wanted(4), How(), str)) == [0, 1, 2, 3]
     both, last = threading.Barrier(2, timeout=30), threading.Event()
 
     def at_once(seed: int, _: Any) -> None:
@@ -67,7 +67,7 @@ def test_as_they_come(train: Any) -> None:
         begun.append(one.change.seed)
         return True
 
-    answers = seeds(train_all(wanted(4), How(jobs=2), begin=begin))
+    answers = seeds(train_all(wanted(4), How(jobs=2), str, begin=begin))
     assert (answers[0], sorted(map(int, map(str, answers))), begun) == (1, [0, 1, 2, 3], [0, 1, 2, 3])
 
 
@@ -79,14 +79,14 @@ def test_one_that_fails_costs_itself(train: Any) -> None:
             raise ResultError("no room", "there", "make some")
 
     train(no_room)
-    answers = [answer for _, answer in train_all(wanted(3), How())]
+    answers = [answer for _, answer in train_all(wanted(3), How(), str)]
     assert [isinstance(answer, ResultError) for answer in answers] == [False, True, False]
 
 
 def test_none_is_begun_any_more(train: Any) -> None:
     """Where the time is used up; what has begun is finished."""
     train(lambda *_: None)
-    assert seeds(train_all(wanted(4), How(jobs=2), begin=lambda one: one.change.seed != 2)) == [0, 1]
+    assert seeds(train_all(wanted(4), How(jobs=2), str, begin=lambda one: one.change.seed != 2)) == [0, 1]
 
 
 def test_what_runs_is_ended(train: Any) -> None:
@@ -100,7 +100,7 @@ def test_what_runs_is_ended(train: Any) -> None:
             ended.set()
 
     train(until_unwanted)
-    answers = train_all(wanted(3), How(jobs=2))
+    answers = train_all(wanted(3), How(jobs=2), str)
     next(answers)
     answers.close()
     assert ended.is_set()
@@ -117,7 +117,7 @@ def test_threads(
     found = train(lambda *_: None)
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    list(train_all(wanted(count), How(jobs)))
+    list(train_all(wanted(count), How(jobs), str))
     assert found == [threads] * count
 
 
@@ -127,5 +127,5 @@ def test_threads_that_are_no_number(variable: str, train: Any, monkeypatch: pyte
     found = train(lambda *_: None)
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     with pytest.raises(SettingsError, match="OMP_NUM_THREADS"):
-        list(train_all(wanted(2), How()))
+        list(train_all(wanted(2), How(), str))
     assert found == []
