@@ -38,6 +38,12 @@ app.add_typer(store_app, name="store")
 app.add_typer(patch.app, name="patch")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all names, paths and figures.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Train so many models again at once on this machine; 1 if left out.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="Train them on the workers of this Dask scheduler: tcp://host:8786.")
+]
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
 
 
@@ -229,6 +235,8 @@ def run_command(
         str | None,
         typer.Option(help=f"With --baseline: models of this log, {_or_latest('with models')} No loops."),
     ] = None,
+    jobs: Jobs = None,
+    cluster: Cluster = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the newest job; loop counts are of all loops.")
     ] = False,
@@ -249,6 +257,7 @@ def run_command(
         ("--from-log", from_log),
         ("--from-models", from_models),
         ("--all-duration", all_duration),
+        ("--cluster", cluster),
     ):
         if value is not None and not value.strip():
             place = f"option {name}; is a variable in it not set?"
@@ -257,7 +266,7 @@ def run_command(
     own = [name for option in context.command.params for name in option.opts]
     names = () if from_models else (MODELS,) if from_log else (FACTORS, MODELS)
     stages.check_options(passed_on, own, names)
-    given = all_duration or "", from_log or "", passed_on, from_models or ""
+    given = all_duration or "", from_log or "", passed_on, from_models or "", jobs, cluster or ""
     asked = Options(factor_loops, model_loops, baseline, *given)
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 

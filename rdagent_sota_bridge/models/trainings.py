@@ -1,20 +1,26 @@
-"""One job of many trainings that do not need each other: on this machine, several at once."""
+"""One job of many trainings that do not need each other: on this machine or on a cluster, several at once."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rdagent_sota_bridge.errors import BridgeError, SettingsError
+from rdagent_sota_bridge.errors import BridgeError, JobError, ResultError, SettingsError
 from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
+from rdagent_sota_bridge.qlib_files import training_record
 
 _THREADS = "OMP_NUM_THREADS"
+_LOOK_SECONDS = 1.0  # how often it is asked whether a cluster has got more workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +47,7 @@ class How:
 
 
 Answer = Retrained | BridgeError
+IsWanted = Callable[[], bool]
 
 
 def train_all(
@@ -53,8 +60,8 @@ def train_all(
     """Train recorded models again, and yield what came of each in the order of completion.
 
     All get one number of torch's threads, for another gives other bits: OMP_NUM_THREADS where it is set, else
-    1 where more than one is asked for, else what torch chooses. Where the iterator is closed, and at any end
-    of this process, nothing of the trainings is left on this machine.
+    1 where more than one is asked for or a cluster trains, else what torch chooses. Where the iterator is
+    closed, and at any end of this process, the trainings are ended, those on workers too.
 
     Args:
         wanted: The trainings; what is trained already is answered at once.
@@ -68,41 +75,96 @@ def train_all(
 
     Raises:
         SettingsError: if OMP_NUM_THREADS is no number.
+        JobError: if the cluster, or every worker that can train, is not there.
+        StoreError: if the folders for the new workspaces can't be written to.
     """
-    threads = threads_of(len(wanted))
+    threads = _threads(len(wanted), how)
     left, running = deque(wanted), dict[Future[Answer], Wanted]()
     stopped = threading.Event()
-    with ThreadPoolExecutor(how.jobs) as pool:
+    with _place(wanted, how, threads, keep, say) as (room, train), ThreadPoolExecutor(len(left) or 1) as pool:
         try:
             while left or running:
-                while left and len(running) < how.jobs:
+                while left and len(running) < room():
                     if not begin(left[0]):
                         left.clear()
                         break
                     one = left.popleft()
-                    running[pool.submit(_train, one, threads, keep, lambda: not stopped.is_set())] = one
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    running[pool.submit(train, one, lambda: not stopped.is_set())] = one
+                for future in wait(running, _LOOK_SECONDS, FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         finally:
             stopped.set()
 
 
-def threads_of(count: int) -> int | None:
-    """Return the number of torch's threads for each of so many trainings; None for what torch chooses.
-
-    Raises:
-        SettingsError: if OMP_NUM_THREADS is no number.
-    """
+def _threads(count: int, how: How) -> int | None:
+    """Return the number of torch's threads for each of so many trainings; None for what torch chooses."""
     asked = os.environ.get(_THREADS, "").strip()
     if not asked:
-        return 1 if count > 1 else None
+        return 1 if count > 1 or how.cluster else None
     if not re.fullmatch("[1-9][0-9]*", asked):
         fact = f"{_THREADS} is no number of threads: {asked}"
         raise SettingsError(fact, f"environment variable {_THREADS}", "set it to 1 or more, or unset it")
     return int(asked)
 
 
-def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: Callable[[], bool]) -> Answer:
+Train = Callable[[Wanted, IsWanted], Answer]
+
+
+@contextlib.contextmanager
+def _place(
+    wanted: Sequence[Wanted],
+    how: How,
+    threads: int | None,
+    keep: tuple[int, ...],
+    say: Callable[[str], object],
+) -> Iterator[tuple[Callable[[], int], Train]]:
+    """Yield what says how many may be trained at once, and what trains one."""
+    if not how.cluster:
+        yield lambda: how.jobs, lambda one, is_wanted: _train(one, threads, keep, is_wanted)
+        return
+    with connected(how.cluster) as client:
+        from rdagent_sota_bridge.models import cluster  # late: Dask is an extra
+
+        roots = sorted({one.root for one in wanted})
+        with cluster.seen([one.of for one in wanted], roots, _markets(wanted)) as sees:
+            workers = cluster.Workers(client, how.cluster, sees, say)
+
+            def train(one: Wanted, is_wanted: IsWanted) -> Answer:
+                return workers.train(one.of, functools.partial(_train, one, threads, ()), is_wanted)
+
+            yield workers.room, train
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Have a client of a Dask scheduler.
+
+    Raises:
+        JobError: if Dask is not installed, or no scheduler answers.
+    """
+    try:
+        from rdagent_sota_bridge.models import cluster  # late: Dask is an extra
+    except ModuleNotFoundError as error:
+        if error.name not in ("distributed", "dask"):
+            raise
+        fact = "--cluster needs Dask, which is not installed"
+        fix = "pip install 'rdagent-sota-bridge[cluster]'"
+        raise JobError(fact, f"the environment of {sys.executable}", fix) from None
+    with cluster.connected(address) as client:
+        yield client
+
+
+def _markets(wanted: Sequence[Wanted]) -> list[str]:
+    """Return the folders of market data that trainings read, as Qlib's configuration has them."""
+    found = set()
+    for of in {one.of for one in wanted}:
+        with contextlib.suppress(ResultError):  # the training says it
+            named = training_record.read_training(of).config.get("qlib_init", {}).get("provider_uri")
+            found |= {named} if isinstance(named, str) else set()
+    return sorted(found)
+
+
+def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: IsWanted) -> Answer:
     try:
         return train_again(one.of, one.change, one.root, keep, threads, is_wanted)
     except BridgeError as error:

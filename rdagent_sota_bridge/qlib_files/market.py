@@ -94,6 +94,23 @@ def read_market(provider_uri: str, name: str) -> Market | None:
     return Market(folder, name, days, tuple(codes), memberships, digest, future)
 
 
+def content_digest(provider_uri: str) -> str:
+    """Return the SHA-256 of all that Qlib's data folder holds of its market; of nothing where it is missing.
+
+    Qlib's caches beside it are left out. Reads all of it: seconds for a gigabyte.
+
+    Raises:
+        SettingsError: if RD-Agent's setting of what is mounted into Qlib's container means nothing.
+    """
+    folder, found = docker.on_host(provider_uri) or Path("in the container"), hashlib.sha256()
+    for name in ("calendars", "features", "instruments"):
+        for file in sorted((folder / name).rglob("*")):
+            if file.is_file():
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                found.update(f"{file.relative_to(folder)} {content}\n".encode())
+    return found.hexdigest()
+
+
 def _is_calendar(days: pd.DatetimeIndex) -> bool:
     return bool(len(days) and days.is_monotonic_increasing and days.is_unique)
 

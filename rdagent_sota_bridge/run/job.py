@@ -233,6 +233,7 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     Raises:
         JobError: if the options contradict each other, or what the job itself sets.
     """
+    _check_place(asked, has_baseline=asked.baseline)
     if asked.from_logs and asked.factor_loops is not None:
         raise JobError(
             "--from-log skips the factor stage, and --factor-loops asks for one",
@@ -263,6 +264,16 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     return Job(log_dir / f"{stamp()}_run.json", project, options, kept)
 
 
+def _check_place(asked: Options, *, has_baseline: bool) -> None:
+    if asked.jobs and asked.cluster:
+        fact = "--jobs trains on this machine, and --cluster on others"
+        raise JobError(fact, "options --jobs and --cluster", "leave one of them out")
+    if (asked.jobs or asked.cluster) and not has_baseline:
+        option = "--jobs" if asked.jobs else "--cluster"
+        fact = f"{option} is for models that are trained again, and without --baseline none is"
+        raise JobError(fact, f"option {option}", "add --baseline, or leave it out")
+
+
 def resumed(job: Job, asked: Options) -> Job:
     """Return a job as it is to be resumed: with more loops, where more are asked for.
 
@@ -277,6 +288,11 @@ def resumed(job: Job, asked: Options) -> Job:
             f"start it again there: cd {shlex.quote(str(project))}",
         )
     has = job.options
+    _check_place(asked, has_baseline=has.baseline)
+    if asked.jobs or asked.cluster:  # where models are trained changes none
+        job = dataclasses.replace(
+            job, options=dataclasses.replace(has, jobs=asked.jobs, cluster=asked.cluster)
+        )
     for option, asks, had in (
         ("--baseline", "yes" * asked.baseline, "yes" * has.baseline),
         ("--all-duration", asked.all_duration, has.all_duration),

@@ -85,6 +85,11 @@ def go(job: Job, outside: Outside) -> int:
     if job.options.from_models and (named := job.log(MODELS)) and not baseline.models(named):
         fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
         raise JobError("No model of the log was trained with the factors and has a result", str(named), fix)
+    if job.options.cluster and job.is_open(BASELINE):
+        from rdagent_sota_bridge.models import trainings  # late: pandas and pyarrow
+
+        with trainings.connected(job.options.cluster):
+            pass  # now, not after the loops
     if job.options.from_logs and job.factor_set is None:
         # Now, not after the minute that the look at the machine may take.
         located = gate.locate_set(path_entries(job.options.from_logs))

@@ -16,10 +16,11 @@ import pytest
 from examples.demo.sandbox import Sandbox
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge.models.predict import predict_again
-from rdagent_sota_bridge.models.retrain import Change, train_again
+from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
+from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
-from tests import runs, seams
+from tests import clusters, runs, seams
 from tests.engine import Engine
 from tests.models.test_retrain import manifest_of, verified
 
@@ -114,6 +115,28 @@ def test_another_seed_gives_other_bits(project: Project) -> None:
     other = train_again(project.models["SmallMLP"], Change(seed=2), project.root)
     assert not same_bits(predictions(one.workspace), predictions(other.workspace))
     assert other.metrics["IC"] == pytest.approx(one.metrics["IC"], abs=0.02)
+
+
+def test_the_same_bits_wherever_they_are_trained(project: Project, tmp_path: Path) -> None:
+    """One after the other, two at once, and by two workers of a cluster: each time with one thread."""
+    of, root = project.models["SmallMLP"], project.box.project
+    with clusters.cluster(tmp_path) as dask:
+        for _ in range(2):
+            dask.start("real")
+        found: dict[int, list[Path]] = {5: [], 6: []}
+        said: list[str] = []
+        for name, how in (("one", How()), ("two", How(jobs=2)), ("many", How(cluster=dask.address))):
+            wanted = [Wanted(of, Change(seed=seed), root / name) for seed in found]
+            for one, answer in train_all(wanted, how, said.append):
+                assert isinstance(answer, Retrained), answer
+                found[one.change.seed or 0].append(answer.workspace)
+    assert said == []
+    for workspaces in found.values():
+        first, *others = map(predictions, workspaces)
+        assert [same_bits(first, other) for other in others] == [True, True]
+        assert [manifest_of(workspace)["threads"] for workspace in workspaces] == [1, 1, 1]
+        assert len({recorder(workspace) for workspace in workspaces}) == 3
+    assert not same_bits(*(predictions(workspaces[0]) for workspaces in found.values()))
 
 
 def test_without_the_mined_columns(project: Project) -> None:

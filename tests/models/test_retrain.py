@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,13 @@ class Trainings:
     folders: list[Path] = field(default_factory=list)
     has_result: bool = True
     extra: tuple[str, ...] = ()
+    threads: list[str] = field(default_factory=list)
 
-    def call(self, function: str, folder: Path, note: str, *_: str, **__: Any) -> None:
+    def call(self, function: str, folder: Path, note: str, threads: str, **_: Any) -> None:
         """Leave what a training does."""
         assert function == "train"
         self.folders.append(folder)
+        self.threads.append(threads)
         text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
         assert note in text.splitlines()[0]
         if not self.has_result:
@@ -165,6 +168,39 @@ def test_what_was_trained_is_not_trained_once_more(model: Path, trainings: Train
     trained.write_record(model, trained.config(BASE.without(trained.MINED)), run="e" * 32, ended=10**15)
     train_again(model, change, model.parent)
     assert len(set(trainings.folders)) == 5, "another change, or another training in the workspace"
+
+
+def test_the_number_of_threads(model: Path, trainings: Trainings) -> None:
+    """It stands in the manifest; with a seed it names the training, whose bits depend on it."""
+    workspaces = {
+        (change.seed, number): train_again(model, change, model.parent, threads=number).workspace
+        for change in (Change(), Change(seed=1))
+        for number in (None, 1, 2)
+    }
+    assert trainings.threads == ["", "", "1", "2"]
+    assert [manifest_of(workspaces[1, number])["threads"] for number in (None, 1, 2)] == [None, 1, 2]
+    assert len({workspaces[None, number] for number in (None, 1, 2)}) == 1, "chance draws in any case"
+    assert len(set(workspaces.values())) == 4
+
+
+def test_two_that_train_the_same(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits, and takes what the first has trained; one that is not wanted waits no more."""
+    answers: list[retrain.Retrained] = []
+    second = threading.Thread(target=lambda: answers.append(train_again(model, Change(), model.parent)))
+
+    def call(*arguments: Any, **named: Any) -> None:
+        with pytest.raises(ResultError, match="was stopped"):
+            train_again(model, Change(), model.parent, is_wanted=lambda: False)
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        trainings.call(*arguments, **named)
+
+    monkeypatch.setattr(child, "call", call)
+    found = train_again(model, Change(), model.parent)
+    second.join(30)
+    assert answers == [retrain.Retrained(found.workspace, found.metrics, False)]
+    assert len(trainings.folders) == 1
 
 
 def test_a_file_that_rd_agent_wrote(model: Path, trainings: Trainings) -> None:

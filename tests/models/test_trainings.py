@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge.errors import ResultError, SettingsError
+from rdagent_sota_bridge.errors import JobError, ResultError, SettingsError
 from rdagent_sota_bridge.models import trainings
 from rdagent_sota_bridge.models.retrain import Change, Retrained
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
@@ -129,3 +130,12 @@ def test_threads_that_are_no_number(variable: str, train: Any, monkeypatch: pyte
     with pytest.raises(SettingsError, match="OMP_NUM_THREADS"):
         list(train_all(wanted(2), How(), str))
     assert found == []
+
+
+def test_a_cluster_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, which names the extra."""
+    monkeypatch.delitem(sys.modules, "rdagent_sota_bridge.models.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(JobError, match="needs Dask") as caught:
+        next(train_all(wanted(1), How(cluster="tcp://127.0.0.1:9"), str))
+    assert "rdagent-sota-bridge[cluster]" in caught.value.fix

@@ -63,7 +63,8 @@ def test_a_model_that_can_not_be_trained_again(ours: Project) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stop_in_a_training(number: signal.Signals, ours: Project) -> None:
     """Nothing of the training is left, and the job goes on in this stage."""
-    process = ours.start(*LOOPS, "--baseline", STAND_IN_ABLATION=json.dumps({"models1": "hangs"}))
+    trouble = json.dumps({"models1": "hangs"})
+    process = ours.start(*LOOPS, "--baseline", "--jobs", "2", STAND_IN_ABLATION=trouble)
     pids = ours.hanging()
     kill(process, number)
     process.communicate(timeout=30)
@@ -73,6 +74,18 @@ def test_a_stop_in_a_training(number: signal.Signals, ours: Project) -> None:
     assert trained(output) == ["models0", "models1"]
     assert ours.commands == ["fin_factor", "fin_model"]
     assert ours.state["end"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "fact"),
+    [("tcp://127.0.0.1:9", "No Dask scheduler answers"), ("", "--cluster is empty")],
+)
+def test_a_cluster_that_is_not_there(cluster: str, fact: str, ours: Project) -> None:
+    """One message, before the first loop."""
+    status, output = ours.run(*LOOPS, "--baseline", "--cluster", cluster)
+    assert (status, ours.commands) == (1, [])
+    assert fact in output
+    assert "Traceback" not in output
 
 
 def test_the_models_of_a_log(ours: Project) -> None:

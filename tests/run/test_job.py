@@ -73,7 +73,7 @@ def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
     assert (found.options, found.stages[0].seconds) == (Options(1, 2, passed_on=("-C",)), 3.5)
     assert found.factor_set == JobSet("sha256:1", ("/a",), ())
     jobs.write(found)
-    state["options"]["from_models"] = ""
+    state["options"] |= {"from_models": "", "jobs": None, "cluster": ""}
     assert json.loads(file.read_text()) == state
 
 
@@ -114,6 +114,7 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
         (Options(passed_on=("-C",)), "An option for RD-Agent says -C, and the job to resume has --step-n 5"),
         (Options(factor_loops=2), "--factor-loops 2 is less than the 3 that the job was to do"),
         (Options(model_loops=3), "--model-loops 3 is less than the 4 that the job was to do"),
+        (Options(jobs=2), "--jobs is for models that are trained again, and without --baseline none is"),
     ],
 )
 def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
@@ -122,6 +123,24 @@ def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
     with pytest.raises(JobError) as caught:
         jobs.resumed(job, asked)
     assert caught.value.fact == fact
+
+
+@pytest.mark.parametrize(
+    ("asked", "fact"),
+    [
+        (Options(baseline=True, jobs=2, cluster="tcp://h:1"), "--jobs trains on this machine, and --cluster"),
+        (Options(jobs=2), "--jobs is for models that are trained again, and without --baseline none is"),
+        (Options(cluster="tcp://h:1"), "--cluster is for models that are trained again"),
+    ],
+)
+def test_where_models_are_trained(log_dir: Path, asked: Options, fact: str) -> None:
+    """In one place, where there is something to train; a resumed job may train elsewhere."""
+    with pytest.raises(JobError, match=fact):
+        jobs.new(asked, log_dir)
+    job = jobs.new(Options(baseline=True, jobs=2), log_dir)
+    assert jobs.resumed(job, Options()).options.jobs == 2
+    there = jobs.resumed(job, Options(cluster="tcp://h:1")).options
+    assert (there.jobs, there.cluster) == (None, "tcp://h:1")
 
 
 def test_more_model_loops(log_dir: Path) -> None:

@@ -1,0 +1,233 @@
+"""The workers of a Dask cluster, which train in place of this machine; they share its file system."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pickle
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import distributed
+from distributed.scheduler import KilledWorker
+from dotenv import load_dotenv
+
+from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.bridge import cli_options
+from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.errors import JobError, ResultError, shortened
+from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.qlib_files import docker, market
+
+T = TypeVar("T")
+IsWanted = Callable[[], bool]
+
+_CONNECT_SECONDS = 10
+_LOOK_SECONDS = 0.5
+_NO_WORKER_SECONDS = 30.0  # Dask's nanny starts a killed worker anew in a few
+_DEATHS = 3  # of workers in one training, which may be what ends them: out of memory
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a worker has to see as this machine does.
+
+    Attributes:
+        job: Names the job; for another one a worker looks again.
+        project: The folder that the job runs in.
+        paths: Files and folders.
+        markets: Folders of market data, as Qlib's configuration has them, with their digests here.
+    """
+
+    job: str
+    project: Path
+    paths: tuple[Path, ...]
+    markets: tuple[tuple[str, str], ...]
+
+
+@contextlib.contextmanager
+def seen(folders: Sequence[Path], roots: Sequence[Path], markets: Sequence[str]) -> Iterator[Seen]:
+    """Have what workers have to see, for one job.
+
+    Args:
+        folders: What is read; of what is missing here too each training says so itself.
+        roots: What is written to; each gets a file for the time, which no copy of the folder has.
+        markets: Folders of market data, as Qlib's configuration has them.
+
+    Raises:
+        StoreError: if the roots can't be written to.
+    """
+    fix = "make the folder one that you may write into, with room on the disk"
+    with contextlib.ExitStack() as stack:
+        paths = [folder.absolute() for folder in folders if folder.is_dir()]
+        for root in roots:
+            with store.failing_at(root, ("The trainings can't be shared", fix)):
+                root.mkdir(parents=True, exist_ok=True)
+                file = tempfile.NamedTemporaryFile(dir=root.absolute(), prefix=".sota-job-")  # noqa: SIM115
+            paths.append(Path(stack.enter_context(file).name))
+        digests = tuple((uri, market.content_digest(uri)) for uri in markets)
+        yield Seen(uuid.uuid4().hex, Path.cwd(), tuple(paths), digests)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[distributed.Client]:
+    """Have a client of a scheduler.
+
+    Raises:
+        JobError: if none answers.
+    """
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        fact = f"No Dask scheduler answers: {shortened(error)}"
+        fix = "start it (dask scheduler), or name the address that it shows, such as tcp://host:8786"
+        raise JobError(fact, f"{address}, of --cluster", fix) from None
+    with client:
+        yield client
+
+
+class Workers:
+    """The workers of a cluster, for one job. The methods may be called in several threads."""
+
+    def __init__(
+        self, client: distributed.Client, address: str, sees: Seen, say: Callable[[str], object]
+    ) -> None:
+        self._client, self._address, self._sees, self._say = client, address, sees, say
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
+        self._unfit: dict[str, str] = {}
+        self._has_lost = False
+        self._last_fit = time.monotonic()
+
+    def room(self) -> int:
+        """Return how many trainings the workers take at once; 1 where they are about to come back.
+
+        Raises:
+            JobError: if there is no worker that can train.
+        """
+        return sum(self._fit().values()) or 1
+
+    def train(self, of: Path, work: Callable[[IsWanted], T], is_wanted: IsWanted) -> T | ResultError:
+        """Let a worker train; another one where it can't, or dies. What is not wanted any more ends there.
+
+        Args:
+            of: The model's workspace, for messages.
+            work: Trains. It is called in the worker, with what says whether it is wanted still.
+            is_wanted: Whether it is wanted still.
+
+        Raises:
+            JobError: if there is no worker that can train, or the scheduler is gone.
+        """
+        deaths = 0
+        while deaths < _DEATHS and is_wanted():
+            if (address := self._take()) is None:
+                time.sleep(_LOOK_SECONDS)
+                continue
+            try:
+                why, answer = self._on(address, work, is_wanted)
+            finally:
+                self._busy[address] -= 1
+            if answer is not None:
+                return answer
+            if why:
+                self._leave_out(address, why)
+            elif is_wanted():
+                deaths += 1
+                self._has_lost = True
+                self._say(f"Worker {address} is gone, and with it a training of {of.name}: it is begun again")
+        fact = "The workers that trained the model died, one after the other"
+        return ResultError(fact, str(of), "see what they say: they may have too little memory")
+
+    def _on(self, address: str, work: Callable[[IsWanted], T], is_wanted: IsWanted) -> tuple[str, T | None]:
+        """Return why a worker can't train, and what it trained; neither where it is gone."""
+        # Only a lambda travels by value. A function of a package that a worker has not would end the worker.
+        whole = pickle.dumps(functools.partial(_on_worker, self._sees, work))
+        run = lambda content: pickle.loads(content)()  # noqa: E731, S301 - that content
+        future = self._client.submit(run, whole, workers=[address], pure=False)
+        try:
+            while not future.done():
+                if not is_wanted() or address not in self._alive():
+                    future.cancel()
+                    return "", None
+                time.sleep(_LOOK_SECONDS)
+            found: tuple[str, T | None] = future.result()
+            return found
+        except (ImportError, AttributeError) as error:
+            return f"it has not this release of rdagent-sota-bridge ({shortened(error)})", None
+        except KilledWorker:  # where the scheduler is set to try nothing again
+            return "", None
+
+    def _alive(self) -> dict[str, int]:
+        try:
+            alive: dict[str, int] = self._client.nthreads()
+        except OSError as error:
+            fact, fix = f"The Dask scheduler is gone: {shortened(error)}", "start it, and resume the job"
+            raise JobError(fact, self._address, fix) from None
+        return alive
+
+    def _fit(self) -> dict[str, int]:
+        alive, now = self._alive(), time.monotonic()
+        fit = {address: number for address, number in alive.items() if address not in self._unfit}
+        if fit:
+            self._last_fit = now
+        elif (alive and not self._has_lost) or now - self._last_fit > _NO_WORKER_SECONDS:
+            fact = "No worker of the cluster can train" if alive else "The cluster has no worker"
+            fix = "start one in an environment with Qlib, on a file system with the project: dask worker"
+            raise JobError(fact, self._address, fix)
+        return fit
+
+    def _take(self) -> str | None:
+        with self._lock:
+            free = {address: self._busy[address] / number for address, number in self._fit().items()}
+            address = min(free, key=free.__getitem__, default=None)
+            if address is None or free[address] >= 1:
+                return None
+            self._busy[address] += 1
+            return address
+
+    def _leave_out(self, address: str, why: str) -> None:
+        with self._lock:
+            if address not in self._unfit:
+                self._unfit[address] = why
+                self._say(f"Worker {address} trains nothing, and its trainings go to others: {why}")
+
+
+# --- in a worker ---
+
+
+def _on_worker(sees: Seen, work: Callable[[IsWanted], T]) -> tuple[str, T | None]:
+    if why := _why_unfit(sees):
+        return why, None
+    worker = distributed.get_worker()
+    key = worker.get_current_task()
+
+    def is_wanted() -> bool:
+        # The scheduler takes back what a client asked for that has cancelled it, or is gone.
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state == "executing"
+
+    return "", work(is_wanted)
+
+
+@functools.lru_cache
+def _why_unfit(sees: Seen) -> str:
+    if missing := [path for path in sees.paths if not path.exists()]:
+        return f"it does not see {missing[0]}, and needs the project's own file system under the same path"
+    load_dotenv(sees.project / ".env", override=cli_options.env_file_wins())  # as `rdagent-sota` does
+    if not docker.is_qlib_in_docker():
+        qlib = doctor.look_at_qlib()
+        line = doctor.qlib_line(qlib, metadata.version("pandas"))
+        if isinstance(qlib, Line) or line.state == "fail":
+            return line.text
+    for uri, digest in sees.markets:
+        if market.content_digest(uri) != digest:
+            return f"its market data in {uri} are not those of the machine that the job runs on"
+    return ""
