@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,22 @@ def test_the_end(dask: Cluster, tmp_path: Path) -> None:
     answers.close()
     wait_until((job.root / "ended").exists)
     assert job.begun(2) == []
+
+
+def test_a_client_that_is_killed(dask: Cluster, tmp_path: Path) -> None:
+    """Nothing hears of it but the scheduler; what runs on a worker is ended all the same."""
+    dask.start("worker")
+    job = Job(tmp_path, count=1, **{"0": "hangs"})
+    code = (
+        "from pathlib import Path; from rdagent_sota_bridge.models.trainings import *; import sys; "
+        "root = Path(sys.argv[1]); wanted = [Wanted(root / 'model', Change(seed=0), root)]; "
+        "list(train_all(wanted, How(cluster=sys.argv[2]), print))"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, str(job.root), dask.address])
+    wait_until(lambda: bool(job.begun(0)))
+    client.kill()
+    client.wait()
+    wait_until((job.root / "ended").exists)
 
 
 def test_the_time_is_used_up(dask: Cluster, tmp_path: Path) -> None:
