@@ -56,14 +56,14 @@ def run(log: str | None, as_json: bool) -> int:
     if not as_json:
         return 0 if show(found, Console()) else 1
     verdicts = verify.verify(found)
-    again = verify.ablations(found)
+    again = verify.trained_again(found)
     holds = all(one.holds for one in [*verdicts, *again])
-    loops, ablations = (
+    loops, trained_again = (
         [{**dataclasses.asdict(one), "holds": one.holds, "digest": one.digest or None} for one in side]
         for side in (verdicts, again)
     )
     about = {"log": found.log, "command": found.command, "holds": holds}
-    print_json({**about, "loops": loops, "ablations": ablations, "notes": found.notes})
+    print_json({**about, "loops": loops, "trained_again": trained_again, "notes": found.notes})
     return 0 if holds else 1
 
 
@@ -126,7 +126,7 @@ def show(found: Run, console: Console) -> bool:
         console.print(Text.assemble((mark, style), text), soft_wrap=True, highlight=False)
 
     line(f"{found.command}: {found.log}")
-    shown = [*verdicts, *verify.ablations(found)]
+    shown = [*verdicts, *verify.trained_again(found)]
     width = max(len(one.state) for one in shown)
     for one in shown:
         mark, style = _MARKS[one.state]

@@ -1,14 +1,17 @@
 """Models beside what they are without the mined columns: the pairs that the headline is made of.
 
 An ablation is a training whose manifest has `retrained`: `of` names the workspace of the model, and no mined
-column is left. Only that differs, so the daily differences of a pair are what the factors did.
+column is left. Only that differs, so the daily differences of a pair are what the factors did. With a seed
+both sides of a pair are trained again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -58,6 +61,23 @@ class Pair:
     base: Trained
 
 
+@dataclass(frozen=True, eq=False)
+class Again:
+    """A model of a loop that was trained again on its own segments, whatever its columns.
+
+    Attributes:
+        place: The loop, as in `Pair`.
+        seed: What it was seeded with; None where chance drew.
+        workspace: Its workspace.
+        manifest: Its manifest.
+    """
+
+    place: tuple[int, int]
+    seed: int | None
+    workspace: Path
+    manifest: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Difference:
     """With less without, the mean over loops and days; a loop with several seeds counts once.
@@ -65,7 +85,7 @@ class Difference:
     Attributes:
         ic: Of the IC.
         excess: Of the excess return with cost of a day; None where a model left no returns.
-        seeds: How many pairs the loop with the most has.
+        seeds: How many pairs the loop with the most has; its own training is one of them.
     """
 
     ic: Estimate
@@ -73,11 +93,56 @@ class Difference:
     seeds: int
 
 
-def pairs(runs: Sequence[Run], notes: list[str]) -> tuple[Pair, ...]:
-    """Return the pairs of the runs' models, in the order of runs and loops; what can't be read is noted.
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds."""
 
-    A training of a seed is paired with the ablation of that seed, and with the loop's own without one. What
-    was trained again of an earlier training in the same workspace is left out.
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A metric of one model, trained with several seeds.
+
+    Attributes:
+        seeds: How many.
+        ours: With the mined columns.
+        base: Without.
+        difference: With less without, of the same seed.
+    """
+
+    seeds: int
+    ours: Spread
+    base: Spread
+    difference: Spread
+
+
+def pairs(runs: Sequence[Run], notes: list[str]) -> tuple[Pair, ...]:
+    """Return the pairs of the runs' models, in the order of runs, loops and seeds; unreadable ones are noted.
+
+    An ablation with a seed is paired with the training of that seed, and is none without it; one without a
+    seed is paired with the loop's own training.
+    """
+    known = trained_again(runs, notes)
+    ours: dict[Any, Path | None] = {
+        (one.place, one.seed): one.workspace
+        for one in known
+        if one.seed is not None and _mined(one.manifest) == _mined(_loop(runs, one.place).manifest)
+    }
+    found = []
+    for one in known:
+        key = one.place, one.seed
+        with_columns = _loop(runs, one.place).workspace if one.seed is None else ours.get(key)
+        if _mined(one.manifest) == [] and with_columns:
+            found.append(Pair(*key, _trained(with_columns, notes), _trained(one.workspace, notes)))
+    return tuple(found)
+
+
+def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
+    """Return what was trained again of the runs' models, in the order of runs, loops and seeds.
+
+    What was trained again of an earlier training in the same workspace is left out.
     """
     places = [
         ((position, number), loop, loop.workspace)
@@ -86,15 +151,17 @@ def pairs(runs: Sequence[Run], notes: list[str]) -> tuple[Pair, ...]:
         if loop.kind == "model" and loop.metrics and loop.manifest and loop.workspace
     ]
     known = {root: list(_retrained(root, notes)) for root in {place.parent for *_, place in places}}
-    found = []
-    for place, loop, workspace in places:
-        again = [one for one in known[workspace.parent] if _is_of(one[1]["retrained"], loop, workspace)]
-        with_seed = {_seed(one): folder for folder, one in again if _mined(one) == _mined(loop.manifest)}
-        for folder, one in again:
-            if _mined(one) == []:
-                ours = _trained(with_seed.get(_seed(one), workspace), notes)
-                found.append(Pair(place, _seed(one), ours, _trained(folder, notes)))
-    return tuple(found)
+    found = [
+        Again(place, _seed(one), folder, one)
+        for place, loop, workspace in places
+        for folder, one in known[workspace.parent]
+        if _is_of(one["retrained"], loop, workspace)
+    ]
+    return sorted(found, key=lambda one: (one.place, one.seed is not None, one.seed or 0))
+
+
+def _loop(runs: Sequence[Run], place: tuple[int, int]) -> Loop:
+    return runs[place[0]].loops[place[1]]
 
 
 def _retrained(root: Path, notes: list[str]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -160,3 +227,17 @@ def difference(found: Iterable[Pair]) -> Difference | None:
 def _over_loops(series: Mapping[Any, Sequence[pd.Series]]) -> Estimate:
     by_loop = {place: pd.concat(of_seeds, axis=1).mean(axis=1) for place, of_seeds in series.items()}
     return estimate(pd.concat(by_loop, axis=1).sort_index())
+
+
+def over_seeds(found: Iterable[Pair], place: tuple[int, int], metric: str = "IC") -> OverSeeds | None:
+    """Return what seeds make of a metric (by Qlib's name) of a loop's model; None for fewer than two."""
+    known = [
+        (one.ours.metrics.get(metric, math.nan), one.base.metrics.get(metric, math.nan))
+        for one in found
+        if one.place == place and one.seed is not None
+    ]
+    known = [(ours, base) for ours, base in known if math.isfinite(ours - base)]
+    if len(known) < 2:
+        return None
+    sides = (*zip(*known, strict=True), [ours - base for ours, base in known])
+    return OverSeeds(len(known), *(Spread(fmean(side), stdev(side)) for side in sides))

@@ -162,16 +162,14 @@ def verify(run: Run) -> list[Verification]:
     ]
 
 
-def ablations(run: Run) -> list[Verification]:
-    """Return what can be shown of each model that was trained again without the mined columns of a run's."""
-    notes: list[str] = []
+def trained_again(run: Run) -> list[Verification]:
+    """Return what can be shown of each model of a run that was trained again, as ablation or with a seed."""
     found = []
-    for pair in ablation.pairs([run], notes):
-        loop, workspace = run.loops[pair.place[1]], pair.base.workspace
-        manifest, record = files.read_json(workspace / MANIFEST_FILE), training_record.read(workspace)
-        name = f"{loop.name}, trained again"
-        again = Loop(loop.number, "model", name, metrics=pair.base.metrics, workspace=workspace)
-        found.append(_verify(replace(again, manifest=manifest, record=record)))
+    for one in ablation.trained_again([run], []):
+        loop = run.loops[one.place[1]]
+        name = f"{loop.name}, trained again" + ("" if one.seed is None else f" with seed {one.seed}")
+        again = Loop(loop.number, "model", name, workspace=one.workspace, manifest=dict(one.manifest))
+        found.append(_verify(replace(again, record=training_record.read(one.workspace))))
     return found
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -113,18 +117,32 @@ def table(log: Path) -> str:
     pairs = ablation.pairs([run], [])
     if not pairs:
         return "No model was trained again without the mined columns: nothing says what they add"
-    lines = [f"{'IC of a model':<32} {'with':>8} {'without':>8} {'difference':>10}  95 % interval"]
-    for which in [*([pair] for pair in pairs), list(pairs)]:
-        loop, said = run.loops[which[0].place[1]], ablation.difference(which)
-        name = f"loop {loop.number} {loop.name}" if len(which) == 1 else "mean"
-        sides = [
-            sum(one.metrics.get("IC", float("nan")) for one in side) / len(which)
-            for side in ([pair.ours for pair in which], [pair.base for pair in which])
-        ]
-        ic = None if said is None else said.ic
-        told = "not known"
-        if ic is not None:
+
+    def line(name: str, by_loop: list[list[ablation.Pair]]) -> str:
+        ours, base = (
+            fmean(fmean(side(pair).metrics.get("IC", math.nan) for pair in of_loop) for of_loop in by_loop)
+            for side in (attrgetter("ours"), attrgetter("base"))
+        )
+        said, told = ablation.difference(chain(*by_loop)), "not known"
+        if said is not None:
+            ic = said.ic
             told = f"{ic.mean:>10.4f} {interval(ic.low, ic.high) or f' none: {ic.days} days are too few'}"
-        if len(which) == 1 or len(pairs) > 1:
-            lines.append(f"{name:<32} {sides[0]:>8.4f} {sides[1]:>8.4f} {told}")
-    return "\n".join(lines)
+        return f"{name:<32} {ours:>8.4f} {base:>8.4f} {told}"
+
+    lines = [f"{'IC of a model':<32} {'with':>8} {'without':>8} {'difference':>10}  95 % interval"]
+    by_loop = [list(of_loop) for _, of_loop in groupby(pairs, lambda pair: pair.place)]
+    for of_loop in by_loop:
+        place = of_loop[0].place
+        name = f"loop {run.loops[place[1]].number} {run.loops[place[1]].name}"
+        lines += [
+            line(name + ("" if pair.seed is None else f", seed {pair.seed}"), [[pair]]) for pair in of_loop
+        ]
+        if (seeds := ablation.over_seeds(of_loop, place)) is not None:
+            spreads = seeds.ours, seeds.base, seeds.difference
+            means, deviations = [one.mean for one in spreads], [one.deviation for one in spreads]
+            for name, figures in (
+                (f"mean of {seeds.seeds} seeds", means),
+                ("standard deviation", deviations),
+            ):
+                lines.append("  {:<30} {:>8.4f} {:>8.4f} {:>10.4f}".format(name, *figures))
+    return "\n".join([*lines, *[line("mean", by_loop)] * (len(by_loop) > 1)])

@@ -120,15 +120,37 @@ def test_what_is_no_ablation(content: Any, root: Path) -> None:
 
 
 def test_a_seed_is_paired_with_the_same_seed(root: Path) -> None:
-    """Two seeds are two pairs of one loop; the loop's own training stands for a seed that is missing."""
-    train(root / "with1", 0.06, again({"seed": 1}))
-    for seed in (1, 2):
+    """Of seeds that both sides have, and the loop's own training without one; the loop counts once."""
+    train(root / "a", 0.02, again({"columns": []}), seed=9)
+    for seed in (3, 1):
+        train(root / f"with{seed}", 0.06 + seed / 100, again({"seed": seed}), seed=seed)
         train(root / f"without{seed}", 0.02, again({"columns": [], "seed": seed}), seed=seed)
-    found = {one.seed: one.ours.workspace.name for one in pairs()}
-    assert found == {1: "with1", 2: MODEL}
+    train(root / "alone", 0.02, again({"columns": [], "seed": 2}))
+    train(root / "other", 0.02, again({"seed": 4}))
+    found = [(one.seed, one.ours.workspace.name, one.base.workspace.name) for one in pairs()]
+    assert found == [(None, MODEL, "a"), (1, "with1", "without1"), (3, "with3", "without3")]
     said = ablation.difference(pairs())
     assert said is not None and said.excess is not None
-    assert (said.ic.loops, said.seeds, said.excess.days) == (1, 2, 60)
+    assert (said.ic.loops, said.seeds, said.excess.days) == (1, 3, 60)
+    spread = {"mean": pytest.approx(0.06), "deviation": pytest.approx(0.02 / 2**0.5)}
+    report = gather.gather([Path("log/models")])
+    (plain,) = as_plain(report)["seeds"]
+    assert (plain["run"], plain["loop"], plain["ic"]["seeds"]) == (0, 0, 2)
+    assert plain["ic"]["difference"] == spread
+    assert plain["ic"]["base"] == {"mean": pytest.approx(0.02), "deviation": pytest.approx(0)}
+    assert [len(run.loops) for run in report.runs] == [1], "what is trained again is no loop"
+    assert report.trials is not None and report.trials.models == 1
+
+
+def test_of_one_seed_there_is_no_standard_deviation(root: Path) -> None:
+    """One seed is a pair like any other; a metric that one side lacks does not count."""
+    for seed in (1, 2):
+        train(root / f"with{seed}", 0.06, again({"seed": seed}))
+        train(root / f"without{seed}", 0.02, again({"columns": [], "seed": seed}))
+    (root / "with2" / RESULT_FILE).write_text(",0\nIC,\n")
+    assert len(pairs()) == 2
+    assert ablation.over_seeds(pairs(), (0, 0)) is None
+    assert as_plain(gather.gather([Path("log/models")]))["seeds"] == []
 
 
 @pytest.mark.parametrize("damage", ["gone", "a pipe", "cut", "text", "numbers without days"])

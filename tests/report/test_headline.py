@@ -73,12 +73,17 @@ def test_without_an_ablation_nothing_is_claimed(
             r"But the excess return, less cost, went the other way: −\d+\.\d% a year \[−",
         ),
         (
-            [reports.pair(0, 0.05, 0.02, seed=1), reports.pair(0, 0.05, 0.02, seed=2)],
+            [reports.pair(0, 0.05, 0.02, seed=seed) for seed in (None, 1, 2)],
             "better",
-            "870 days, 1 loop, 2 seeds",
+            "870 days, 1 loop, 3 seeds",
+        ),
+        (
+            [reports.pair(0, 0.05, 0.02), reports.pair(0, 0.05, 0.02, seed=1), reports.pair(1, 0.05, 0.02)],
+            "better",
+            "870 days, 2 loops, up to 2 seeds",
         ),
     ],
-    ids=["better", "worse", "open", "few days", "return disagrees", "seeds"],
+    ids=["better", "worse", "open", "few days", "return disagrees", "seeds", "seeds of one loop"],
 )
 def test_the_headline_is_the_paired_difference(pairs: list[Any], sentence: str, rest: str) -> None:
     """It says better, worse or that no difference can be told, with interval and counts; the return too."""
@@ -88,9 +93,31 @@ def test_the_headline_is_the_paired_difference(pairs: list[Any], sentence: str, 
     assert re.search(rest, headline["rest"])
     assert headline["tiles"][0][2].endswith("without mined columns")
     rows = tables.pairs_table(report, ["a", "b"]).rows
-    loops = {one.place for one in pairs}
-    assert len(rows) == len(pairs) + (len(loops) > 1)
+    loops, seeds = {one.place for one in pairs}, [one.seed for one in pairs if one.seed]
+    assert len(rows) == len(pairs) + (len(loops) > 1) + (len(seeds) > 1)
     assert ("mean over" in rows[-1][0].text) == (len(loops) > 1)
+
+
+def test_seeds_of_the_best_model() -> None:
+    """Mean and standard deviation stand beside its figures and in the table; tiles have its own ablation."""
+    ics = {None: (0.5, 0.3), 1: (0.05, 0.02), 2: (0.07, 0.01)}
+    pairs = tuple(reports.pair(0, *of_seed, seed=seed) for seed, of_seed in ics.items())
+    report = dataclasses.replace(sides([0.5], []), pairs=pairs)
+    headline = views.headline(report)
+    assert headline["seeds"] == (
+        "Trained again with 2 seeds, its IC is 0.060 (standard deviation 0.014), "
+        "and 0.015 (standard deviation 0.007) without the mined columns. "
+    )
+    assert headline["tiles"][0][2] == "0.300 without mined columns"
+    name, *row = tables.pairs_table(report, ["a"]).rows[-1]
+    assert (name.text, name.below) == ("mean of 2 seeds", "a · loop 0")
+    assert [(one.text, one.below) for one in row[:3]] == [
+        ("0.060", "sd 0.014"),
+        ("0.015", "sd 0.007"),
+        ("+0.045", "sd 0.021"),
+    ]
+    assert headline["seeds"] in Parts(report).words + " "
+    assert views.headline(dataclasses.replace(report, pairs=pairs[:2]))["seeds"] == ""
 
 
 def test_returns_that_are_gone_are_said(whole: Parts) -> None:

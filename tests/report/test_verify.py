@@ -247,6 +247,21 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
     assert "1 other loop(s) of this run claim factors, and this one has none" in has_not.text
 
 
+def test_what_was_trained_again_with_a_seed(workspace: Path) -> None:
+    """It is held to its claim like a loop's own training, and is no loop."""
+    log = write_run(workspace.parents[2], model(workspace))
+    for seed in (2, 1):
+        folder = shutil.copytree(workspace, workspace.parent / f"a{seed}")
+        retrained = {"of": "w", "recorder": trained.RECORDER, "change": {"seed": seed}}
+        tamper(folder, MANIFEST, {"retrained": retrained})
+    tamper(workspace.parent / "a2", FACTORS, None)
+    run = history.read_run(log)
+    own, first, second = [*verify.verify(run), *verify.trained_again(run)]
+    assert first.name == f"{own.name}, trained again with seed 1"
+    assert (first.state, second.state, second.loop) == ("factors", "broken", own.loop)
+    assert second.contradictions == (f"no {FACTORS} is in its workspace",)
+
+
 def test_loops_without_a_training_or_a_verdict(workspace: Path) -> None:
     """Skipped and unfinished loops break no claim; one that was trained is looked at before its verdict."""
     loop = logs.new_loop("ModelRDLoop")

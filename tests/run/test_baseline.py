@@ -117,3 +117,23 @@ def test_the_table(days: int, told: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert head.split() == ["IC", "of", "a", "model", "with", "without", "difference", "95", "%", "interval"]
     assert [line.split()[0] for line in lines] == ["loop", "loop", "mean"]
     assert all(told in line and "nan" not in line for line in lines)
+
+
+def test_the_table_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below a model's lines stand mean and standard deviation; the mean over loops counts each loop once."""
+    ics = {None: (0.5, 0.2), 1: (0.06, 0.02), 2: (0.08, 0.02)}
+    of_seeds = [reports.pair(0, *both, seed=seed) for seed, both in ics.items()]
+    pairs = [*of_seeds, reports.pair(1, 0.05, 0.02)]
+    loops = tuple(reports.model_loop(number, 0.05) for number in range(2))
+    monkeypatch.setattr(history, "read_run", lambda _: SimpleNamespace(loops=loops))
+    monkeypatch.setattr(ablation, "pairs", lambda *_: pairs)
+    _, first, *seeds, mean, deviation, _, together = baseline.table(Path("log")).splitlines()
+    assert [first.split()[2:4], *(line.split()[4:6] for line in seeds)] == [
+        ["ResidualGRU_0", "0.5000"],
+        ["1", "0.0600"],
+        ["2", "0.0800"],
+    ]
+    assert mean.split() == ["mean", "of", "2", "seeds", "0.0700", "0.0200", "0.0500"]
+    assert deviation.split() == ["standard", "deviation", "0.0141", "0.0000", "0.0141"]
+    assert together.split()[:3] == ["mean", f"{((0.5 + 0.06 + 0.08) / 3 + 0.05) / 2:.4f}", "0.0500"]
+    assert len({line[:50].rindex(".") for line in (first, *seeds, mean, deviation)}) == 1, "one column"

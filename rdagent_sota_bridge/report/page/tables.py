@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -163,16 +164,24 @@ def pairs_table(report: Report, names: Sequence[str]) -> Table:
         return [_signed(said.ic, "+.3f"), _signed(said.excess, "+.1%", YEAR)] if said else [Cell(MISSING)] * 2
 
     rows = []
-    for pair in report.pairs:
-        run, number = pair.place
+    for (run, number), of_loop in groupby(report.pairs, lambda pair: pair.place):
         loop = report.runs[run].loops[number]
-        seed = "" if pair.seed is None else f" · seed {pair.seed}"
-        named = f"{names[run]} · loop {loop_number(loop)}{seed}"
-        row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named)]
-        for one in (pair.ours, pair.base):
-            value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
-            row.append(Cell(value, below=_error("IC", one.daily)))
-        rows.append([*row, *shown(ablation.difference([pair]))])
+        named = f"{names[run]} · loop {loop_number(loop)}"
+        for pair in of_loop:
+            seed = "" if pair.seed is None else f" · seed {pair.seed}"
+            row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named + seed)]
+            for one in (pair.ours, pair.base):
+                value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
+                row.append(Cell(value, below=_error("IC", one.daily)))
+            rows.append([*row, *shown(ablation.difference([pair]))])
+        ic, annual = (
+            ablation.over_seeds(report.pairs, (run, number), METRICS[name])
+            for name in ("IC", "annualized return")
+        )
+        if ic is not None:
+            cells = [_spread(one, FORMS["IC"]) for one in (ic.ours, ic.base)]
+            cells += [_spread(ic.difference, "+.3f"), _spread(annual.difference if annual else None, "+.1%")]
+            rows.append([Cell(f"mean of {ic.seeds} seeds", below=named), *cells])
     together = ablation.difference(report.pairs)
     if together is not None and together.ic.loops > 1:
         rows.append([Cell(f"mean over {together.ic.loops} loops"), Cell(""), Cell(""), *shown(together)])
@@ -188,6 +197,13 @@ def _signed(one: Estimate | None, form: str, times: int = 1) -> Cell:
     if one is None:
         return Cell(MISSING)
     return Cell(figure(one.mean * times, form), below=f"± {figure(one.error * times, form.lstrip('+'))}")
+
+
+def _spread(one: ablation.Spread | None, form: str) -> Cell:
+    """Return a mean over seeds with its standard deviation."""
+    if one is None:
+        return Cell(MISSING)
+    return Cell(figure(one.mean, form), below=f"sd {figure(one.deviation, form.lstrip('+'))}")
 
 
 # --- factors ---

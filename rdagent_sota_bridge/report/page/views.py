@@ -135,7 +135,8 @@ def headline(report: Report) -> dict[str, Any]:
     """Return the answer to "was it worth it?" in a sentence or two, and the figures of the best model.
 
     Returns:
-        `sentence`, `rest`, `tiles` (label, value, and the value without factors), `best_model` and `tried`.
+        `sentence`, `rest`, `tiles` (label, value, and the value without factors), `best_model`, `seeds` (what
+        several make of it) and `tried`.
     """
     runs, names = report.runs, run_names(report.runs)
     place = gather.best_model(runs)
@@ -147,14 +148,16 @@ def headline(report: Report) -> dict[str, Any]:
             sentence, rest = _worth(said), _measured(report, said)
         loop = gather.loop_at(runs, place)
         named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
-        base = next((pair.base.metrics for pair in report.pairs if pair.place == place), None)
+        base = next(
+            (one.base.metrics for one in report.pairs if (one.place, one.seed) == (place, None)), None
+        )
         tiles = _tiles(runs, place, base)
-        tried = _tried(report, place)
-        return {"sentence": sentence, "rest": rest, "tiles": tiles, "best_model": named, "tried": tried}
+        beside = {"best_model": named, "seeds": _seeds(report, place), "tried": _tried(report, place)}
+        return {"sentence": sentence, "rest": rest, "tiles": tiles, **beside}
     count = sum(len(one.columns) for one in report.factor_analyses)
     places = [place for place in tables.loops_of(runs, "factor") if gather.loop_at(runs, place).accepted]
     mined = gather.best(runs, places)
-    nothing: dict[str, Any] = {"rest": "", "tiles": [], "best_model": "", "tried": ""}
+    nothing: dict[str, Any] = {"rest": "", "tiles": [], "best_model": "", "seeds": "", "tried": ""}
     if mined is None:
         return {**nothing, "sentence": "No loop of these runs has a result yet."}
     what = plural(count, "factor") if count else "Factors"
@@ -193,7 +196,8 @@ def _measured(report: Report, said: Difference) -> str:
     what = (
         f"The mean over {ic.loops} loops of the daily difference" if ic.loops > 1 else "The daily difference"
     )
-    counts = ", ".join(map(plural, (ic.days, ic.loops, said.seeds), ("day", "loop", "seed")))
+    seeds = "up to " * (ic.loops > 1 and said.seeds > 1) + plural(said.seeds, "seed")
+    counts = f"{plural(ic.days, 'day')}, {plural(ic.loops, 'loop')}, {seeds}"
     words = f"{what} to the same models trained again without the mined columns"
     words += f" ({counts}){', with its 95 % interval' * (not math.isnan(ic.error))}."
     if ic.loops == 1:
@@ -208,6 +212,18 @@ def _measured(report: Report, said: Difference) -> str:
     if ic.answer != "open" and excess.mean * ic.mean < 0:
         return f"{words} But the excess return, less cost, went the other way: {figures}."
     return f"{words} The excess return, less cost, changes by {figures}."
+
+
+def _seeds(report: Report, place: Place) -> str:
+    """Return mean and standard deviation of the best model's IC over seeds; empty for fewer than two."""
+    said = ablation.over_seeds(report.pairs, place)
+    if said is None:
+        return ""
+    ours, base = (
+        f"{figure(one.mean, CORRELATION)} (standard deviation {figure(one.deviation, CORRELATION)})"
+        for one in (said.ours, said.base)
+    )
+    return f"Trained again with {said.seeds} seeds, its IC is {ours}, and {base} without the mined columns. "
 
 
 def _tried(report: Report, place: Place) -> str:
