@@ -137,7 +137,7 @@ class Job:
     def log(self, name: str) -> Path | None:
         """Return the log folder of a stage that has begun, absolute; else None."""
         logs = [stage.log for stage in self.stages if stage.name == name and stage.log]
-        return self.file.absolute().parent / logs[0] if logs else None
+        return Path(os.path.normpath(self.file.absolute().parent / logs[0])) if logs else None
 
     def with_stage(self, name: str, **changes: Any) -> Job:
         """Return the job with changes to a stage."""

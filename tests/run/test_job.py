@@ -156,6 +156,14 @@ def test_more_model_loops(log_dir: Path) -> None:
     assert (more.end, more.factor_set, more.options.model_loops) == ("", job.factor_set, 5)
 
 
+def test_the_log_of_models_of_another_folder(log_dir: Path, tmp_path: Path) -> None:
+    """Its path has no detour through the job's own folder, which may be a link to anywhere."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    job = jobs.new(Options(baseline=True), tmp_path / "link", log_dir / "models")
+    assert job.log(MODELS) == log_dir / "models"
+
+
 def test_more_factor_loops(log_dir: Path) -> None:
     """More factor loops, before a model was trained, forget the set that fewer led to."""
     job = begun(jobs.new(Options(1, 2), log_dir), FACTORS, "ended")
