@@ -111,8 +111,9 @@ def report(logs, output, as_json):
     print(output)
 
 def train_again(of, change, root, keep, threads, is_wanted):
-    trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(of.name)
-    print("ablation of", of.name, change.columns, flush=True)
+    what = "ablation" if change.seed is None else f"seed {{change.seed}}"
+    trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(f"{{of.name}}{{change.seed or ''}}")
+    print(what, "of", of.name, change.columns, flush=True)
     if trouble == "hangs":
         with child.started(["sleep", "600"], os.environ, Path.cwd(), keep=keep) as process:
             Path("hanging").write_text(json.dumps([process.pid]))
@@ -122,7 +123,8 @@ def train_again(of, change, root, keep, threads, is_wanted):
         raise ResultError(trouble, str(of), "leave the model out")
 
 retrain = sys.modules["rdagent_sota_bridge.models.retrain"] = types.ModuleType("retrain")
-retrain.Change = retrain.Retrained = SimpleNamespace
+retrain.Change = lambda columns=None, seed=None: SimpleNamespace(columns=columns, seed=seed)
+retrain.Retrained = SimpleNamespace
 retrain.train_again = train_again
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report

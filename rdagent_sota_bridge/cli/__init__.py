@@ -231,6 +231,10 @@ def run_command(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train each model again without the mined columns, to compare.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --baseline: train the best model with seeds 1 to N, both ways."),
+    ] = None,
     from_models: Annotated[
         str | None,
         typer.Option(help=f"With --baseline: models of this log, {_or_latest('with models')} No loops."),
@@ -267,7 +271,7 @@ def run_command(
     names = () if from_models else (MODELS,) if from_log else (FACTORS, MODELS)
     stages.check_options(passed_on, own, names)
     given = all_duration or "", from_log or "", passed_on, from_models or "", jobs, cluster or ""
-    asked = Options(factor_loops, model_loops, baseline, *given)
+    asked = Options(factor_loops, model_loops, baseline, *given, seeds=seeds or 0)
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 
 

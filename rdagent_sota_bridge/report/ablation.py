@@ -8,7 +8,7 @@ both sides of a pair are trained again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -122,21 +122,21 @@ def pairs(runs: Sequence[Run], notes: list[str]) -> tuple[Pair, ...]:
     """Return the pairs of the runs' models, in the order of runs, loops and seeds; unreadable ones are noted.
 
     An ablation with a seed is paired with the training of that seed, and is none without it; one without a
-    seed is paired with the loop's own training.
+    seed is paired with the loop's own training. A seed gives one pair, the newest: another number of torch's
+    threads gives other bits, and makes no second seed of it.
     """
     known = trained_again(runs, notes)
-    ours: dict[Any, Path | None] = {
-        (one.place, one.seed): one.workspace
-        for one in known
-        if one.seed is not None and _mined(one.manifest) == _mined(_loop(runs, one.place).manifest)
-    }
-    found = []
+
+    def loop(one: Again) -> Loop:
+        return runs[one.place[0]].loops[one.place[1]]
+
+    ours = {_draw(one): one.workspace for one in known if _mined(one.manifest) == _mined(loop(one).manifest)}
+    found = {}
     for one in known:
-        key = one.place, one.seed
-        with_columns = _loop(runs, one.place).workspace if one.seed is None else ours.get(key)
-        if _mined(one.manifest) == [] and with_columns:
-            found.append(Pair(*key, _trained(with_columns, notes), _trained(one.workspace, notes)))
-    return tuple(found)
+        side = loop(one).workspace if one.seed is None else ours.get(_draw(one))
+        if _mined(one.manifest) == [] and side:
+            found[one.place, one.seed] = (side, one.workspace)
+    return tuple(Pair(*key, *(_trained(side, notes) for side in sides)) for key, sides in found.items())
 
 
 def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
@@ -150,7 +150,7 @@ def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
         for number, loop in enumerate(run.loops)
         if loop.kind == "model" and loop.metrics and loop.manifest and loop.workspace
     ]
-    known = {root: list(_retrained(root, notes)) for root in {place.parent for *_, place in places}}
+    known = {root: _retrained(root, notes) for root in {place.parent for *_, place in places}}
     found = [
         Again(place, _seed(one), folder, one)
         for place, loop, workspace in places
@@ -160,18 +160,19 @@ def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
     return sorted(found, key=lambda one: (one.place, one.seed is not None, one.seed or 0))
 
 
-def _loop(runs: Sequence[Run], place: tuple[int, int]) -> Loop:
-    return runs[place[0]].loops[place[1]]
+def _retrained(root: Path, notes: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return the workspaces of models that were trained again on their own segments, with their manifests.
 
-
-def _retrained(root: Path, notes: list[str]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the workspaces of models that were trained again on their own segments, with their manifests."""
-    for file in sorted(root.glob(f"*/{MANIFEST_FILE}")):
+    The newest is last.
+    """
+    found = []
+    for file in root.glob(f"*/{MANIFEST_FILE}"):
         with history.noting(notes, file):
             content = read_json(file)
             made = content.get("retrained") if isinstance(content, dict) else None
             if made is not None and not made["change"].get("segments"):
-                yield file.parent, content
+                found.append((file.stat().st_mtime, file.parent, content))
+    return [(folder, content) for _, folder, content in sorted(found, key=lambda one: one[:2])]
 
 
 def _is_of(retrained: Mapping[str, Any], loop: Loop, workspace: Path) -> bool:
@@ -183,6 +184,11 @@ def _is_of(retrained: Mapping[str, Any], loop: Loop, workspace: Path) -> bool:
 def _seed(manifest: Mapping[str, Any]) -> int | None:
     seed = manifest["retrained"]["change"].get("seed")
     return seed if isinstance(seed, int) else None
+
+
+def _draw(one: Again) -> Any:
+    """Return what both sides of a pair have in common."""
+    return one.place, one.seed, str(one.manifest.get("threads"))
 
 
 def _mined(manifest: Mapping[str, Any] | None) -> Any:

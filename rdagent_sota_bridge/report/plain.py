@@ -30,11 +30,9 @@ def as_plain(report: Report) -> dict[str, Any]:
     said = ablation.difference(report.pairs)
     whole["difference"] = None if said is None else {**dataclasses.asdict(said), "answer": said.ic.answer}
     places = dict.fromkeys(pair.place for pair in report.pairs)
-    of_seeds = {place: ablation.over_seeds(report.pairs, place) for place in places}
+    seeds = [(place, ablation.over_seeds(report.pairs, place)) for place in places]
     whole["seeds"] = [
-        {"run": run, "loop": loop, "ic": dataclasses.asdict(one)}
-        for (run, loop), one in of_seeds.items()
-        if one is not None
+        {"run": run, "loop": loop, "ic": dataclasses.asdict(one)} for (run, loop), one in seeds if one
     ]
     whole["origins"] = [
         {"digest": digest, "column": column, **one} for (digest, column), one in whole["origins"].items()

@@ -11,7 +11,7 @@ from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -22,7 +22,8 @@ from rdagent_sota_bridge.run.job import BASELINE, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.progress import Position
 
 if TYPE_CHECKING:
-    from rdagent_sota_bridge.report.history import Loop  # else late: pandas and pyarrow
+    from rdagent_sota_bridge.models.trainings import Wanted  # else late: pandas and pyarrow
+    from rdagent_sota_bridge.report.history import Loop
 
 
 def models(log: Path) -> list[tuple[Loop, Path]]:
@@ -44,9 +45,9 @@ def models(log: Path) -> list[tuple[Loop, Path]]:
 
 
 def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[int, ...]) -> Job:
-    """Train the models of a job again, and return the job; what is trained is kept.
+    """Train the models of a job again, then the best with its seeds, and return the job; what is there stays.
 
-    A model that can't be trained again is said, and the others are trained.
+    A model that can't be trained again is said, and the others are trained; the stage is open then.
 
     Args:
         job: The job; its models are trained.
@@ -58,25 +59,23 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
         JobError: if no model could be trained again.
         SessionError: if the log of the models has no session that can be read.
     """
-    from rdagent_sota_bridge.models.retrain import Change  # late: pandas and pyarrow
-    from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
+    from rdagent_sota_bridge.models.trainings import How, train_all  # late: pandas and pyarrow
 
     log = job.log(MODELS)
-    found = [] if log is None else models(log)
+    wanted = {} if log is None else _wanted(log, job.options.seeds)
     seconds, title, began = stages.share(job, BASELINE), TITLES[BASELINE], time.monotonic()
-    before, done, failed = job.stage(BASELINE).seconds, 0, 0
+    before, failed = job.stage(BASELINE).seconds, 0
+    done: list[Wanted] = []
     job = jobs.write(job.with_stage(BASELINE, state="begun"))
     screen = display.Screen(console)
-    # Beside the model, where the report looks for it.
-    loops = {Wanted(workspace, Change(columns=()), workspace.parent): loop for loop, workspace in found}
-    order = list(loops)
+    order = list(wanted)
 
     def begin(one: Wanted) -> bool:
         number, used = order.index(one), time.monotonic() - began
         if seconds is not None and used >= max(seconds, 1):
             return False
-        text = f"{title}: model {number + 1} of {len(found)}, {loops[one].name}; {display.shown(used)} used"
-        screen.show(Position(done, "", done, done), text)
+        text = f"{title}: model {number + 1} of {len(order)}, {wanted[one]}; {display.shown(used)} used"
+        screen.show(Position(len(done), "", len(done), len(done)), text)
         return True
 
     try:
@@ -85,23 +84,48 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
             for one, answer in trained:
                 if isinstance(answer, BridgeError):
                     failed += 1
-                    loop = loops[one]
-                    say(f"Loop {loop.number} {loop.name} is not trained again: {answer}")
+                    say(f"{wanted[one]} is not trained again: {answer}")
                 else:
-                    done += 1
-        if done + failed < len(found):
-            text = f"The {title} ended after {done + failed} of {len(found)} models: its time is used up"
-            say(text)
+                    done.append(one)
+        if (number := len(done) + failed) < len(order):
+            say(f"The {title} ended after {number} of {len(order)} models: its time is used up")
     finally:
         spent = round(before + time.monotonic() - began, 1)
         job = jobs.write(job.with_stage(BASELINE, seconds=spent))
-    say(f"{title}: {done} of {len(found)} models are trained again without the mined columns")
+    ablations, count = (sum(one.change.seed is None for one in some) for some in (done, order))
+    say(f"{title}: {ablations} of {count} models are trained again without the mined columns")
+    if seeded := len(order) - count:
+        say(f"{title}: {len(done) - ablations} of {seeded} trainings of the best model with seeds are done")
     if failed and not done:
         fix = f"fix what stands above, and resume: {job.resume_command}"
         raise JobError("No model could be trained again without the mined columns", str(log), fix)
-    if found and not done:
+    if failed:
+        say(f"{title}: to try again what failed: {job.resume_command}")
+    if wanted and not done:
         return jobs.write(dataclasses.replace(job, end="out of time"))
-    return jobs.write(job.with_stage(BASELINE, state="ended"))
+    return jobs.write(job.with_stage(BASELINE, state="begun" if failed else "ended"))
+
+
+def _wanted(log: Path, seeds: int) -> dict[Wanted, str]:
+    """Return the trainings of a log's models that are to be there, in their order, each with its name."""
+    from rdagent_sota_bridge.models.retrain import Change  # late: pandas and pyarrow
+    from rdagent_sota_bridge.models.trainings import Wanted
+    from rdagent_sota_bridge.report import gather, history
+
+    def one(workspace: Path, **change: Any) -> Wanted:
+        return Wanted(workspace, Change(**change), workspace.parent)  # there the report looks for it
+
+    wanted = {one(place, columns=()): f"Loop {loop.number} {loop.name}" for loop, place in models(log)}
+    run = history.read_run(log)
+    best = gather.best_model([run])
+    loop = None if best is None else gather.loop_at([run], best)
+    if wanted and loop is not None and loop.workspace is not None:
+        for seed in range(1, seeds + 1):
+            # One after the other: where time runs out, as many pairs as there can be are whole.
+            for columns, which in ((None, "with"), ((), "without")):
+                words = f"Loop {loop.number} {loop.name} with seed {seed}, {which} the mined columns,"
+                wanted[one(loop.workspace, columns=columns, seed=seed)] = words
+    return wanted
 
 
 def table(log: Path) -> str:

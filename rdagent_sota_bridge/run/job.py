@@ -58,6 +58,7 @@ class Options:
         from_models: What `--from-models` named, whose models take the place of those of a model stage.
         jobs: How many models are trained again at once on this machine.
         cluster: The address of the Dask scheduler whose workers train them in its place.
+        seeds: With how many seeds, 1 to this number, the best model is trained in the stage of `baseline`.
     """
 
     factor_loops: int | None = None
@@ -69,6 +70,7 @@ class Options:
     from_models: str = ""
     jobs: int | None = None
     cluster: str = ""
+    seeds: int = 0
 
 
 @with_config(_KNOWN)
@@ -240,6 +242,9 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
             "options --from-log and --factor-loops",
             "leave one of them out",
         )
+    if asked.seeds and not asked.baseline:
+        fact = "--seeds trains the best model with the mined columns and without, as --baseline does"
+        raise JobError(fact, "option --seeds, without --baseline", "add --baseline, or leave --seeds out")
     if from_models is not None:
         others = asked.factor_loops, asked.model_loops, asked.from_logs, asked.passed_on
         if not asked.baseline or any(others):
@@ -303,8 +308,24 @@ def resumed(job: Job, asked: Options) -> Job:
         if asks not in ("", had):
             fact = f"{option} says {asks}, and the job to resume has {had or 'none'}"
             raise JobError(fact, str(job.file), _LEAVE_OUT)
+    job = _with_seeds(job, asked.seeds)
     job = _with_more(job, "--factor-loops", asked.factor_loops, (FACTORS,))
-    return _with_more(job, "--model-loops", asked.model_loops, (MODELS, BASELINE))
+    job = _with_more(job, "--model-loops", asked.model_loops, (MODELS, BASELINE))
+    # A training that failed is tried again.
+    return dataclasses.replace(job, end="") if job.end == "done" and job.is_open(BASELINE) else job
+
+
+def _with_seeds(job: Job, seeds: int) -> Job:
+    """Return a job with so many seeds; 0 leaves them as they are."""
+    if seeds in (0, job.options.seeds):
+        return job
+    fact = f"--seeds {seeds} is less than the {job.options.seeds} that the job was to train with"
+    if not job.options.baseline:
+        fact = f"--seeds {seeds} goes with --baseline, and the job to resume has none"
+    if not job.options.baseline or seeds < job.options.seeds:
+        raise JobError(fact, str(job.file), _LEAVE_OUT)
+    options = dataclasses.replace(job.options, seeds=seeds)
+    return dataclasses.replace(job.with_stage(BASELINE, state="begun"), options=options)
 
 
 def _with_more(job: Job, option: str, loops: int | None, names: tuple[str, ...]) -> Job:

@@ -147,7 +147,7 @@ def seconds_of(text: str) -> float:
 def share(job: Job, name: str) -> float | None:
     """Return the seconds that a stage gets of those left, so that those after it keep theirs; None: no limit.
 
-    By the loops of the stages that have not ended, a factor loop counting more.
+    By the loops of the stages that have not ended, a factor loop counting more, a seed as two models.
 
     A stage that is resumed from a session gets what that session has left instead: RD-Agent keeps the timer
     in it and ignores the option then (`LoopBase.load` and `run`, `utils/workflow/loop.py`, 0.8.0 and 1.0.0).
@@ -158,4 +158,6 @@ def share(job: Job, name: str) -> float | None:
         return None
     left = seconds_of(job.options.all_duration) - sum(stage.seconds for stage in job.stages)
     weights = {one.name: one.loops * WEIGHTS[one.name] for one in job.stages if one.state != "ended"}
+    if BASELINE in weights:
+        weights[BASELINE] += 2 * job.options.seeds * WEIGHTS[BASELINE]
     return left * weights[name] / sum(weights.values())

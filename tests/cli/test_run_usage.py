@@ -27,6 +27,7 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--from-models", "", "--baseline"), "--from-models is empty"),
         (("--from-models", "log/nowhere", "--baseline"), "log/nowhere"),
         (("--from-models", "latest", "--baseline"), "No log of a run with models"),
+        (("--seeds", "2"), "--seeds trains the best model with the mined columns and without"),
         (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
         (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
         (("--factor-loop", "3"), "takes --factor-loop\n"),

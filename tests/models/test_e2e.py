@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from unittest import mock
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 
 from examples.demo.sandbox import Sandbox
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models.predict import predict_again
 from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
@@ -195,3 +199,35 @@ def test_days_that_no_segment_has(project: Project) -> None:
     ic = found.groupby(level="datetime").apply(lambda day: day["score"].corr(day["label"]))
     assert ic.mean() > USED
     assert list(ic.isna()) == [False] * (len(ic) - 2) + [True, True]
+
+
+def test_seeds_of_the_best_model(project: Project) -> None:
+    """Of the model with the highest IC; what the page says are the metrics of the trainings of the job."""
+    (log,) = (folder for folder in project.box.project.glob("log/*") if folder.is_dir())
+    before = {file.parent for file in project.root.glob("*/sota_manifest.json")}
+    asked = ["run", "--from-models", str(log), "--baseline", "--seeds", "2", "--log-dir", "jobs"]
+    command = [str(Path(sys.executable).parent / "rdagent-sota"), *asked]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    best = max(project.models.values(), key=lambda of: training_record.metrics_beside(of / FACTOR_FILE)["IC"])
+    ics: dict[tuple[bool, int], float] = {}
+    for folder in {file.parent for file in project.root.glob("*/sota_manifest.json")} - before:
+        manifest = manifest_of(folder)
+        if "seed" in (change := manifest["retrained"]["change"]):
+            assert manifest["retrained"]["of"] == best.name
+            ic = training_record.metrics_beside(folder / FACTOR_FILE)["IC"]
+            ics[bool(manifest["mined_columns"]), change["seed"]] = ic
+    ours, base = ([ics[mined, seed] for seed in (1, 2)] for mined in (True, False))
+    assert len(ics) == 4
+    assert min(ours) > USED
+    assert max(map(abs, base)) < UNUSED
+    (page,) = (project.box.project / "jobs").glob("*_report.html")
+    said = [
+        f"{fmean(side):.3f} (standard deviation {stdev(side):.3f})".replace("-", "−") for side in (ours, base)
+    ]
+    assert f"Trained again with 2 seeds, its IC is {said[0]}, and {said[1]} without" in page.read_text(
+        "utf-8"
+    )
+    assert f"{fmean(ours):.4f} {fmean(base):>8.4f}" in done.stdout
+    assert done.stdout.count("trained again with seed 1: trained on") == 2
+    assert "2 model loops: 2 claim factors, 2 shown to have them" in done.stdout

@@ -125,8 +125,12 @@ def test_a_seed_is_paired_with_the_same_seed(root: Path) -> None:
     for seed in (3, 1):
         train(root / f"with{seed}", 0.06 + seed / 100, again({"seed": seed}), seed=seed)
         train(root / f"without{seed}", 0.02, again({"columns": [], "seed": seed}), seed=seed)
+    train(root / "threads", 0.02, {**again({"columns": [], "seed": 1}), "threads": 2})
     train(root / "alone", 0.02, again({"columns": [], "seed": 2}))
     train(root / "other", 0.02, again({"seed": 4}))
+    for folder in ("with3", "without3"):
+        train(root / f"older{folder}", 0.5, json.loads((root / folder / MANIFEST_FILE).read_text()))
+        os.utime(root / f"older{folder}" / MANIFEST_FILE, (0, 0))
     found = [(one.seed, one.ours.workspace.name, one.base.workspace.name) for one in pairs()]
     assert found == [(None, MODEL, "a"), (1, "with1", "without1"), (3, "with3", "without3")]
     said = ablation.difference(pairs())

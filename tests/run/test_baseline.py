@@ -51,13 +51,37 @@ def test_a_model_that_can_not_be_trained_again(ours: Project) -> None:
     _, output = ours.run(*LOOPS, "--baseline", STAND_IN_ABLATION=json.dumps({"models0": "no room"}))
     assert "is not trained again: no room" in output
     assert "baseline stage: 1 of 2 models" in output
+    assert "baseline stage: to try again what failed: rdagent-sota run --resume\n" in output
     assert ours.state["end"] == "done"
+    _, output = ours.run("--resume")
+    assert trained(output) == ["models0", "models1"]
+    assert "try again" not in output
+    _, output = ours.run("--resume")
+    assert trained(output) == [], "nothing is left to do"
     trouble = json.dumps({"models0": "no room", "models1": "no room"})
     status, output = ours.run(*LOOPS, "--baseline", STAND_IN_ABLATION=trouble)
     assert status == 1
     assert "No model could be trained again without the mined columns" in output
     assert "resume: rdagent-sota run --resume" in output
     assert ours.state["end"] == ""
+
+
+def test_seeds_of_the_best_model(ours: Project) -> None:
+    """After all ablations it is trained with each seed, both ways; what failed is tried again."""
+    (ours.folder / stand_in.WORKSPACES / "models1" / "qlib_res.csv").write_text(",0\nIC,0.6\n")
+    trouble = json.dumps({"models11": "no room"})
+    _, output = ours.run(*LOOPS, "--baseline", "--seeds", "1", STAND_IN_ABLATION=trouble)
+    assert "with seed 1, without the mined columns, is not trained again: no room" in output
+    assert "baseline stage: 2 of 2 models are trained again" in output
+    assert "baseline stage: 0 of 2 trainings of the best model with seeds are done" in output
+    _, output = ours.run("--resume", "--seeds", "2")
+    begun = [line for line in output.splitlines() if " of models" in line]
+    assert begun == [
+        *(f"ablation of models{number} ()" for number in range(2)),
+        *(f"seed {seed} of models1 {columns}" for seed in (1, 2) for columns in (None, ())),
+    ]
+    assert "baseline stage: 4 of 4 trainings of the best model with seeds are done" in output
+    assert ours.state["stages"][-1]["state"] == "ended"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

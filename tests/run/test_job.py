@@ -73,7 +73,7 @@ def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
     assert (found.options, found.stages[0].seconds) == (Options(1, 2, passed_on=("-C",)), 3.5)
     assert found.factor_set == JobSet("sha256:1", ("/a",), ())
     jobs.write(found)
-    state["options"] |= {"from_models": "", "jobs": None, "cluster": ""}
+    state["options"] |= {"from_models": "", "jobs": None, "cluster": "", "seeds": 0}
     assert json.loads(file.read_text()) == state
 
 
@@ -115,6 +115,7 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
         (Options(factor_loops=2), "--factor-loops 2 is less than the 3 that the job was to do"),
         (Options(model_loops=3), "--model-loops 3 is less than the 4 that the job was to do"),
         (Options(jobs=2), "--jobs is for models that are trained again, and without --baseline none is"),
+        (Options(seeds=1), "--seeds 1 goes with --baseline, and the job to resume has none"),
     ],
 )
 def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
@@ -154,6 +155,20 @@ def test_more_model_loops(log_dir: Path) -> None:
     more = jobs.resumed(job, Options(model_loops=5))
     assert [(stage.loops, stage.state) for stage in more.stages] == [(1, "ended"), (5, "begun"), (5, "begun")]
     assert (more.end, more.factor_set, more.options.model_loops) == ("", job.factor_set, 5)
+
+
+def test_more_seeds(log_dir: Path) -> None:
+    """More seeds open the ended baseline again; fewer are refused, and none leaves them as they are."""
+    job = jobs.new(Options(1, 2, True, seeds=2), log_dir)
+    for name in (FACTORS, MODELS, BASELINE):
+        job = begun(job, name, "ended")
+    job = dataclasses.replace(job, end="done")
+    assert jobs.resumed(job, Options()) == jobs.resumed(job, Options(seeds=2)) == job
+    more = jobs.resumed(job, Options(seeds=3))
+    assert [stage.state for stage in more.stages] == ["ended", "ended", "begun"]
+    assert (more.end, more.options.seeds, more.stage(BASELINE).loops) == ("", 3, 2)
+    with pytest.raises(JobError, match="--seeds 1 is less than the 2 that the job was to train with"):
+        jobs.resumed(job, Options(seeds=1))
 
 
 def test_the_log_of_models_of_another_folder(log_dir: Path, tmp_path: Path) -> None:
@@ -231,3 +246,9 @@ def test_shares(log_dir: Path, name: str, ended: tuple[str, ...], used: dict[str
         state = "ended" if stage.name in ended else "waiting"
         job = begun(job, stage.name, state, seconds=used.get(stage.name, 0.0))
     assert stages.share(job, name) == pytest.approx(share)
+
+
+def test_the_share_of_seeds(log_dir: Path) -> None:
+    """A seed counts as two models: it is trained with the mined columns and without."""
+    job = begun(jobs.new(Options(4, 2, True, "10000s", seeds=3), log_dir), FACTORS, "ended")
+    assert stages.share(job, BASELINE) == pytest.approx(10000 * 8 / 10)
