@@ -233,7 +233,7 @@ def run_command(
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="With --baseline: train the best model with seeds 1 to N, both ways."),
+        typer.Option(min=1, help="With --baseline: the best model too with seeds 1 to N, with and without."),
     ] = None,
     from_models: Annotated[
         str | None,
