@@ -127,6 +127,10 @@ class ResultError(BridgeError):
     """A back-test's results can't be read."""
 
 
+class PredictError(BridgeError):
+    """A model can't predict the days that were asked for, or not as it did before."""
+
+
 class ReportError(BridgeError):
     """A report can't be made or written."""
 

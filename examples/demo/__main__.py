@@ -44,7 +44,7 @@ def main(
     try:
         if keep is None:
             written = Path.cwd() / REPORT
-            report.check_target(written)
+            report.check(written)
             with tempfile.TemporaryDirectory(prefix="rdagent-sota-demo-") as folder:
                 page = _run(Path(folder), is_kept=False).read_text(encoding="utf-8")
                 # Under its own name at once: a copy that was cut off would look like a whole one.

@@ -166,6 +166,37 @@ def verify_command(
     raise typer.Exit(verify.run(log, as_json))
 
 
+@app.command(name="predict")
+def predict_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
+            "workspace. Left out: the newest log with models."
+        ),
+    ] = None,
+    date: Annotated[
+        str, typer.Option(help="A day, FROM:TO, or latest: the last day on which every feature has values.")
+    ] = "latest",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file, .csv or .parquet; predictions.csv if left out."),
+    ] = None,
+    changed_data: Annotated[
+        bool, typer.Option("--changed-data", help="Go on where the data give other old scores than before.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score days with a trained model: datetime, instrument, score, rank (1 is the day's highest score).
+
+    First the scores of its test segment are made again, and compared with the old ones. Beside the file
+    lies a manifest, FILE.json. Status 0 only if every day asked for has scores.
+    """
+    from rdagent_sota_bridge.cli import predict
+
+    predict.run(model, date, output, changed_data, as_json)
+
+
 @app.command(name="push")
 def push_command(
     named: Annotated[

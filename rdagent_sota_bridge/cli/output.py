@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
 
 import typer
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 
-from rdagent_sota_bridge.errors import is_shown, one_line
+from rdagent_sota_bridge.errors import ReportError, is_shown, one_line
+from rdagent_sota_bridge.system.files import open_file
 
 ASCII_MARKS = str.maketrans("✓✗", "+x")
 """For a stream that holds ASCII alone."""
@@ -36,3 +41,36 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what the user should know beside the output, on stderr."""
     for note in notes:
         echo(f"note: {note}", err=True)
+
+
+def check_target(target: Path, is_ours: Callable[[BinaryIO], bool], what: str) -> None:
+    """Refuse a file that is there and not ours, and a place that can hold no file.
+
+    Args:
+        target: The file that is to be written.
+        is_ours: Whether a file that is there may be written over.
+        what: What is to be written, such as `report`.
+
+    Raises:
+        ReportError: if it is one.
+    """
+    try:
+        with open_file(target) as file:
+            ours = is_ours(file)
+    except FileNotFoundError as error:
+        if not target.parent.is_dir():
+            raise unwritten(target, error, what) from None
+        if not os.access(target.parent, os.W_OK):
+            raise unwritten(target, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), what) from None
+        return
+    except OSError as error:
+        raise unwritten(target, error, what) from None
+    if not ours:
+        fact = f"The file is there and is no {what}: it is not written over"
+        raise ReportError(fact, str(target), "name another with -o, or remove it")
+
+
+def unwritten(target: Path, error: OSError, what: str) -> ReportError:
+    """Return the error of a file that can't be written."""
+    fix = "name a file with -o, in a folder that is there and that you may write into"
+    return ReportError(f"The {what} can't be written: {error.strerror}", str(target), fix)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from rdagent_sota_bridge.cli.output import echo, print_json
+from rdagent_sota_bridge.cli.output import check_target, echo, print_json, unwritten
 from rdagent_sota_bridge.cli.verify import named_logs
-from rdagent_sota_bridge.errors import ReportError
 from rdagent_sota_bridge.report import gather, page, plain
 from rdagent_sota_bridge.run import progress
-from rdagent_sota_bridge.system.files import open_file, write_whole
+from rdagent_sota_bridge.system.files import write_whole
 
 _HEAD = 4096  # the line that says what made a page stands within so many bytes
 
@@ -32,7 +31,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
     """
     target = Path.cwd() / (output or Path("report.html")).expanduser()
     if not as_json:
-        check_target(target)  # before a minute of work
+        check(target)  # before a minute of work
     missing = "There is no log: latest names the newest below ./log"
     fix = "start in the project folder of a run, or name its log folder"
     found = gather.gather(named_logs(logs, progress.logs, lambda _: True, missing, fix))
@@ -40,34 +39,18 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
         print_json(plain.as_plain(found))
         return
     text = page.render(found)
-    check_target(target)  # it may have come meanwhile
+    check(target)  # it may have come meanwhile
     try:
         write_whole(target.resolve(), text)
     except OSError as error:
-        raise _no_place(target, error) from None
+        raise unwritten(target, error, "report") from None
     echo(f"{target} ({decimal(target.stat().st_size)})")
 
 
-def check_target(target: Path) -> None:
+def check(target: Path) -> None:
     """Refuse a file that is there and no report of ours, and a place that can hold no file.
 
     Raises:
         ReportError: if it is one.
     """
-    try:
-        with open_file(target) as file:
-            ours = page.GENERATOR.encode() in file.read(_HEAD)
-    except FileNotFoundError as error:
-        if not target.parent.is_dir():
-            raise _no_place(target, error) from None
-        return
-    except OSError as error:
-        raise _no_place(target, error) from None
-    if not ours:
-        fact = "The file is there and is no report: it is not written over"
-        raise ReportError(fact, str(target), "name another with -o, or remove it")
-
-
-def _no_place(target: Path, error: OSError) -> ReportError:
-    fix = "name a file with -o, in a folder that is there and that you may write into"
-    return ReportError(f"The report can't be written: {error.strerror}", str(target), fix)
+    check_target(target, lambda file: page.GENERATOR.encode() in file.read(_HEAD), "report")

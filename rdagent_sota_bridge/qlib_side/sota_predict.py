@@ -2,34 +2,137 @@
 
 The data set is built from its recorded configuration, and the processors that were fitted in the training are
 taken from the recorded data set, and applied (`qlib/data/dataset/handler.py`, pyqlib 0.9.7). In the folder
-are `sota_predict.json` (`qlib_init` and `dataset`), `dataset`, `params.pkl`, and what these need.
+are `sota_predict.json` (`qlib_init`, `dataset`, `asked`, `late`), `dataset`, `params.pkl`, `pred.pkl`, and
+what these need. Writes `sota_predictions.parquet`, `sota_repeated.parquet` where days are asked for, and
+`sota_predict_about.json`, which says why there are none where `refused` is in it.
 """
 
 import json
 import pickle
+import platform
+import sys
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import qlib
+from qlib.data import D
 from qlib.data.dataset.handler import DataHandlerLP
+from qlib.data.dataset.loader import StaticDataLoader
 from qlib.utils import init_instance_by_config
 
-config = json.loads(Path("sota_predict.json").read_text(encoding="utf-8"))
-qlib.init(**config["qlib_init"])
-with Path("dataset").open("rb") as file:
-    recorded = pickle.load(file)  # noqa: S301 - Qlib's own way; the model's code is run in any case
-with Path("params.pkl").open("rb") as file:
-    model = pickle.load(file)  # noqa: S301
+STEPS = 30  # days that a TSDatasetH looks back where it is not told how many (`TSDatasetH.DEFAULT_STEP_LEN`)
 
-arguments = config["dataset"]["kwargs"]
-arguments["handler"]["kwargs"]["init_data"] = False  # else it would be loaded twice, and processors fitted
-handler = init_instance_by_config(arguments["handler"])
-for name in ("shared_processors", "infer_processors", "learn_processors"):
-    setattr(handler, name, getattr(recorded.handler, name))
-handler.setup_data(init_type=DataHandlerLP.IT_LS)
-arguments["handler"] = handler
-model.n_jobs = 0  # RD-Agent asks for 20 processes, each of which fetches one row at a time
-scores = model.predict(init_instance_by_config(config["dataset"]))
-labels = handler.fetch(slice(*arguments["segments"]["test"]), col_set="label", data_key=DataHandlerLP.DK_R)
-found = pd.DataFrame({"score": scores, "label": labels.iloc[:, 0].reindex(scores.index)})
-found.to_parquet("sota_predictions.parquet")
+
+def loaded(name: str) -> Any:
+    """Return what a pickle of the training holds: Qlib's own way, and the model's code is run in any case."""
+    with Path(name).open("rb") as file:
+        return pickle.load(file)  # noqa: S301
+
+
+def answer(about: Any) -> None:
+    """Write what is said of the predictions."""
+    Path("sota_predict_about.json").write_text(json.dumps(about, default=str), encoding="utf-8")
+
+
+def refuse(fact: str, place: object, fix: str) -> None:
+    """Say why there are no predictions, and end."""
+    answer({"refused": [fact, str(place), fix]})
+    sys.exit()
+
+
+def days_of(calendar: Any, asked: Any) -> Any:
+    """Return the trading days that are asked for."""
+    first, last = map(pd.Timestamp, asked)
+    place = "Qlib's calendars/day.txt, from {:%Y-%m-%d} to {:%Y-%m-%d}".format(*calendar[[0, -1]])
+    if last > calendar[-1]:
+        refuse(
+            f"Qlib's data end before {last:%Y-%m-%d}",
+            place,
+            "bring Qlib's data up to date, or ask for latest",
+        )
+    days = calendar[(calendar >= first) & (calendar <= last)]
+    if not len(days):
+        before = calendar[max(0, calendar.searchsorted(first) - 1)]
+        refuse(f"{asked[0]} is no trading day", place, f"name one, such as {before:%Y-%m-%d}")
+    return days
+
+
+def check_values(handler: Any, days: Any, filled: Any, latest: Any) -> None:
+    """Refuse days without instruments, and days behind the last value of a feature."""
+    for day in days.difference(filled.index)[:1]:
+        fix = "bring Qlib's list of the market's instruments up to date, or name another day"
+        refuse(
+            f"The market {handler.instruments} has no instrument on {day:%Y-%m-%d}", "Qlib's instruments", fix
+        )
+    ends = filled.apply(lambda column: column.index[column][-1])
+    short = ends[ends < days[-1]]
+    if not len(short):
+        return
+    fix = f"bring newer values, or name a day up to {latest:%Y-%m-%d}"
+    for loader in handler.data_loader.data_loader_l:
+        if isinstance(loader, StaticDataLoader) and {name for _, name in loader._data.columns} >= {
+            *short.index
+        }:
+            fact = f"The factor set ends on {short.min():%Y-%m-%d}, before {days[-1]:%Y-%m-%d}"
+            refuse(fact, "columns {}".format(", ".join(short.index)), fix)
+    fact = f"Features have no value on {days[-1]:%Y-%m-%d}: {', '.join(short.index)}"
+    refuse(fact, f"Qlib's data; the first of these ends on {short.min():%Y-%m-%d}", fix)
+
+
+def main() -> None:
+    """Predict."""
+    config = json.loads(Path("sota_predict.json").read_text(encoding="utf-8"))
+    qlib.init(**config["qlib_init"])
+    recorded, model, predicted = loaded("dataset"), loaded("params.pkl"), loaded("pred.pkl")["score"]
+    arguments, asked = config["dataset"]["kwargs"], config["asked"]
+    wanted, test = arguments["handler"]["kwargs"], arguments["segments"]["test"]
+    calendar = pd.DatetimeIndex(D.calendar())
+    if asked:
+        days = calendar[-1:] if asked == "latest" else days_of(calendar, asked)
+        # An open end, or one that the data have reached since, would take in days that are not old.
+        test = [test[0], str(max(predicted.index.get_level_values("datetime")))]
+        wanted["end_time"] = str(max(days[-1], pd.Timestamp(test[1])))
+        if config["late"]:
+            first = min(pd.Timestamp(test[0]), days[0])
+            begin = calendar[max(0, calendar.searchsorted(first) - arguments.get("step_len", STEPS))]
+            wanted["start_time"] = str(max(begin, pd.Timestamp(wanted["start_time"])))
+    wanted["init_data"] = False  # else it would be loaded twice, and processors fitted
+    handler = init_instance_by_config(arguments["handler"])
+    handler.shared_processors = recorded.handler.shared_processors
+    handler.infer_processors = recorded.handler.infer_processors
+    handler.learn_processors = []  # nothing learns, and they would take a copy of all
+    handler.setup_data(init_type=DataHandlerLP.IT_LS)
+    arguments["handler"] = handler
+    model.n_jobs = 0  # RD-Agent asks for 20 processes, each of which fetches one row at a time
+    dataset = init_instance_by_config(config["dataset"])
+
+    def scores(segment: Any) -> Any:
+        dataset.segments = {**dataset.segments, "test": tuple(segment)}
+        return model.predict(dataset)
+
+    about = {"start": wanted["start_time"], "calendar_end": calendar[-1]}
+    if asked:
+        filled = handler._data["feature"].notna().groupby(level="datetime").any()
+        filled = filled.loc[:, filled.any()]  # one without any value had none in the training either
+        latest = filled.index[filled.all(axis=1)][-1]
+        if asked == "latest":
+            days = pd.DatetimeIndex([latest])
+        check_values(handler, days, filled, latest)
+        repeated = {"score": scores(test), "recorded": predicted}
+        pd.concat(repeated, axis=1).to_parquet("sota_repeated.parquet")
+        about.update({"features_end": latest, "days": list(days)})
+        test = [str(days[0]), str(days[-1])]
+    found = scores(test)
+    labels = handler.fetch(slice(*test), col_set="label", data_key=DataHandlerLP.DK_R)
+    pd.DataFrame({"score": found, "label": labels.iloc[:, 0].reindex(found.index)}).to_parquet(
+        "sota_predictions.parquet"
+    )
+    versions = {"python": platform.python_version()}
+    for name in ("pyqlib", "torch", "pandas", "numpy"):
+        versions[name] = metadata.version(name)
+    answer({**about, "versions": versions})
+
+
+main()

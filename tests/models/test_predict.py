@@ -14,16 +14,28 @@ import pytest
 from rdagent_sota_bridge.errors import (
     BridgeError,
     FactorFileNotFoundError,
+    PredictError,
     ResultError,
     SeamError,
+    SetChangedError,
     StoreError,
 )
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.predict import predict_again
-from tests import trained
+from rdagent_sota_bridge.models.predict import TOLERANCE, predict, predict_again
+from tests import frames, trained
 
-FOUND = pd.DataFrame({"score": [0.5], "label": [float("nan")]})
+DAY = "2020-09-30"
+INDEX = pd.MultiIndex.from_tuples([(pd.Timestamp(DAY), "SH600000")], names=["datetime", "instrument"])
+FOUND = pd.DataFrame({"score": [0.5], "label": [float("nan")]}, INDEX)
+
+
+def repeated(shift: float = 0.0) -> pd.DataFrame:
+    """Return three old scores, and the same again but for a shift of the last one."""
+    days = pd.to_datetime(["2020-01-01", "2020-01-01", "2020-01-02"])
+    codes = ["SH600000", "SH600001", "SH600000"]
+    index = pd.MultiIndex.from_arrays([days, codes], names=["datetime", "instrument"])
+    return pd.DataFrame({"score": [-1.0, 0.0, 1.0 + shift], "recorded": [-1.0, 0.0, 1.0]}, index)
 
 
 MODEL = {"module_path": "qlib", "kwargs": {}}
@@ -39,34 +51,106 @@ def task_of(model: Path) -> Path:
 def model(tmp_path: Path) -> Path:
     """Return the workspace of a model with all that Qlib records."""
     workspace = trained.write_training(tmp_path / "model")
-    for name in ("params.pkl", "dataset"):
+    for name in ("params.pkl", "dataset", "pred.pkl"):
         (workspace / "mlruns" / "202467401526266377" / trained.RECORDER / "artifacts" / name).write_text(name)
     return workspace
 
 
-@pytest.mark.parametrize("days", [None, ("2020-08-03", "2020-09-30")])
-def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorded data set, with other days where some are named; a folder of its own, which is removed."""
-    asked: list[Any] = []
+def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> Any:
+    """Return what stands in for Qlib: it keeps what it is asked, and leaves one repeat after the other."""
 
     def call(function: str, folder: Path, script: str) -> None:
         names = {file.name for file in folder.iterdir()}
-        expected = {"model.py", FACTOR_FILE, "params.pkl", "dataset", "sota_predict.py", "sota_predict.json"}
-        assert (function, script, names) == ("run_in_qlib", "sota_predict.py", expected)
+        recorded = {"model.py", FACTOR_FILE, "params.pkl", "dataset", "pred.pkl"}
+        assert names == {*recorded, "sota_predict.py", "sota_predict.json"}
+        assert (function, script) == ("run_in_qlib", "sota_predict.py")
         asked.append(json.loads((folder / "sota_predict.json").read_text()))
         FOUND.to_parquet(folder / "sota_predictions.parquet")
+        repeats.pop(0).to_parquet(folder / "sota_repeated.parquet")
+        said = {"start": "2016-12-01 00:00:00", "calendar_end": f"{DAY} 00:00:00", "features_end": DAY}
+        said |= {"days": [f"{DAY} 00:00:00"], "versions": {"pyqlib": "0.9.7"}, **about}
+        (folder / "sota_predict_about.json").write_text(json.dumps(said))
 
-    monkeypatch.setattr(child, "call", call)
+    return call
+
+
+@pytest.mark.parametrize("days", [None, ("2020-08-03", "2020-09-30")])
+def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded data set, the days where some are named, and a folder of its own, which is removed."""
+    asked: list[Any] = []
+    monkeypatch.setattr(child, "call", answering([repeated()], asked))
     before = sorted(model.rglob("*"))
     pd.testing.assert_frame_equal(predict_again(model, days), FOUND)
     assert sorted(model.rglob("*")) == before
-    (config,) = asked
     expected = json.loads(json.dumps(trained.config(), default=str))
-    dataset = expected["task"]["dataset"]
-    if days is not None:
-        dataset["kwargs"]["segments"]["test"] = list(days)
-        dataset["kwargs"]["handler"]["kwargs"]["end_time"] = days[1]
-    assert config == {"qlib_init": expected["qlib_init"], "dataset": dataset}
+    named = {"qlib_init": expected["qlib_init"], "dataset": expected["task"]["dataset"]}
+    assert asked == [{**named, "asked": days and list(days), "late": False}]
+
+
+@pytest.mark.parametrize(
+    ("shifts", "changed_data", "largest", "moved", "starts"),
+    [
+        ([0.0], False, 0.0, 0, [True]),
+        ([TOLERANCE / 2], False, TOLERANCE / 2, 0, [True]),
+        ([0.5, 0.0], False, 0.0, 0, [True, False]),
+        ([0.5, 0.5], True, 0.5, 1, [True, False]),
+        ([float("nan")] * 2, True, float("inf"), 1, [True, False]),
+    ],
+)
+def test_old_scores(
+    shifts: list[float],
+    changed_data: bool,
+    largest: float,
+    moved: int,
+    starts: list[bool],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They come out of late data; else of all of them; what moved still is said, and taken where asked."""
+    asked: list[Any] = []
+    monkeypatch.setattr(child, "call", answering([repeated(one) for one in shifts], asked))
+    found = predict(model, None, None, changed_data, lambda _: None)
+    assert [(one["asked"], one["late"]) for one in asked] == [("latest", late) for late in starts]
+    repeat = found.repeat
+    assert (repeat.largest, repeat.deviation) == (pytest.approx(largest), pytest.approx(1.0))
+    assert (len(repeat.moved), repeat.rows, repeat.days) == (moved, 3, ("2020-01-01", "2020-01-02"))
+    assert (found.days, found.calendar_end, found.features_end) == ((DAY,), DAY, DAY)
+    assert (found.recorder, found.factor_set) == (trained.RECORDER, trained.DIGEST)
+
+
+def test_moved_scores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which days and instruments."""
+    monkeypatch.setattr(child, "call", answering([repeated(0.5), repeated(0.5)], []))
+    with pytest.raises(PredictError, match=r"1 of 3 by more than 0.0001 .* the most by 0.5 of it") as caught:
+        predict(model, None, None, False, lambda _: None)
+    place = "1 days from 2020-01-02 to 2020-01-02, 1 instruments; the most: SH600000 on 2020-01-02"
+    assert caught.value.place == f"{place} (1 then, 1.5 now)"
+
+
+def test_a_day_without_scores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No day is left out in silence."""
+    monkeypatch.setattr(child, "call", answering([repeated()], [], days=[DAY, "2020-09-29"]))
+    with pytest.raises(PredictError, match="no instrument a score on 2020-09-29"):
+        predict(model, None, None, False, lambda _: None)
+
+
+def test_another_factor_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the place of the workspace's own, if it has the columns."""
+    other = tmp_path / "values.parquet"
+    frames.factor_frame(trained.MINED).to_parquet(other)
+    seen: list[bytes] = []
+
+    def call(_: str, folder: Path, __: str) -> None:
+        seen.append((folder / FACTOR_FILE).read_bytes())
+        (folder / child.OUTPUT).touch()
+
+    monkeypatch.setattr(child, "call", call)
+    with pytest.raises(ResultError, match="predicted nothing"):
+        predict_again(model, values=other)
+    assert seen == [other.read_bytes()]
+    frames.factor_frame(trained.MINED[:1]).to_parquet(other)
+    with pytest.raises(PredictError, match=f"no column {trained.MINED[1]}"):
+        predict_again(model, values=other)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +160,12 @@ def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) 
         (shutil.rmtree, ResultError, "The model's workspace is gone"),
         (lambda model: (model / FACTOR_FILE).unlink(), FactorFileNotFoundError, "not found"),
         (lambda model: (model / "model.py").unlink(), StoreError, "The model can't predict"),
+        (lambda model: (model / "sota_manifest.json").write_text("{"), ResultError, "can't be read"),
+        (
+            lambda model: frames.factor_frame(("gap",)).to_parquet(model / FACTOR_FILE),
+            SetChangedError,
+            "not the one",
+        ),
     ],
 )
 def test_refusals(

@@ -1,0 +1,150 @@
+"""The command `rdagent-sota predict`: a model's scores for some days, and a manifest beside them."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print_notes, unwritten
+from rdagent_sota_bridge.errors import PredictError, ReportError
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
+from rdagent_sota_bridge.models import choose, predict
+from rdagent_sota_bridge.models.choose import Chosen
+from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, iso
+from rdagent_sota_bridge.qlib_files import manifest
+from rdagent_sota_bridge.system import files
+
+COLUMNS = (DATETIME, INSTRUMENT, "score", "rank")
+_WHAT = "table of scores"
+_MADE_BY = {"made_by": "rdagent-sota predict"}
+_HEAD = json.dumps(_MADE_BY, indent=2).encode()[:-2]  # what a manifest of ours begins with
+
+
+def run(model: str | None, date: str, output: Path | None, changed_data: bool, as_json: bool) -> None:
+    """Write a model's scores, and print where; or print what the manifest beside them holds.
+
+    Args:
+        model: A log folder, `LOG:LOOP` or a workspace; None is the best model of the newest run with models.
+        date: `latest`, a day, or FROM:TO.
+        output: The file, .csv or .parquet; None is `predictions.csv` in the current folder.
+        changed_data: Go on where old predictions came out otherwise.
+        as_json: Print JSON.
+
+    Raises:
+        PredictError: if a day has no scores, or old predictions came out otherwise.
+        ReportError: if the files can't be written, or are something else.
+        ResultError: if there is no such model.
+    """
+    days = _days(date)
+    target = Path.cwd() / (output or Path("predictions.csv")).expanduser()
+    beside = target.with_name(f"{target.name}.json")
+    _check(target, beside)  # before a minute of work
+    chosen = choose.chosen(model)
+    print_notes(chosen.notes)
+    values = None  # the set in the model's workspace
+    found = predict.predict(chosen.workspace, days, values, changed_data, lambda text: print_notes([text]))
+    table = ranked(found.scores)
+    content = _content(table, target.suffix)
+    record = _record(chosen, found)
+    record["file"] = {"name": target.name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(table)}
+    _check(target, beside)  # they may have come meanwhile
+    try:
+        files.write_whole(target.resolve(), content)
+        files.write_whole(beside.resolve(), json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+    except OSError as error:
+        raise unwritten(target, error, _WHAT) from None
+    if as_json:
+        print_json(record)
+        return
+    where = chosen.workspace if chosen.log is None else f"loop {chosen.loop} of {chosen.log}"
+    echo(f"model: {where}")
+    echo(f"old scores of {' to '.join(found.repeat.days)}: {found.repeat}")
+    first, last = found.days[0], found.days[-1]
+    span = last if first == last else f"{first} to {last}"
+    echo(f"{span}: {len(table):,} scores on {len(found.days)} day{'s' * (first != last)}")
+    echo(f"{target}, and {beside.name}")
+
+
+def _days(text: str) -> tuple[str, str] | None:
+    if text == LATEST_DAY:
+        return None
+    try:
+        first, *last = (datetime.date.fromisoformat(day) for day in text.split(":", 1))
+        if last and last[0] < first:
+            raise ValueError
+    except ValueError:
+        fix = (
+            f"write {LATEST_DAY}, a day such as 2026-01-30, or two with a colon between, the first one first"
+        )
+        raise PredictError(f"--date names no days: {text}", "option --date", fix) from None
+    return str(first), str((last or [first])[0])
+
+
+def ranked(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of some scores: the day's highest has rank 1; equal ones share the better rank."""
+    table = scores[["score"]].dropna().reset_index()
+    table["rank"] = table.groupby(DATETIME)["score"].rank(method="min", ascending=False).astype("int64")
+    return table.sort_values([DATETIME, "rank", INSTRUMENT], ignore_index=True)[list(COLUMNS)]
+
+
+def _content(table: pd.DataFrame, suffix: str) -> bytes:
+    if suffix != ".parquet":
+        return str(table.to_csv(index=False, date_format="%Y-%m-%d")).encode()
+    written: bytes = table.to_parquet(index=False)
+    return written
+
+
+def _record(chosen: Chosen, found: Prediction) -> dict[str, Any]:
+    """Return the manifest, but for the file."""
+    repeat, per_day = found.repeat, found.scores["score"].groupby(level=DATETIME).count()
+    return {
+        **_MADE_BY,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": {
+            "workspace": str(chosen.workspace),
+            "log": None if chosen.log is None else str(chosen.log),
+            "loop": chosen.loop,
+            "recorder": found.recorder,
+        },
+        "factor_set": found.factor_set,
+        "days": {iso(day): int(count) for day, count in per_day.items()},
+        "qlib_data_end": found.calendar_end,
+        "features_end": found.features_end,
+        "old_scores": {
+            "days": list(repeat.days),
+            "rows": repeat.rows,
+            "largest_difference": repeat.largest if math.isfinite(repeat.largest) else None,
+            "standard_deviation": repeat.deviation,
+            "moved": len(repeat.moved),
+            "data_from": repeat.start,
+        },
+        "changed_data": bool(repeat.moved.size),
+        "versions": {"rd_agent_side": manifest.versions(), "qlib_side": found.versions},
+    }
+
+
+def _check(target: Path, beside: Path) -> None:
+    """Refuse files that are there and not ours, another suffix, and a place that can hold no file."""
+    if target.suffix not in (".csv", ".parquet"):
+        fact = f"The suffix says the form of the table, and there is none for {target.suffix or 'no suffix'}"
+        raise ReportError(fact, str(target), "name a file that ends in .csv or .parquet with -o")
+    check_target(target, _is_table, _WHAT)
+    check_target(beside, lambda file: file.read(len(_HEAD)) == _HEAD, f"manifest of a {_WHAT}")
+
+
+def _is_table(file: BinaryIO) -> bool:
+    head = ",".join(COLUMNS).encode()
+    if file.read(len(head)) == head:
+        return True
+    try:
+        return tuple(pq.read_schema(file).names) == COLUMNS
+    except pa.ArrowInvalid:
+        return False
