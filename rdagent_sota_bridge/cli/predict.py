@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,7 @@ from rdagent_sota_bridge.errors import PredictError, ReportError
 from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.models import choose, predict
 from rdagent_sota_bridge.models.choose import Chosen
-from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, iso
+from rdagent_sota_bridge.models.predict import LATEST_DAY
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.system import files
 
@@ -43,18 +42,19 @@ def run(model: str | None, date: str, output: Path | None, changed_data: bool, a
         ReportError: if the files can't be written, or are something else.
         ResultError: if there is no such model.
     """
-    days = _days(date)
+    asked = _days(date)
     target = Path.cwd() / (output or Path("predictions.csv")).expanduser()
     beside = target.with_name(f"{target.name}.json")
     _check(target, beside)  # before a minute of work
     chosen = choose.chosen(model)
     print_notes(chosen.notes)
     values = None  # the set in the model's workspace
-    found = predict.predict(chosen.workspace, days, values, changed_data, lambda text: print_notes([text]))
+    found = predict.predict(chosen.workspace, asked, values, changed_data, lambda text: print_notes([text]))
     table = ranked(found.scores)
     content = _content(table, target.suffix)
-    record = _record(chosen, found)
-    record["file"] = {"name": target.name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(table)}
+    record = _record(chosen, found.about)
+    digest = hashlib.sha256(content).hexdigest()
+    record["file"] = {"name": target.name, "sha256": digest, "rows": len(table)}
     _check(target, beside)  # they may have come meanwhile
     try:
         files.write_whole(target.resolve(), content)
@@ -66,10 +66,9 @@ def run(model: str | None, date: str, output: Path | None, changed_data: bool, a
         return
     where = chosen.workspace if chosen.log is None else f"loop {chosen.loop} of {chosen.log}"
     echo(f"model: {where}")
-    echo(f"old scores of {' to '.join(found.repeat.days)}: {found.repeat}")
-    first, last = found.days[0], found.days[-1]
-    span = last if first == last else f"{first} to {last}"
-    echo(f"{span}: {len(table):,} scores on {len(found.days)} day{'s' * (first != last)}")
+    days, old = record["days"], record["old_scores"]
+    echo(f"old scores of {' to '.join(old['days'])}: {predict.sentence(record)}")
+    echo(f"{' to '.join(dict.fromkeys([days[0], days[-1]]))}: {len(table):,} scores")
     echo(f"{target}, and {beside.name}")
 
 
@@ -102,32 +101,15 @@ def _content(table: pd.DataFrame, suffix: str) -> bytes:
     return written
 
 
-def _record(chosen: Chosen, found: Prediction) -> dict[str, Any]:
+def _record(chosen: Chosen, about: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest, but for the file."""
-    repeat, per_day = found.repeat, found.scores["score"].groupby(level=DATETIME).count()
+    log = None if chosen.log is None else str(chosen.log)
     return {
         **_MADE_BY,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": {
-            "workspace": str(chosen.workspace),
-            "log": None if chosen.log is None else str(chosen.log),
-            "loop": chosen.loop,
-            "recorder": found.recorder,
-        },
-        "factor_set": found.factor_set,
-        "days": {iso(day): int(count) for day, count in per_day.items()},
-        "qlib_data_end": found.calendar_end,
-        "features_end": found.features_end,
-        "old_scores": {
-            "days": list(repeat.days),
-            "rows": repeat.rows,
-            "largest_difference": repeat.largest if math.isfinite(repeat.largest) else None,
-            "standard_deviation": repeat.deviation,
-            "moved": len(repeat.moved),
-            "data_from": repeat.start,
-        },
-        "changed_data": bool(repeat.moved.size),
-        "versions": {"rd_agent_side": manifest.versions(), "qlib_side": found.versions},
+        "model": {"workspace": str(chosen.workspace), "log": log, "loop": chosen.loop},
+        **about,
+        "versions": {"rd_agent_side": manifest.versions(), "qlib_side": about["versions"]},
     }
 
 

@@ -23,7 +23,6 @@ from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
 from rdagent_sota_bridge.qlib_files import docker, training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.qlib_files.training_record import Training
 from rdagent_sota_bridge.system import files
 
 LATEST_DAY = "latest"
@@ -40,60 +39,23 @@ _SHOWN = 3  # examples in a message
 
 
 @dataclass(frozen=True, eq=False)
-class Repeat:
-    """How a model's old predictions came out again: the rows of its recorded test segment.
-
-    Attributes:
-        days: Their first and last day (ISO).
-        rows: How many there were.
-        largest: The largest difference of two scores, 0.0 where all are equal to the bit; infinite where a
-            row is gone, or new.
-        deviation: The standard deviation of the scores as they were.
-        moved: `recorded` and `score` by datetime and instrument, of the rows that differ by more than
-            `TOLERANCE` of it; the largest difference first.
-        start: The first day of the data that were loaded (ISO).
-    """
-
-    days: tuple[str, str]
-    rows: int
-    largest: float
-    deviation: float
-    moved: pd.DataFrame
-    start: str
-
-    def __str__(self) -> str:
-        if not self.largest:
-            return f"{self.rows:,} equal to the bit"
-        part = self.largest / self.deviation if self.deviation else np.inf
-        return (
-            f"{len(self.moved):,} of {self.rows:,} by more than {TOLERANCE:g} of their standard deviation, "
-            f"the most by {part:.2g} of it"
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a model predicts for some days.
 
     Attributes:
         scores: As `predict_again` returns them.
-        days: The trading days that were asked for (ISO); each has scores.
-        repeat: How the old predictions came out.
-        calendar_end: The last day of Qlib's data (ISO).
-        features_end: The last day on which every feature has values (ISO).
-        versions: Versions in Qlib's environment.
-        recorder: mlflow's id of the training.
-        factor_set: The digest of the set that the model was trained on; None where no manifest says it.
+        moved: `recorded` and `score` by datetime and instrument, of the old scores that differ by more than
+            `TOLERANCE` of their standard deviation; the largest difference first.
+        about: As a manifest says it: `recorder` (mlflow's id), `factor_set` (its digest; None where no
+            manifest has it), `days` that were asked for, `qlib_data_end`, `features_end` (the last day on
+            which every feature has values), `versions` in Qlib's environment, and `old_scores`, of which
+            `largest_difference` is 0.0 where all are equal to the bit, and None where a row is gone or new;
+            and `changed_data`: whether any moved, and that was accepted.
     """
 
     scores: pd.DataFrame
-    days: tuple[str, ...]
-    repeat: Repeat
-    calendar_end: str
-    features_end: str
-    versions: dict[str, str]
-    recorder: str
-    factor_set: str | None
+    moved: pd.DataFrame
+    about: dict[str, Any]
 
 
 def predict(
@@ -121,22 +83,18 @@ def predict(
         As `predict_again`.
     """
     of = of.absolute()
-    training = training_record.read_training(of)
     asked = LATEST_DAY if days is None else list(days)
-    found, repeat = _repeated(of, training, values, {"asked": asked, "late": True})
-    if repeat.moved.size:
-        say(f"old scores differ, {repeat}: once more, on data from the recorded start")
-        found, repeat = _repeated(of, training, values, {"asked": asked, "late": False})
-    if repeat.moved.size and not changed_data:
-        raise _moved(repeat)
-    about, scored = found.about, found.scores["score"].dropna().index.unique(DATETIME)
-    if without := [iso(day) for day in about["days"] if pd.Timestamp(day) not in scored]:
+    found = _compared(of, *_run(of, values, asked, late=True))
+    if found.moved.size:
+        say(f"old scores differ: {sentence(found.about)}; once more, on data from the recorded start")
+        found = _compared(of, *_run(of, values, asked, late=False))
+    if found.moved.size and not changed_data:
+        raise _changed(found)
+    scored = set(_iso(found.scores["score"].dropna().index.unique(DATETIME)))
+    if without := [day for day in found.about["days"] if day not in scored]:
         fact = f"The model gives no instrument a score on {', '.join(without[:_SHOWN])}"
         raise PredictError(fact, str(of), "name other days, or take another model")
-    ends = iso(about["calendar_end"]), iso(about["features_end"])
-    days_iso = tuple(map(iso, about["days"]))
-    named = training.run.name, _manifest(of).digest
-    return Prediction(found.scores, days_iso, repeat, *ends, about["versions"], *named)
+    return found
 
 
 def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | None = None) -> pd.DataFrame:
@@ -160,31 +118,25 @@ def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | 
         SeamError: if the recorded configuration has a form that is not known.
         StoreError: if a file can't be read or written.
     """
-    of = of.absolute()
-    asked = None if days is None else list(days)
-    return _run(of, training_record.read_training(of), values, {"asked": asked, "late": False}).scores
+    scores, *_ = _run(of.absolute(), values, None if days is None else list(days), late=False)
+    return scores
 
 
 # --- in Qlib's environment ---
 
 
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What the script left: scores of the days asked for, `score` beside `recorded`, and what it says."""
-
-    scores: pd.DataFrame
-    repeated: pd.DataFrame
-    about: dict[str, Any]
-
-
-def _run(of: Path, training: Training, values: Path | None, asked: dict[str, Any]) -> _Answer:
+def _run(
+    of: Path, values: Path | None, asked: list[str] | str | None, *, late: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Return the scores, the old ones as `score` beside `recorded`, and what the script says."""
+    training = training_record.read_training(of)
     try:
         dataset = training.config["task"]["dataset"]
         loaders = dataset["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"]
         with_set = FACTOR_FILE in [loader["kwargs"]["config"] for loader in loaders]
         # Dates become text, which Qlib takes as well.
-        named = {"qlib_init": training.config["qlib_init"], "dataset": dataset, **asked}
-        config = json.dumps(named, default=str)
+        named = {"qlib_init": training.config["qlib_init"], "dataset": dataset}
+        config = json.dumps({**named, "asked": asked, "late": late}, default=str)
     except (KeyError, TypeError) as error:
         fact = f"What Qlib recorded has a form that is not known: {type(error).__name__}: {error}"
         raise SeamError(fact, str(training.run / "artifacts" / "task"), OTHER_RELEASE) from None
@@ -211,8 +163,8 @@ def _run(of: Path, training: Training, values: Path | None, asked: dict[str, Any
             if "refused" in about:
                 raise PredictError(*about["refused"])
             scores = pd.read_parquet(folder / _PREDICTIONS)
-            again = pd.read_parquet(folder / _REPEATED) if asked["asked"] else scores
-            return _Answer(scores, again, about)
+            again = pd.read_parquet(folder / _REPEATED) if asked else scores
+            return scores, again, {"recorder": training.run.name, **about}
         said = (folder / child.OUTPUT).replace(of / _OUTPUT)
         raise ResultError("The model predicted nothing", str(said), "see what Qlib says there")
 
@@ -255,37 +207,48 @@ def _manifest(of: Path) -> _Manifest:
 # --- old predictions ---
 
 
-def _repeated(
-    of: Path, training: Training, values: Path | None, asked: dict[str, Any]
-) -> tuple[_Answer, Repeat]:
-    found = _run(of, training, values, asked)
-    return found, _repeat(found.repeated, iso(found.about["start"]))
-
-
-def _repeat(repeated: pd.DataFrame, start: str) -> Repeat:
+def _compared(of: Path, scores: pd.DataFrame, repeated: pd.DataFrame, about: dict[str, Any]) -> Prediction:
     now, before = repeated["score"], repeated["recorded"]
     difference = (now - before).abs().where(now.notna() & before.notna(), np.inf)
     difference[now.isna() & before.isna()] = 0.0
-    deviation = float(before.std())
+    largest, deviation = float(difference.max()), float(before.std())
     far = difference[difference > TOLERANCE * deviation].sort_values(ascending=False, kind="stable")
-    days = before.dropna().index.get_level_values(DATETIME)
-    span = iso(days.min()), iso(days.max())
-    moved = repeated.loc[far.index, ["recorded", "score"]]
-    return Repeat(span, int(before.count()), float(difference.max()), deviation, moved, start)
+    days = _iso(before.dropna().index.unique(DATETIME))
+    old = {
+        "days": [min(days), max(days)],
+        "rows": int(before.count()),
+        "moved": len(far),
+        "largest_difference": largest if np.isfinite(largest) else None,
+        "standard_deviation": deviation,
+        "data_from": about.pop("data_from"),
+    }
+    about = {"factor_set": _manifest(of).digest, **about, "old_scores": old, "changed_data": len(far) > 0}
+    return Prediction(scores, repeated.loc[far.index, ["recorded", "score"]], about)
 
 
-def _moved(repeat: Repeat) -> PredictError:
-    days, codes = (repeat.moved.index.unique(level).sort_values() for level in (DATETIME, INSTRUMENT))
+def sentence(about: dict[str, Any]) -> str:
+    """Return how the old scores came out."""
+    old = about["old_scores"]
+    largest, deviation = old["largest_difference"], old["standard_deviation"]
+    if largest == 0:
+        return f"{old['rows']:,} equal to the bit"
+    most = "rows are gone or new" if largest is None else f"the most by {largest:.2g}"
+    part = f"{TOLERANCE:g} of their standard deviation ({deviation:.2g})"
+    return f"{old['moved']:,} of {old['rows']:,} by more than {part}, {most}"
+
+
+def _changed(found: Prediction) -> PredictError:
+    days, codes = (found.moved.index.unique(level).sort_values() for level in (DATETIME, INSTRUMENT))
     shown = [
-        f"{code} on {iso(day)} ({before:.6g} then, {now:.6g} now)"
-        for (day, code), before, now in repeat.moved.head(_SHOWN).itertuples()
+        f"{code} on {str(day)[:10]} ({before:.6g} then, {now:.6g} now)"
+        for (day, code), before, now in found.moved.head(_SHOWN).itertuples()
     ]
-    place = f"{len(days)} days from {iso(days[0])} to {iso(days[-1])}, {len(codes)} instruments; the most: "
-    fact = f"Old scores came out otherwise, {repeat}: the data are not those of the training"
+    span = " to ".join(_iso(days[[0, -1]]))
+    fact = f"Old scores came out otherwise: {sentence(found.about)}; the data are not those of the training"
     fix = "put the data back; or, if the provider adjusted prices anew, accept that with --changed-data"
-    return PredictError(fact, place + ", ".join(shown), fix)
+    place = f"{len(days)} days, {span}, {len(codes)} instruments; the most: {', '.join(shown)}"
+    return PredictError(fact, place, fix)
 
 
-def iso(day: object) -> str:
-    """Return a day as text, without a time."""
-    return str(day)[:10]
+def _iso(days: Any) -> list[str]:
+    return [str(day)[:10] for day in days]

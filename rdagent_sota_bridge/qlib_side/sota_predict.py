@@ -19,7 +19,6 @@ import pandas as pd
 import qlib
 from qlib.data import D
 from qlib.data.dataset.handler import DataHandlerLP
-from qlib.data.dataset.loader import StaticDataLoader
 from qlib.utils import init_instance_by_config
 
 STEPS = 30  # days that a TSDatasetH looks back where it is not told how many (`TSDatasetH.DEFAULT_STEP_LEN`)
@@ -33,7 +32,7 @@ def loaded(name: str) -> Any:
 
 def answer(about: Any) -> None:
     """Write what is said of the predictions."""
-    Path("sota_predict_about.json").write_text(json.dumps(about, default=str), encoding="utf-8")
+    Path("sota_predict_about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def refuse(fact: str, place: object, fix: str) -> None:
@@ -59,26 +58,17 @@ def days_of(calendar: Any, asked: Any) -> Any:
     return days
 
 
-def check_values(handler: Any, days: Any, filled: Any, latest: Any) -> None:
+def check_values(market: str, days: Any, filled: Any) -> None:
     """Refuse days without instruments, and days behind the last value of a feature."""
     for day in days.difference(filled.index)[:1]:
         fix = "bring Qlib's list of the market's instruments up to date, or name another day"
-        refuse(
-            f"The market {handler.instruments} has no instrument on {day:%Y-%m-%d}", "Qlib's instruments", fix
-        )
+        refuse(f"The market {market} has no instrument on {day:%Y-%m-%d}", f"instruments/{market}.txt", fix)
     ends = filled.apply(lambda column: column.index[column][-1])
     short = ends[ends < days[-1]]
-    if not len(short):
-        return
-    fix = f"bring newer values, or name a day up to {latest:%Y-%m-%d}"
-    for loader in handler.data_loader.data_loader_l:
-        if isinstance(loader, StaticDataLoader) and {name for _, name in loader._data.columns} >= {
-            *short.index
-        }:
-            fact = f"The factor set ends on {short.min():%Y-%m-%d}, before {days[-1]:%Y-%m-%d}"
-            refuse(fact, "columns {}".format(", ".join(short.index)), fix)
-    fact = f"Features have no value on {days[-1]:%Y-%m-%d}: {', '.join(short.index)}"
-    refuse(fact, f"Qlib's data; the first of these ends on {short.min():%Y-%m-%d}", fix)
+    if len(short):
+        fact = f"Features end on {short.min():%Y-%m-%d}, before {days[-1]:%Y-%m-%d}"
+        fix = "bring the factor set or Qlib's data up to date, or name an earlier day"
+        refuse(fact, "the features {}".format(", ".join(short.index)), fix)
 
 
 def main() -> None:
@@ -112,17 +102,17 @@ def main() -> None:
         dataset.segments = {**dataset.segments, "test": tuple(segment)}
         return model.predict(dataset)
 
-    about = {"start": wanted["start_time"], "calendar_end": calendar[-1]}
+    about: Any = {"data_from": str(wanted["start_time"])[:10], "qlib_data_end": str(calendar[-1])[:10]}
     if asked:
         filled = handler._data["feature"].notna().groupby(level="datetime").any()
         filled = filled.loc[:, filled.any()]  # one without any value had none in the training either
         latest = filled.index[filled.all(axis=1)][-1]
         if asked == "latest":
             days = pd.DatetimeIndex([latest])
-        check_values(handler, days, filled, latest)
+        check_values(handler.instruments, days, filled)
         repeated = {"score": scores(test), "recorded": predicted}
         pd.concat(repeated, axis=1).to_parquet("sota_repeated.parquet")
-        about.update({"features_end": latest, "days": list(days)})
+        about.update({"features_end": str(latest)[:10], "days": [str(day)[:10] for day in days]})
         test = [str(days[0]), str(days[-1])]
     found = scores(test)
     labels = handler.fetch(slice(*test), col_set="label", data_key=DataHandlerLP.DK_R)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from examples.demo.llm import Request
 from examples.demo.market import write_source_data
 from examples.demo.script import SMALL_MLP, Script, momentum
+from rdagent_sota_bridge.models.predict import predict
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
 from tests import runs, seams
 
@@ -63,6 +66,9 @@ def test_factor_and_model_loops_have_the_loaded_set_and_the_runs_own(tmp_path: P
         assert loaded["columns_without_training_values"] == []
         assert loaded["num_features"] == model.width == 22 + len(expected)
         assert set(model.manifest["mined_columns"]) == expected
+    with mock.patch.dict(os.environ, box.environment("http://127.0.0.1:1"), clear=True):
+        found = predict(models[-1].workspace, None, None, False, lambda _: None)
+    assert found.about["old_scores"]["largest_difference"] == 0.0, "as a model of fin_model"
 
     verdicts = [request for request in run.requests if request.kind == "factor_feedback"]
     assert len(verdicts) == 2

@@ -15,13 +15,21 @@ from typer.testing import CliRunner, Result
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import PredictError
 from rdagent_sota_bridge.models import predict
-from rdagent_sota_bridge.models.predict import Prediction, Repeat
+from rdagent_sota_bridge.models.predict import Prediction
 from tests import trained
 
 DAYS = ("2020-09-29", "2020-09-30")
 INDEX = pd.MultiIndex.from_product([pd.to_datetime(DAYS), ["SH600000", "SH600001", "SH600002"]])
 INDEX.names = ["datetime", "instrument"]
 SCORES = pd.DataFrame({"score": [0.5, 1.5, 0.5, -1.0, float("nan"), 0.0], "label": float("nan")}, INDEX)
+OLD = {
+    "days": ["2017-01-03", "2020-07-31"],
+    "rows": 4,
+    "moved": 0,
+    "largest_difference": 0.0,
+    "standard_deviation": 1.0,
+}
+ABOUT = {"days": list(DAYS), "old_scores": OLD}
 CSV = """\
 datetime,instrument,score,rank
 2020-09-29,SH600001,1.5,1
@@ -38,12 +46,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.chdir(tmp_path)
     trained.write_training(tmp_path / "model")
     found: list[Any] = []
-    repeat = Repeat(("2017-01-03", "2020-07-31"), 4, 0.0, 1.0, SCORES[:0], "2016-12-01")
 
     def stand_in(of: Path, days: Any, values: Any, changed_data: bool, _: Callable[[str], object]) -> Any:
         found.append((of.name, days, values, changed_data))
-        named = trained.RECORDER, trained.DIGEST
-        return Prediction(SCORES, DAYS, repeat, "2020-10-09", DAYS[1], {"pyqlib": "0.9.7"}, *named)
+        return Prediction(SCORES, SCORES[:0], {**ABOUT, "versions": {"pyqlib": "0.9.7"}})
 
     monkeypatch.setattr(predict, "predict", stand_in)
     return found
@@ -76,20 +82,8 @@ def test_a_table_and_its_manifest(date: str, days: Any, asked: list[Any], tmp_pa
     workspace = str(tmp_path / "model")
     assert record == {
         "made_by": "rdagent-sota predict",
-        "model": {"workspace": workspace, "log": None, "loop": None, "recorder": trained.RECORDER},
-        "factor_set": trained.DIGEST,
-        "days": {"2020-09-29": 3, "2020-09-30": 2},
-        "qlib_data_end": "2020-10-09",
-        "features_end": "2020-09-30",
-        "old_scores": {
-            "days": ["2017-01-03", "2020-07-31"],
-            "rows": 4,
-            "largest_difference": 0.0,
-            "standard_deviation": 1.0,
-            "moved": 0,
-            "data_from": "2016-12-01",
-        },
-        "changed_data": False,
+        "model": {"workspace": workspace, "log": None, "loop": None},
+        **ABOUT,
         "file": {
             "name": "predictions.csv",
             "sha256": hashlib.sha256(CSV.encode()).hexdigest(),
@@ -99,7 +93,7 @@ def test_a_table_and_its_manifest(date: str, days: Any, asked: list[Any], tmp_pa
     assert done.stdout.splitlines() == [
         f"model: {workspace}",
         "old scores of 2017-01-03 to 2020-07-31: 4 equal to the bit",
-        "2020-09-29 to 2020-09-30: 5 scores on 2 days",
+        "2020-09-29 to 2020-09-30: 5 scores",
         f"{tmp_path / 'predictions.csv'}, and predictions.csv.json",
     ]
 

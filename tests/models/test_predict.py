@@ -26,6 +26,7 @@ from rdagent_sota_bridge.models.predict import TOLERANCE, predict, predict_again
 from tests import frames, trained
 
 DAY = "2020-09-30"
+ABOUT = {"data_from": "2016-12-01", "qlib_data_end": DAY, "features_end": DAY, "days": [DAY]}
 INDEX = pd.MultiIndex.from_tuples([(pd.Timestamp(DAY), "SH600000")], names=["datetime", "instrument"])
 FOUND = pd.DataFrame({"score": [0.5], "label": [float("nan")]}, INDEX)
 
@@ -67,9 +68,7 @@ def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> An
         asked.append(json.loads((folder / "sota_predict.json").read_text()))
         FOUND.to_parquet(folder / "sota_predictions.parquet")
         repeats.pop(0).to_parquet(folder / "sota_repeated.parquet")
-        said = {"start": "2016-12-01 00:00:00", "calendar_end": f"{DAY} 00:00:00", "features_end": DAY}
-        said |= {"days": [f"{DAY} 00:00:00"], "versions": {"pyqlib": "0.9.7"}, **about}
-        (folder / "sota_predict_about.json").write_text(json.dumps(said))
+        (folder / "sota_predict_about.json").write_text(json.dumps({**ABOUT, **about}))
 
     return call
 
@@ -94,13 +93,13 @@ def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) 
         ([TOLERANCE / 2], False, TOLERANCE / 2, 0, [True]),
         ([0.5, 0.0], False, 0.0, 0, [True, False]),
         ([0.5, 0.5], True, 0.5, 1, [True, False]),
-        ([float("nan")] * 2, True, float("inf"), 1, [True, False]),
+        ([float("nan")] * 2, True, None, 1, [True, False]),
     ],
 )
 def test_old_scores(
     shifts: list[float],
     changed_data: bool,
-    largest: float,
+    largest: float | None,
     moved: int,
     starts: list[bool],
     model: Path,
@@ -111,19 +110,29 @@ def test_old_scores(
     monkeypatch.setattr(child, "call", answering([repeated(one) for one in shifts], asked))
     found = predict(model, None, None, changed_data, lambda _: None)
     assert [(one["asked"], one["late"]) for one in asked] == [("latest", late) for late in starts]
-    repeat = found.repeat
-    assert (repeat.largest, repeat.deviation) == (pytest.approx(largest), pytest.approx(1.0))
-    assert (len(repeat.moved), repeat.rows, repeat.days) == (moved, 3, ("2020-01-01", "2020-01-02"))
-    assert (found.days, found.calendar_end, found.features_end) == ((DAY,), DAY, DAY)
-    assert (found.recorder, found.factor_set) == (trained.RECORDER, trained.DIGEST)
+    old = found.about.pop("old_scores")
+    assert old == {
+        "days": ["2020-01-01", "2020-01-02"],
+        "rows": 3,
+        "moved": moved,
+        "largest_difference": largest if largest is None else pytest.approx(largest),
+        "standard_deviation": 1.0,
+        "data_from": "2016-12-01",
+    }
+    assert len(found.moved) == moved
+    named = {"recorder": trained.RECORDER, "factor_set": trained.DIGEST}
+    assert found.about.pop("changed_data") is (moved > 0)
+    assert found.about == {**named, **{name: value for name, value in ABOUT.items() if name != "data_from"}}
 
 
 def test_moved_scores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says which days and instruments."""
     monkeypatch.setattr(child, "call", answering([repeated(0.5), repeated(0.5)], []))
-    with pytest.raises(PredictError, match=r"1 of 3 by more than 0.0001 .* the most by 0.5 of it") as caught:
+    with pytest.raises(
+        PredictError, match=r"1 of 3 by more than 0.0001 of .* \(1\), the most by 0.5;"
+    ) as caught:
         predict(model, None, None, False, lambda _: None)
-    place = "1 days from 2020-01-02 to 2020-01-02, 1 instruments; the most: SH600000 on 2020-01-02"
+    place = "1 days, 2020-01-02 to 2020-01-02, 1 instruments; the most: SH600000 on 2020-01-02"
     assert caught.value.place == f"{place} (1 then, 1.5 now)"
 
 
