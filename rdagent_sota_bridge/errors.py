@@ -139,6 +139,10 @@ class HandOffError(BridgeError):
     """The factors did not reach the model that RD-Agent trained."""
 
 
+class FreshValuesError(BridgeError):
+    """The values of a model's factors can't be made for new days, or are not those that it was trained on."""
+
+
 class CompareError(BridgeError):
     """A factor set can't be compared with the base set alone."""
 
