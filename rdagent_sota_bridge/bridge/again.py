@@ -19,6 +19,7 @@ from rdagent_sota_bridge.system import files
 TRAINED = "sota_trained.json"
 """What a training that has a result leaves in its folder: where its batches came from."""
 
+_WORKSPACE = "rdagent.scenarios.qlib.experiment.workspace"
 # The first as RD-Agent runs qrun (`developer/model_runner.py`, 0.8.0 and 1.0.0). Without the second Qlib's
 # back-test adds returns up in another order each time, and one seed gives figures that differ by 1e-16.
 _IN_QLIB = {"PYTHONPATH": "./", "PYTHONHASHSEED": "0"}
@@ -36,18 +37,29 @@ def train(folder: str, note: str, threads: str = "") -> None:
         threads: The number of torch's threads; empty for what the environment, or else torch, chooses.
     """
     _without_llm()
-    module = import_module("rdagent.scenarios.qlib.experiment.workspace")
+    module = import_module(_WORKSPACE)
     place = Path(folder)
     workspace = module.QlibFBWorkspace(place / "no template")  # a folder of its own is made with files alone
     workspace.workspace_path = place
-    script = Path(str(module.__file__)).parent / "model_template" / backtest.RESULT_SCRIPT
-    workspace.inject_files(**{backtest.RESULT_SCRIPT: files.read_text(script)})
+    script = _template("model_template", backtest.RESULT_SCRIPT)
+    workspace.inject_files(**{backtest.RESULT_SCRIPT: script})
     config = files.read_text(place / CONFIG_FILE)
     with handoff.cache_switched(False):  # it would keep a shortened copy of all that Qlib says
         run_env = {**_IN_QLIB, **(dict.fromkeys(_THREADS, threads) if threads else {})}
         trained = backtest.train(workspace.execute, workspace, {CONFIG_FILE: config}, run_env, note)
     if trained.result is not None:
         files.write_whole(place / TRAINED, json.dumps(trained.batches))
+
+
+def make_factor_data(folder: str, call: str) -> None:
+    """Let RD-Agent's own script make the data of factors in a folder: `daily_pv_all.h5`, and a smaller one.
+
+    `generate_data_folder_from_qlib` of `scenarios/qlib/experiment/utils.py` (0.8.0, 1.0.0) does so in Docker,
+    among RD-Agent's own files. `call` names the call: RD-Agent's ENABLE_CACHE knows the script's text alone.
+    """
+    script = _template("factor_data_template", "generate.py")
+    files.write_whole(Path(folder) / "generate.py", f"{script}\n# {call}\n")
+    run_in_qlib(folder, "generate.py")
 
 
 def run_in_qlib(folder: str, script: str) -> None:
@@ -57,6 +69,10 @@ def run_in_qlib(folder: str, script: str) -> None:
     qlib.prepare()
     with handoff.cache_switched(False):
         qlib.check_output(local_path=folder, entry=f"python {script}", env=_IN_QLIB)
+
+
+def _template(folder: str, name: str) -> str:
+    return files.read_text(Path(str(import_module(_WORKSPACE).__file__)).parent / folder / name)
 
 
 def _without_llm() -> ModuleType:

@@ -124,7 +124,7 @@ def _compared(code: FactorCode, held: pd.DataFrame, result: pd.DataFrame, cut: _
         "cut": day,
         "compared": int(early.notna().to_numpy().sum()),
     }
-    without = _like(early, result)
+    without = values_like(early, result)
     if _differ(early, early, without).any():
         return _why_changed(code, early, without, subject, figures, cut)
     reached = _times(result).max()
@@ -141,48 +141,52 @@ def _why_changed(
 ) -> tuple[Line, bool]:
     """Find out whether values differ for lack of the future, and return as `_compared` does."""
     day, data = _day(cut.date), cut.execution.data_folder
-    within = _like(stored, _again(code, data, "the full data", cut))
+    within = values_like(stored, _again(code, data, "the full data", cut))
     ahead = _differ(stored, within, without)
     arrays = {"stored": stored.to_numpy("float64"), "without_future": without, "with_future": within}
     if not ahead.any():
-        first = _first(stored, _differ(stored, stored, without), arrays)
+        first = first_cell(stored, _differ(stored, stored, without), arrays)
         text = (
-            f"{subject}: not checked: the code gives other values than the stored ones: {_place(first)} is "
-            f"stored as {_shown(first['stored'])} and is {_shown(first['without_future'])} now, with and "
+            f"{subject}: not checked: the code gives other values than the stored ones: {cell_name(first)} "
+            f"is stored as {shown(first['stored'])} and is {shown(first['without_future'])} now, with and "
             "without the future"
         )
         fix = (
             f"the data in {data}, or the file, have changed since it was mined: restore them, or mine it anew"
         )
         return Line(NAME, "warn", text, fix, {**figures, "first": first}), False
-    repeated = _like(stored, _again(code, cut.early, f"the data up to {day}", cut))
+    repeated = values_like(stored, _again(code, cut.early, f"the data up to {day}", cut))
     unsteady = _differ(stored, without, repeated)
     if unsteady.any():
-        first = _first(stored, unsteady, {"first_run": without, "second_run": repeated})
+        first = first_cell(stored, unsteady, {"first_run": without, "second_run": repeated})
         text = (
             f"{subject}: not checked: the code is not deterministic: two runs on the same data give "
-            f"{_shown(first['first_run'])} and {_shown(first['second_run'])} for {_place(first)}"
+            f"{shown(first['first_run'])} and {shown(first['second_run'])} for {cell_name(first)}"
         )
         fix = "fix the seed in the code, or leave the factor out: its values can't be made again"
         return Line(NAME, "warn", text, fix, {**figures, "first": first}), False
-    first = _first(stored, ahead, arrays)
+    first = first_cell(stored, ahead, arrays)
     changed, reproduces = int(ahead.sum()), not _differ(stored, stored, within).any()
     guilty = [name for name, found in zip(stored.columns, ahead.any(axis=0), strict=True) if found]
     text = (
-        f"{subject}: looks ahead: {_place(first)} is stored as {_shown(first['stored'])} and is "
-        f"{_shown(first['without_future'])} without the data after {day}; "
+        f"{subject}: looks ahead: {cell_name(first)} is stored as {shown(first['stored'])} and is "
+        f"{shown(first['without_future'])} without the data after {day}; "
         f"{changed:,} of {figures['compared']:,} values up to there change"
     )
     if not reproduces:
-        now = _shown(first["with_future"])
+        now = shown(first["with_future"])
         text += f" (the data have changed since it was mined, too: with them it is {now} now)"
     fix = f"leave it out (SOTA_FACTORS_EXCLUDE={','.join(guilty)}): nobody can know its values in time"
     figures = {**figures, "changed": changed, "looking_ahead": guilty, "first": first}
     return Line(NAME, "fail", text, fix, figures), reproduces
 
 
-def _like(stored: pd.DataFrame, result: pd.DataFrame) -> Any:
-    """Return a result's values in the rows and columns of the stored ones, NaN where it has none."""
+def values_like(stored: pd.DataFrame, result: pd.DataFrame) -> Any:
+    """Return a result's values in the rows and columns of the stored ones, NaN where it has none.
+
+    Raises:
+        NotCheckedError: if they are no numbers.
+    """
     try:
         frame = result.reindex(columns=stored.columns).reindex(stored.index)
         return frame.to_numpy(dtype="float64", na_value=np.nan)
@@ -205,7 +209,7 @@ def _differ(stored: pd.DataFrame, one: Any, other: Any) -> Any:
     return ~np.isnan(size) & ~same
 
 
-def _first(stored: pd.DataFrame, mask: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+def first_cell(stored: pd.DataFrame, mask: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     """Return the earliest marked cell, of one date the first instrument's, and its value in each array.
 
     None stands for a value that is missing or infinite, which JSON can't hold.
@@ -219,11 +223,13 @@ def _first(stored: pd.DataFrame, mask: Any, arrays: dict[str, Any]) -> dict[str,
     return {**place, **{name: value if np.isfinite(value) else None for name, value in values.items()}}
 
 
-def _place(cell: dict[str, Any]) -> str:
+def cell_name(cell: dict[str, Any]) -> str:
+    """Name a cell as `first_cell` returns it."""
     return f"{cell['factor']} of {cell['instrument']} on {cell['date']}"
 
 
-def _shown(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """Return a value of a cell as messages show it."""
     return "no number" if value is None else f"{value:.9g}"
 
 

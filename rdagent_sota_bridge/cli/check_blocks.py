@@ -62,10 +62,9 @@ def _look_ahead(source: Source, located: tuple[Located, ...]) -> list[Line]:
     if at.log is None:
         fix = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
         return [Line(look_ahead.NAME, "warn", f"not checked: no log under log/ names {at.path}", fix)]
-    codes = [code for code in sessions.factor_codes(at.log) if code.accepted or code.loop == at.loop]
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
-    return look_ahead.check_set(codes, _Columns(source), execution)
+    return look_ahead.check_set(sessions.codes_of_set(at.log, at.loop), _Columns(source), execution)
 
 
 class _Columns(Mapping[str, pd.Series]):

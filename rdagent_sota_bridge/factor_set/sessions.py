@@ -268,6 +268,18 @@ def factor_codes(path: Path) -> tuple[FactorCode, ...]:
         raise safe_pickle.unknown_form(file, error) from None
 
 
+def codes_of_set(log: Path, loop: int | None) -> tuple[FactorCode, ...]:
+    """Return the codes that can have made the set of a loop of a run; raises as `read_session`.
+
+    Those of the accepted loops up to it, and its own, whatever its verdict; of all accepted ones for None.
+    """
+    return tuple(
+        code
+        for code in factor_codes(log)
+        if code.loop == loop or (code.accepted and (loop is None or code.loop is None or code.loop < loop))
+    )
+
+
 def _named_session(path: Path) -> Path:
     file = session_file(path)
     if file is not None:

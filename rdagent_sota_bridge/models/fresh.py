@@ -5,29 +5,83 @@ About 150 lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from pydantic import AliasPath, BaseModel, Field
 
-from rdagent_sota_bridge.check.execute_factor import flat
+from rdagent_sota_bridge.check import execute_factor, look_ahead
+from rdagent_sota_bridge.check.execute_factor import Execution, RunError
+from rdagent_sota_bridge.check.truncate import UNREADABLE, NotCheckedError, data_files, times_in
 from rdagent_sota_bridge.errors import FreshValuesError
+from rdagent_sota_bridge.factor_set import locate, panel, parquet, sessions, store
+from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE
+from rdagent_sota_bridge.factor_set.sessions import FactorCode
+from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import set_is_gone
+from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.system import files
 
 FRESH = "fresh"
 """The word for factor data that are made anew; a folder of that name is `./fresh`."""
 
+TOLERANCE = 1e-4
+"""By so much of a factor's standard deviation its code may differ from the stored values: float32, and prices
+that the provider adjusted anew."""
 
-def covering(of: Path, last_day: str, factor_data: str | None, say: Callable[[str], object]) -> Path:
+_VALUES, _DATA = "fresh", "factor_data"  # folders in the store
+_SAID = "factor_data.txt"  # beside them: what was said where no data were made
+_KEEP = ("Fresh factor values can't be kept", "set SOTA_STORE_PATH to a writable folder with room")
+_CHANGED = (
+    "bring a newer set of the same columns, for its data or code has changed, or it uses the whole sample"
+)
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file that a set was made of, as the manifest names it; no path where none is known."""
+
+    columns: tuple[str, ...]
+    path: str = ""
+    log: str | None = None
+    loop: int | None = None
+
+
+class _Recorded(BaseModel):
+    sources: tuple[_Source, ...] = Field((), validation_alias=AliasPath("factor_set", "sources"))
+    own: tuple[str, ...] = Field((), validation_alias=AliasPath("factor_set", "replaced_by_own"))
+
+
+@dataclass(frozen=True)
+class _Mined:
+    """Columns that one run mined: the codes that may make them, the latest first, and how these are run."""
+
+    columns: tuple[str, ...]
+    codes: tuple[FactorCode, ...]
+    execution: Execution
+
+
+def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path:
     """Return a factor file of a model's mined columns that covers the days up to one.
 
-    That is the file in the model's workspace where every column has a value on that day or later. Else the
-    code that made the set is run again on the factor data, in the Python that RD-Agent runs factors in. The
-    stored rows stay as they are, so that old predictions repeat to the bit; the new rows are laid behind
-    them. On the stored days the code has to give the stored values again, up to 1e-4 of the factor's standard
-    deviation. The new file reaches as far as the factor data. It is kept in the store's folder: the same
-    code is not run again on the same data.
+    That is the file in the model's workspace where the rows of each run that mined it reach that day. Else
+    the code that made the set is run again on the factor data, in the Python that RD-Agent runs factors in.
+    The stored rows stay as they are, so that old predictions repeat to the bit; the new rows are laid behind
+    them. On the stored days the code has to give the stored values again, up to `TOLERANCE`. The new file
+    reaches as far as the factor data. It is kept in the store's folder: the same code is not run again on the
+    same data.
 
     Args:
         of: The workspace of a model that was trained with mined columns.
@@ -39,21 +93,204 @@ def covering(of: Path, last_day: str, factor_data: str | None, say: Callable[[st
     Raises:
         FactorFileNotFoundError: if the file of the set is gone.
         FreshValuesError: if the code of a column is not known, fails, gives other values than the stored ones
-            (the message names factor, day, instrument and both values) or none for that day; or the factor
-            data end before it.
+            (the message names factor, day, instrument and both values) or none behind them; or the factor
+            data end before that day.
         SessionError: if the log that holds the code can't be read.
         SettingsError: if a variable has a value that means nothing.
         StoreError: if a file can't be read or written.
     """
-    stored = of.absolute() / FACTOR_FILE
+    of, day = of.absolute(), pd.Timestamp(last_day)
+    stored = of / FACTOR_FILE
     if not stored.is_file():
         raise set_is_gone(stored)
-    if _last_day(flat(pd.read_parquet(stored))) >= pd.Timestamp(last_day):
+    old = execute_factor.flat(pd.read_parquet(stored))
+    sources = _sources(of, tuple(old.columns))
+    if _last_day(old, sources) >= day:
         return stored
-    fix = "bring a newer set of the same columns"
-    raise FreshValuesError(f"The set ends before {last_day}", str(stored), fix)
+    runs = [_mined(of, source) for source in sources]
+    place = store.folder(read_settings().store_path)
+    with store.failing_at(place, _KEEP):
+        if factor_data is not None:
+            folder = _made_anew(place, say) if factor_data == FRESH else Path(factor_data).expanduser()
+            runs = [replace(one, execution=replace(one.execution, data_folder=folder)) for one in runs]
+        data = [_digests(one.execution.data_folder, day, factor_data == FRESH) for one in runs]
+        codes = [[one.columns, [(code.name, code.code) for code in one.codes]] for one in runs]
+        key = json.dumps([parquet.current_digest(stored), codes, data])
+        kept = place / _VALUES / hashlib.sha256(key.encode()).hexdigest() / FACTOR_FILE
+        if not kept.is_file():
+            values = _extended(old, runs, say)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            nested = values.set_axis(panel.nested_columns(list(values.columns)), axis=1)
+            files.write_whole(kept, nested.to_parquet(), like=stored.stat())
+            say(f"the set with its new days is kept as {kept}")
+        end = _last_day(execute_factor.flat(pd.read_parquet(kept)), sources)
+    if end < day:
+        fact = f"The factors' values end on {end:%Y-%m-%d}, and the data that they are made from do not"
+        raise FreshValuesError(
+            fact, str(kept), "ask for no later day, or bring a newer set of the same columns"
+        )
+    return kept
 
 
-def _last_day(values: pd.DataFrame) -> pd.Timestamp:
-    """Return the last day on which, or after which, every column has a value."""
-    return min(values[name].dropna().index.get_level_values(DATETIME).max() for name in values).normalize()
+# --- what the set was made of ---
+
+
+def _sources(of: Path, columns: tuple[str, ...]) -> list[_Source]:
+    """Return the files that the manifest names, each column once, and one without a path for the others.
+
+    Among those are the columns that a run of fin_quant replaced by its own.
+    """
+    recorded = _Recorded.model_validate({})
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it does not say
+        recorded = _Recorded.model_validate(files.read_json(of / MANIFEST_FILE))
+    left, found = [name for name in columns if name not in recorded.own], []
+    for source in recorded.sources:
+        if mine := tuple(name for name in left if name in source.columns):
+            found.append(replace(source, columns=mine))
+            left = [name for name in left if name not in mine]
+    known = {name for source in found for name in source.columns}
+    others = tuple(name for name in columns if name not in known)
+    return [*found, *([_Source(others)] if others else [])]
+
+
+def _mined(of: Path, source: _Source) -> _Mined:
+    at = Located(Path(source.path), Path(source.log) if source.log else None, source.loop)
+    if at.log is None or not at.log.is_dir():  # named by its workspace, or moved with its project since
+        at = locate.with_its_log(Located(of.parent / at.path.parent.name / FACTOR_FILE))
+    if at.log is None:
+        fact = (
+            f"The days asked for lie behind the set, and the code of {', '.join(source.columns)} is not known"
+        )
+        fix = "bring a newer set of the same columns: no log here is that of the run which mined them"
+        raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
+    # RD-Agent takes its data from the project that it was started in, the one that holds the log.
+    execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
+    return _Mined(source.columns, sessions.codes_of_set(at.log, at.loop)[::-1], execution)
+
+
+def _last_day(values: pd.DataFrame, sources: Sequence[_Source]) -> pd.Timestamp:
+    """Return the last day that the rows of every source reach."""
+    ends = [_times(_rows_of(values, one.columns)).max() for one in sources]
+    return min(ends).normalize()
+
+
+def _rows_of(values: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return some columns; where others were joined to them, without the rows that those alone have."""
+    found = values[list(columns)]
+    return found if len(columns) == len(values.columns) else found.dropna(how="all")
+
+
+def _times(values: pd.DataFrame) -> pd.DatetimeIndex:
+    return values.index.get_level_values(DATETIME)
+
+
+# --- the data that factors are made from ---
+
+
+def _made_anew(place: Path, say: Say) -> Path:
+    """Return the folder of data that were made of Qlib's just now; equal ones are left as they were."""
+    say("RD-Agent's generate.py makes the factor data anew from Qlib's")
+    folder = place / _DATA
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".data-", ignore_cleanup_errors=True) as name:
+        child.call("make_factor_data", Path(name), uuid.uuid4().hex)
+        made, kept = Path(name) / "daily_pv_all.h5", folder / "daily_pv.h5"
+        if not made.is_file():
+            said = (Path(name) / child.OUTPUT).replace(place / _SAID)
+            raise FreshValuesError("No factor data were made", str(said), "see what Qlib says there")
+        with contextlib.suppress(*UNREADABLE):  # there is none yet, or a damaged one
+            if pd.read_hdf(kept).equals(pd.read_hdf(made)):
+                return folder
+        made.replace(kept)
+    return folder
+
+
+def _digests(folder: Path, day: pd.Timestamp, is_new: bool) -> list[str]:
+    """Return names and digests of the files of factor data, which have to reach a day."""
+    fix = f"make them anew from Qlib's data: --factor-data {FRESH}; or name a folder: --factor-data FOLDER"
+    if is_new:
+        fix = "bring Qlib's data up to that day, and start again"
+    if not folder.is_dir():
+        raise FreshValuesError("The data that factors are made from are not there", str(folder), fix)
+    try:
+        found = data_files(folder)
+        ends = [times.max() for file in found for times in times_in(file) if len(times)]
+    except NotCheckedError as error:
+        fact = f"The data that factors are made from can't be read: {error.fact}"
+        raise FreshValuesError(fact, str(folder), error.fix) from None
+    if not ends or min(ends).normalize() < day:
+        until = f"end on {min(ends):%Y-%m-%d}" if ends else "have no rows"
+        fact = f"The data that factors are made from {until}, and days up to {day:%Y-%m-%d} are asked for"
+        raise FreshValuesError(fact, str(folder), fix)
+    return [f"{file.name} {parquet.current_digest(file)}" for file in found]
+
+
+# --- running ---
+
+
+def _extended(old: pd.DataFrame, runs: Sequence[_Mined], say: Say) -> pd.DataFrame:
+    """Return the stored values with the new rows of each run's columns behind them, sorted."""
+    behind = [_rows_behind(_rows_of(old, one.columns), one, say) for one in runs]
+    index = old.index
+    for rows in behind:
+        index = index.union(rows.index)
+    whole = old.reindex(index).sort_index()
+    for rows in behind:
+        whole.loc[rows.index, list(rows.columns)] = rows.astype(whole.dtypes[list(rows.columns)])
+    return whole
+
+
+def _rows_behind(stored: pd.DataFrame, one: _Mined, say: Say) -> pd.DataFrame:
+    """Return the rows behind the stored ones that the codes of a run leave now."""
+    made: dict[str, pd.Series] = {}
+    troubles: dict[str, FreshValuesError] = {}
+    named = {code.name for code in one.codes}
+    # A factor that was improved has several codes, of which the latest is in the set.
+    for code in sorted(one.codes, key=lambda code: code.name not in one.columns):
+        left = [name for name in one.columns if name not in made]
+        # A code may give its column another name than the factor's.
+        if code.name not in left and (code.name in one.columns or named.issuperset(left)):
+            continue
+        say(f"the code of {code.name} is run again")
+        try:
+            result = execute_factor.run(code.code, one.execution.data_folder, one.execution)
+            for name in left:
+                if name in result.columns:
+                    made[name] = _new_values(stored[[name]], result, one.execution)
+        except (RunError, NotCheckedError) as error:
+            fix = getattr(error, "fix", f"see whether it runs with {one.execution.python_bin}, on these data")
+            fact = f"The code of {code.name} can't be run again: {error.args[0]}"
+            trouble = FreshValuesError(fact, str(one.execution.data_folder), fix)
+            troubles.setdefault(code.name, trouble)
+        except FreshValuesError as error:
+            troubles.setdefault(code.name, error)
+    if left := [name for name in one.columns if name not in made]:
+        fact = f"No code of the run that mined {', '.join(left)} makes that now"
+        none = FreshValuesError(fact, str(one.execution.data_folder), _CHANGED)
+        raise next((troubles[name] for name in [*left, *troubles] if name in troubles), none)
+    rows = pd.DataFrame(made)[list(one.columns)]
+    # From its second accepted loop on RD-Agent drops rows with a missing value (`factor_runner.py`, 0.8.0,
+    # 1.0.0): where the stored rows have none, the new ones shall have none.
+    return rows.dropna() if stored.notna().all(axis=None) else rows
+
+
+def _new_values(stored: pd.DataFrame, result: pd.DataFrame, execution: Execution) -> pd.Series:
+    """Return the values of a column behind the stored ones; these have to be the same in the result."""
+    (name,), held = stored.columns, stored.dropna()
+    now = look_ahead.values_like(held, result)
+    numbers = held.to_numpy("float64")
+    with np.errstate(invalid="ignore"):
+        differ = ~(np.abs(numbers - now) <= TOLERANCE * numbers.std())  # so does a value that is not there
+    place = str(execution.data_folder)
+    if differ.any():
+        first = look_ahead.first_cell(held, differ, {"stored": numbers, "now": now})
+        was, is_now = (look_ahead.shown(first[which]) for which in ("stored", "now"))
+        fact = f"{look_ahead.cell_name(first)} is stored as {was}, and its code makes {is_now} of it now"
+        fact += f", the first of {differ.sum():,} such values"
+        raise FreshValuesError(fact, place, _CHANGED)
+    new = result.loc[_times(result) > _times(stored).max(), name].astype("float64")
+    if not np.isfinite(new).any() or np.isinf(new).any():
+        what = "infinite values" if np.isinf(new).any() else "no value"
+        fact = f"The code of {name} gives {what} behind {_times(stored).max():%Y-%m-%d}, where the set ends"
+        raise FreshValuesError(fact, place, "see how it names days; or bring a newer set of the same columns")
+    return new

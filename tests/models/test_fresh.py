@@ -2,11 +2,126 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge.check import execute_factor
+from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, FreshValuesError, SessionError
+from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.fresh import covering
-from tests import trained
+from tests import frames, logs, runs, trained
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+DAYS = pd.bdate_range("2020-01-01", periods=30)
+OLD, LAST = 24, str(DAYS[-1].date())
+"""How many days are stored; the last one that there is."""
+
+BEGIN = "import pandas as pd\nclose = pd.read_hdf('daily_pv.h5', key='data')['$close']\n"
+CHANGE = "{name} = close / close.groupby(level=1).shift({days}) - 1\n"
+END = "pd.concat([{names}], axis=1, keys={keys}).to_hdf('result.h5', key='data')\n"
+
+
+def code_of(*names: str, days: int = 1, then: str = "") -> str:
+    """Return the code of changes over some days; `then` may alter them."""
+    body = "".join(CHANGE.format(name=name, days=days + place) for place, name in enumerate(names))
+    return BEGIN + body + then + END.format(names=", ".join(names), keys=list(names))
+
+
+def prices() -> pd.DataFrame:
+    """Return the table that RD-Agent gives to factors, for all days."""
+    values = frames.factor_frame(("$close",), days=DAYS) / 1e4
+    return 10 * np.exp(values)
+
+
+def values_of(code: str, days: int = len(DAYS)) -> pd.DataFrame:
+    """Return what code makes of the first days."""
+    found: dict[str, Any] = {}
+    body = code.replace("pd.read_hdf('daily_pv.h5', key='data')", "prices").rpartition("pd.concat")
+    exec(
+        f"{body[0]}result = {body[1]}{body[2].rpartition('.to_hdf')[0]}",
+        {"prices": until(prices(), days)},
+        found,
+    )
+    result: pd.DataFrame = found["result"]
+    return result
+
+
+def until(frame: pd.DataFrame, days: int) -> pd.DataFrame:
+    """Return the rows of the first days."""
+    return frame[frame.index.get_level_values("datetime") <= DAYS[days - 1]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that mined some factors: its log, and the manifest's entry of its set."""
+
+    log: Path
+    source: dict[str, Any]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project with factor data of all days, in which this Python runs factors; be in it."""
+    folder = tmp_path / "project"
+    data = folder / "git_ignore_folder" / "factor_implementation_source_data"
+    data.mkdir(parents=True)
+    prices().to_hdf(data / "daily_pv.h5", key="data")
+    (data / "README.md").write_text("Daily prices.")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", shlex.quote(sys.executable))
+    return folder
+
+
+def mine(project: Path, name: str, *loops: dict[str, str], **entry: Any) -> Run:
+    """Write the log of a run: of each loop its code by factor. `entry` is what the manifest has otherwise."""
+    loop, log, root = logs.new_loop(), project / "log" / name, project / runs.WORKSPACES
+    for number, codes in enumerate(loops):
+        experiment = logs.factor_experiment(root / f"{name}-{number}", *codes)
+        for space, code in zip(experiment.sub_workspace_list, codes.values(), strict=True):
+            space.file_dict["factor.py"] = code
+        logs.finish(loop, number, experiment, accepted=True)
+        logs.dump(loop, log, number)
+    path = root / f"{name}-{len(loops) - 1}" / FACTOR_FILE
+    return Run(log, {"path": str(path), "log": str(log), "loop": len(loops) - 1, **entry})
+
+
+def trained_on(project: Path, values: pd.DataFrame, *mined: Run) -> Path:
+    """Return the workspace of a model that was trained on values of these runs' columns."""
+    model = trained.write_training(project / runs.WORKSPACES / "model")
+    frames.write(frames.nested(values), model)
+    manifest = json.loads((model / "sota_manifest.json").read_text())
+    manifest["factor_set"]["sources"] = [{"columns": list(values.columns), **run.source} for run in mined]
+    (model / "sota_manifest.json").write_text(json.dumps(manifest))
+    return model
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Return the values of a factor file in normal form."""
+    with panel.opened([file]) as found:
+        assert panel.is_normal(found)
+    frame = pd.read_parquet(file)
+    return frame.set_axis([name for _, name in frame.columns], axis=1)
+
+
+def silent(text: str) -> None:
+    """Fail: nothing is to be said."""
+    raise AssertionError(text)
+
+
+# --- the model's own file ---
 
 
 def test_its_own_file_covers_the_day(tmp_path: Path) -> None:
@@ -14,5 +129,222 @@ def test_its_own_file_covers_the_day(tmp_path: Path) -> None:
     model = trained.write_training(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
     for day in ("2020-01-07", "2020-01-03"):
-        assert covering(model, day, None, print) == model / FACTOR_FILE
+        assert covering(model, day, None, silent) == model / FACTOR_FILE
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- new days ---
+
+
+def test_new_rows_are_laid_behind_the_stored_ones(project: Path) -> None:
+    """The stored rows to the bit, float32 as they are; and not run again, whatever comes first."""
+    code = code_of("alpha", "beta")
+    stored = values_of(code, OLD).dropna().astype({"beta": "float32"})
+    stored["alpha"] *= 1 + 1e-6  # by which an adjustment of prices moves them
+    model = trained_on(project, stored, mine(project, "run", {"alpha": code}))
+    said: list[str] = []
+    file = covering(model, LAST, None, said.append)
+    found = read(file)
+    pd.testing.assert_frame_equal(found.loc[: DAYS[OLD - 1]], stored, check_exact=True)
+    new = values_of(code).astype({"beta": "float32"}).loc[DAYS[OLD] :]
+    pd.testing.assert_frame_equal(found.loc[DAYS[OLD] :], new, check_exact=True)
+    assert (said[0], len(said)) == ("the code of alpha is run again", 2)
+    assert covering(model, LAST, None, silent) == file
+    assert covering(model, str(DAYS[OLD].date()), None, silent) == file
+    assert file.is_relative_to(project / "git_ignore_folder" / "sota_store")
+    copy = shutil.copytree(
+        project / "git_ignore_folder" / "factor_implementation_source_data", project / "data"
+    )
+    assert covering(model, LAST, "data", silent) == file, "the same data elsewhere"
+    (copy / "README.md").write_text("Other data.")
+    assert covering(model, LAST, "data", said.append) != file
+
+
+@pytest.mark.parametrize(("stored_whole", "rows"), [(True, 2), (False, 3)])
+def test_rows_with_a_missing_value(project: Path, stored_whole: bool, rows: int) -> None:
+    """They go where the stored rows have none: RD-Agent drops them from its second accepted loop on."""
+    code = code_of("alpha", "beta", then=f"beta.loc[('{LAST}', 'SZ000001')] = None\n")
+    stored = values_of(code_of("alpha", "beta"), OLD)
+    model = trained_on(
+        project, stored.dropna() if stored_whole else stored, mine(project, "run", {"one": code})
+    )
+    assert len(read(covering(model, LAST, None, print)).loc[LAST]) == rows
+
+
+def test_columns_of_two_runs(project: Path) -> None:
+    """Each by the code of its own run; what ends sooner is filled, and what nobody chose is not run."""
+    alpha, beta = code_of("alpha"), code_of("beta", days=3)
+    first, second = values_of(alpha, OLD).dropna(), values_of(beta, OLD - 2).dropna()
+    one = mine(
+        project, "one", {"alpha": alpha}, {"left out": "raise SystemExit"}, columns=["alpha", "left out"]
+    )
+    other = mine(project, "other", {"beta": beta}, columns=["alpha", "beta"])
+    stored = pd.concat([first, second], axis=1)
+    found = read(covering(trained_on(project, stored, one, other), LAST, None, print))
+    expected = pd.concat([values_of(alpha).dropna(), values_of(beta).dropna()], axis=1)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("in_set", [True, False])
+def test_a_factor_that_was_improved(project: Path, in_set: bool) -> None:
+    """The latest code that makes the stored values; that of a loop behind the set's is not run."""
+    before, improved, later = (code_of("alpha", days=days) for days in (1, 2, 3))
+    run = mine(project, "run", {"alpha": before}, {"alpha": improved}, {"alpha": later}, loop=1)
+    stored = values_of(improved if in_set else before, OLD).dropna()
+    said: list[str] = []
+    found = read(covering(trained_on(project, stored, run), LAST, None, said.append))
+    pd.testing.assert_frame_equal(found, values_of(improved if in_set else before).dropna(), check_exact=True)
+    assert len(said) == (2 if in_set else 3)
+
+
+def test_a_project_that_has_moved(project: Path) -> None:
+    """The log is found by the name of the set's workspace, beside the model's or here."""
+    code = code_of("alpha")
+    run = mine(project, "run", {"alpha": code}, log="/gone/log/run")
+    model = trained_on(project, values_of(code, OLD).dropna(), run)
+    assert covering(model, LAST, None, print) != model / FACTOR_FILE
+
+
+# --- what stops ---
+
+WHOLE_SAMPLE = "alpha = alpha / alpha.std()\n"
+LATE_CUT = f"alpha = alpha[alpha.index.get_level_values(0) < '{DAYS[OLD].date()}']\n"
+INFINITE = f"alpha.loc['{LAST}'] = float('inf')\n"
+
+
+PLAIN = code_of("alpha")
+NO_DAYS = "import pandas as pd\npd.DataFrame({'alpha': [1.0]}).to_hdf('result.h5', key='data')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        (
+            code_of("alpha", days=2),
+            ("alpha of SH600000 on 2020-01-02 is stored as ", " makes no number of it"),
+        ),
+        (code_of("alpha", then=LATE_CUT), ("The code of alpha gives no value behind 2020-02-03",)),
+        (code_of("alpha", then=INFINITE), ("The code of alpha gives infinite values behind 2020-02-03",)),
+        (code_of("another"), ("No code of the run that mined alpha makes that now",)),
+        ("raise ValueError('no $vwap')", ("The code of alpha can't be run again: ", "ValueError: no $vwap")),
+        ("pass", ("The code of alpha can't be run again: it leaves no result.h5",)),
+        (NO_DAYS, ("The code of alpha can't be run again: its result has no index level datetime",)),
+    ],
+    ids=["another code", "no new day", "infinite", "another column", "fails", "no result", "no frame"],
+)
+def test_codes_that_are_refused(project: Path, code: str, parts: tuple[str, ...]) -> None:
+    """Each is one message; nothing is kept."""
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": code}))
+    refused(model, *parts)
+
+
+def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
+    """The message has both values, and how many changed."""
+    code = code_of("alpha", then=WHOLE_SAMPLE)
+    stored, now = values_of(code, OLD).dropna(), values_of(code)
+    model = trained_on(project, stored, mine(project, "run", {"alpha": code}))
+    at = (DAYS[1], "SH600000")
+    was, is_now = (f"{frame.loc[at, 'alpha']:.9g}" for frame in (stored, now))
+    fact = f"alpha of SH600000 on 2020-01-02 is stored as {was}, and its code makes {is_now} of it now"
+    refused(model, f"{fact}, the first of {len(stored)} such values", "or it uses the whole sample")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "data", "kind", "parts"),
+    [
+        (lambda model: (model / FACTOR_FILE).unlink(), None, FactorFileNotFoundError, ("not found",)),
+        (
+            lambda model: (model / "sota_manifest.json").unlink(),
+            None,
+            FreshValuesError,
+            ("code of alpha is not",),
+        ),
+        (
+            lambda model: (model / "sota_manifest.json").write_text("[]"),
+            None,
+            FreshValuesError,
+            ("is not known",),
+        ),
+        (
+            lambda model: shutil.rmtree(model.parents[2] / "log"),
+            None,
+            FreshValuesError,
+            ("behind the set, and the code of alpha is not known", "run-0", "newer set of the same columns"),
+        ),
+        (
+            lambda model: shutil.rmtree(model.parents[2] / "log" / "run" / "__session__"),
+            None,
+            SessionError,
+            ("no session",),
+        ),
+        (None, "none", FreshValuesError, ("are not there", "none", "--factor-data fresh")),
+        (
+            None,
+            "early",
+            FreshValuesError,
+            ("end on 2020-02-10, and days up to 2020-02-11", "--factor-data fresh"),
+        ),
+        (None, "damaged", FreshValuesError, ("can't be read: ", "daily_pv.h5")),
+        (None, "empty", FreshValuesError, ("have no rows",)),
+        (None, "fresh", FreshValuesError, ("No factor data were made", "factor_data.txt")),
+    ],
+)
+def test_what_is_not_there(
+    project: Path,
+    spoil: Callable[[Path], object] | None,
+    data: str | None,
+    kind: type[BridgeError],
+    parts: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is run: one message with the fix."""
+    monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no pyqlib"))
+    monkeypatch.setattr(execute_factor, "run", None)
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    for name in ("early", "damaged", "empty"):
+        (project / name).mkdir()
+    until(prices(), len(DAYS) - 1).to_hdf(project / "early" / "daily_pv.h5", key="data")
+    (project / "damaged" / "daily_pv.h5").write_text("no table")
+    if spoil:
+        spoil(model)
+    refused(model, *parts, data=data, kind=kind)
+
+
+def refused(
+    model: Path, *parts: str, data: str | None = None, kind: type[BridgeError] = FreshValuesError
+) -> None:
+    """Fail unless new days are refused so, and nothing is kept."""
+    with pytest.raises(kind) as caught:
+        covering(model, LAST, data, print)
+    assert [part for part in parts if part not in str(caught.value)] == []
+    assert not list(model.parents[1].glob("sota_store/fresh/*/*"))
+
+
+# --- data that are made anew ---
+
+
+def test_data_that_are_made_anew(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the store's folder, and never over RD-Agent's own; equal ones lead to no second execution."""
+    own = project / "git_ignore_folder" / "factor_implementation_source_data" / "daily_pv.h5"
+    until(prices(), OLD).to_hdf(own, key="data", mode="w")
+    before, calls = own.read_bytes(), 0
+
+    def call(function: str, folder: Path, _: str) -> None:
+        nonlocal calls
+        calls += 1
+        prices().to_hdf(folder / "daily_pv_all.h5", key="data")
+        prices().to_hdf(folder / "daily_pv_debug.h5", key="data")
+        assert function == "make_factor_data"
+
+    monkeypatch.setattr(child, "call", call)
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    refused(model, "end on 2020-02-03")
+    said: list[str] = []
+    file = covering(model, LAST, "fresh", said.append)
+    assert covering(model, LAST, "fresh", said.append) == file
+    assert (calls, len(said), own.read_bytes()) == (2, 4, before)
+    pd.testing.assert_frame_equal(read(file), values_of(PLAIN).dropna(), check_exact=True)
+    refused_day = str((DAYS[-1] + pd.offsets.BDay()).date())
+    with pytest.raises(FreshValuesError, match="bring Qlib's data up to that day"):
+        covering(model, refused_day, "fresh", print)
+    assert not [left for left in file.parents[2].iterdir() if left.name.startswith(".data-")]
