@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from examples.demo import sandbox
@@ -68,6 +70,27 @@ def box_with_market(
     """Return a sandbox for `rdagent`, with the demo's market in its home folder."""
     box = sandbox.create(folder, python=python, qlib_python=qlib_python)
     return box, write_market(box.provider)
+
+
+def grow(provider: Path, number: int) -> pd.DatetimeIndex:
+    """Append days to a market in Qlib's data, and return them; its days of before stay as they are."""
+    calendar = provider / "calendars" / "day.txt"
+    text = calendar.read_text()
+    days = pd.bdate_range(text.split()[-1], periods=number + 1, inclusive="right")
+    calendar.write_text(text + "".join(f"{day:%Y-%m-%d}\n" for day in days))
+    for listed in (provider / "instruments").glob("*.txt"):
+        listed.write_text(listed.read_text().replace(text.split()[-1], f"{days[-1]:%Y-%m-%d}"))
+    random = np.random.default_rng(11)
+    for file in sorted(provider.glob("features/*/*.bin")):
+        values = np.fromfile(file, "<f4")
+        more = values[-1] * (1 + 0.01 * random.standard_normal(number))
+        np.append(values, more.astype("<f4")).tofile(file)
+    return days
+
+
+def prices(provider: Path, instrument: str, field: str) -> npt.NDArray[np.float32]:
+    """Return a field of an instrument of all days, (days,), as Qlib's data have it."""
+    return np.fromfile(provider / "features" / instrument.lower() / f"{field}.day.bin", "<f4")[1:]
 
 
 def rdagent(box: sandbox.Sandbox, *options: str, script: Script = MLP, **variables: str) -> Run:

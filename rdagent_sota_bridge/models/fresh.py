@@ -39,8 +39,7 @@ TOLERANCE = 1e-4
 """By so much of a factor's standard deviation its code may differ from the stored values: float32, and prices
 that the provider adjusted anew."""
 
-_VALUES, _DATA = "fresh", "factor_data"  # folders in the store
-_SAID = "factor_data.txt"  # beside them: what was said where no data were made
+_DATA, _SAID = "factor_data", "factor_data.txt"  # in the store: the folder, and what Qlib said without data
 _KEEP = ("Fresh factor values can't be kept", "set SOTA_STORE_PATH to a writable folder with room")
 _CHANGED = (
     "bring a newer set of the same columns, for its data or code has changed, or it uses the whole sample"
@@ -80,8 +79,7 @@ def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path
     the code that made the set is run again on the factor data, in the Python that RD-Agent runs factors in.
     The stored rows stay as they are, so that old predictions repeat to the bit; the new rows are laid behind
     them. On the stored days the code has to give the stored values again, up to `TOLERANCE`. The new file
-    reaches as far as the factor data. It is kept in the store's folder: the same code is not run again on the
-    same data.
+    reaches as far as the factor data. The store keeps it: the same code is not run again on the same data.
 
     Args:
         of: The workspace of a model that was trained with mined columns.
@@ -113,16 +111,22 @@ def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path
         if factor_data is not None:
             folder = _made_anew(place, say) if factor_data == FRESH else Path(factor_data).expanduser()
             runs = [replace(one, execution=replace(one.execution, data_folder=folder)) for one in runs]
-        data = [_digests(one.execution.data_folder, day, factor_data == FRESH) for one in runs]
+        folders = dict.fromkeys(one.execution.data_folder for one in runs)
+        data = [_digests(folder, day, factor_data == FRESH) for folder in folders]
         codes = [[one.columns, [(code.name, code.code) for code in one.codes]] for one in runs]
         key = json.dumps([parquet.current_digest(stored), codes, data])
-        kept = place / _VALUES / hashlib.sha256(key.encode()).hexdigest() / FACTOR_FILE
-        if not kept.is_file():
+        digest = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+        wanted = store.Wanted(digest, tuple(old.columns), ())
+        known = store.find(digest, place)
+        if known is None or store.trouble_of(known):
             values = _extended(old, runs, say)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            nested = values.set_axis(panel.nested_columns(list(values.columns)), axis=1)
-            files.write_whole(kept, nested.to_parquet(), like=stored.stat())
-            say(f"the set with its new days is kept as {kept}")
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place, prefix=".fresh-") as name:
+                file = Path(name) / FACTOR_FILE
+                values.set_axis(panel.nested_columns(wanted.columns), axis=1).to_parquet(file)
+                made = replace(wanted, sources=((file, parquet.current_digest(file)),))
+                store.keep(made, place, say)
+        kept = store.keep(wanted, place).path
         end = _last_day(execute_factor.flat(pd.read_parquet(kept)), sources)
     if end < day:
         fact = f"The factors' values end on {end:%Y-%m-%d}, and the data that they are made from do not"

@@ -17,7 +17,7 @@ import pytest
 
 from rdagent_sota_bridge.check import execute_factor
 from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, FreshValuesError, SessionError
-from rdagent_sota_bridge.factor_set import panel
+from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.fresh import covering
@@ -151,7 +151,10 @@ def test_new_rows_are_laid_behind_the_stored_ones(project: Path) -> None:
     assert (said[0], len(said)) == ("the code of alpha is run again", 2)
     assert covering(model, LAST, None, silent) == file
     assert covering(model, str(DAYS[OLD].date()), None, silent) == file
-    assert file.is_relative_to(project / "git_ignore_folder" / "sota_store")
+    assert [found.path for found in store.entries(file.parent)[0]] == [file]
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert read(covering(model, LAST, None, said.append)).equals(found), "a damaged copy is made anew"
     copy = shutil.copytree(
         project / "git_ignore_folder" / "factor_implementation_source_data", project / "data"
     )
@@ -317,7 +320,7 @@ def refused(
     with pytest.raises(kind) as caught:
         covering(model, LAST, data, print)
     assert [part for part in parts if part not in str(caught.value)] == []
-    assert not list(model.parents[1].glob("sota_store/fresh/*/*"))
+    assert not list(model.parents[1].glob("sota_store/*.parquet"))
 
 
 # --- data that are made anew ---
@@ -347,4 +350,4 @@ def test_data_that_are_made_anew(project: Path, monkeypatch: pytest.MonkeyPatch)
     refused_day = str((DAYS[-1] + pd.offsets.BDay()).date())
     with pytest.raises(FreshValuesError, match="bring Qlib's data up to that day"):
         covering(model, refused_day, "fresh", print)
-    assert not [left for left in file.parents[2].iterdir() if left.name.startswith(".data-")]
+    assert not list(file.parent.glob(".*-*"))
