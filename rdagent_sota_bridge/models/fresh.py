@@ -28,6 +28,7 @@ from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE
 from rdagent_sota_bridge.factor_set.sessions import FactorCode
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import set_is_gone
+from rdagent_sota_bridge.qlib_files import market, training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.settings import read_settings
 from rdagent_sota_bridge.system import files
@@ -72,7 +73,7 @@ class _Mined:
     execution: Execution
 
 
-def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path:
+def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) -> Path:
     """Return a factor file of a model's mined columns that covers the days up to one.
 
     That is the file in the model's workspace where the rows of each run that mined it reach that day. Else
@@ -83,7 +84,9 @@ def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path
 
     Args:
         of: The workspace of a model that was trained with mined columns.
-        last_day: The last trading day that is needed (ISO).
+        last_day: The last day that is needed (ISO); one without trading counts as the trading day before.
+            None for the last one in Qlib's data: then the workspace's own file will do where `factor_data` is
+            None, and the code is not known or RD-Agent's data end sooner; `say` gets the reason.
         factor_data: `FRESH` for data that RD-Agent's `generate.py` makes anew from Qlib's, in a folder of
             ours; else a folder in place of RD-Agent's own; None for that.
         say: Gets a line of what takes time.
@@ -97,22 +100,28 @@ def covering(of: Path, last_day: str, factor_data: str | None, say: Say) -> Path
         SettingsError: if a variable has a value that means nothing.
         StoreError: if a file can't be read or written.
     """
-    of, day = of.absolute(), pd.Timestamp(last_day)
+    of = of.absolute()
     stored = of / FACTOR_FILE
     if not stored.is_file():
         raise set_is_gone(stored)
     old = execute_factor.flat(pd.read_parquet(stored))
-    sources = _sources(of, tuple(old.columns))
-    if _last_day(old, sources) >= day:
+    sources, day = _sources(of, tuple(old.columns)), _trading_day(of, last_day)
+    if day is None or _last_day(old, sources) >= day:
         return stored
-    runs = [_mined(of, source) for source in sources]
     place = store.folder(read_settings().store_path)
     with store.failing_at(place, _KEEP):
-        if factor_data is not None:
-            folder = _made_anew(place, say) if factor_data == FRESH else Path(factor_data).expanduser()
-            runs = [replace(one, execution=replace(one.execution, data_folder=folder)) for one in runs]
-        folders = dict.fromkeys(one.execution.data_folder for one in runs)
-        data = [_digests(folder, day, factor_data == FRESH) for folder in folders]
+        try:
+            runs = [_mined(of, source) for source in sources]
+            if factor_data is not None:
+                folder = _made_anew(place, say) if factor_data == FRESH else Path(factor_data).expanduser()
+                runs = [replace(one, execution=replace(one.execution, data_folder=folder)) for one in runs]
+            folders = dict.fromkeys(one.execution.data_folder for one in runs)
+            data = [_digests(folder, day, factor_data == FRESH) for folder in folders]
+        except FreshValuesError as error:
+            if last_day is not None or factor_data is not None:
+                raise
+            say(f"no values behind the set: {error.fact} ({error.place}); {error.fix}")
+            return stored
         codes = [[one.columns, [(code.name, code.code) for code in one.codes]] for one in runs]
         key = json.dumps([parquet.current_digest(stored), codes, data])
         digest = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
@@ -170,6 +179,18 @@ def _mined(of: Path, source: _Source) -> _Mined:
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
     return _Mined(source.columns, sessions.codes_of_set(at.log, at.loop)[::-1], execution)
+
+
+def _trading_day(of: Path, last_day: str | None) -> pd.Timestamp | None:
+    """Return the last trading day in Qlib's data up to a day; as far as the data can be read from here."""
+    record = training_record.read(of)
+    task = record.task if record else None
+    home = market.read_market(task.provider_uri, task.market) if task else None
+    asked = None if last_day is None else pd.Timestamp(last_day)
+    if home is None:
+        return asked
+    days = home.calendar.normalize()
+    return days[-1 if asked is None else max(0, days.searchsorted(asked, side="right") - 1)]
 
 
 def _last_day(values: pd.DataFrame, sources: Sequence[_Source]) -> pd.Timestamp:

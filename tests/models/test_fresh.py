@@ -40,6 +40,9 @@ def code_of(*names: str, days: int = 1, then: str = "") -> str:
     return BEGIN + body + then + END.format(names=", ".join(names), keys=list(names))
 
 
+PLAIN = code_of("alpha")
+
+
 def prices() -> pd.DataFrame:
     """Return the table that RD-Agent gives to factors, for all days."""
     values = frames.factor_frame(("$close",), days=DAYS) / 1e4
@@ -208,6 +211,58 @@ def test_a_project_that_has_moved(project: Path) -> None:
     assert covering(model, LAST, None, print) != model / FACTOR_FILE
 
 
+# --- the days of the market ---
+
+
+@pytest.fixture
+def with_market(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a market of all days where RD-Agent looks for Qlib's data."""
+    monkeypatch.setenv("HOME", str(project.parent))
+    folder = project.parent / ".qlib" / "qlib_data" / "cn_data"
+    for name, text in (
+        ("calendars/day.txt", "".join(f"{day:%Y-%m-%d}\n" for day in DAYS)),
+        ("instruments/csi300.txt", "SH600000\t2020-01-01\t2020-12-31\n"),
+    ):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.usefixtures("with_market")
+def test_no_trading_day_and_the_last_one(project: Path) -> None:
+    """A Sunday is the Friday before it, and no day the last one in Qlib's data."""
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    own = model / FACTOR_FILE
+    assert DAYS[OLD - 2].dayofweek == 4
+    until(read(own), OLD - 1).pipe(frames.nested).to_parquet(own)
+    for day in ("2020-02-02", "2019-01-01"):
+        assert covering(model, day, None, silent) == own
+    for day in (None, "2020-12-31"):
+        assert read(covering(model, day, None, print)).index[-1][0] == DAYS[-1]
+
+
+@pytest.mark.usefixtures("with_market")
+@pytest.mark.parametrize(("has_log", "why"), [(True, "--factor-data fresh"), (False, "is not known")])
+def test_the_last_day_without_data_or_code(project: Path, has_log: bool, why: str) -> None:
+    """The model's own file is taken where nobody has named data, and what is missing is said."""
+    run = mine(project, "run", {"alpha": PLAIN})
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), run)
+    data = project / "git_ignore_folder" / "factor_implementation_source_data" / "daily_pv.h5"
+    until(prices(), OLD + 1).to_hdf(data, key="data", mode="w")
+    if not has_log:
+        shutil.rmtree(run.log)
+    said: list[str] = []
+    assert covering(model, None, None, said.append) == model / FACTOR_FILE
+    assert (len(said), why in said[0]) == (1, True)
+    with pytest.raises(FreshValuesError):
+        covering(model, None, "git_ignore_folder/factor_implementation_source_data", print)
+
+
+def test_qlibs_data_are_elsewhere(project: Path) -> None:
+    """Without a market that can be read here, the last day is that of the model's own file."""
+    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    assert covering(model, None, None, silent) == model / FACTOR_FILE
+
+
 # --- what stops ---
 
 WHOLE_SAMPLE = "alpha = alpha / alpha.std()\n"
@@ -215,7 +270,6 @@ LATE_CUT = f"alpha = alpha[alpha.index.get_level_values(0) < '{DAYS[OLD].date()}
 INFINITE = f"alpha.loc['{LAST}'] = float('inf')\n"
 
 
-PLAIN = code_of("alpha")
 NO_DAYS = "import pandas as pd\npd.DataFrame({'alpha': [1.0]}).to_hdf('result.h5', key='data')\n"
 
 
