@@ -96,6 +96,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
         FreshValuesError: if the code of a column is not known, fails, gives other values than the stored ones
             (the message names factor, day, instrument and both values) or none behind them; or the factor
             data end before that day.
+        ResultError: if what Qlib recorded of the model can't be read.
         SessionError: if the log that holds the code can't be read.
         SettingsError: if a variable has a value that means nothing.
         StoreError: if a file can't be read or written.
@@ -172,7 +173,7 @@ def _mined(of: Path, source: _Source) -> _Mined:
         at = locate.with_its_log(Located(of.parent / at.path.parent.name / FACTOR_FILE))
     if at.log is None:
         fact = (
-            f"The days asked for lie behind the set, and the code of {', '.join(source.columns)} is not known"
+            f"The days are behind those of the set, and the code of {', '.join(source.columns)} is not known"
         )
         fix = "bring a newer set of the same columns: no log here is that of the run which mined them"
         raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
@@ -233,21 +234,19 @@ def _made_anew(place: Path, say: Say) -> Path:
 def _digests(folder: Path, day: pd.Timestamp, is_new: bool) -> list[str]:
     """Return names and digests of the files of factor data, which have to reach a day."""
     fix = f"make them anew from Qlib's data: --factor-data {FRESH}; or name a folder: --factor-data FOLDER"
-    if is_new:
-        fix = "bring Qlib's data up to that day, and start again"
-    if not folder.is_dir():
-        raise FreshValuesError("The data that factors are made from are not there", str(folder), fix)
+    fix = "bring Qlib's data up to that day, and start again" if is_new else fix
+    fact = "There are no data to make factors from"
     try:
-        found = data_files(folder)
+        found = data_files(folder) if folder.is_dir() else []
         ends = [times.max() for file in found for times in times_in(file) if len(times)]
     except NotCheckedError as error:
-        fact = f"The data that factors are made from can't be read: {error.fact}"
+        fact = f"The factor data can't be read: {error.fact}"
         raise FreshValuesError(fact, str(folder), error.fix) from None
-    if not ends or min(ends).normalize() < day:
-        until = f"end on {min(ends):%Y-%m-%d}" if ends else "have no rows"
-        fact = f"The data that factors are made from {until}, and days up to {day:%Y-%m-%d} are asked for"
-        raise FreshValuesError(fact, str(folder), fix)
-    return [f"{file.name} {parquet.current_digest(file)}" for file in found]
+    if ends and min(ends).normalize() >= day:
+        return [f"{file.name} {parquet.current_digest(file)}" for file in found]
+    if ends:
+        fact = f"The factor data end on {min(ends):%Y-%m-%d}, and days up to {day:%Y-%m-%d} are asked for"
+    raise FreshValuesError(fact, str(folder), fix)
 
 
 # --- running ---
@@ -255,14 +254,11 @@ def _digests(folder: Path, day: pd.Timestamp, is_new: bool) -> list[str]:
 
 def _extended(old: pd.DataFrame, runs: Sequence[_Mined], say: Say) -> pd.DataFrame:
     """Return the stored values with the new rows of each run's columns behind them, sorted."""
-    behind = [_rows_behind(_rows_of(old, one.columns), one, say) for one in runs]
-    index = old.index
-    for rows in behind:
-        index = index.union(rows.index)
-    whole = old.reindex(index).sort_index()
-    for rows in behind:
-        whole.loc[rows.index, list(rows.columns)] = rows.astype(whole.dtypes[list(rows.columns)])
-    return whole
+    whole = old
+    for one in runs:
+        rows = _rows_behind(_rows_of(old, one.columns), one, say)
+        whole = whole.combine_first(rows.astype(old.dtypes[list(one.columns)]))
+    return whole[list(old.columns)]
 
 
 def _rows_behind(stored: pd.DataFrame, one: _Mined, say: Say) -> pd.DataFrame:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,58 +17,21 @@ from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.fresh import covering
-from tests import frames, logs, runs, trained
+from tests import frames, trained
+from tests.factor_codes import (
+    DAYS,
+    LAST,
+    OLD,
+    PLAIN,
+    code_of,
+    mine,
+    prices,
+    trained_on,
+    until,
+    values_of,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-DAYS = pd.bdate_range("2020-01-01", periods=30)
-OLD, LAST = 24, str(DAYS[-1].date())
-"""How many days are stored; the last one that there is."""
-
-BEGIN = "import pandas as pd\nclose = pd.read_hdf('daily_pv.h5', key='data')['$close']\n"
-CHANGE = "{name} = close / close.groupby(level=1).shift({days}) - 1\n"
-END = "pd.concat([{names}], axis=1, keys={keys}).to_hdf('result.h5', key='data')\n"
-
-
-def code_of(*names: str, days: int = 1, then: str = "") -> str:
-    """Return the code of changes over some days; `then` may alter them."""
-    body = "".join(CHANGE.format(name=name, days=days + place) for place, name in enumerate(names))
-    return BEGIN + body + then + END.format(names=", ".join(names), keys=list(names))
-
-
-PLAIN = code_of("alpha")
-
-
-def prices() -> pd.DataFrame:
-    """Return the table that RD-Agent gives to factors, for all days."""
-    values = frames.factor_frame(("$close",), days=DAYS) / 1e4
-    return 10 * np.exp(values)
-
-
-def values_of(code: str, days: int = len(DAYS)) -> pd.DataFrame:
-    """Return what code makes of the first days."""
-    found: dict[str, Any] = {}
-    body = code.replace("pd.read_hdf('daily_pv.h5', key='data')", "prices").rpartition("pd.concat")
-    exec(
-        f"{body[0]}result = {body[1]}{body[2].rpartition('.to_hdf')[0]}",
-        {"prices": until(prices(), days)},
-        found,
-    )
-    result: pd.DataFrame = found["result"]
-    return result
-
-
-def until(frame: pd.DataFrame, days: int) -> pd.DataFrame:
-    """Return the rows of the first days."""
-    return frame[frame.index.get_level_values("datetime") <= DAYS[days - 1]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that mined some factors: its log, and the manifest's entry of its set."""
-
-    log: Path
-    source: dict[str, Any]
 
 
 @pytest.fixture
@@ -86,29 +45,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", shlex.quote(sys.executable))
     return folder
-
-
-def mine(project: Path, name: str, *loops: dict[str, str], **entry: Any) -> Run:
-    """Write the log of a run: of each loop its code by factor. `entry` is what the manifest has otherwise."""
-    loop, log, root = logs.new_loop(), project / "log" / name, project / runs.WORKSPACES
-    for number, codes in enumerate(loops):
-        experiment = logs.factor_experiment(root / f"{name}-{number}", *codes)
-        for space, code in zip(experiment.sub_workspace_list, codes.values(), strict=True):
-            space.file_dict["factor.py"] = code
-        logs.finish(loop, number, experiment, accepted=True)
-        logs.dump(loop, log, number)
-    path = root / f"{name}-{len(loops) - 1}" / FACTOR_FILE
-    return Run(log, {"path": str(path), "log": str(log), "loop": len(loops) - 1, **entry})
-
-
-def trained_on(project: Path, values: pd.DataFrame, *mined: Run) -> Path:
-    """Return the workspace of a model that was trained on values of these runs' columns."""
-    model = trained.write_training(project / runs.WORKSPACES / "model")
-    frames.write(frames.nested(values), model)
-    manifest = json.loads((model / "sota_manifest.json").read_text())
-    manifest["factor_set"]["sources"] = [{"columns": list(values.columns), **run.source} for run in mined]
-    (model / "sota_manifest.json").write_text(json.dumps(manifest))
-    return model
 
 
 def read(file: Path) -> pd.DataFrame:
@@ -249,7 +185,7 @@ def test_the_last_day_without_data_or_code(project: Path, has_log: bool, why: st
     data = project / "git_ignore_folder" / "factor_implementation_source_data" / "daily_pv.h5"
     until(prices(), OLD + 1).to_hdf(data, key="data", mode="w")
     if not has_log:
-        shutil.rmtree(run.log)
+        shutil.rmtree(project / "log")
     said: list[str] = []
     assert covering(model, None, None, said.append) == model / FACTOR_FILE
     assert (len(said), why in said[0]) == (1, True)
@@ -326,7 +262,11 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
             lambda model: shutil.rmtree(model.parents[2] / "log"),
             None,
             FreshValuesError,
-            ("behind the set, and the code of alpha is not known", "run-0", "newer set of the same columns"),
+            (
+                "behind those of the set, and the code of alpha is not known",
+                "run-0",
+                "newer set of the same columns",
+            ),
         ),
         (
             lambda model: shutil.rmtree(model.parents[2] / "log" / "run" / "__session__"),
@@ -334,7 +274,7 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
             SessionError,
             ("no session",),
         ),
-        (None, "none", FreshValuesError, ("are not there", "none", "--factor-data fresh")),
+        (None, "none", FreshValuesError, ("There are no data", "none", "--factor-data fresh")),
         (
             None,
             "early",
@@ -342,7 +282,7 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
             ("end on 2020-02-10, and days up to 2020-02-11", "--factor-data fresh"),
         ),
         (None, "damaged", FreshValuesError, ("can't be read: ", "daily_pv.h5")),
-        (None, "empty", FreshValuesError, ("have no rows",)),
+        (None, "empty", FreshValuesError, ("There are no data",)),
         (None, "fresh", FreshValuesError, ("No factor data were made", "factor_data.txt")),
     ],
 )
