@@ -63,7 +63,7 @@ class Retrained:
     is_new: bool
 
 
-class _Before(BaseModel):
+class Before(BaseModel):
     """What a model was trained on, by its manifest."""
 
     mined: tuple[str, ...] = Field(validation_alias="mined_columns")
@@ -80,12 +80,13 @@ def train_again(
     keep: tuple[int, ...] = (),
     threads: int | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
+    values: Path | None = None,
 ) -> Retrained:
     """Train a recorded model again, in Qlib's environment; what was trained before is not trained once more.
 
-    The new workspace is named after the training and the change, and the threads where there is a seed: its
-    bits are those of a number of threads. Its manifest has `retrained`, and `sota_output.txt` is what
-    RD-Agent and Qlib said. A process that trains the same waits.
+    The new workspace is named after the training, the change and the digest of new values, and the threads
+    where there is a seed: its bits are those of a number of threads. Its manifest has `retrained`, and
+    `sota_output.txt` is what RD-Agent and Qlib said. A process that trains the same waits.
 
     Args:
         of: The workspace of a model that was trained with the factors.
@@ -94,6 +95,7 @@ def train_again(
         keep: Descriptors that stay open until all processes of the training are gone.
         threads: The number of torch's threads; None for what the environment, or else torch, chooses.
         is_wanted: Ends the training where it says False.
+        values: A file that takes the place of the set's: the same columns, in normal form, for more days.
 
     Raises:
         ResultError: if there is no training to repeat, it can't be read, or the new one gave no result.
@@ -106,8 +108,13 @@ def train_again(
     read_settings()  # what is wrong there is told here, and not by the child
     of, root = of.absolute(), root.absolute()
     training = training_record.read_training(of)
-    record, before = _manifest(of)
+    record, before = read_manifest(of)
     retrained = {"of": of.name, "recorder": training.run.name, "change": change.as_record()}
+    factor_set = record["factor_set"]
+    if values is not None:
+        factor_set = _with_values(factor_set, values)
+        retrained["values"] = factor_set["digest"]
+        before = before.model_copy(update={"digest": factor_set["digest"], "stored": factor_set["digest"]})
     seeded = change.seed is not None
     named = {**retrained, **({"threads": threads} if seeded and threads else {})}
     workspace = root / hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]
@@ -127,7 +134,8 @@ def train_again(
     ):
         if (workspace / manifest.MANIFEST_FILE).is_file():  # by the process that was waited for
             return _result(workspace, is_new=False)
-        factor_set = _place_set(of, workspace, mined, before, record["factor_set"]) if mined else None
+        source = values or of / FACTOR_FILE
+        factor_set = _place_set(source, workspace, mined, before, factor_set) if mined else None
         texts = {MODEL_FILE: files.read_text(of / MODEL_FILE), model_yaml.CONFIG_FILE: config}
         if change.seed is not None:
             texts[seeds.FILE] = seeds.text(change.seed)
@@ -162,17 +170,22 @@ def _alone(workspace: Path, is_wanted: Callable[[], bool]) -> Iterator[int]:
         yield file.fileno()
 
 
-def _manifest(workspace: Path) -> tuple[dict[str, Any], _Before]:
+def read_manifest(workspace: Path) -> tuple[dict[str, Any], Before]:
+    """Return the manifest in a model's workspace, whole, and what of it a training repeats.
+
+    Raises:
+        ResultError: if it is not there, or can't be read.
+    """
     file = workspace / manifest.MANIFEST_FILE
     try:
         record = files.read_json(file)
-        return record, _Before.model_validate(record)
+        return record, Before.model_validate(record)
     except (OSError, ValueError) as error:
         fact = f"What the model was trained on is not known: no manifest can be read ({shortened(error)})"
         raise ResultError(fact, str(file), "leave the model out, or train it with the factors") from None
 
 
-def _columns(of: Path, before: _Before, change: Change) -> tuple[str, ...]:
+def _columns(of: Path, before: Before, change: Change) -> tuple[str, ...]:
     """Return the mined columns that stay, in the order that they had."""
     asked = before.mined if change.columns is None else change.columns
     place = str(of / manifest.MANIFEST_FILE)
@@ -185,11 +198,19 @@ def _columns(of: Path, before: _Before, change: Change) -> tuple[str, ...]:
     return tuple(name for name in before.mined if name in asked)
 
 
+def _with_values(factor_set: dict[str, Any], values: Path) -> dict[str, Any]:
+    """Return what a manifest says of a set whose values are those of another file."""
+    digest, footer = parquet.current_digest(values), parquet.read_footer(values)
+    days = {"start": str(footer.start), "end": str(footer.end), "rows": footer.rows}
+    place = {"path": str(values), "digest": digest}
+    return {**factor_set, **place, **days, "stored": place}
+
+
 def _place_set(
-    of: Path, workspace: Path, mined: tuple[str, ...], before: _Before, factor_set: dict[str, Any]
+    source: Path, workspace: Path, mined: tuple[str, ...], before: Before, factor_set: dict[str, Any]
 ) -> dict[str, Any]:
     """Put the factor file into the new workspace, and return what its manifest says of the set."""
-    source, target = of / FACTOR_FILE, workspace / FACTOR_FILE
+    target = workspace / FACTOR_FILE
     if not source.is_file():
         raise set_is_gone(source)
     if before.stored and (now := parquet.current_digest(source)) != before.stored:

@@ -31,7 +31,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Train], list[int | None]
     def set_to(stand_in: Train) -> list[int | None]:
         threads: list[int | None] = []
 
-        def train_again(of: Path, change: Change, root: Path, keep: Any, number: Any, is_wanted: Any) -> Any:
+        def train_again(
+            of: Path, change: Change, root: Path, keep: Any, number: Any, is_wanted: Any, *_: Any
+        ) -> Any:
             threads.append(number)
             stand_in(change.seed or 0, is_wanted)
             return Retrained(Path(str(change.seed)), {}, True)
