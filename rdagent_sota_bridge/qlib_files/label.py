@@ -16,10 +16,18 @@ _RETURN = re.compile(
     r"\s*Ref\(\$(?P<field>\w+),\s*-(?P<later>\d+)\)\s*/\s*Ref\(\$(?P=field),\s*-(?P<earlier>\d+)\)\s*-\s*1\s*"
 )
 
+_LATER = re.compile(r",\s*-\s*(\d+)\s*\)")
+
 
 def is_known(expression: str) -> bool:
     """Return whether an expression has the form that is read here."""
     return _RETURN.fullmatch(expression) is not None
+
+
+def days_ahead(expression: str) -> int:
+    """Return how many trading days after its own a day's label needs, or more where its form is not known."""
+    looks = [int(days) for days in _LATER.findall(expression)]
+    return max(looks) if is_known(expression) else sum(looks)  # one may stand in another
 
 
 def file_of(folder: Path, expression: str, instrument: str) -> Path:

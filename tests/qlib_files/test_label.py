@@ -148,3 +148,18 @@ def test_prices_that_can_not_be_read() -> None:
         with without_privileges(), pytest.raises(MarketError, match="Permission denied") as caught:
             label.values(folder, LABEL, np.arange(1), ["SH600000"])
     assert caught.value.place == str(file)
+
+
+@pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        (LABEL, 2),
+        ("Ref($open, -1)/Ref($open, -6) - 1", 6),
+        ("Ref($close, -5)/$close - 1", 5),
+        ("Ref(Mean(Ref($close, -3), 5), -2)/$close - 1", 5),
+        ("$close/Ref($close, 1) - 1", 0),
+    ],
+)
+def test_how_far_a_label_looks_ahead(expression: str, days: int) -> None:
+    """As far as Qlib extends the data for it, for the known form and others."""
+    assert label.days_ahead(expression) == days

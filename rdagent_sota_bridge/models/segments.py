@@ -1,0 +1,156 @@
+"""The segments of trainings on later days: those of a recorded one moved, or a walk forward from them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import tempfile
+import uuid
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rdagent_sota_bridge.errors import ChoiceError, MarketError, ResultError
+from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.models import child
+from rdagent_sota_bridge.qlib_files import label, market, training_record
+from rdagent_sota_bridge.qlib_files.model_yaml import Task
+from rdagent_sota_bridge.report import daily_ic
+from rdagent_sota_bridge.system import files
+
+Segments = dict[str, tuple[str, str]]
+"""First and last day (ISO, both inclusive) of train, valid and test."""
+
+_SCRIPT = resources.files("rdagent_sota_bridge.qlib_side") / "sota_rolling.py"
+_PIECES = "sota_pieces.json"
+_OUTPUT = "sota_rolling.txt"  # what Qlib said where there are no pieces, in the model's workspace
+_DURATION = re.compile(r"([1-9]\d{0,3})([DWMY])")
+_UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
+
+
+def later(
+    of: Path, training: training_record.Training, train_end: str | None, rolling: str | None
+) -> list[Segments]:
+    """Return the segments of each training that is asked for.
+
+    Raises:
+        MarketError: if Qlib's data can't be read, or have no later day with a label.
+        ChoiceError: if `train_end` or `rolling` means nothing, or asks for days that are not there.
+        ResultError: if the recorded segments are not known, or Qlib gave no pieces.
+    """
+    record = training_record.read(of)
+    task = record.task if record else None
+    if record is None or task is None or task.unknown:
+        fix = "leave the model out"
+        raise ResultError("The segments that the model was trained on are not known", str(of), fix)
+    days, last = _days(task)
+    place = f"{task.provider_uri}, whose days with a label end on {days[last].date()}"
+    test_end = task.test[1]
+    if pd.isna(test_end):  # the last one that had a label then
+        test_end = daily_ic.read(of, record.recorder).ic.dropna().index[-1]
+    before = {
+        name: (int(days.searchsorted(start)), int(days.searchsorted(end, side="right")) - 1)
+        for name, (start, end) in {**task.segments, "test": (task.test[0], test_end)}.items()
+    }
+    room = last - before["test"][1]
+    if room < 1 and (rolling is None or train_end is not None):
+        fact = f"There are no later days to train on: the test segment ended on {test_end.date()}"
+        raise MarketError(fact, place, "bring newer data of Qlib's, then refresh the model")
+    by = 0 if rolling else room
+    if train_end is not None:
+        train = before["train"][1]
+        by = _position(days, train_end) - train
+        if not 0 < by <= room:
+            fact = f"The training, which ended on {days[train].date()}, can't end on {train_end}"
+            fix = f"take a trading day from {days[train + 1].date()} to {days[train + room].date()}"
+            raise ChoiceError(fact, f"option --train-end; {place}", fix)
+    moved = {name: (start + by, end + by) for name, (start, end) in before.items()}
+    if rolling is None:
+        return [{name: (iso(days[a]), iso(days[b])) for name, (a, b) in moved.items()}]
+    return _rolled(of, training, days[: last + 1], moved, rolling, label.days_ahead(task.label))
+
+
+def _days(task: Task) -> tuple[pd.DatetimeIndex, int]:
+    """Return Qlib's trading days, and the position of the last one that has a label."""
+    found = market.read_market(task.provider_uri, task.market)
+    # Qlib's back-test reads the trading day after the last one, whatever the label is.
+    last = -1 if found is None else len(found.calendar) - 1 - max(1, label.days_ahead(task.label))
+    if found is None or last < 0:
+        fix = "download Qlib's data anew"
+        raise MarketError("Qlib's data of the market can't be read, or hold no day", task.provider_uri, fix)
+    return found.calendar.normalize(), last
+
+
+def _position(days: pd.DatetimeIndex, day: str) -> int:
+    try:
+        wanted = pd.Timestamp(datetime.date.fromisoformat(day))
+    except ValueError:
+        raise ChoiceError(f"This is no day: {day}", "option --train-end", "write it as 2020-08-31") from None
+    place = int(days.searchsorted(wanted))
+    if place == len(days) or days[place] != wanted:
+        near = " or ".join(iso(one) for one in days[max(place - 1, 0) : place + 1])
+        raise ChoiceError(f"{day} is no trading day of Qlib's", "option --train-end", f"take {near}")
+    return place
+
+
+def _rolled(
+    of: Path,
+    training: training_record.Training,
+    days: pd.DatetimeIndex,
+    moved: dict[str, tuple[int, int]],
+    rolling: str,
+    ahead: int,
+) -> list[Segments]:
+    """Return the segments of a walk forward up to the last of some days, by Qlib."""
+    first, span = moved["test"][0], len(days) - moved["test"][0]
+    form = _DURATION.fullmatch(rolling)
+    offset = pd.DateOffset(**{_UNITS[form[2]]: int(form[1])}) if form else pd.DateOffset(days=0)
+    step = int(days.searchsorted(days[first] + offset)) - first if span > 0 else 0
+    if step < 1 or days[first] + offset > days[-1]:
+        tested = f"{days[min(first, len(days) - 1)].date()} to {days[-1].date()}"
+        raise ChoiceError(
+            f"The walk can't go in pieces of {rolling}",
+            f"option --rolling; the days to test on are {tested}",
+            "name a duration that fits into them, such as 3M, 8W or 1Y",
+        )
+    asked = {name: [iso(days[max(a, 1)]), iso(days[b])] for name, (a, b) in moved.items() if name != "test"}
+    # It takes no segment from the calendar's first day (`TimeAdjuster.truncate`, pyqlib 0.9.7); the training
+    # begins where it did in any case. A label of the last day before a piece reaches `ahead` days further.
+    request: dict[str, Any] = {
+        "step": step,
+        "trunc_days": ahead + 1,
+        "qlib_init": training.config["qlib_init"],
+    }
+    request["segments"] = {**asked, "test": [iso(days[first]), iso(days[-1])]}
+    fix = "make the files readable and writable for you, with room on the disk"
+    with (
+        store.failing_at(of, ("The walk can't be planned", fix)),
+        tempfile.TemporaryDirectory(dir=of, prefix=".rolling-", ignore_cleanup_errors=True) as name,
+    ):
+        folder = Path(name)
+        files.write_whole(folder / "sota_rolling.json", json.dumps(request))
+        # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
+        script = f"{_SCRIPT.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n"
+        files.write_whole(folder / _SCRIPT.name, script)
+        child.call("run_in_qlib", folder, _SCRIPT.name)
+        if not (folder / _PIECES).is_file():
+            said = (folder / child.OUTPUT).replace(of / _OUTPUT)
+            raise ResultError("Qlib planned no walk", str(said), "see what Qlib says there")
+        pieces = files.read_json(folder / _PIECES)
+    start, end = iso(days[moved["train"][0]]), iso(days[-1])
+    return [
+        {
+            "train": (start, one["train"][1]),
+            "valid": tuple(one["valid"]),
+            "test": (one["test"][0], min(one["test"][1], end)),
+        }
+        for one in pieces
+    ]
+
+
+def iso(day: pd.Timestamp) -> str:
+    """Return a day as text."""
+    return str(day.date())
