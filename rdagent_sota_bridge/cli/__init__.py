@@ -195,6 +195,53 @@ def predict_command(
     from rdagent_sota_bridge.cli import predict
 
     predict.run(model, date, output, changed_data, as_json)
+@app.command(name="refresh")
+def refresh_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A log, LOG:LOOP, or a model's workspace; the newest log's best accepted model if left out.",
+        ),
+    ] = None,
+    train_end: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DAY",
+            help="The last day of the training: all segments move by as many trading days. Left out, the "
+            "test segment ends on the last day that has a label.",
+        ),
+    ] = None,
+    rolling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="3M",
+            help="Walk forward over the test segment and on, in pieces such as 3M, 8W or 1Y. Each is a "
+            "training of its own: 14 pieces cost 14 trainings.",
+        ),
+    ] = None,
+    factor_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the set ends before those days: the folder of the data that its code is run on "
+            "again, or fresh to make them from Qlib's; RD-Agent's own if left out."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many trainings of a walk run at once.")] = 1,
+    cluster: Annotated[
+        str,
+        typer.Option(help="The address of a Dask scheduler, whose workers train in place of this machine."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Train a model again on later days, its processors fitted anew, and test it behind them. No LLM call.
+
+    What the same command has trained before is not trained once more: after a stop, give it again.
+    """
+    from rdagent_sota_bridge.cli import refresh
+    from rdagent_sota_bridge.models.trainings import How
+
+    refresh.run(model, train_end, rolling, factor_data, How(jobs, cluster), as_json)
 
 
 @app.command(name="push")

@@ -1,0 +1,134 @@
+"""A recorded model trained on later days, without an LLM: once, or walking forward.
+
+About 150 lines, with `segments.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import segments, trainings
+from rdagent_sota_bridge.models.retrain import Change, read_manifest
+from rdagent_sota_bridge.models.segments import Segments, iso
+from rdagent_sota_bridge.models.trainings import How, Wanted
+from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.report import daily_ic
+from rdagent_sota_bridge.report.statistics import Estimate, estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A training on later segments.
+
+    Attributes:
+        workspace: Its workspace.
+        segments: What it was trained and tested on.
+        ic: The daily IC of the test segment.
+        in_sample: Whether its factors were mined with knowledge of days of the test segment; None where that
+            is not known.
+        is_new: False where an earlier call has trained it.
+    """
+
+    workspace: Path
+    segments: Segments
+    ic: pd.Series
+    in_sample: bool | None
+    is_new: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Refreshed:
+    """What became of a model.
+
+    Attributes:
+        pieces: In the order of time; one without a walk.
+        mined_on: First and last day that the mining of the factors knew; None where that is not known.
+    """
+
+    pieces: tuple[Piece, ...]
+    mined_on: tuple[str, str] | None
+
+    def joined(self, *, unseen: bool = False) -> Estimate | None:
+        """Return the daily IC of all pieces, or of those that are not in sample; None without one."""
+        series = [one.ic for one in self.pieces if not unseen or one.in_sample is False]
+        return estimate(pd.concat(series).to_frame()) if series else None
+
+
+def refresh(
+    of: Path,
+    train_end: str | None,
+    rolling: str | None,
+    cover: Callable[[str], Path],
+    how: How,
+    say: Callable[[str], object],
+) -> Refreshed:
+    """Train a recorded model again on later segments, its processors fitted anew.
+
+    All segments move by as many trading days. A walk forward goes from the first day of the test segment to
+    the last one that has a label; each piece of it is predicted by a model that was trained before it began.
+    A piece that an earlier call has trained is not trained once more.
+
+    Args:
+        of: The model's workspace; the new ones are made beside it.
+        train_end: The last trading day of the (first) training; None for the recorded one where it walks,
+            else for the one with which the test segment ends on the last day that has a label.
+        rolling: The length of a piece, such as `3M`; None for no walk.
+        cover: From a last day to a file of the factors that covers it: the workspace's own where that does.
+        how: Where the trainings go.
+        say: Gets a line before each training: it takes minutes.
+
+    Raises:
+        BridgeError: if the segments can't be had, or as `train_again` does.
+    """
+    training = training_record.read_training(of)
+    manifest, _ = read_manifest(of)
+    plan = segments.later(of, training, train_end, rolling)
+    has_mined, mined_on = bool(manifest["mined_columns"]), _mined_on(of, manifest)
+    wanted = {}
+    for days in plan:  # before the first training, for what is missing is missing after hours too
+        file = cover(days["test"][1]) if has_mined else None
+        values = None if file == of / FACTOR_FILE else file
+        wanted[Wanted(of, Change(segments=days), of.parent, values)] = days
+
+    def begin(one: Wanted) -> bool:
+        spans = ", ".join(f"{name} {start} to {end}" for name, (start, end) in wanted[one].items())
+        say(f"training {list(wanted).index(one) + 1} of {len(wanted)}: {spans}")
+        return True
+
+    pieces = []
+    with contextlib.closing(trainings.train_all(list(wanted), how, say, begin=begin)) as answers:
+        for one, answer in answers:
+            if isinstance(answer, BridgeError):
+                raise answer
+            days, record = wanted[one], training_record.read(answer.workspace)
+            ic = daily_ic.read(answer.workspace, record.recorder if record else "").ic
+            in_sample = None if has_mined else False
+            if mined_on is not None:
+                in_sample = days["test"][0] <= mined_on[1] and mined_on[0] <= days["test"][1]
+            pieces.append(Piece(answer.workspace, days, ic, in_sample, answer.is_new))
+    pieces.sort(key=lambda one: one.segments["test"])
+    return Refreshed(tuple(pieces), mined_on)
+
+
+def _mined_on(of: Path, manifest: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the first and last day of the back-tests by which RD-Agent accepted a model's factors."""
+    factor_set = manifest["factor_set"] or {}
+    if set(manifest["mined_columns"]) - set(factor_set.get("columns", ())):
+        return None  # some are of fin_quant's own
+    found = []
+    for source in factor_set.get("sources") or [{}]:
+        places = [of.parent / str(source.get("workspace_id")), Path(str(source.get("path"))).parent]
+        record = training_record.read(next((one for one in places if one.is_dir()), of / "none"))
+        if record is None or record.task is None or record.task.unknown:
+            return None
+        end = record.task.test[1]
+        found.append((record.task.train[0], pd.Timestamp(factor_set["end"]) if pd.isna(end) else end))
+    return iso(min(start for start, _ in found)), iso(max(end for _, end in found))
