@@ -70,6 +70,7 @@ def config(
                 "class": "DatasetH",
                 "kwargs": {"handler": {"class": "DataHandlerLP", "kwargs": handler}, "segments": segments},
             },
+            "record": [],
         },
     }
 

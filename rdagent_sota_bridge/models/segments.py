@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import tempfile
@@ -47,7 +46,7 @@ def later(
         fix = "leave the model out"
         raise ResultError("The segments that the model was trained on are not known", str(of), fix)
     days, last = _days(task)
-    place = f"{task.provider_uri}, whose days with a label end on {days[last].date()}"
+    place = f"{task.provider_uri}, whose days with a label end on {iso(days[last])}"
     test_end = task.test[1]
     if pd.isna(test_end):  # the last one that had a label then
         test_end = daily_ic.read(of, record.recorder).ic.dropna().index[-1]
@@ -62,11 +61,12 @@ def later(
     by = 0 if rolling else room
     if train_end is not None:
         train = before["train"][1]
-        by = _position(days, train_end) - train
-        if not 0 < by <= room:
-            fact = f"The training, which ended on {days[train].date()}, can't end on {train_end}"
-            fix = f"take a trading day from {days[train + 1].date()} to {days[train + room].date()}"
+        allowed = [iso(day) for day in days[train + 1 : train + room + 1]]
+        if train_end not in allowed:
+            fact = f"The training, which ended on {iso(days[train])}, can't end on {train_end}"
+            fix = f"take a trading day of Qlib's from {allowed[0]} to {allowed[-1]}"
             raise ChoiceError(fact, f"option --train-end; {place}", fix)
+        by = allowed.index(train_end) + 1
     moved = {name: (start + by, end + by) for name, (start, end) in before.items()}
     if rolling is None:
         return [{name: (iso(days[a]), iso(days[b])) for name, (a, b) in moved.items()}]
@@ -84,18 +84,6 @@ def _days(task: Task) -> tuple[pd.DatetimeIndex, int]:
     return found.calendar.normalize(), last
 
 
-def _position(days: pd.DatetimeIndex, day: str) -> int:
-    try:
-        wanted = pd.Timestamp(datetime.date.fromisoformat(day))
-    except ValueError:
-        raise ChoiceError(f"This is no day: {day}", "option --train-end", "write it as 2020-08-31") from None
-    place = int(days.searchsorted(wanted))
-    if place == len(days) or days[place] != wanted:
-        near = " or ".join(iso(one) for one in days[max(place - 1, 0) : place + 1])
-        raise ChoiceError(f"{day} is no trading day of Qlib's", "option --train-end", f"take {near}")
-    return place
-
-
 def _rolled(
     of: Path,
     training: training_record.Training,
@@ -110,7 +98,7 @@ def _rolled(
     offset = pd.DateOffset(**{_UNITS[form[2]]: int(form[1])}) if form else pd.DateOffset(days=0)
     step = int(days.searchsorted(days[first] + offset)) - first if span > 0 else 0
     if step < 1 or days[first] + offset > days[-1]:
-        tested = f"{days[min(first, len(days) - 1)].date()} to {days[-1].date()}"
+        tested = f"{iso(days[min(first, len(days) - 1)])} to {iso(days[-1])}"
         raise ChoiceError(
             f"The walk can't go in pieces of {rolling}",
             f"option --rolling; the days to test on are {tested}",
@@ -142,12 +130,8 @@ def _rolled(
         pieces = files.read_json(folder / _PIECES)
     start, end = iso(days[moved["train"][0]]), iso(days[-1])
     return [
-        {
-            "train": (start, one["train"][1]),
-            "valid": tuple(one["valid"]),
-            "test": (one["test"][0], min(one["test"][1], end)),
-        }
-        for one in pieces
+        {"train": (start, train[1]), "valid": (valid[0], valid[1]), "test": (test[0], min(test[1], end))}
+        for train, valid, test in (map(one.get, ("train", "valid", "test")) for one in pieces)
     ]
 
 

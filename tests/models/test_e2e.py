@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ import pytest
 from examples.demo.sandbox import Sandbox
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models.fresh import covering
 from rdagent_sota_bridge.models.predict import predict_again
+from rdagent_sota_bridge.models.refresh import refresh
 from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 from rdagent_sota_bridge.qlib_files import training_record
@@ -231,3 +234,36 @@ def test_seeds_of_the_best_model(project: Project) -> None:
     assert f"{fmean(ours):.4f} {fmean(base):>8.4f}" in done.stdout
     assert done.stdout.count("trained again with seed 1: trained on") == 2
     assert "2 model loops: 2 claim factors, 2 shown to have them" in done.stdout
+
+
+def fitted(workspace: Path) -> np.ndarray:
+    """Return the medians by which the features of a training are scaled."""
+    file = training_record.read_training(workspace).run / "artifacts" / "dataset"
+    with file.open("rb") as content:
+        handler = pickle.load(content).handler
+    return np.ravel(handler.infer_processors[0].mean_train)
+
+
+@pytest.mark.parametrize(("name", "rolling"), [("SmallGRU", None), ("SmallMLP", "2Y")])
+def test_on_later_days(name: str, rolling: str | None, project: Project) -> None:
+    """Each training knows the alpha of its own days, is scaled by them alone, and is recorded with them."""
+    of = project.models[name]
+    found = refresh(of, None, rolling, lambda day: covering(of, day, None, print), How(), print)
+    days = pd.read_csv(project.box.provider / "calendars" / "day.txt", header=None)[0]
+    assert len(found.pieces) == (1 if rolling is None else 2)
+    for piece in found.pieces:
+        assert piece.ic.mean() > USED
+        recorded = training_record.read_training(piece.workspace).config["task"]["dataset"]["kwargs"]
+        segments = {one: tuple(map(str, held)) for one, held in recorded["segments"].items()}
+        assert segments == piece.segments
+        (norm,) = [
+            one["kwargs"]
+            for one in recorded["handler"]["kwargs"]["infer_processors"]
+            if one["class"] == "RobustZScoreNorm"
+        ]
+        assert (str(norm["fit_start_time"]), str(norm["fit_end_time"])) == piece.segments["train"]
+        assert not np.array_equal(fitted(piece.workspace), fitted(of))
+        assert list(piece.ic.index.strftime("%Y-%m-%d")) == list(days[days.between(*piece.segments["test"])])
+        assert piece.ic.notna().all(), "each day has its label"
+        assert verified(piece.workspace).state == "factors"
+    assert found.pieces[-1].segments["test"][1] == days.iloc[-3]

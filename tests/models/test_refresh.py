@@ -1,0 +1,239 @@
+"""Models trained again on later days: what is trained, what is joined, what is in sample, what is printed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.errors import ResultError
+from rdagent_sota_bridge.factor_set import parquet
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import child, fresh, refresh, retrain
+from rdagent_sota_bridge.models.trainings import How
+from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
+from tests import trained
+from tests.frames import factor_frame, nested, write
+from tests.models.test_retrain import BASE, Trainings, manifest_of, verified
+from tests.models.test_segments import DAYS, put_calendar, run_here
+
+
+class DatedTrainings(Trainings):
+    """Leaves the daily IC of the test segment too, and lets Qlib plan a walk for real."""
+
+    def call(self, function: str, folder: Path, note: str, *arguments: str, **options: Any) -> None:
+        """Leave what a training does."""
+        if function == "run_in_qlib":
+            run_here(function, folder, note)
+            return
+        super().call(function, folder, note, *arguments, **options)
+        if not self.has_result:
+            return
+        first, last = trained_on(folder)["test"]
+        days = DAYS[DAYS.slice_indexer(first, last)]
+        analysis = next(folder.glob("mlruns/*/*")) / "artifacts" / "sig_analysis"
+        analysis.mkdir()
+        values = 0.5 + 0.01 * np.random.default_rng(len(self.folders)).standard_normal(len(days))
+        for name in ("ic.pkl", "ric.pkl"):
+            pd.Series(values, index=days).to_pickle(analysis / name)
+
+
+def trained_on(folder: Path) -> dict[str, list[str]]:
+    """Return the segments in a workspace's YAML, as text."""
+    config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    found = config["task"]["dataset"]["kwargs"]["segments"]
+    return {name: [str(day) for day in days] for name, days in found.items()}
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> DatedTrainings:
+    """Put the stand-in in place of the child."""
+    found = DatedTrainings()
+    monkeypatch.setattr(child, "call", found.call)
+    return found
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the workspace of a model whose factors were mined on segments that end in 2018."""
+    put_calendar(tmp_path, DAYS)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    workspace = trained.write_training(tmp_path / "root" / "model", base=BASE)
+    mining = trained.write_training(tmp_path / "root" / "mining")
+    shutil.rmtree(mining / "mlruns")
+    trained.write_record(mining, trained.config(test=("2017-01-01", "2018-12-31")))
+    file = workspace / MANIFEST_FILE
+    record = json.loads(file.read_text())
+    record["factor_set"]["sources"] = [{"path": "/gone/mining/x.parquet", "workspace_id": "mining"}]
+    file.write_text(json.dumps(record))
+    return workspace
+
+
+def refreshed(model: Path, rolling: str | None = None, cover: Callable[[str], Path] | None = None) -> Any:
+    """Return what becomes of a model."""
+    return refresh.refresh(model, None, rolling, cover or (lambda _: model / FACTOR_FILE), How(), print)
+
+
+def test_once(model: Path, trainings: DatedTrainings) -> None:
+    """The workspace lies beside the model's, says what it repeats, and is proven like any other."""
+    found = refreshed(model)
+    (piece,) = found.pieces
+    assert piece.workspace.parent == model.parent
+    manifest = manifest_of(piece.workspace)
+    assert manifest["retrained"]["of"] == "model"
+    assert {**manifest["retrained"]["change"]["segments"]} == {
+        name: list(days) for name, days in piece.segments.items()
+    }
+    assert trained_on(piece.workspace) == {name: list(days) for name, days in piece.segments.items()}
+    assert verified(piece.workspace).state == "factors"
+    assert (piece.in_sample, found.mined_on) == (True, ("2008-01-01", "2018-12-31"))
+    assert found.joined().mean == pytest.approx(0.5, abs=0.01)
+    assert found.joined(unseen=True) is None
+    again = refreshed(piece.workspace.rename(model.parent / "newest"), "1Y")
+    assert again.pieces[0].segments["train"][0] == piece.segments["train"][0], "what was refreshed is a model"
+
+
+def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings) -> None:
+    """The same once more trains what is missing alone; what was mined by 2018 is not in sample in 2019."""
+    trainings.has_result = False
+    with pytest.raises(ResultError, match="The training gave no result"):
+        refreshed(model, "1Y")
+    trainings.has_result = True
+    first = refreshed(model, "1Y")
+    assert len(trainings.folders) == 1 + 4
+    second = refreshed(model, "1Y")
+    assert len(trainings.folders) == 1 + 4
+    assert [[one.is_new for one in found.pieces] for found in (first, second)] == [[True] * 4, [False] * 4]
+    assert [one.in_sample for one in first.pieces] == [True, True, False, False]
+    days = pd.concat([one.ic for one in first.pieces]).index
+    assert days.equals(DAYS[DAYS.slice_indexer("2017-01-02", "2020-12-29")])
+    joined, unseen = first.joined(), first.joined(unseen=True)
+    assert (joined.days, joined.loops, unseen.days) == (len(days), 1, sum(days > "2019-01-01"))
+    assert joined.low < 0.5 < joined.high
+    for one in first.pieces:
+        assert one.segments["valid"][1] < one.segments["test"][0]
+        assert trained_on(one.workspace)["test"] == list(one.segments["test"])
+
+
+def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tmp_path: Path) -> None:
+    """Its digest is part of the change; a piece that the set itself covers is trained on that."""
+    wider = write(nested(factor_frame(trained.MINED)), tmp_path, "wider.parquet")
+    frame = pd.read_parquet(wider)
+    (frame * 2).to_parquet(wider)
+    asked = []
+
+    def cover(day: str) -> Path:
+        asked.append(day)
+        return wider if day > "2020-06" else model / FACTOR_FILE
+
+    found = refreshed(model, "1Y", cover)
+    assert asked == [one.segments["test"][1] for one in found.pieces]
+    assert len(trainings.folders) == 4
+    digests = [parquet.current_digest(one.workspace / FACTOR_FILE) for one in found.pieces]
+    own, other = (parquet.current_digest(file) for file in (model / FACTOR_FILE, wider))
+    assert digests == [own] * 3 + [other]
+    assert own != other
+    manifest = manifest_of(found.pieces[-1].workspace)
+    assert manifest["retrained"]["values"] == manifest["factor_set"]["digest"] == other
+    assert manifest["factor_set"]["stored"]["digest"] == other
+    assert manifest["factor_set"]["sources"] == manifest_of(model)["factor_set"]["sources"]
+    assert verified(found.pieces[-1].workspace).state == "factors"
+    refreshed(model, "1Y")
+    assert len(trainings.folders) == 5, "another file is another training"
+
+
+@pytest.mark.parametrize("spoilt", ["sources", "workspace", "own factors"])
+def test_mining_that_is_not_known(spoilt: str, model: Path, trainings: DatedTrainings) -> None:
+    """Nothing is claimed of it."""
+    file = model / MANIFEST_FILE
+    record = json.loads(file.read_text())
+    if spoilt == "sources":
+        del record["factor_set"]["sources"]
+    elif spoilt == "workspace":
+        shutil.rmtree(model.parent / "mining")
+    else:
+        record["factor_set"]["columns"] = ["gap"]
+    file.write_text(json.dumps(record))
+    found = refreshed(model)
+    assert (found.mined_on, found.pieces[0].in_sample) == (None, None)
+
+
+def test_a_model_without_mined_columns(model: Path, trainings: DatedTrainings) -> None:
+    """Nothing covers it, and nothing of it is in sample."""
+    base = retrain.train_again(model, retrain.Change(columns=()), model.parent).workspace
+
+    def cover(day: str) -> Path:
+        raise AssertionError(day)
+
+    found = refreshed(base, None, cover)
+    assert (found.mined_on, found.pieces[0].in_sample) == (None, False)
+    assert found.joined(unseen=True).days == len(found.pieces[0].ic)
+
+
+def command(*arguments: object) -> Result:
+    """Run the command."""
+    return CliRunner().invoke(app, ["refresh", *map(str, arguments)])
+
+
+@pytest.fixture
+def covered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let a set cover every day; returns what was asked for."""
+    asked: list[Any] = []
+
+    def covering(of: Path, last_day: str, factor_data: str | None, say: Any) -> Path:
+        asked.append((last_day, factor_data))
+        return of / FACTOR_FILE
+
+    monkeypatch.setattr(fresh, "covering", covering)
+    return asked
+
+
+def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+    """A row a piece, the joined IC, what is in sample, and the command to predict with the newest model."""
+    done = command(model, "--rolling", "1Y", "--factor-data", "folder")
+    assert done.exit_code == 0, done.output
+    assert covered[-1] == ("2020-12-29", "folder")
+    lines = done.stdout.splitlines()
+    newest = trainings.folders[-1]
+    assert lines[-1].endswith(f"predict with it: rdagent-sota predict {newest}")
+    assert "the days from 2008-01-01 to 2018-12-31" in lines[-2]
+    assert [line[:9] for line in lines if line.startswith("IC of")] == ["IC of all", "IC of day"]
+    (row,) = [line for line in lines if " 2017-01-02 to" in line or line.startswith("2017-01-02 to")]
+    assert row.split()[-1] == "yes"
+    assert max(map(len, lines[:12])) <= 80
+    assert "training 4 of 4: train 2008-01-01 to" in done.stderr
+
+
+def test_json(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+    """The same as figures, with the workspaces."""
+    done = command(model, "--json", "--jobs", "2")
+    found = json.loads(done.stdout)
+    (piece,) = found["pieces"]
+    assert piece["workspace"] == str(trainings.folders[0])
+    assert piece["segments"]["test"][1] == "2020-12-29"
+    assert piece["in_sample"] is True
+    assert piece["ic"]["mean"] == found["joined"]["mean"]
+    assert (found["joined_unseen"], found["mined_on"]) == (None, ["2008-01-01", "2018-12-31"])
+
+
+def test_one_message(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+    """For what is no model, and for what can't be trained."""
+    for arguments in (
+        [model.parent / "gone"],
+        [model, "--train-end", "2014-01-01"],
+        [model, "--rolling", "x"],
+    ):
+        done = command(*arguments)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "fix:" in done.stderr
+    assert trainings.folders == []
