@@ -96,7 +96,7 @@ def refresh(
     for days in plan:  # before the first training, for what is missing is missing after hours too
         file = cover(days["test"][1]) if has_mined else None
         values = None if file == of / FACTOR_FILE else file
-        wanted[Wanted(of, Change(segments=days), of.parent, values)] = days
+        wanted[Wanted(of, Change(segments=days, values=values), of.parent)] = days
 
     def begin(one: Wanted) -> bool:
         spans = ", ".join(f"{name} {start} to {end}" for name, (start, end) in wanted[one].items())

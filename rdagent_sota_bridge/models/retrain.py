@@ -37,15 +37,19 @@ class Change:
         columns: The mined columns that stay, () for none; None for all.
         segments: New first and last days (ISO, both inclusive) by the name of a segment: train, valid, test.
         seed: Fixes the first weights and the order of the batches; None leaves them to chance.
+        values: A file in place of the set's: the same columns, in normal form, for more days; None for none.
     """
 
     columns: tuple[str, ...] | None = None
     segments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     seed: int | None = None
+    values: Path | None = None
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as JSON has it, without what stays as it was."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        """Return it as JSON has it, without what stays as it was; values by their digest."""
+        values = self.values and parquet.current_digest(self.values)
+        record = {**asdict(self), "values": values}
+        return {name: value for name, value in record.items() if value not in (None, {})}
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,12 @@ def train_again(
     keep: tuple[int, ...] = (),
     threads: int | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
-    values: Path | None = None,
 ) -> Retrained:
     """Train a recorded model again, in Qlib's environment; what was trained before is not trained once more.
 
-    The new workspace is named after the training, the change and the digest of new values, and the threads
-    where there is a seed: its bits are those of a number of threads. Its manifest has `retrained`, and
-    `sota_output.txt` is what RD-Agent and Qlib said. A process that trains the same waits.
+    The new workspace is named after the training and the change, and the threads where there is a seed: its
+    bits are those of a number of threads. Its manifest has `retrained`, and `sota_output.txt` is what
+    RD-Agent and Qlib said. A process that trains the same waits.
 
     Args:
         of: The workspace of a model that was trained with the factors.
@@ -95,7 +98,6 @@ def train_again(
         keep: Descriptors that stay open until all processes of the training are gone.
         threads: The number of torch's threads; None for what the environment, or else torch, chooses.
         is_wanted: Ends the training where it says False.
-        values: A file that takes the place of the set's: the same columns, in normal form, for more days.
 
     Raises:
         ResultError: if there is no training to repeat, it can't be read, or the new one gave no result.
@@ -111,9 +113,8 @@ def train_again(
     record, before = read_manifest(of)
     retrained = {"of": of.name, "recorder": training.run.name, "change": change.as_record()}
     factor_set = record["factor_set"]
-    if values is not None:
-        factor_set = _with_values(factor_set, values)
-        retrained["values"] = factor_set["digest"]
+    if change.values is not None:
+        factor_set = _with_values(factor_set, change.values)
         before = before.model_copy(update={"digest": factor_set["digest"], "stored": factor_set["digest"]})
     seeded = change.seed is not None
     named = {**retrained, **({"threads": threads} if seeded and threads else {})}
@@ -134,7 +135,7 @@ def train_again(
     ):
         if (workspace / manifest.MANIFEST_FILE).is_file():  # by the process that was waited for
             return _result(workspace, is_new=False)
-        source = values or of / FACTOR_FILE
+        source = change.values or of / FACTOR_FILE
         factor_set = _place_set(source, workspace, mined, before, factor_set) if mined else None
         texts = {MODEL_FILE: files.read_text(of / MODEL_FILE), model_yaml.CONFIG_FILE: config}
         if change.seed is not None:

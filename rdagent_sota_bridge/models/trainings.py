@@ -30,7 +30,6 @@ class Wanted:
     of: Path
     change: Change
     root: Path
-    values: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,6 @@ def _markets(wanted: Sequence[Wanted]) -> list[str]:
 
 def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: IsWanted) -> Answer:
     try:
-        return train_again(one.of, one.change, one.root, keep, threads, is_wanted, one.values)
+        return train_again(one.of, one.change, one.root, keep, threads, is_wanted)
     except BridgeError as error:
         return error

@@ -144,7 +144,7 @@ def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tm
     assert digests == [own] * 3 + [other]
     assert own != other
     manifest = manifest_of(found.pieces[-1].workspace)
-    assert manifest["retrained"]["values"] == manifest["factor_set"]["digest"] == other
+    assert manifest["retrained"]["change"]["values"] == manifest["factor_set"]["digest"] == other
     assert manifest["factor_set"]["stored"]["digest"] == other
     assert manifest["factor_set"]["sources"] == manifest_of(model)["factor_set"]["sources"]
     assert verified(found.pieces[-1].workspace).state == "factors"

@@ -31,9 +31,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Train], list[int | None]
     def set_to(stand_in: Train) -> list[int | None]:
         threads: list[int | None] = []
 
-        def train_again(
-            of: Path, change: Change, root: Path, keep: Any, number: Any, is_wanted: Any, *_: Any
-        ) -> Any:
+        def train_again(of: Path, change: Change, root: Path, keep: Any, number: Any, is_wanted: Any) -> Any:
             threads.append(number)
             stand_in(change.seed or 0, is_wanted)
             return Retrained(Path(str(change.seed)), {}, True)
