@@ -44,6 +44,20 @@ Jobs = Annotated[
 Cluster = Annotated[
     str | None, typer.Option(help="Train them on the workers of this Dask scheduler: tcp://host:8786.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
+        "workspace. Left out: the newest log with models."
+    ),
+]
+FactorData = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the set ends before those days: the folder of the data that its code is run on again, or "
+        "fresh to make them from Qlib's; RD-Agent's own if left out."
+    ),
+]
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
 
 
@@ -168,13 +182,7 @@ def verify_command(
 
 @app.command(name="predict")
 def predict_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
-            "workspace. Left out: the newest log with models."
-        ),
-    ] = None,
+    model: Model = None,
     date: Annotated[
         str, typer.Option(help="A day, FROM:TO, or latest: the last day on which every feature has values.")
     ] = "latest",
@@ -195,15 +203,11 @@ def predict_command(
     from rdagent_sota_bridge.cli import predict
 
     predict.run(model, date, output, changed_data, as_json)
+
+
 @app.command(name="refresh")
 def refresh_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A log, LOG:LOOP, or a model's workspace; the newest log's best accepted model if left out.",
-        ),
-    ] = None,
+    model: Model = None,
     train_end: Annotated[
         str | None,
         typer.Option(
@@ -220,18 +224,9 @@ def refresh_command(
             "training of its own: 14 pieces cost 14 trainings.",
         ),
     ] = None,
-    factor_data: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the set ends before those days: the folder of the data that its code is run on "
-            "again, or fresh to make them from Qlib's; RD-Agent's own if left out."
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="How many trainings of a walk run at once.")] = 1,
-    cluster: Annotated[
-        str,
-        typer.Option(help="The address of a Dask scheduler, whose workers train in place of this machine."),
-    ] = "",
+    factor_data: FactorData = None,
+    jobs: Jobs = None,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Train a model again on later days, its processors fitted anew, and test it behind them. No LLM call.
@@ -241,7 +236,7 @@ def refresh_command(
     from rdagent_sota_bridge.cli import refresh
     from rdagent_sota_bridge.models.trainings import How
 
-    refresh.run(model, train_end, rolling, factor_data, How(jobs, cluster), as_json)
+    refresh.run(model, train_end, rolling, factor_data, How(jobs or 1, cluster or ""), as_json)
 
 
 @app.command(name="push")
