@@ -147,6 +147,10 @@ class CompareError(BridgeError):
     """A factor set can't be compared with the base set alone."""
 
 
+class BundleError(BridgeError):
+    """A bundle of a model can't be made, is damaged, or does not fit what is here."""
+
+
 class JobError(BridgeError):
     """A job of `rdagent-sota run` can't be started or resumed."""
 

@@ -190,6 +190,16 @@ def predict_command(
         Path | None,
         typer.Option("-o", "--output", help="The file, .csv or .parquet; predictions.csv if left out."),
     ] = None,
+    factors: Annotated[
+        Path | None,
+        typer.Option(help="Values of the mined factors, in place of the model's own set; a bundle has none."),
+    ] = None,
+    trust: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="Run the code in the bundle that has this digest.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the bundle's digest and the code in it, and run none of it.")
+    ] = False,
     changed_data: Annotated[
         bool, typer.Option("--changed-data", help="Go on where the data give other old scores than before.")
     ] = False,
@@ -202,7 +212,10 @@ def predict_command(
     """
     from rdagent_sota_bridge.cli import predict
 
-    predict.run(model, date, output, changed_data, as_json)
+    if show:
+        predict.show(Path(model or ""))
+    else:
+        predict.run(model, date, output, factors, trust, changed_data, as_json)
 
 
 @app.command(name="refresh")
@@ -254,6 +267,23 @@ def push_command(
     from rdagent_sota_bridge.cli import push
 
     push.run(named, url, replace)
+
+
+@app.command(name="export")
+def export_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
+            "workspace. Left out: the newest log with models."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file.")] = Path("model.zip"),
+) -> None:
+    """Write a trained model into one file of plain parts, tried first; `predict` needs no project with it."""
+    from rdagent_sota_bridge.cli import export
+
+    export.run(model, output)
 
 
 @app.command(name="report")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print_notes, unwritten
 from rdagent_sota_bridge.errors import PredictError, ReportError
 from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
-from rdagent_sota_bridge.models import choose, predict
+from rdagent_sota_bridge.models import bundle, choose, predict
 from rdagent_sota_bridge.models.choose import Chosen
 from rdagent_sota_bridge.models.predict import LATEST_DAY
 from rdagent_sota_bridge.qlib_files import manifest
@@ -27,13 +27,24 @@ _MADE_BY = {"made_by": "rdagent-sota predict"}
 _HEAD = json.dumps(_MADE_BY, indent=2).encode()[:-2]  # what a manifest of ours begins with
 
 
-def run(model: str | None, date: str, output: Path | None, changed_data: bool, as_json: bool) -> None:
+def run(
+    model: str | None,
+    date: str,
+    output: Path | None,
+    factors: Path | None,
+    trust: str | None,
+    changed_data: bool,
+    as_json: bool,
+) -> None:
     """Write a model's scores, and print where; or print what the manifest beside them holds.
 
     Args:
-        model: A log folder, `LOG:LOOP` or a workspace; None is the best model of the newest run with models.
+        model: A log folder, `LOG:LOOP`, a workspace or a bundle; None is the best model of the newest run
+            with models.
         date: `latest`, a day, or FROM:TO.
         output: The file, .csv or .parquet; None is `predictions.csv` in the current folder.
+        factors: A file with values of the mined columns; None is the set in the model's workspace.
+        trust: The SHA-256 of the bundle whose code may run.
         changed_data: Go on where old predictions came out otherwise.
         as_json: Print JSON.
 
@@ -46,13 +57,20 @@ def run(model: str | None, date: str, output: Path | None, changed_data: bool, a
     target = Path.cwd() / (output or Path("predictions.csv")).expanduser()
     beside = target.with_name(f"{target.name}.json")
     _check(target, beside)  # before a minute of work
-    chosen = choose.chosen(model)
-    print_notes(chosen.notes)
-    values = None  # the set in the model's workspace
-    found = predict.predict(chosen.workspace, asked, values, changed_data, lambda text: print_notes([text]))
+    if model is not None and Path(model).is_file():
+        taken = bundle.read(Path(model).absolute())
+        found = bundle.predict(taken, trust, factors, asked)
+        where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
+    else:
+        chosen = choose.chosen(model)
+        print_notes(chosen.notes)
+        found = predict.predict(
+            chosen.workspace, asked, factors, changed_data, lambda text: print_notes([text])
+        )
+        where, named = _named(chosen)
     table = ranked(found.scores)
     content = _content(table, target.suffix)
-    record = _record(chosen, found.about)
+    record = _record(named, found.about)
     digest = hashlib.sha256(content).hexdigest()
     record["file"] = {"name": target.name, "sha256": digest, "rows": len(table)}
     _check(target, beside)  # they may have come meanwhile
@@ -64,10 +82,10 @@ def run(model: str | None, date: str, output: Path | None, changed_data: bool, a
     if as_json:
         print_json(record)
         return
-    where = chosen.workspace if chosen.log is None else f"loop {chosen.loop} of {chosen.log}"
     echo(f"model: {where}")
     days, old = record["days"], record["old_scores"]
-    echo(f"old scores of {' to '.join(old['days'])}: {predict.sentence(record)}")
+    if old is not None:
+        echo(f"old scores of {' to '.join(old['days'])}: {predict.sentence(record)}")
     echo(f"{' to '.join(dict.fromkeys([days[0], days[-1]]))}: {len(table):,} scores")
     echo(f"{target}, and {beside.name}")
 
@@ -101,13 +119,29 @@ def _content(table: pd.DataFrame, suffix: str) -> bytes:
     return written
 
 
-def _record(chosen: Chosen, about: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest, but for the file."""
+def show(path: Path) -> None:
+    """Print the SHA-256 of a bundle, and the code in it."""
+    taken = bundle.read(path)
+    echo(f"SHA-256 {taken.digest}")
+    for name, code in taken.code.items():
+        echo(f"--- {name}")
+        for line in code.splitlines():
+            echo(line)
+
+
+def _named(chosen: Chosen) -> tuple[str, dict[str, Any]]:
+    """Return what a recorded model is called in the output, and in the manifest."""
     log = None if chosen.log is None else str(chosen.log)
+    where = str(chosen.workspace) if log is None else f"loop {chosen.loop} of {log}"
+    return where, {"workspace": str(chosen.workspace), "log": log, "loop": chosen.loop}
+
+
+def _record(model: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest, but for the file."""
     return {
         **_MADE_BY,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": {"workspace": str(chosen.workspace), "log": log, "loop": chosen.loop},
+        "model": model,
         **about,
         "versions": {"rd_agent_side": manifest.versions(), "qlib_side": about["versions"]},
     }

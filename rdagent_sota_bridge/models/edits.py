@@ -47,8 +47,7 @@ def changed_yaml(
             raise ValueError(f"the network is {model['pt_model_uri']}, not {seeds.NETWORK}")
         if seeded:
             model["pt_model_uri"] = seeds.SEEDED_NETWORK
-        written = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
-        text = f"{model_yaml.NOTE} {note}\n{written}"
+        text = f"{model_yaml.NOTE} {note}\n{plain_yaml(config)}"
         if model_yaml.rendered(text, {}) != config:  # for qrun it is a template
             raise ValueError("as YAML it is another one")
     except (
@@ -61,6 +60,11 @@ def changed_yaml(
             OTHER_RELEASE,
         ) from None
     return text
+
+
+def plain_yaml(config: dict[str, Any]) -> str:
+    """Return plain data as YAML, in their order."""
+    return yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
 
 
 class _Plain(yaml.SafeDumper):

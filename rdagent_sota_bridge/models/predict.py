@@ -31,7 +31,10 @@ LATEST_DAY = "latest"
 TOLERANCE = 1e-4
 """By so much of the scores' standard deviation old predictions may come out otherwise."""
 
-_SCRIPT = resources.files("rdagent_sota_bridge.qlib_side") / "sota_predict.py"
+SCRIPT = "sota_predict.py"
+"""What runs in Qlib's environment."""
+
+_TEXT = resources.files("rdagent_sota_bridge.qlib_side") / SCRIPT
 _PREDICTIONS, _REPEATED = "sota_predictions.parquet", "sota_repeated.parquet"
 _ABOUT = "sota_predict_about.json"
 _OUTPUT = "sota_predict.txt"  # what Qlib said where there are no predictions, in the model's workspace
@@ -50,7 +53,8 @@ class Prediction:
             manifest has it), `days` that were asked for, `qlib_data_end`, `features_end` (the last day on
             which every feature has values), `versions` in Qlib's environment, and `old_scores`, of which
             `largest_difference` is 0.0 where all are equal to the bit, and None where a row is gone or new;
-            and `changed_data`: whether any moved, and that was accepted.
+            and `changed_data`: whether any moved, and that was accepted. A bundle has no `recorder`, and its
+            `old_scores` is None.
     """
 
     scores: pd.DataFrame
@@ -90,11 +94,16 @@ def predict(
         found = _compared(of, *_run(of, values, asked, late=False))
     if found.moved.size and not changed_data:
         raise _changed(found)
+    check_scored(found, of)
+    return found
+
+
+def check_scored(found: Prediction, place: Path) -> None:
+    """Refuse a prediction where a day has no scores."""
     scored = set(_iso(found.scores["score"].dropna().index.unique(DATETIME)))
     if without := [day for day in found.about["days"] if day not in scored]:
         fact = f"The model gives no instrument a score on {', '.join(without[:_SHOWN])}"
-        raise PredictError(fact, str(of), "name other days, or take another model")
-    return found
+        raise PredictError(fact, str(place), "name other days, or take another model")
 
 
 def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | None = None) -> pd.DataFrame:
@@ -153,20 +162,36 @@ def _run(
         recorded = [artifacts / name for name in ("dataset", "params.pkl", "pred.pkl")]
         for file in (of / MODEL_FILE, *recorded):
             shutil.copyfile(file, folder / file.name)
-        (folder / "sota_predict.json").write_text(config, encoding="utf-8")
-        # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
-        script = f"{_SCRIPT.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n"
-        (folder / _SCRIPT.name).write_text(script, encoding="utf-8")
-        child.call("run_in_qlib", folder, _SCRIPT.name)
-        if (folder / _ABOUT).is_file():
-            about = files.read_json(folder / _ABOUT)
-            if "refused" in about:
-                raise PredictError(*about["refused"])
-            scores = pd.read_parquet(folder / _PREDICTIONS)
+        lay_script(folder, config)
+        child.call("run_in_qlib", folder, SCRIPT)
+        if answer := answered(folder):
+            scores, about = answer
             again = pd.read_parquet(folder / _REPEATED) if asked else scores
             return scores, again, {"recorder": training.run.name, **about}
         said = (folder / child.OUTPUT).replace(of / _OUTPUT)
         raise ResultError("The model predicted nothing", str(said), "see what Qlib says there")
+
+
+def lay_script(folder: Path, config: str) -> None:
+    """Write the script of Qlib's side, and what it is asked."""
+    (folder / "sota_predict.json").write_text(config, encoding="utf-8")
+    # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
+    script = f"{_TEXT.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n"
+    (folder / SCRIPT).write_text(script, encoding="utf-8")
+
+
+def answered(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """Return the scores that the script left, and what it says; None for nothing.
+
+    Raises:
+        PredictError: if it says that it can't predict the days.
+    """
+    if not (folder / _ABOUT).is_file():
+        return None
+    about = files.read_json(folder / _ABOUT)
+    if "refused" in about:
+        raise PredictError(*about["refused"])
+    return pd.read_parquet(folder / _PREDICTIONS), about
 
 
 def _checked_set(of: Path, values: Path | None) -> Path:

@@ -5,13 +5,15 @@ taken from the recorded data set, and applied (`qlib/data/dataset/handler.py`, p
 are `sota_predict.json` (`qlib_init`, `dataset`, `asked`, `late`), `dataset`, `params.pkl`, `pred.pkl`, and
 what these need. Writes `sota_predictions.parquet`, `sota_repeated.parquet` where days are asked for, and
 `sota_predict_about.json`, which says why there are none where `refused` is in it.
+
+Of a bundle, its own plain files are there in place of the three pickles, and no old scores.
 """
 
 import json
 import pickle
 import platform
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +77,33 @@ def main() -> None:
     """Predict."""
     config = json.loads(Path("sota_predict.json").read_text(encoding="utf-8"))
     qlib.init(**config["qlib_init"])
-    recorded, model, predicted = loaded("dataset"), loaded("params.pkl"), loaded("pred.pkl")["score"]
+    is_bundle = Path("fitted.json").is_file()
+    predicted = None if is_bundle else loaded("pred.pkl")["score"]
     arguments, asked = config["dataset"]["kwargs"], config["asked"]
     wanted, test = arguments["handler"]["kwargs"], arguments["segments"]["test"]
     calendar = pd.DatetimeIndex(D.calendar())
     if asked:
         days = calendar[-1:] if asked == "latest" else days_of(calendar, asked)
         # An open end, or one that the data have reached since, would take in days that are not old.
-        test = [test[0], str(max(predicted.index.get_level_values("datetime")))]
-        wanted["end_time"] = str(max(days[-1], pd.Timestamp(test[1])))
+        end = days[-1] if predicted is None else max(predicted.index.get_level_values("datetime"))
+        test = [test[0], str(end)]
+        wanted["end_time"] = str(max(days[-1], end))
         if config["late"]:
             first = min(pd.Timestamp(test[0]), days[0])
             begin = calendar[max(0, calendar.searchsorted(first) - arguments.get("step_len", STEPS))]
             wanted["start_time"] = str(max(begin, pd.Timestamp(wanted["start_time"])))
     wanted["init_data"] = False  # else it would be loaded twice, and processors fitted
     handler = init_instance_by_config(arguments["handler"])
-    handler.shared_processors = recorded.handler.shared_processors
-    handler.infer_processors = recorded.handler.infer_processors
     handler.learn_processors = []  # nothing learns, and they would take a copy of all
-    handler.setup_data(init_type=DataHandlerLP.IT_LS)
+    if is_bundle:
+        own = import_module("predict")
+        own.prepare(handler)
+        model = own.network(config["model"])
+    else:
+        recorded, model = loaded("dataset").handler, loaded("params.pkl")
+        handler.shared_processors = recorded.shared_processors
+        handler.infer_processors = recorded.infer_processors
+        handler.setup_data(init_type=DataHandlerLP.IT_LS)
     arguments["handler"] = handler
     model.n_jobs = 0  # RD-Agent asks for 20 processes, each of which fetches one row at a time
     dataset = init_instance_by_config(config["dataset"])
@@ -110,8 +120,9 @@ def main() -> None:
         if asked == "latest":
             days = pd.DatetimeIndex([latest])
         check_values(handler.instruments, days, filled)
-        repeated = {"score": scores(test), "recorded": predicted}
-        pd.concat(repeated, axis=1).to_parquet("sota_repeated.parquet")
+        if predicted is not None:
+            repeated = {"score": scores(test), "recorded": predicted}
+            pd.concat(repeated, axis=1).to_parquet("sota_repeated.parquet")
         about.update({"features_end": str(latest)[:10], "days": [str(day)[:10] for day in days]})
         test = [str(days[0]), str(days[-1])]
     found = scores(test)

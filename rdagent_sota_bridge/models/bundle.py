@@ -1,0 +1,251 @@
+"""A model as one file that can be taken away: a zip of plain files, with the digest of each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.errors import BundleError, ChoiceError, shortened
+from rdagent_sota_bridge.factor_set import panel
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import child
+from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, answered, check_scored, lay_script
+from rdagent_sota_bridge.models.predict import SCRIPT as PREDICT_SCRIPT
+from rdagent_sota_bridge.system import files
+from rdagent_sota_bridge.system.child import started
+
+RECORD = "bundle.json"
+"""What the bundle is, its first member."""
+
+FORM = 1
+WHAT = "bundle of a model"
+SCRIPT, CODE, FACTOR_CODE, README = "predict.py", "model.py", "factors/", "README.md"
+TASK = "task.yaml"
+MEMBERS = (SCRIPT, CODE, TASK, "fitted.json", "weights.pt", README)
+
+_MADE_BY = b'"made_by": "rdagent-sota-bridge'  # stands near the start of every bundle
+_HEAD = 256
+_SAME = {"python": 1, "torch": 1, "pyqlib": 2}  # how many parts of a version have to be those of the training
+_DAMAGED = "take the file from where it was exported, or export the model again"
+
+
+class Record(BaseModel):
+    """What `bundle.json` says.
+
+    Attributes:
+        made_by: This package and its release.
+        form: Of the bundle: which members it has, and how `predict.py` is called.
+        model: Name and type, where they are known.
+        set_digest: Of the set that it was trained on; empty for none.
+        mined: The mined columns.
+        factor_code: The member with a mined column's code, by column, where it is known.
+        versions: Of what the weights were trained with: Python, pyqlib, torch, pandas, numpy.
+        files: SHA-256 (hex) by the name of a member.
+    """
+
+    made_by: str
+    form: int
+    model: dict[str, str] = {}
+    set_digest: str = ""
+    mined: tuple[str, ...] = ()
+    factor_code: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read whole and found undamaged.
+
+    Attributes:
+        path: The file.
+        digest: Its SHA-256, hex: whoever has it from the exporter knows the file from a forgery.
+        record: What it says of itself.
+        contents: The bytes of its members, without `bundle.json`.
+    """
+
+    path: Path
+    digest: str
+    record: Record
+    contents: Mapping[str, bytes]
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The Python files in it, by name."""
+        return {name: text.decode() for name, text in self.contents.items() if name.endswith(".py")}
+
+
+def pack(record: Mapping[str, Any], contents: Mapping[str, bytes]) -> bytes:
+    """Return the zip of a bundle; the same contents give the same bytes, on any machine and day."""
+    digests = {name: _sha256(content) for name, content in contents.items()}
+    head = json.dumps({**record, "files": digests}, indent=1).encode()
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:  # stored: what deflate makes depends on zlib's release
+        for name, content in {RECORD: head, **contents}.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return written.getvalue()
+
+
+def is_ours(file: BinaryIO) -> bool:
+    """Return True for a file that may be written anew."""
+    return _MADE_BY in file.read(_HEAD)
+
+
+def read(path: Path) -> Bundle:
+    """Return a bundle; nothing of it is run, and nothing is written.
+
+    Raises:
+        BundleError: if it can't be read, is damaged, or has another form.
+    """
+    try:
+        with files.open_file(path) as file:
+            whole = file.read()
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            members = archive.infolist()
+            if any(one.compress_type != zipfile.ZIP_STORED for one in members):
+                raise ValueError("a member is compressed, as none that was exported")
+            found = {one.filename: archive.read(one) for one in members}
+        named = json.loads(found.pop(RECORD))
+        if named["form"] != FORM:
+            fact = f"The bundle has the form {named['form']}, and this release reads the form {FORM}"
+            raise BundleError(fact, str(path), "use the release that made it, or export the model again")
+        record = Record.model_validate(named)
+    except OSError as error:
+        fix = "name a file that rdagent-sota export has written, readable for you"
+        raise BundleError(f"The bundle can't be read: {error.strerror}", str(path), fix) from None
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        why = "bundle.json has another form" if isinstance(error, ValidationError) else shortened(error)
+        raise BundleError(f"It is no bundle, or damaged: {why}", str(path), _DAMAGED) from None
+    _check_members([one.filename for one in members], found, record, path)
+    return Bundle(path, _sha256(whole), record, found)
+
+
+def _check_members(names: list[str], found: Mapping[str, bytes], record: Record, path: Path) -> None:
+    wanted = sorted({RECORD, *MEMBERS, *record.files})
+    known = re.compile(rf"{'|'.join(map(re.escape, MEMBERS))}|{FACTOR_CODE}\d+\.py")
+    if odd := [name for name in record.files if not known.fullmatch(name)]:
+        why = f"{odd[0]} is no member of this form"
+    elif sorted(names) != wanted:
+        differing = sorted({*names} ^ {*wanted}) or ["a member"]
+        why = f"{differing[0]} is missing, too much, or in it twice"
+    elif changed := [name for name, content in found.items() if _sha256(content) != record.files.get(name)]:
+        why = f"{changed[0]} is not what it was when it was exported"
+    else:
+        return
+    raise BundleError(f"The bundle is damaged: {why}", str(path), _DAMAGED)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- its predictions ---
+
+
+def predict(
+    bundle: Bundle, trust: str | None, factors: Path | None, days: tuple[str, str] | None
+) -> Prediction:
+    """Return what the model of a bundle predicts, from Qlib's data and the factors' values; runs its code.
+
+    Qlib is that of this Python where it has pyqlib and torch, else that of RD-Agent's conda environment. Data
+    are loaded from the recorded start: the scores are those of the training, to the bit.
+
+    Args:
+        bundle: The bundle.
+        trust: The SHA-256 that the user trusts.
+        factors: The mined columns' values; None for a model without any.
+        days: First and last day (ISO, both inclusive); None for the last on which every feature has values.
+
+    Raises:
+        BundleError: if it is not trusted, does not fit Qlib's environment, or predicts nothing.
+        FactorFileError: if the file is no table of factors.
+        ChoiceError: if it has not all columns.
+        PredictError: if a day is none that can be predicted.
+    """
+    if (trust or "").lower() != bundle.digest:
+        fact = "The code in the bundle runs only if you trust it" if trust is None else "It is another bundle"
+        fix = "compare with what export has printed, read the code with --show, then add "
+        fix += f"--trust {bundle.digest}"
+        raise BundleError(f"{fact}: its SHA-256 is {bundle.digest}", str(bundle.path), fix)
+    if bundle.record.mined and factors is None:
+        fact = f"The model needs values of the mined factors {', '.join(bundle.record.mined)}"
+        raise BundleError(fact, str(bundle.path), "bring them: --factors FILE.parquet")
+    python, env = _qlib(bundle)
+    # A short path: sockets' paths below it have to fit into 108 characters.
+    with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        for member in MEMBERS:
+            (folder / member).write_bytes(bundle.contents[member])
+        if bundle.record.mined and factors is not None:
+            _lay_ready(factors, bundle.record.mined, folder)
+        task = yaml.safe_load(bundle.contents[TASK])
+        asked = {"asked": LATEST_DAY if days is None else list(days), "late": False}
+        lay_script(folder, json.dumps({**task, **asked}, default=str))
+        output = folder / child.OUTPUT
+        with (
+            output.open("wb") as said,
+            started([python, PREDICT_SCRIPT], {**env, "TMPDIR": name}, folder, output=said) as process,
+        ):
+            status = process.wait()
+        if answer := answered(folder):
+            scores, about = answer
+            about |= {"factor_set": bundle.record.set_digest or None, "old_scores": None}
+            found = Prediction(scores, scores.head(0), {**about, "changed_data": False})
+            check_scored(found, bundle.path)
+            return found
+        last = shortened(["", *output.read_text(encoding="utf-8", errors="replace").splitlines()][-1])
+    fix = "see that Qlib's data are there, and that the factors' file has the days asked for"
+    raise BundleError(f"The bundle predicts nothing (status {status}): {last}", python, fix)
+
+
+def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:
+    """Return Qlib's Python and its variables; refuse one that the weights do not fit."""
+    python, env = sys.executable, dict(os.environ)
+    versions = {name: version for name in ("pyqlib", "torch") if (version := doctor.installed(name))}
+    if len(versions) == 2:
+        versions["python"] = platform.python_version()
+    else:
+        side = doctor.look_at_qlib()
+        line = doctor.qlib_line(side, pd.__version__)
+        if isinstance(side, Line) or line.state == "fail":
+            fact = f"Qlib is not here: this Python has not both of pyqlib and torch, and {line.text}"
+            raise BundleError(fact, python, f"pip install pyqlib torch, or {line.fix}")
+        versions, env["PATH"] = side.versions, side.path
+        python = str(shutil.which("python", path=side.path))
+    for name, parts in _SAME.items():
+        was, now = bundle.record.versions[name], versions[name]
+        if was.split(".")[:parts] != now.split(".")[:parts]:
+            fact = f"The bundle is of {name} {was}, and {name} {now} is here"
+            raise BundleError(fact, python, f"use a Python environment with {name} {was}")
+    return python, env
+
+
+def _lay_ready(factors: Path, mined: tuple[str, ...], folder: Path) -> None:
+    """Write the mined columns of the user's file as Qlib is to read them."""
+
+    def all_mined(held: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        if missing := [name for name in mined if name not in held[0]]:
+            fact = f"The file has no column {', '.join(missing)}"
+            raise ChoiceError(fact, str(factors), f"the model needs {', '.join(mined)}")
+        return mined
+
+    with panel.opened([factors], all_mined) as found, (folder / FACTOR_FILE).open("xb") as target:
+        panel.write_normal(found, target, folder)

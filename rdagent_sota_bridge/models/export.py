@@ -1,0 +1,173 @@
+"""A recorded model made into a bundle: plain files in place of Qlib's pickles, tried before they are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, SeamError, SessionError
+from rdagent_sota_bridge.factor_set import panel, sessions, store
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import bundle, child, edits
+from rdagent_sota_bridge.models.predict import predict_again
+from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
+from rdagent_sota_bridge.qlib_files import docker, manifest, training_record
+from rdagent_sota_bridge.system import files
+
+_SIDE = resources.files("rdagent_sota_bridge.qlib_side")
+_README = resources.files("rdagent_sota_bridge.models") / "bundle.md"
+_EXPORT = "sota_export.py"
+_OUTPUT = "sota_export.txt"  # what Qlib said where nothing came of it, in the model's workspace
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle, ready to be written.
+
+    Attributes:
+        content: Its bytes.
+        rows: How many scores of the test segment it was compared in.
+        difference: The largest difference from those that Qlib recorded; 0.0 for the same bits.
+    """
+
+    content: bytes
+    rows: int
+    difference: float
+
+
+def make(of: Path) -> Exported:
+    """Return the bundle of a recorded model, after its plain files have predicted the test segment.
+
+    Args:
+        of: The model's workspace; a folder in it is used, and removed.
+
+    Raises:
+        ResultError: if there is no training, or it can't be read.
+        FactorFileNotFoundError: if the file of the set is gone.
+        SeamError: if the recorded configuration has a form that is not known.
+        BundleError: if the plain files do not predict what the model does, or hold a path of this machine.
+        StoreError: if a file can't be read or written.
+    """
+    of = of.absolute()
+    training, recorded = training_record.read_training(of), training_record.read(of)
+    if recorded is None or recorded.base_names is None:
+        place = str(training.run / "artifacts" / "task")
+        raise SeamError("What Qlib recorded has a form that is not known", place, OTHER_RELEASE)
+    if recorded.has_factor_file and not (of / FACTOR_FILE).is_file():
+        raise set_is_gone(of / FACTOR_FILE)
+    fix = "make the files readable and writable for you, with room on the disk"
+    with (
+        store.failing_at(of, ("The model can't be exported", fix)),
+        tempfile.TemporaryDirectory(dir=of, prefix=".export-", ignore_cleanup_errors=True) as name,
+    ):
+        folder = Path(name)
+        mined: tuple[str, ...] = ()
+        if recorded.has_factor_file:
+            files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
+            with panel.opened([folder / FACTOR_FILE]) as held:
+                mined = held.columns
+        for part in ("dataset", "params.pkl", "pred.pkl"):
+            shutil.copyfile(training.run / "artifacts" / part, folder / part)
+        columns = sorted({*recorded.base_names, *mined})  # as Qlib's `NestedDataLoader` sorts them
+        contents = {
+            bundle.SCRIPT: _side("sota_bundle.py"),
+            bundle.CODE: files.read_text(of / MODEL_FILE),
+            bundle.TASK: edits.plain_yaml(_task(training.config)),
+            "fitted.json": json.dumps({"columns": columns}),
+        }
+        for member, text in contents.items():
+            (folder / member).write_text(text, encoding="utf-8")
+        # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
+        (folder / _EXPORT).write_text(f"{_side(_EXPORT)}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
+        child.call("run_in_qlib", folder, _EXPORT)
+        if not (folder / "versions.json").is_file():
+            said = (folder / child.OUTPUT).replace(of / _OUTPUT)
+            fact = "The model can't be exported: as plain files it predicts nothing"
+            raise BundleError(fact, str(said), "see what Qlib says there")
+        scores, before = (
+            pd.read_parquet(folder / file)["score"] for file in ("scores.parquet", "recorded.parquet")
+        )
+        versions = files.read_json(folder / "versions.json")
+        made = {member: (folder / member).read_bytes() for member in (*contents, "weights.pt")}
+    if not _same_bits(scores, before):
+        _check_network(scores, of)  # the data may have changed
+    known, factor_code = _known(of, mined)
+    named = {f"{bundle.FACTOR_CODE}{number}.py": name for number, name in enumerate(factor_code)}
+    made |= {file: factor_code[name].encode() for file, name in named.items()}
+    about = {**known, "mined": mined, "versions": versions, "factor_code": {v: k for k, v in named.items()}}
+    made[bundle.README] = _readme(about).encode()
+    _check_private(made, of)
+    content = bundle.pack(
+        {"made_by": f"rdagent-sota-bridge {__version__}", "form": bundle.FORM, **about}, made
+    )
+    return Exported(content, len(scores), float((scores - before).abs().max()))
+
+
+def _task(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the predictions need of a recorded configuration: a folder below HOME is named so."""
+    start = dict(config["qlib_init"])
+    provider, home = Path(str(start["provider_uri"])), Path.home()
+    if provider.is_relative_to(home):
+        start["provider_uri"] = str("~" / provider.relative_to(home))
+    return {"qlib_init": start, **{name: config["task"][name] for name in ("model", "dataset")}}
+
+
+def _check_network(scores: pd.Series, of: Path) -> None:
+    now = predict_again(of)["score"]
+    if not _same_bits(scores, now):
+        fact = "The network keeps what its weights (state_dict) do not hold: from its plain files the scores "
+        fact += f"differ by up to {(scores - now).abs().max():.3g}"
+        fix = "let it keep such values by register_buffer, and train it again"
+        raise BundleError(fact, str(of / MODEL_FILE), fix)
+
+
+def _same_bits(one: pd.Series, other: pd.Series) -> bool:
+    return bool(one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes())
+
+
+def _known(of: Path, mined: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what the manifest says of the model, and the factors' code by name, where they are there."""
+    if not (of / manifest.MANIFEST_FILE).is_file():
+        return {}, {}
+    record = files.read_json(of / manifest.MANIFEST_FILE)
+    held = record.get("factor_set") or {}
+    code: dict[str, str] = {}
+    for source in held.get("sources", ()) if mined else ():
+        with contextlib.suppress(SessionError):  # the log is gone, or not signed
+            found = sessions.factor_codes(Path(source["log"])) if source.get("log") else ()
+            code |= {one.name: one.code for one in found if one.accepted and one.name in source["columns"]}
+    about = {"model": record.get("model") or {}, "set_digest": held.get("digest", "")}
+    return about, {name: code[name] for name in mined if name in code}
+
+
+def _readme(about: dict[str, Any]) -> str:
+    texts = {
+        "name": about.get("model", {}).get("name", "a model"),
+        "mined": ", ".join(about["mined"]) or "none",
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items())),
+        "script": _side("sota_bundle.py").rstrip(),
+    }
+    return _README.read_text(encoding="utf-8").format(**texts)
+
+
+def _check_private(made: dict[str, bytes], of: Path) -> None:
+    """Refuse a path of this machine: code that an LLM wrote may name one."""
+    for place in {Path.home(), Path.cwd(), of}:
+        for member, content in made.items():
+            if place.parent != place and f"{place}/".encode() in content:
+                fact = f"The bundle would show a path of this machine: {place}, in {member}"
+                raise BundleError(fact, str(of), "take it out of the code, and train the model again")
+
+
+def _side(name: str) -> str:
+    return (_SIDE / name).read_text(encoding="utf-8")

@@ -1,0 +1,257 @@
+"""A bundle: what is found before anything of it runs, and what its script gets; the script is a stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.errors import BridgeError, BundleError, ChoiceError, FactorFileError
+from rdagent_sota_bridge.models import bundle
+from tests import frames
+
+MINED = ("gap", "turn")
+SCRIPT = """\
+import json, pathlib
+import pandas as pd
+print("a line of Qlib's")
+asked = json.loads(pathlib.Path("sota_predict.json").read_text())
+assert (asked["asked"], asked["late"], asked["model"]) == (["2020-01-02", "2020-01-03"], False, "m")
+assert not pathlib.Path("factors").exists() and pathlib.Path("predict.py").exists()
+found = pd.read_parquet("combined_factors_df.parquet").sum(axis=1).to_frame("score")
+found.to_parquet("sota_predictions.parquet")
+days = sorted({str(day)[:10] for day, _ in found.index})
+about = {"days": days, "versions": {"torch": "2"}}
+pathlib.Path("sota_predict_about.json").write_text(json.dumps(about))
+"""
+VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0+cpu", "pandas": "2.2.0", "numpy": "1.26.0"}
+
+Members = dict[str, bytes]
+
+
+def contents() -> Members:
+    """Return the members of a bundle without `bundle.json`."""
+    return {name: b"content of " + name.encode() for name in bundle.MEMBERS} | {
+        bundle.TASK: b"model: m",
+        f"{bundle.FACTOR_CODE}0.py": b"print('gap')",
+    }
+
+
+def packed(**changed: Any) -> bytes:
+    """Return a bundle."""
+    about = {"made_by": "rdagent-sota-bridge 0.1.0", "form": 1, "mined": MINED, "versions": VERSIONS}
+    return bundle.pack({**about, **changed}, contents())
+
+
+def written(folder: Path, content: bytes) -> Path:
+    """Write a bundle, and return the file."""
+    file = folder / "model.zip"
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture
+def qlib(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the versions of Qlib and torch that are here, to be changed."""
+    there = {name: VERSIONS[name] for name in ("pyqlib", "torch")}
+    monkeypatch.setattr(doctor, "installed", there.get)
+    return there
+
+
+def test_what_was_packed_is_read(tmp_path: Path) -> None:
+    """The same contents are the same bytes, and no time is in them."""
+    content = packed()
+    found = bundle.read(written(tmp_path, content))
+    assert content == packed()
+    assert (found.contents, found.digest) == (contents(), hashlib.sha256(content).hexdigest())
+    assert (found.record.mined, set(found.code)) == (MINED, {"predict.py", "model.py", "factors/0.py"})
+
+
+def rezipped(change: Callable[[Members], Any], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a bundle whose members were changed."""
+    with zipfile.ZipFile(io.BytesIO(packed())) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def twice() -> bytes:
+    """Return a bundle with a member that is in it twice."""
+    file = io.BytesIO(packed())
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("model.py", "other()")
+    return file.getvalue()
+
+
+def listed(members: Members, name: str) -> None:
+    """Put a member into a bundle and among its digests."""
+    members[name] = b"x"
+    record = json.loads(members[bundle.RECORD])
+    record["files"][name] = hashlib.sha256(b"x").hexdigest()
+    members[bundle.RECORD] = json.dumps(record).encode()
+
+
+def unlisted(members: Members, name: str) -> None:
+    """Take a member out of a bundle's digests."""
+    record = json.loads(members[bundle.RECORD])
+    del record["files"][name]
+    members[bundle.RECORD] = json.dumps(record).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"", "no bundle, or damaged: File is not a zip file"),
+        (packed()[:-30], "no bundle, or damaged"),
+        (packed().replace(b"content of model.py", b"content of model.pz"), "Bad CRC-32 for file 'model.py'"),
+        (rezipped(lambda members: members.pop("bundle.json")), "no item named 'bundle.json'|bundle.json"),
+        (rezipped(lambda members: members.update({"bundle.json": b"{"})), "no bundle, or damaged"),
+        (rezipped(lambda members: members.update({"bundle.json": b"[]"})), "no bundle, or damaged"),
+        (
+            rezipped(lambda members: members.update({"bundle.json": b'{"form": 1}'})),
+            "bundle.json has another",
+        ),
+        (rezipped(lambda members: members.pop("weights.pt")), "weights.pt is missing"),
+        (rezipped(lambda members: members.update({"x.pkl": b""})), "x.pkl is missing, too much"),
+        (rezipped(lambda members: members.update({"model.py": b"other()"})), "model.py is not what it was"),
+        (rezipped(lambda members: unlisted(members, "model.py")), "model.py is not what it was"),
+        (rezipped(lambda members: listed(members, "../x.py")), "../x.py is no member"),
+        (rezipped(lambda members: listed(members, "/x.py")), "/x.py is no member"),
+        (rezipped(lambda members: listed(members, "factors/../x.py")), "factors/../x.py is no member"),
+        (twice(), "in it twice"),
+        (rezipped(lambda members: None, zipfile.ZIP_DEFLATED), "a member is compressed"),
+        (packed(form=2), "The bundle has the form 2"),
+    ],
+)
+def test_damage_is_found_when_it_is_read(content: bytes, fact: str, tmp_path: Path) -> None:
+    """One message that names the file, and nothing is written."""
+    file = written(tmp_path, content)
+    with pytest.raises(BundleError, match=fact) as caught:
+        bundle.read(file)
+    assert (caught.value.place, list(tmp_path.iterdir())) == (str(file), [file])
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A missing file and a folder are one message each."""
+    for place in (tmp_path, tmp_path / "none.zip"):
+        with pytest.raises(BundleError, match="can't be read"):
+            bundle.read(place)
+
+
+# --- predictions ---
+
+
+@pytest.fixture
+def script(qlib: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what sets the script of Qlib's side."""
+
+    def lies(text: str) -> None:
+        def lay(folder: Path, asked: str) -> None:
+            (folder / "sota_predict.json").write_text(asked)
+            (folder / "sota_predict.py").write_text(text)
+
+        monkeypatch.setattr(bundle, "lay_script", lay)
+
+    lies(SCRIPT)
+    return lies
+
+
+def predicted(folder: Path, content: bytes, trust: str | None = "", factors: Path | None = None) -> Any:
+    """Return the scores of a bundle; it is trusted where `trust` is empty."""
+    found = bundle.read(written(folder, content))
+    days = ("2020-01-02", "2020-01-03")
+    return bundle.predict(found, found.digest if trust == "" else trust, factors, days)
+
+
+def test_the_script_gets_the_mined_columns(tmp_path: Path, script: Any) -> None:
+    """Without the others, in normal form, whatever form the user's file has; no factor code is laid out."""
+    frame = frames.factor_frame(("turn", "other", "gap"))
+    file = tmp_path / "mine.parquet"
+    frame.reset_index().sample(frac=1, random_state=1).to_parquet(file)
+    found = predicted(tmp_path, packed(set_digest="sha256:5"), factors=file)
+    expected = frame[["gap", "turn"]].sum(axis=1).sort_index()
+    pd.testing.assert_series_equal(found.scores["score"], expected, check_names=False)
+    told = [found.about[name] for name in ("old_scores", "changed_data", "factor_set", "versions")]
+    assert (told, len(found.moved)) == ([None, False, "sha256:5", {"torch": "2"}], 0)
+
+
+@pytest.mark.parametrize(
+    ("trust", "fact"), [(None, "only if you trust it"), ("0" * 64, "It is another bundle"), ("x", "another")]
+)
+def test_what_is_not_trusted_does_not_run(
+    trust: Any, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has the digest to compare."""
+    monkeypatch.setattr(bundle, "started", None)
+    content = packed()
+    with pytest.raises(BundleError, match=fact) as caught:
+        predicted(tmp_path, content, trust, frames.write(frames.factor_frame(MINED), tmp_path))
+    assert hashlib.sha256(content).hexdigest() in caught.value.fact
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "fact"),
+    [
+        (None, BundleError, "needs values of the mined factors gap, turn"),
+        (("gap",), ChoiceError, "no column turn"),
+        ((), FactorFileError, "can't be used"),
+    ],
+)
+def test_factors_that_are_not_enough(
+    columns: Any, kind: type[BridgeError], fact: str, tmp_path: Path, qlib: Any
+) -> None:
+    """A missing file, a missing column and a table of something else are one message each."""
+    file = tmp_path / "factors.parquet"
+    frame = frames.factor_frame(columns) if columns else pd.DataFrame({"a": [1.0]})
+    frame.to_parquet(file)
+    with pytest.raises(kind, match=fact):
+        predicted(tmp_path, packed(), factors=None if columns is None else file)
+
+
+@pytest.mark.parametrize(
+    ("name", "now"), [("torch", "1.13.1"), ("torch", "3.0"), ("pyqlib", "0.10.0"), ("python", "4.0.1")]
+)
+def test_another_qlib(
+    name: str, now: str, tmp_path: Path, qlib: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has both versions."""
+    qlib[name] = now
+    if name == "python":
+        monkeypatch.setattr("platform.python_version", lambda: now)
+    with pytest.raises(
+        BundleError, match=f"The bundle is of {name} {VERSIONS[name]}, and {name} {now}".replace("+", r"\+")
+    ):
+        predicted(tmp_path, packed(mined=()))
+
+
+def test_no_qlib(tmp_path: Path, qlib: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in this Python nor in RD-Agent's conda environment."""
+    del qlib["torch"]
+    line = Line("qlib", "fail", "not looked at: conda is not on PATH", "install conda")
+    monkeypatch.setattr(doctor, "look_at_qlib", lambda: line)
+    with pytest.raises(BundleError, match="conda is not on PATH") as caught:
+        predicted(tmp_path, packed(mined=()))
+    assert caught.value.place == sys.executable
+
+
+def test_a_script_that_fails(tmp_path: Path, script: Any) -> None:
+    """The message has the last line that was said."""
+    script("import sys\nprint('a')\nsys.exit('no data')")
+    with pytest.raises(BundleError, match=r"status 1\): no data"):
+        predicted(tmp_path, packed(mined=()))

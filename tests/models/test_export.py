@@ -1,0 +1,210 @@
+"""What a bundle is made of, and which models are refused; a stand-in predicts."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+import shutil
+import socket
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.errors import BridgeError, BundleError, FactorFileNotFoundError, ResultError
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import bundle, child, export
+from tests import trained
+
+RECORDED = pd.Series([0.5, 0.25], name="score")
+VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0", "pandas": "2.2.0", "numpy": "1.26.0"}
+
+Answer = Callable[..., None]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the workspace of a model below HOME, which is the current folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    workspace = trained.write_training(tmp_path / "model")
+    (artifacts,) = workspace.glob("mlruns/*/*/artifacts")
+    for name in ("params.pkl", "dataset", "pred.pkl"):
+        (artifacts / name).write_text(name)
+    return workspace
+
+
+@pytest.fixture
+def qlib(monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Return what sets the scores of the plain files, and those of the recorded model."""
+
+    def answer(scores: pd.Series = RECORDED, now: pd.Series = RECORDED) -> None:
+        def call(function: str, folder: Path, script: str) -> None:
+            assert (function, script) == ("run_in_qlib", "sota_export.py")
+            assert json.loads((folder / "fitted.json").read_text())["columns"] == sorted(
+                [*trained.BASE.names, *trained.MINED]
+            )
+            assert (folder / "combined_factors_df.parquet").is_file() and (folder / "params.pkl").is_file()
+            (folder / "weights.pt").write_text("weights")
+            scores.to_frame().to_parquet(folder / "scores.parquet")
+            RECORDED.to_frame().to_parquet(folder / "recorded.parquet")
+            (folder / "versions.json").write_text(json.dumps(VERSIONS))
+
+        monkeypatch.setattr(child, "call", call)
+        monkeypatch.setattr(export, "predict_again", lambda _: now.to_frame())
+
+    answer()
+    return answer
+
+
+def members(content: bytes) -> dict[str, bytes]:
+    """Return the members of a bundle."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def provider(model: Path, place: str) -> None:
+    """Let Qlib have recorded another folder of its data."""
+    for file in model.glob("mlruns/*/*/artifacts/*"):
+        if file.name in ("config", "task"):
+            file.unlink()
+    shutil.rmtree(model / "mlruns")
+    document = trained.config(width=4)
+    document["qlib_init"]["provider_uri"] = place
+    run = trained.write_record(model, document)
+    for name in ("params.pkl", "dataset", "pred.pkl"):
+        (run / "artifacts" / name).write_text(name)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "written"),
+    [
+        ("~/.qlib/qlib_data/cn_data", "~/.qlib/qlib_data/cn_data"),
+        ("{home}/.qlib/cn", "~/.qlib/cn"),
+        ("/data/qlib", "/data/qlib"),
+    ],
+)
+def test_nothing_of_this_machine_is_in_it(
+    recorded: str, written: str, model: Path, qlib: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No path below HOME, no user, host or key; the task is what Qlib recorded."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user")
+    provider(model, recorded.format(home=Path.home()))
+    before = sorted(model.rglob("*"))
+    made = export.make(model)
+    assert sorted(model.rglob("*")) == before
+    found = members(made.content)
+    assert sorted(found) == sorted([bundle.RECORD, *bundle.MEMBERS])
+    task, expected = yaml.safe_load(found["task.yaml"]), trained.config(width=4)
+    assert task["qlib_init"] == {"provider_uri": written, "region": "cn"}
+    assert {name: task[name] for name in ("model", "dataset")} == {
+        name: expected["task"][name] for name in ("model", "dataset")
+    }
+    text = b"".join(found.values()).decode()
+    private = [str(Path.home()), str(model), socket.gethostname(), "sk-of-the-user", model.name + "/"]
+    private += [getpass.getuser()] if getpass.getuser() != "root" else []
+    assert [word for word in private if word in text] == []
+    record = json.loads(found[bundle.RECORD])
+    assert (record["mined"], record["set_digest"]) == (list(trained.MINED), trained.DIGEST)
+    assert (made.rows, made.difference) == (2, 0.0)
+
+
+def other(value: float) -> pd.Series:
+    """Return scores of which one is another."""
+    return pd.Series([0.5, value], name="score")
+
+
+def test_data_that_have_changed_since(model: Path, qlib: Answer) -> None:
+    """The recorded model gives the scores of the plain files: the weights are whole."""
+    qlib(scores=other(0.375), now=other(0.375))
+    assert export.make(model).difference == 0.125
+
+
+def lose(name: str) -> Callable[[Path], None]:
+    """Return what takes a file out of a workspace."""
+    return lambda model: (model / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "scores", "kind", "fact"),
+    [
+        (lambda _: None, other(0.375), BundleError, r"keeps what its weights .* differ by up to 0.125"),
+        (lambda _: None, other(float("nan")), BundleError, "keeps what its weights"),
+        (
+            lambda model: (model / "model.py").write_text(f"# {Path.home()}/x"),
+            RECORDED,
+            BundleError,
+            "would show a path of this machine: .* in model.py",
+        ),
+        (lose(FACTOR_FILE), RECORDED, FactorFileNotFoundError, "not found"),
+        (lambda model: shutil.rmtree(model / "mlruns"), RECORDED, ResultError, "is gone"),
+        (shutil.rmtree, RECORDED, ResultError, "workspace is gone"),
+        (lose("model.py"), RECORDED, BridgeError, "can't be exported"),
+    ],
+)
+def test_models_that_are_refused(
+    spoil: Any, scores: pd.Series, kind: type[BridgeError], fact: str, model: Path, qlib: Answer
+) -> None:
+    """One message, and the workspace is as it was."""
+    qlib(scores)
+    spoil(model)
+    before = sorted(model.rglob("*"))
+    with pytest.raises(kind, match=fact):
+        export.make(model)
+    assert sorted(model.rglob("*")) == before
+
+
+def test_plain_files_that_predict_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Qlib said is kept in the workspace, and the message names it."""
+    monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no room"))
+    with pytest.raises(BundleError, match="as plain files it predicts nothing") as caught:
+        export.make(model)
+    assert Path(caught.value.place).read_text() == "no room"
+    assert not list(model.glob(".export-*"))
+
+
+# --- the command ---
+
+
+def run(*arguments: str) -> Result:
+    """Run `rdagent-sota export`."""
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.125])
+def test_the_command(difference: float, model: Path, qlib: Answer) -> None:
+    """It says where the file is, its SHA-256, and what was compared; a bundle that is there is replaced."""
+    qlib(other(0.25 + difference), other(0.25 + difference))
+    for _ in range(2):
+        done = run("model", "-o", "taken.zip")
+        assert done.exit_code == 0, done.output
+    size, digest = Path("taken.zip").stat().st_size, bundle.read(Path("taken.zip")).digest
+    assert done.stdout.splitlines()[:2] == [
+        f"{Path.cwd() / 'taken.zip'} ({size / 1000:.1f} kB)",
+        f"SHA-256 {digest}",
+    ]
+    assert ("differ from the recorded ones by up to 0.125" in done.stdout) == (difference > 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("mine.zip", "no bundle of a model"), ("gone/model.zip", "No such file"), ("model", "Is a directory")],
+)
+def test_a_place_that_is_not_written(
+    output: str, reason: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's file stays as it is; nothing is started."""
+    monkeypatch.setattr(child, "call", None)
+    with zipfile.ZipFile("mine.zip", "w") as archive:
+        archive.writestr("notes.txt", "mine")
+    before = Path("mine.zip").read_bytes()
+    done = run("model", "-o", output)
+    assert (done.exit_code, reason in done.stderr, "Traceback" in done.output) == (1, True, False)
+    assert Path("mine.zip").read_bytes() == before
