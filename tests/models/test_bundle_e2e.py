@@ -1,0 +1,117 @@
+"""Models that RD-Agent trained, taken away: the same scores from plain files, without it and a project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pandas as pd
+import pytest
+
+from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
+from rdagent_sota_bridge.errors import BundleError
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import bundle, export
+from tests import runs, seams
+from tests.models.test_e2e import Project, predictions, same_bits
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bundles")]  # one run for all
+
+KEEPER = replace(
+    SMALL_MLP,
+    name="Keeper",
+    hypothesis="What the last batch of the training looked like helps.",
+    code='''\
+import torch
+from torch import nn
+
+
+class Keeper(nn.Module):
+    """(batch, features) to (batch, 1); it keeps a mean that is no buffer."""
+
+    def __init__(self, num_features, num_timesteps=None):
+        super().__init__()
+        self.layers = nn.Linear(num_features, 1)
+        self.kept = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.kept = float(x.mean())
+        return self.layers(x) + self.kept
+
+
+model_cls = Keeper
+''',
+)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project in which `rdagent fin_model` has trained three models on the planted factor."""
+    box, market = runs.box_with_market(tmp_path_factory.mktemp("box") / "b")
+    seams.write_set(box.project / "set", seams.factor_frame(market, RESI5=1.0))
+    on = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
+    script = Script(models=(SMALL_MLP, SMALL_GRU, KEEPER))
+    run = runs.rdagent(box, "fin_model", "--loop_n", "3", script=script, **on)
+    assert run.status == 0, run.output[-3000:]
+    named = {str((model.manifest or {})["model"]["name"]): model.workspace for model in run.trained}
+    return Project(box, named)
+
+
+@pytest.fixture
+def project(trained_once: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Be a process in the project."""
+    monkeypatch.chdir(trained_once.box.project)
+    with mock.patch.dict(os.environ, trained_once.box.environment("http://127.0.0.1:1"), clear=True):
+        yield trained_once
+
+
+@pytest.mark.parametrize("name", ["SmallMLP", "SmallGRU"])
+def test_the_same_scores_without_rdagent(name: str, project: Project, tmp_path: Path) -> None:
+    """To the bit by the command, in a folder where RD-Agent can't be imported, and by the bundle alone."""
+    of = project.models[name]
+    made = export.make(of)
+    old = predictions(of)
+    assert (made.rows, made.difference, export.make(of).content) == (len(old), 0.0, made.content)
+    assert len(made.content) < 30_000
+    file, away = tmp_path / "model.zip", tmp_path / "away"
+    file.write_bytes(made.content)
+    found = bundle.read(file)
+    assert str(project.box.folder).encode() not in made.content
+    (away / "no" / "rdagent").mkdir(parents=True)
+    (away / "no" / "rdagent" / "__init__.py").write_text("raise ImportError('RD-Agent is not here')")
+    days = [str(day.date()) for day in old.index.unique("datetime")[[0, -1]]]
+    options = ["--trust", found.digest, "--factors", str(of / FACTOR_FILE), "--date", ":".join(days)]
+    program = [sys.executable, "-c", "from rdagent_sota_bridge.cli import app; app()"]
+    said = subprocess.run(
+        [*program, "predict", str(file), *options, "-o", "scores.parquet"],
+        cwd=away,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(away / "no"), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    scores = pd.read_parquet(away / "scores.parquet").set_index(list(old.index.names))["score"]
+    assert same_bits(scores.sort_index().astype(old.dtype), old.sort_index())
+    assert sorted(one.name for one in away.iterdir()) == ["no", "scores.parquet", "scores.parquet.json"]
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "plain")
+    command = [str(project.box.qlib_python), "predict.py", str(of / FACTOR_FILE), "scores.parquet"]
+    subprocess.run(command, cwd=tmp_path / "plain", check=True, capture_output=True)
+    assert same_bits(pd.read_parquet(tmp_path / "plain" / "scores.parquet")["score"], old)
+
+
+def test_a_network_that_keeps_more_than_its_weights(project: Project) -> None:
+    """It is refused, with the reason; what Qlib pickled has that value."""
+    of = project.models["Keeper"]
+    before = sorted(of.iterdir())
+    with pytest.raises(BundleError, match="keeps what its weights") as caught:
+        export.make(of)
+    assert "register_buffer" in caught.value.fix
+    assert sorted(of.iterdir()) == before
