@@ -59,7 +59,7 @@ def run(
     _check(target, beside)  # before a minute of work
     if model is not None and Path(model).is_file():
         taken = bundle.read(Path(model).absolute())
-        found = bundle.predict(taken, trust, factors, asked)
+        found = bundle.predict(taken, trust, factors, None, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
     else:
         chosen = choose.chosen(model)

@@ -22,7 +22,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rdagent_sota_bridge import doctor
+from rdagent_sota_bridge.check import execute_factor
+from rdagent_sota_bridge.check.execute_factor import RunError
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.check.truncate import NotCheckedError
 from rdagent_sota_bridge.errors import BundleError, ChoiceError, shortened
 from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -47,6 +50,20 @@ _SAME = {"python": 1, "torch": 1, "pyqlib": 2}  # how many parts of a version ha
 _DAMAGED = "take the file from where it was exported, or export the model again"
 
 
+class Mining(BaseModel):
+    """A run that mined columns.
+
+    Attributes:
+        columns: Its columns in the set.
+        complete: Whether RD-Agent had dropped each row of it that lacks a value.
+        code: The members with the factors' code, by factor; a code may name its column otherwise.
+    """
+
+    columns: tuple[str, ...]
+    complete: bool
+    code: dict[str, str]
+
+
 class Record(BaseModel):
     """What `bundle.json` says.
 
@@ -56,7 +73,7 @@ class Record(BaseModel):
         model: Name and type, where they are known.
         set_digest: Of the set that it was trained on; empty for none.
         mined: The mined columns.
-        factor_code: The member with a mined column's code, by column, where it is known.
+        runs: The runs that mined them, where their code is known.
         versions: Of what the weights were trained with: Python, pyqlib, torch, pandas, numpy.
         files: SHA-256 (hex) by the name of a member.
     """
@@ -66,7 +83,7 @@ class Record(BaseModel):
     model: dict[str, str] = {}
     set_digest: str = ""
     mined: tuple[str, ...] = ()
-    factor_code: dict[str, str] = {}
+    runs: tuple[Mining, ...] = ()
     versions: dict[str, str] = {}
     files: dict[str, str]
 
@@ -161,7 +178,11 @@ def _sha256(content: bytes) -> str:
 
 
 def predict(
-    bundle: Bundle, trust: str | None, factors: Path | None, days: tuple[str, str] | None
+    bundle: Bundle,
+    trust: str | None,
+    factors: Path | None,
+    factor_data: Path | None,
+    days: tuple[str, str] | None,
 ) -> Prediction:
     """Return what the model of a bundle predicts, from Qlib's data and the factors' values; runs its code.
 
@@ -171,7 +192,8 @@ def predict(
     Args:
         bundle: The bundle.
         trust: The SHA-256 that the user trusts.
-        factors: The mined columns' values; None for a model without any.
+        factors: The mined columns' values; None for a model without any, or with `factor_data`.
+        factor_data: The folder of the data that the factors' code is run on.
         days: First and last day (ISO, both inclusive); None for the last on which every feature has values.
 
     Raises:
@@ -185,17 +207,19 @@ def predict(
         fix = "compare with what export has printed, read the code with --show, then add "
         fix += f"--trust {bundle.digest}"
         raise BundleError(f"{fact}: its SHA-256 is {bundle.digest}", str(bundle.path), fix)
-    if bundle.record.mined and factors is None:
-        fact = f"The model needs values of the mined factors {', '.join(bundle.record.mined)}"
-        raise BundleError(fact, str(bundle.path), "bring them: --factors FILE.parquet")
+    mined = bundle.record.mined
+    if mined and factors is None and factor_data is None:
+        fact = f"The model needs values of the mined factors {', '.join(mined)}"
+        fix = "bring them: --factors FILE.parquet; or data that their code is run on: --factor-data FOLDER"
+        raise BundleError(fact, str(bundle.path), fix)
     python, env = _qlib(bundle)
     # A short path: sockets' paths below it have to fit into 108 characters.
     with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for member in MEMBERS:
             (folder / member).write_bytes(bundle.contents[member])
-        if bundle.record.mined and factors is not None:
-            _lay_ready(factors, bundle.record.mined, folder)
+        if mined:
+            _lay_ready(factors or _computed(bundle, Path(str(factor_data)), folder), mined, folder)
         task = yaml.safe_load(bundle.contents[TASK])
         asked = {"asked": LATEST_DAY if days is None else list(days), "late": False}
         lay_script(folder, json.dumps({**task, **asked}, default=str))
@@ -236,6 +260,27 @@ def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:
             fact = f"The bundle is of {name} {was}, and {name} {now} is here"
             raise BundleError(fact, python, f"use a Python environment with {name} {was}")
     return python, env
+
+
+def _computed(bundle: Bundle, data: Path, folder: Path) -> Path:
+    """Return a new file of the values that the factors' code makes of some data."""
+    execution, parts = execute_factor.settings_of_rdagent(Path.cwd()), []
+    for run in bundle.record.runs:
+        made: dict[str, pd.Series] = {}
+        for name, member in run.code.items():
+            try:
+                result = execute_factor.run(bundle.contents[member].decode(), data, execution)
+            except (RunError, NotCheckedError) as error:
+                fix = getattr(error, "fix", f"see whether it runs with {execution.python_bin}, on these data")
+                raise BundleError(
+                    f"The code of {name} can't be run: {error.args[0]}", str(data), fix
+                ) from None
+            made |= {column: result[column] for column in run.columns if column in result}
+        rows = pd.DataFrame(made)
+        parts.append(rows.dropna() if run.complete else rows)
+    file = folder / "computed.parquet"
+    (pd.concat(parts, axis=1) if parts else pd.DataFrame()).to_parquet(file)
+    return file
 
 
 def _lay_ready(factors: Path, mined: tuple[str, ...], folder: Path) -> None:

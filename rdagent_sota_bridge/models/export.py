@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import pandas as pd
 
 from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.check.execute_factor import flat
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, SeamError, SessionError
-from rdagent_sota_bridge.factor_set import panel, sessions, store
+from rdagent_sota_bridge.factor_set import sessions, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, edits
 from rdagent_sota_bridge.models.predict import predict_again
@@ -71,11 +73,11 @@ def make(of: Path) -> Exported:
         tempfile.TemporaryDirectory(dir=of, prefix=".export-", ignore_cleanup_errors=True) as name,
     ):
         folder = Path(name)
-        mined: tuple[str, ...] = ()
+        values = pd.DataFrame()
         if recorded.has_factor_file:
             files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
-            with panel.opened([folder / FACTOR_FILE]) as held:
-                mined = held.columns
+            values = flat(pd.read_parquet(folder / FACTOR_FILE))
+        mined = tuple(values.columns)
         for part in ("dataset", "params.pkl", "pred.pkl"):
             shutil.copyfile(training.run / "artifacts" / part, folder / part)
         columns = sorted({*recorded.base_names, *mined})  # as Qlib's `NestedDataLoader` sorts them
@@ -101,10 +103,17 @@ def make(of: Path) -> Exported:
         made = {member: (folder / member).read_bytes() for member in (*contents, "weights.pt")}
     if not _same_bits(scores, before):
         _check_network(scores, of)  # the data may have changed
-    known, factor_code = _known(of, mined)
-    named = {f"{bundle.FACTOR_CODE}{number}.py": name for number, name in enumerate(factor_code)}
-    made |= {file: factor_code[name].encode() for file, name in named.items()}
-    about = {**known, "mined": mined, "versions": versions, "factor_code": {v: k for k, v in named.items()}}
+    there = (of / manifest.MANIFEST_FILE).is_file()
+    record = files.read_json(of / manifest.MANIFEST_FILE) if there else {}
+    held = record.get("factor_set") or {}
+    runs = []
+    for mining, code in _mined_by(held.get("sources", []), values):
+        for name, text in code.items():
+            member = mining["code"][name] = f"{bundle.FACTOR_CODE}{len(made)}.py"
+            made[member] = text.encode()
+        runs.append(mining)
+    about = {"model": record.get("model") or {}, "set_digest": held.get("digest", ""), "mined": mined}
+    about |= {"runs": runs, "versions": versions}
     made[bundle.README] = _readme(about).encode()
     _check_private(made, of)
     content = bundle.pack(
@@ -135,19 +144,27 @@ def _same_bits(one: pd.Series, other: pd.Series) -> bool:
     return bool(one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes())
 
 
-def _known(of: Path, mined: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what the manifest says of the model, and the factors' code by name, where they are there."""
-    if not (of / manifest.MANIFEST_FILE).is_file():
-        return {}, {}
-    record = files.read_json(of / manifest.MANIFEST_FILE)
-    held = record.get("factor_set") or {}
-    code: dict[str, str] = {}
-    for source in held.get("sources", ()) if mined else ():
-        with contextlib.suppress(SessionError):  # the log is gone, or not signed
-            found = sessions.factor_codes(Path(source["log"])) if source.get("log") else ()
-            code |= {one.name: one.code for one in found if one.accepted and one.name in source["columns"]}
-    about = {"model": record.get("model") or {}, "set_digest": held.get("digest", "")}
-    return about, {name: code[name] for name in mined if name in code}
+def _mined_by(
+    sources: list[dict[str, Any]], values: pd.DataFrame
+) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """Yield of each run that mined columns of a set what the bundle says, and the factors' code by name.
+
+    A run whose log is gone, or not signed, is left out.
+    """
+    left = list(values.columns)
+    for source in sources:
+        columns = [name for name in left if name in source["columns"]]
+        left = [name for name in left if name not in columns]
+        code: dict[str, str] = {}
+        with contextlib.suppress(SessionError):
+            found = sessions.factor_codes(Path(source["log"])) if columns and source.get("log") else ()
+            code = {one.name: one.code for one in found if one.accepted or one.loop == source["loop"]}
+        if code:
+            rows = values[columns] if len(columns) == values.shape[1] else values[columns].dropna(how="all")
+            # A code may give its column another name than the factor's.
+            names = columns if set(columns) <= set(code) else list(code)
+            mining = {"columns": columns, "complete": bool(rows.notna().all(axis=None)), "code": {}}
+            yield mining, {name: code[name] for name in names}
 
 
 def _readme(about: dict[str, Any]) -> str:

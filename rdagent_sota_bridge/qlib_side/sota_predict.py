@@ -73,6 +73,17 @@ def check_values(market: str, days: Any, filled: Any) -> None:
         refuse(fact, "the features {}".format(", ".join(short.index)), fix)
 
 
+def check_begin(begin: Any, filled: Any) -> None:
+    """Refuse values of which some begin after the first day that the model looks at."""
+    firsts = filled.apply(lambda column: column.index[column][0])
+    late = firsts[firsts > max(begin, filled.index[0])]
+    if len(late):
+        fact = (
+            f"Features begin on {late.max():%Y-%m-%d}, and the model looks at days from {begin:%Y-%m-%d} on"
+        )
+        refuse(fact, "the features {}".format(", ".join(late.index)), "bring values of these days too")
+
+
 def main() -> None:
     """Predict."""
     config = json.loads(Path("sota_predict.json").read_text(encoding="utf-8"))
@@ -120,7 +131,10 @@ def main() -> None:
         if asked == "latest":
             days = pd.DatetimeIndex([latest])
         check_values(handler.instruments, days, filled)
-        if predicted is not None:
+        if is_bundle:
+            steps = arguments.get("step_len", STEPS) if "TS" in config["dataset"]["class"] else 1
+            check_begin(calendar[max(0, calendar.searchsorted(days[0]) + 1 - steps)], filled)
+        else:
             repeated = {"score": scores(test), "recorded": predicted}
             pd.concat(repeated, axis=1).to_parquet("sota_repeated.parquet")
         about.update({"features_end": str(latest)[:10], "days": [str(day)[:10] for day in days]})

@@ -176,7 +176,7 @@ def predicted(folder: Path, content: bytes, trust: str | None = "", factors: Pat
     """Return the scores of a bundle; it is trusted where `trust` is empty."""
     found = bundle.read(written(folder, content))
     days = ("2020-01-02", "2020-01-03")
-    return bundle.predict(found, found.digest if trust == "" else trust, factors, days)
+    return bundle.predict(found, found.digest if trust == "" else trust, factors, None, days)
 
 
 def test_the_script_gets_the_mined_columns(tmp_path: Path, script: Any) -> None:
