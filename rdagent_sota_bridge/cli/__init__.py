@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,17 @@ from typer.core import TyperGroup
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.cli import patch
+from rdagent_sota_bridge.cli.options import (
+    OR_LATEST_ACCEPTED,
+    SET_OR_ENVIRONMENT,
+    Cluster,
+    FactorData,
+    Jobs,
+    Json,
+    Model,
+    ModelType,
+    or_latest,
+)
 from rdagent_sota_bridge.errors import BridgeError, JobError, SettingsError
 
 
@@ -37,46 +47,7 @@ store_app = typer.Typer(help="The copies of factor sets that models' workspaces 
 app.add_typer(store_app, name="store")
 app.add_typer(patch.app, name="patch")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all names, paths and figures.")]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Train so many models again at once on this machine; 1 if left out.")
-]
-Cluster = Annotated[
-    str | None, typer.Option(help="Train them on the workers of this Dask scheduler: tcp://host:8786.")
-]
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
-        "workspace. Left out: the newest log with models."
-    ),
-]
-FactorData = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the set ends before those days: the folder of the data that its code is run on again, or "
-        "fresh to make them from Qlib's; RD-Agent's own if left out."
-    ),
-]
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
-
-
-class ModelType(enum.Enum):
-    """RD-Agent's names of the kinds of models."""
-
-    TABULAR = "Tabular"
-    TIME_SERIES = "TimeSeries"
-
-
-def _or_latest(which: str) -> str:
-    return f"or latest: the newest log below ./log {which}, by the times in the sessions."
-
-
-_OR_LATEST_ACCEPTED = _or_latest("that accepted a factor")
-_SET_OR_ENVIRONMENT = (
-    f"A factor workspace or file, a URL, a log folder, {_OR_LATEST_ACCEPTED} "
-    "The environment's set if left out."
-)
 
 
 def _show_version(asked: bool) -> None:
@@ -118,7 +89,7 @@ def list_command(
 def path_command(
     log: Annotated[
         str | None,
-        typer.Argument(help=f"A log folder, a factor workspace, a URL, {_OR_LATEST_ACCEPTED}"),
+        typer.Argument(help=f"A log folder, a factor workspace, a URL, {OR_LATEST_ACCEPTED}"),
     ] = None,
 ) -> None:
     """Print the path of the factor set that a run would use: of LOG, or of what the environment names."""
@@ -131,7 +102,7 @@ def path_command(
 def check_command(
     named: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH|LOG]", help=_SET_OR_ENVIRONMENT),
+        typer.Argument(metavar="[PATH|LOG]", help=SET_OR_ENVIRONMENT),
     ] = None,
     look_ahead: Annotated[
         bool, typer.Option("--look-ahead", help="Run the factors' code again on data without the future.")
@@ -148,7 +119,7 @@ def check_command(
 def compare_command(
     named: Annotated[
         str | None,
-        typer.Argument(metavar="SET", help=_SET_OR_ENVIRONMENT),
+        typer.Argument(metavar="SET", help=SET_OR_ENVIRONMENT),
     ] = None,
     model: Annotated[
         Path | None,
@@ -170,7 +141,7 @@ def compare_command(
 def verify_command(
     log: Annotated[
         str | None,
-        typer.Argument(help=f"A log folder, {_or_latest('with models')} Left out: the newest job's models."),
+        typer.Argument(help=f"A log folder, {or_latest('with models')} Left out: the newest job's models."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -256,9 +227,7 @@ def refresh_command(
 def push_command(
     named: Annotated[
         str,
-        typer.Argument(
-            metavar="SET", help=f"A factor workspace or file, a log folder, {_OR_LATEST_ACCEPTED}"
-        ),
+        typer.Argument(metavar="SET", help=f"A factor workspace or file, a log folder, {OR_LATEST_ACCEPTED}"),
     ],
     url: Annotated[str, typer.Argument(metavar="URL", help="A folder, such as s3://bucket/run.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace whatever is there.")] = False,
@@ -292,7 +261,7 @@ def report_command(
         Logs | None,
         typer.Argument(
             metavar="LOG",
-            help=f"Log folders, {_or_latest('of any command')} Left out: the newest job's.",
+            help=f"Log folders, {or_latest('of any command')} Left out: the newest job's.",
         ),
     ] = None,
     output: Annotated[
@@ -329,7 +298,7 @@ def run_command(
     log_dir: Annotated[Path, typer.Option(help="The folder of the logs.")] = Path("log"),
     from_log: Annotated[
         str | None,
-        typer.Option(help=f"Train on what this log accepted, {_OR_LATEST_ACCEPTED} No factor stage."),
+        typer.Option(help=f"Train on what this log accepted, {OR_LATEST_ACCEPTED} No factor stage."),
     ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train each model again without the mined columns, to compare.")
@@ -340,7 +309,7 @@ def run_command(
     ] = None,
     from_models: Annotated[
         str | None,
-        typer.Option(help=f"With --baseline: models of this log, {_or_latest('with models')} No loops."),
+        typer.Option(help=f"With --baseline: models of this log, {or_latest('with models')} No loops."),
     ] = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
