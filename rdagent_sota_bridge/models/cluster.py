@@ -10,7 +10,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +55,7 @@ class Seen:
 
 
 @contextlib.contextmanager
-def seen(folders: Sequence[Path], roots: Sequence[Path], markets: Sequence[str]) -> Iterator[Seen]:
+def seen(folders: Iterable[Path], roots: Iterable[Path], markets: Iterable[str]) -> Iterator[Seen]:
     """Have what workers have to see, for one job.
 
     Args:
@@ -155,14 +156,14 @@ class Workers:
         try:
             while not future.done():
                 if not is_wanted() or address not in self._alive():
-                    future.cancel()
+                    future.release()
                     return "", None
                 time.sleep(_LOOK_SECONDS)
             found: tuple[str, T | None] = future.result()
             return found
         except (ImportError, AttributeError) as error:
             return f"it has not this release of rdagent-sota-bridge ({shortened(error)})", None
-        except KilledWorker:  # where the scheduler is set to try nothing again
+        except (KilledWorker, CancelledError):  # a scheduler that tries nothing again, or was started anew
             return "", None
 
     def _alive(self) -> dict[str, int]:

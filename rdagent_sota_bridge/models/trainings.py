@@ -122,46 +122,49 @@ def _place(
     if not how.cluster:
         yield lambda: how.jobs, lambda one, is_wanted: _train(one, threads, keep, is_wanted)
         return
-    with connected(how.cluster) as client:
-        from rdagent_sota_bridge.models import cluster  # late: Dask is an extra
+    cluster = dask()
+    roots, markets = {one.root for one in wanted}, _markets(wanted)
+    with (
+        cluster.connected(how.cluster) as client,
+        cluster.seen({one.of for one in wanted}, roots, markets) as sees,
+    ):
+        workers = cluster.Workers(client, how.cluster, sees, say)
 
-        roots = sorted({one.root for one in wanted})
-        with cluster.seen([one.of for one in wanted], roots, _markets(wanted)) as sees:
-            workers = cluster.Workers(client, how.cluster, sees, say)
+        def train(one: Wanted, is_wanted: IsWanted) -> Answer:
+            work = functools.partial(_train, one, threads, ())
+            answer: Answer = workers.train(one.of, work, is_wanted)
+            return answer
 
-            def train(one: Wanted, is_wanted: IsWanted) -> Answer:
-                return workers.train(one.of, functools.partial(_train, one, threads, ()), is_wanted)
-
-            yield workers.room, train
+        yield workers.room, train
 
 
-@contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Have a client of a Dask scheduler.
+def dask() -> Any:
+    """Return the module `cluster`.
 
     Raises:
-        JobError: if Dask is not installed, or no scheduler answers.
+        JobError: if Dask, an extra, is not installed.
     """
     try:
         from rdagent_sota_bridge.models import cluster  # late: Dask is an extra
     except ModuleNotFoundError as error:
         if error.name not in ("distributed", "dask"):
             raise
-        fact = "--cluster needs Dask, which is not installed"
-        fix = "pip install 'rdagent-sota-bridge[cluster]'"
+        fact, fix = (
+            "--cluster needs Dask, which is not installed",
+            "pip install 'rdagent-sota-bridge[cluster]'",
+        )
         raise JobError(fact, f"the environment of {sys.executable}", fix) from None
-    with cluster.connected(address) as client:
-        yield client
+    return cluster
 
 
-def _markets(wanted: Sequence[Wanted]) -> list[str]:
+def _markets(wanted: Sequence[Wanted]) -> set[str]:
     """Return the folders of market data that trainings read, as Qlib's configuration has them."""
     found = set()
     for of in {one.of for one in wanted}:
         with contextlib.suppress(ResultError):  # the training says it
             named = training_record.read_training(of).config.get("qlib_init", {}).get("provider_uri")
             found |= {named} if isinstance(named, str) else set()
-    return sorted(found)
+    return found
 
 
 def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: IsWanted) -> Answer:

@@ -88,7 +88,7 @@ def go(job: Job, outside: Outside) -> int:
     if job.options.cluster and job.is_open(BASELINE):
         from rdagent_sota_bridge.models import trainings  # late: pandas and pyarrow
 
-        with trainings.connected(job.options.cluster):
+        with trainings.dask().connected(job.options.cluster):
             pass  # now, not after the loops
     if job.options.from_logs and job.factor_set is None:
         # Now, not after the minute that the look at the machine may take.

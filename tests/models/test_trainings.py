@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rdagent_sota_bridge import models
 from rdagent_sota_bridge.errors import JobError, ResultError, SettingsError
 from rdagent_sota_bridge.models import trainings
 from rdagent_sota_bridge.models.retrain import Change, Retrained
@@ -135,6 +136,7 @@ def test_threads_that_are_no_number(variable: str, train: Any, monkeypatch: pyte
 def test_a_cluster_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     """One message, which names the extra."""
     monkeypatch.delitem(sys.modules, "rdagent_sota_bridge.models.cluster", raising=False)
+    monkeypatch.delattr(models, "cluster", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(JobError, match="needs Dask") as caught:
         next(train_all(wanted(1), How(cluster="tcp://127.0.0.1:9"), str))

@@ -102,7 +102,7 @@ def test_a_stop_in_a_training(number: signal.Signals, ours: Project) -> None:
 
 @pytest.mark.parametrize(
     ("cluster", "fact"),
-    [("tcp://127.0.0.1:9", "No Dask scheduler answers"), ("", "--cluster is empty")],
+    [("nonsense://x", "No Dask scheduler answers"), ("", "--cluster is empty")],
 )
 def test_a_cluster_that_is_not_there(cluster: str, fact: str, ours: Project) -> None:
     """One message, before the first loop."""
