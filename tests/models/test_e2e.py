@@ -173,7 +173,7 @@ def test_in_docker_in_other_segments_on_one_column(project: Project, monkeypatch
     with Engine(image) as engine:
         monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
         monkeypatch.setenv("DOCKER_HOST", engine.url)
-        found = train_again(project.models["SmallMLP"], change, project.root)
+        found = train_again(project.models["SmallMLP"], change, project.root, threads=2)
         predicted = predict_again(found.workspace)
     assert found.metrics["IC"] > USED
     manifest = manifest_of(found.workspace)
@@ -181,7 +181,7 @@ def test_in_docker_in_other_segments_on_one_column(project: Project, monkeypatch
     assert manifest["training"]["test"] == ["2018-01-01 00:00:00", "2019-12-31 00:00:00"]
     assert manifest["qlib_loaded"]["columns"] == sorted([*ALPHA22, "overnight_gap"])
     (trained,) = engine.started("qrun conf_sota_factors_model.yaml")
-    assert trained.workspace == found.workspace
+    assert (trained.workspace, trained.variables["OMP_NUM_THREADS"]) == (found.workspace, "2")
     assert [inside for inside, _ in trained.mounts.values() if "qlib/" in inside][-1] == "/root/.qlib/"
     assert same_bits(predicted["score"], predictions(found.workspace))
 
