@@ -135,23 +135,34 @@ class Workers:
             try:
                 why, answer = self._on(address, work, is_wanted)
             finally:
-                self._busy[address] -= 1
+                with self._lock:
+                    self._busy[address] -= 1
             if answer is not None:
                 return answer
-            if why:
-                self._leave_out(address, why)
-            elif is_wanted():
-                deaths += 1
-                self._has_lost = True
-                self._say(f"Worker {address} is gone, and with it a training of {of.name}: it is begun again")
+            with self._lock:
+                if why and address not in self._unfit:
+                    self._unfit[address] = why
+                    self._say(f"Worker {address} trains nothing, and its trainings go to others: {why}")
+                elif not why and is_wanted():
+                    deaths += 1
+                    self._has_lost = True
+                    self._say(f"Worker {address} is gone, and with it a training of {of.name}")
         fact = "The workers that trained the model died, one after the other"
         return ResultError(fact, str(of), "see what they say: they may have too little memory")
 
     def _on(self, address: str, work: Callable[[IsWanted], T], is_wanted: IsWanted) -> tuple[str, T | None]:
         """Return why a worker can't train, and what it trained; neither where it is gone."""
-        # Only a lambda travels by value. A function of a package that a worker has not would end the worker.
+
+        # Travels by value. A function of a module that a worker does not have would end the worker.
+        def run(content: bytes) -> tuple[str, T | None]:
+            try:
+                function = pickle.loads(content)  # noqa: S301 - that which is dumped here
+            except (ImportError, AttributeError) as error:
+                return f"it has not this release of rdagent-sota-bridge ({error})", None
+            found: tuple[str, T | None] = function()
+            return found
+
         whole = pickle.dumps(functools.partial(_on_worker, self._sees, work))
-        run = lambda content: pickle.loads(content)()  # noqa: E731, S301 - that content
         future = self._client.submit(run, whole, workers=[address], pure=False)
         try:
             while not future.done():
@@ -161,8 +172,6 @@ class Workers:
                 time.sleep(_LOOK_SECONDS)
             found: tuple[str, T | None] = future.result()
             return found
-        except (ImportError, AttributeError) as error:
-            return f"it has not this release of rdagent-sota-bridge ({shortened(error)})", None
         except (KilledWorker, CancelledError):  # a scheduler that tries nothing again, or was started anew
             return "", None
 
@@ -193,12 +202,6 @@ class Workers:
                 return None
             self._busy[address] += 1
             return address
-
-    def _leave_out(self, address: str, why: str) -> None:
-        with self._lock:
-            if address not in self._unfit:
-                self._unfit[address] = why
-                self._say(f"Worker {address} trains nothing, and its trainings go to others: {why}")
 
 
 # --- in a worker ---
