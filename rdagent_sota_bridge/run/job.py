@@ -235,16 +235,13 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     Raises:
         JobError: if the options contradict each other, or what the job itself sets.
     """
-    _check_place(asked, has_baseline=asked.baseline)
+    _check_ablation(asked, has_baseline=asked.baseline)
     if asked.from_logs and asked.factor_loops is not None:
         raise JobError(
             "--from-log skips the factor stage, and --factor-loops asks for one",
             "options --from-log and --factor-loops",
             "leave one of them out",
         )
-    if asked.seeds and not asked.baseline:
-        fact = "--seeds trains the best model with the mined columns and without, as --baseline does"
-        raise JobError(fact, "option --seeds, without --baseline", "add --baseline, or leave --seeds out")
     if from_models is not None:
         others = asked.factor_loops, asked.model_loops, asked.from_logs, asked.passed_on
         if not asked.baseline or any(others):
@@ -269,12 +266,12 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     return Job(log_dir / f"{stamp()}_run.json", project, options, kept)
 
 
-def _check_place(asked: Options, *, has_baseline: bool) -> None:
+def _check_ablation(asked: Options, *, has_baseline: bool) -> None:
     if asked.jobs and asked.cluster:
         fact = "--jobs trains on this machine, and --cluster on others"
         raise JobError(fact, "options --jobs and --cluster", "leave one of them out")
-    if (asked.jobs or asked.cluster) and not has_baseline:
-        option = "--jobs" if asked.jobs else "--cluster"
+    given = {"--jobs": asked.jobs, "--cluster": asked.cluster, "--seeds": asked.seeds}
+    if not has_baseline and (option := next((name for name, value in given.items() if value), "")):
         fact = f"{option} is for models that are trained again, and without --baseline none is"
         raise JobError(fact, f"option {option}", "add --baseline, or leave it out")
 
@@ -293,7 +290,7 @@ def resumed(job: Job, asked: Options) -> Job:
             f"start it again there: cd {shlex.quote(str(project))}",
         )
     has = job.options
-    _check_place(asked, has_baseline=has.baseline)
+    _check_ablation(asked, has_baseline=has.baseline)
     if asked.jobs or asked.cluster:  # where models are trained changes none
         job = dataclasses.replace(
             job, options=dataclasses.replace(has, jobs=asked.jobs, cluster=asked.cluster)
@@ -319,10 +316,8 @@ def _with_seeds(job: Job, seeds: int) -> Job:
     """Return a job with so many seeds; 0 leaves them as they are."""
     if seeds in (0, job.options.seeds):
         return job
-    fact = f"--seeds {seeds} is less than the {job.options.seeds} that the job was to train with"
-    if not job.options.baseline:
-        fact = f"--seeds {seeds} goes with --baseline, and the job to resume has none"
-    if not job.options.baseline or seeds < job.options.seeds:
+    if seeds < job.options.seeds:
+        fact = f"--seeds {seeds} is less than the {job.options.seeds} that the job was to train with"
         raise JobError(fact, str(job.file), _LEAVE_OUT)
     options = dataclasses.replace(job.options, seeds=seeds)
     return dataclasses.replace(job.with_stage(BASELINE, state="begun"), options=options)

@@ -115,7 +115,7 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
         (Options(factor_loops=2), "--factor-loops 2 is less than the 3 that the job was to do"),
         (Options(model_loops=3), "--model-loops 3 is less than the 4 that the job was to do"),
         (Options(jobs=2), "--jobs is for models that are trained again, and without --baseline none is"),
-        (Options(seeds=1), "--seeds 1 goes with --baseline, and the job to resume has none"),
+        (Options(seeds=1), "--seeds is for models that are trained again, and without --baseline none is"),
     ],
 )
 def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
