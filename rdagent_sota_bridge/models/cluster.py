@@ -105,7 +105,6 @@ class Workers:
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._unfit: dict[str, str] = {}
-        self._has_lost = False
         self._last_fit = time.monotonic()
 
     def room(self) -> int:
@@ -145,7 +144,6 @@ class Workers:
                     self._say(f"Worker {address} trains nothing, and its trainings go to others: {why}")
                 elif not why and is_wanted():
                     deaths += 1
-                    self._has_lost = True
                     self._say(f"Worker {address} is gone, and with it a training of {of.name}")
         fact = "The workers that trained the model died, one after the other"
         return ResultError(fact, str(of), "see what they say: they may have too little memory")
@@ -188,7 +186,7 @@ class Workers:
         fit = {address: number for address, number in alive.items() if address not in self._unfit}
         if fit:
             self._last_fit = now
-        elif (alive and not self._has_lost) or now - self._last_fit > _NO_WORKER_SECONDS:
+        elif now - self._last_fit > _NO_WORKER_SECONDS:
             fact = "No worker of the cluster can train" if alive else "The cluster has no worker"
             fix = "start one in an environment with Qlib, on a file system with the project: dask worker"
             raise JobError(fact, self._address, fix)

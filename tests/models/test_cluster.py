@@ -109,8 +109,9 @@ def test_a_training_that_ends_its_workers(dask: Cluster, tmp_path: Path) -> None
     assert len(job.begun(0)) == 3
 
 
-def test_workers_that_can_not_train(dask: Cluster, tmp_path: Path) -> None:
-    """Each is named once, and its trainings go to another; where there is none the job stops."""
+def test_workers_that_can_not_train(dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named once, and its trainings go to another; where none comes for a while the job stops."""
+    monkeypatch.setattr(cluster, "_NO_WORKER_SECONDS", 2.0)
     dask.start("worker")
     other = str(write_market(tmp_path / "other", "2020-01-03\n"))
     reasons = {
