@@ -90,7 +90,7 @@ def _train_again(of: Path, change: Any, root: Path, keep: Any, threads: Any, is_
     mine = root / str(change.seed)
     trouble = json.loads((root / TROUBLE).read_text()).get(str(change.seed), "")
     with mine.open("a") as begun:
-        begun.write(f"{os.getpid()} {threads}\n")
+        begun.write(f"{os.getpid()} {threads} {os.environ.get('OF_PROJECT')}\n")
     count = len(mine.read_text().splitlines())
     if trouble == "fails":
         raise ResultError("no room", str(of), "make some")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pickle
 import tempfile
 import threading
@@ -204,8 +205,15 @@ class Workers:
 
 # --- in a worker ---
 
+_own_environment = dict(os.environ)
+
 
 def _on_worker(sees: Seen, work: Callable[[IsWanted], T]) -> tuple[str, T | None]:
+    # As `rdagent-sota` does in the project, and without what the `.env` of another project has left.
+    for name in os.environ.keys() - _own_environment.keys():
+        del os.environ[name]
+    os.environ.update(_own_environment)
+    load_dotenv(sees.project / ".env", override=cli_options.env_file_wins())
     if why := _why_unfit(sees):
         return why, None
     worker = distributed.get_worker()
@@ -223,7 +231,6 @@ def _on_worker(sees: Seen, work: Callable[[IsWanted], T]) -> tuple[str, T | None
 def _why_unfit(sees: Seen) -> str:
     if missing := [path for path in sees.paths if not path.exists()]:
         return f"it does not see {missing[0]}, and needs the project's own file system under the same path"
-    load_dotenv(sees.project / ".env", override=cli_options.env_file_wins())  # as `rdagent-sota` does
     if not docker.is_qlib_in_docker():
         qlib = doctor.look_at_qlib()
         line = doctor.qlib_line(qlib, metadata.version("pandas"))

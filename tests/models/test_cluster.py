@@ -86,6 +86,18 @@ def test_two_workers(dask: Cluster, tmp_path: Path) -> None:
     assert not list(job.root.glob(".sota-job-*"))
 
 
+def test_the_environment_of_a_project(dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker loads its `.env`, and nothing of it is left for another project."""
+    dask.start("worker")
+    job = Job(tmp_path, count=1)
+    for name, text in (("a", "OF_PROJECT=a"), ("b", ""), ("c", "OF_PROJECT=c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".env").write_text(text)
+        monkeypatch.chdir(tmp_path / name)
+        assert len(list(job.answers(dask))) == 1
+    assert [line.split()[2] for line in job.begun(0)] == ["a", "None", "c"]
+
+
 def test_a_worker_that_dies(dask: Cluster, tmp_path: Path) -> None:
     """It costs its training alone, which another one begins anew; one that comes later is taken."""
     dask.start("worker")
