@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Again:
-    """A model of a loop that was trained again on its own segments, whatever its columns.
+    """A model of a loop that was trained again on its own days and values, whatever its columns.
 
     Attributes:
         place: The loop, as in `Pair`.
@@ -161,16 +161,16 @@ def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
 
 
 def _retrained(root: Path, notes: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:
-    """Return the workspaces of models that were trained again on their own segments, with their manifests.
+    """Return the workspaces of models that were trained again on the same days and values.
 
-    The newest is last.
+    With their manifests; the newest is last.
     """
     found = []
     for file in root.glob(f"*/{MANIFEST_FILE}"):
         with history.noting(notes, file):
             content = read_json(file)
             made = content.get("retrained") if isinstance(content, dict) else None
-            if made is not None and not made["change"].get("segments"):
+            if made is not None and not made["change"].keys() - {"columns", "seed"}:
                 found.append((file.stat().st_mtime, file.parent, content))
     return [(folder, content) for _, folder, content in sorted(found, key=lambda one: one[:2])]
 
