@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child, fresh, refresh, retrain
+from rdagent_sota_bridge.models import trainings as trainings_module
 from rdagent_sota_bridge.models.trainings import How
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
@@ -237,3 +239,22 @@ def test_one_message(model: Path, trainings: DatedTrainings, covered: list[Any])
         assert (done.exit_code, done.stdout) == (1, "")
         assert "fix:" in done.stderr
     assert trainings.folders == []
+
+
+def test_a_stop(
+    model: Path, trainings: DatedTrainings, covered: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends it with one line that says how it goes on."""
+    monkeypatch.setattr(child, "call", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(trainings_module, "train_all", in_this_thread)
+    done = command(model)
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr.splitlines()[-1].startswith("Stopped. The same command")
+    monkeypatch.setattr(child, "call", trainings.call)
+    assert command(model).exit_code == 0
+
+
+def in_this_thread(wanted: Any, how: How, say: Any, begin: Any) -> Any:
+    """Train where a signal arrives."""
+    for one in wanted:
+        yield one, retrain.train_again(one.of, one.change, one.root)
