@@ -165,6 +165,12 @@ def predict_command(
         Path | None,
         typer.Option(help="Values of the mined factors, in place of the model's own set; a bundle has none."),
     ] = None,
+    factor_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of --factors: the folder of the data that a bundle's factor code is run on."
+        ),
+    ] = None,
     trust: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Run the code in the bundle that has this digest.")
     ] = None,
@@ -186,7 +192,7 @@ def predict_command(
     if show:
         predict.show(Path(model or ""))
     else:
-        predict.run(model, date, output, factors, trust, changed_data, as_json)
+        predict.run(model, date, output, factors, factor_data, trust, changed_data, as_json)
 
 
 @app.command(name="refresh")

@@ -32,6 +32,7 @@ def run(
     date: str,
     output: Path | None,
     factors: Path | None,
+    factor_data: Path | None,
     trust: str | None,
     changed_data: bool,
     as_json: bool,
@@ -44,6 +45,7 @@ def run(
         date: `latest`, a day, or FROM:TO.
         output: The file, .csv or .parquet; None is `predictions.csv` in the current folder.
         factors: A file with values of the mined columns; None is the set in the model's workspace.
+        factor_data: The folder of the data that a bundle's factor code is run on.
         trust: The SHA-256 of the bundle whose code may run.
         changed_data: Go on where old predictions came out otherwise.
         as_json: Print JSON.
@@ -59,8 +61,11 @@ def run(
     _check(target, beside)  # before a minute of work
     if model is not None and Path(model).is_file():
         taken = bundle.read(Path(model).absolute())
-        found = bundle.predict(taken, trust, factors, None, asked)
+        found = bundle.predict(taken, trust, factors, factor_data, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
+    elif factor_data is not None:
+        fix = "bring a newer set of the same columns: --factors FILE.parquet"
+        raise PredictError("--factor-data is for a bundle", "option --factor-data", fix)
     else:
         chosen = choose.chosen(model)
         print_notes(chosen.notes)

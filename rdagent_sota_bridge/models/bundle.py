@@ -278,8 +278,12 @@ def _computed(bundle: Bundle, data: Path, folder: Path) -> Path:
             made |= {column: result[column] for column in run.columns if column in result}
         rows = pd.DataFrame(made)
         parts.append(rows.dropna() if run.complete else rows)
+    made_all = [name for part in parts for name in part.columns]
+    if missing := [name for name in bundle.record.mined if name not in made_all]:
+        fact = f"The bundle has no code that makes {', '.join(missing)}"
+        raise BundleError(fact, str(bundle.path), "bring their values: --factors FILE.parquet")
     file = folder / "computed.parquet"
-    (pd.concat(parts, axis=1) if parts else pd.DataFrame()).to_parquet(file)
+    pd.concat(parts, axis=1).to_parquet(file)
     return file
 
 

@@ -172,11 +172,17 @@ def script(qlib: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lies
 
 
-def predicted(folder: Path, content: bytes, trust: str | None = "", factors: Path | None = None) -> Any:
+def predicted(
+    folder: Path,
+    content: bytes,
+    trust: str | None = "",
+    factors: Path | None = None,
+    data: Path | None = None,
+) -> Any:
     """Return the scores of a bundle; it is trusted where `trust` is empty."""
     found = bundle.read(written(folder, content))
     days = ("2020-01-02", "2020-01-03")
-    return bundle.predict(found, found.digest if trust == "" else trust, factors, None, days)
+    return bundle.predict(found, found.digest if trust == "" else trust, factors, data, days)
 
 
 def test_the_script_gets_the_mined_columns(tmp_path: Path, script: Any) -> None:
@@ -222,6 +228,60 @@ def test_factors_that_are_not_enough(
     frame.to_parquet(file)
     with pytest.raises(kind, match=fact):
         predicted(tmp_path, packed(), factors=None if columns is None else file)
+
+
+CODE = """\
+import pandas as pd
+prices = pd.read_hdf("daily_pv.h5", key="data")
+prices["price"].rename("{name}").to_frame().{rows}.to_hdf("result.h5", key="data")
+"""
+
+
+def mined_by(folder: Path, complete: bool, **code: str) -> bytes:
+    """Return a bundle with the code of its factors, by factor, beside data for it in `folder`."""
+    frame = frames.factor_frame(("price",))
+    folder.mkdir()
+    frame.to_hdf(folder / "daily_pv.h5", key="data")
+    members = {name: f"factors/{number}.py" for number, name in enumerate(code)}
+    runs = [{"columns": list(MINED), "complete": complete, "code": members}]
+    about = {"made_by": "rdagent-sota-bridge 0.1.0", "form": 1, "mined": MINED, "versions": VERSIONS}
+    texts = {members[name]: text.encode() for name, text in code.items()}
+    return bundle.pack({**about, "runs": runs}, {**contents(), **texts})
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("second", ["turn", "improved"])
+def test_factor_code_in_place_of_values(
+    complete: bool, second: str, tmp_path: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that lack a value go where RD-Agent dropped them; a code may name its column otherwise."""
+    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
+    code = {"gap": CODE.format(name="gap", rows="iloc[2:]"), second: CODE.format(name="turn", rows="iloc[:]")}
+    found = predicted(tmp_path, mined_by(tmp_path / "data", complete, **code), data=tmp_path / "data")
+    price = frames.factor_frame(("price",))["price"].sort_index()
+    gap = price.drop(frames.factor_frame(("price",)).index[:2])
+    expected = gap.add(price, fill_value=0)
+    expected = expected.loc[gap.index] if complete else expected
+    pd.testing.assert_series_equal(
+        found.scores["score"].sort_index(), expected.sort_index(), check_names=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "fact"),
+    [
+        ({"gap": "import sys; sys.exit('no')", "turn": ""}, "code of gap can't be run.*no"),
+        ({"gap": CODE.format(name="gap", rows="iloc[:]")}, "no code that makes turn"),
+        ({}, "no code that makes gap, turn"),
+    ],
+)
+def test_factor_code_that_does_not_do(
+    code: Any, fact: str, tmp_path: Path, qlib: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, it does not make all columns, or there is none: one message each."""
+    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
+    with pytest.raises(BundleError, match=fact):
+        predicted(tmp_path, mined_by(tmp_path / "data", False, **code), data=tmp_path / "data")
 
 
 @pytest.mark.parametrize(

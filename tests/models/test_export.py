@@ -193,6 +193,21 @@ def test_the_command(difference: float, model: Path, qlib: Answer) -> None:
     assert ("differ from the recorded ones by up to 0.125" in done.stdout) == (difference > 0)
 
 
+def test_the_code_is_shown_and_does_not_run(
+    model: Path, qlib: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not without `--trust` either: the message has the digest."""
+    assert run("model", "-o", "taken.zip").exit_code == 0
+    monkeypatch.setattr(bundle, "started", None)
+    shown = CliRunner().invoke(app, ["predict", "taken.zip", "--show"])
+    digest = bundle.read(Path("taken.zip")).digest
+    assert shown.stdout.startswith(f"SHA-256 {digest}\n--- predict.py\n")
+    assert f"--- model.py\n{trained.CODE}" in shown.stdout
+    done = CliRunner().invoke(app, ["predict", "taken.zip", "--factors", str(model / FACTOR_FILE)])
+    assert (done.exit_code, f"--trust {digest}" in done.stderr) == (1, True)
+    assert not Path("predictions.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("output", "reason"),
     [("mine.zip", "no bundle of a model"), ("gone/model.zip", "No such file"), ("model", "Is a directory")],
