@@ -165,12 +165,7 @@ def predict_command(
         Path | None,
         typer.Option(help="Values of the mined factors, in place of the model's own set; a bundle has none."),
     ] = None,
-    factor_data: Annotated[
-        Path | None,
-        typer.Option(
-            help="In place of --factors: the folder of the data that a bundle's factor code is run on."
-        ),
-    ] = None,
+    factor_data: FactorData = None,
     trust: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Run the code in the bundle that has this digest.")
     ] = None,
@@ -185,7 +180,8 @@ def predict_command(
     """Score days with a trained model: datetime, instrument, score, rank (1 is the day's highest score).
 
     First the scores of its test segment are made again, and compared with the old ones. Beside the file
-    lies a manifest, FILE.json. Status 0 only if every day asked for has scores.
+    lies a manifest, FILE.json. Status 0 only if every day asked for has scores. MODEL may be a bundle of
+    `export`, which has no old scores.
     """
     from rdagent_sota_bridge.cli import predict
 

@@ -32,7 +32,7 @@ def run(
     date: str,
     output: Path | None,
     factors: Path | None,
-    factor_data: Path | None,
+    factor_data: str | None,
     trust: str | None,
     changed_data: bool,
     as_json: bool,

@@ -181,7 +181,7 @@ def predict(
     bundle: Bundle,
     trust: str | None,
     factors: Path | None,
-    factor_data: Path | None,
+    factor_data: str | None,
     days: tuple[str, str] | None,
 ) -> Prediction:
     """Return what the model of a bundle predicts, from Qlib's data and the factors' values; runs its code.
@@ -219,7 +219,9 @@ def predict(
         for member in MEMBERS:
             (folder / member).write_bytes(bundle.contents[member])
         if mined:
-            _lay_ready(factors or _computed(bundle, Path(str(factor_data)), folder), mined, folder)
+            _lay_ready(
+                factors or _computed(bundle, Path(str(factor_data)).expanduser(), folder), mined, folder
+            )
         task = yaml.safe_load(bundle.contents[TASK])
         asked = {"asked": LATEST_DAY if days is None else list(days), "late": False}
         lay_script(folder, json.dumps({**task, **asked}, default=str))

@@ -17,10 +17,10 @@ import pandas as pd
 
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.check.execute_factor import flat
-from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, SeamError, SessionError
-from rdagent_sota_bridge.factor_set import sessions, store
+from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, FreshValuesError, SeamError, SessionError
+from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import bundle, child, edits
+from rdagent_sota_bridge.models import bundle, child, edits, fresh
 from rdagent_sota_bridge.models.predict import predict_again
 from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
 from rdagent_sota_bridge.qlib_files import docker, manifest, training_record
@@ -107,7 +107,7 @@ def make(of: Path) -> Exported:
     record = files.read_json(of / manifest.MANIFEST_FILE) if there else {}
     held = record.get("factor_set") or {}
     runs = []
-    for mining, code in _mined_by(held.get("sources", []), values):
+    for mining, code in _runs(of, values):
         for name, text in code.items():
             member = mining["code"][name] = f"{bundle.FACTOR_CODE}{len(made)}.py"
             made[member] = text.encode()
@@ -144,27 +144,21 @@ def _same_bits(one: pd.Series, other: pd.Series) -> bool:
     return bool(one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes())
 
 
-def _mined_by(
-    sources: list[dict[str, Any]], values: pd.DataFrame
-) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+def _runs(of: Path, values: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     """Yield of each run that mined columns of a set what the bundle says, and the factors' code by name.
 
     A run whose log is gone, or not signed, is left out.
     """
-    left = list(values.columns)
-    for source in sources:
-        columns = [name for name in left if name in source["columns"]]
-        left = [name for name in left if name not in columns]
-        code: dict[str, str] = {}
-        with contextlib.suppress(SessionError):
-            found = sessions.factor_codes(Path(source["log"])) if columns and source.get("log") else ()
-            code = {one.name: one.code for one in found if one.accepted or one.loop == source["loop"]}
-        if code:
-            rows = values[columns] if len(columns) == values.shape[1] else values[columns].dropna(how="all")
+    for source in fresh.sources_of(of, tuple(values.columns)):
+        columns = list(source.columns)
+        with contextlib.suppress(FreshValuesError, SessionError):
+            latest: dict[str, str] = {}
+            for one in fresh.mined_by(of, source).codes:
+                latest.setdefault(one.name, one.code)
             # A code may give its column another name than the factor's.
-            names = columns if set(columns) <= set(code) else list(code)
-            mining = {"columns": columns, "complete": bool(rows.notna().all(axis=None)), "code": {}}
-            yield mining, {name: code[name] for name in names}
+            names = columns if set(columns) <= set(latest) else list(latest)
+            complete = bool(fresh.rows_of(values, columns).notna().all(axis=None))
+            yield {"columns": columns, "complete": complete, "code": {}}, {one: latest[one] for one in names}
 
 
 def _readme(about: dict[str, Any]) -> str:

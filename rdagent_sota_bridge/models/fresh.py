@@ -106,13 +106,13 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
     if not stored.is_file():
         raise set_is_gone(stored)
     old = execute_factor.flat(pd.read_parquet(stored))
-    sources, day = _sources(of, tuple(old.columns)), _trading_day(of, last_day)
+    sources, day = sources_of(of, tuple(old.columns)), _trading_day(of, last_day)
     if day is None or _last_day(old, sources) >= day:
         return stored
     place = store.folder(read_settings().store_path)
     with store.failing_at(place, _KEEP):
         try:
-            runs = [_mined(of, source) for source in sources]
+            runs = [mined_by(of, source) for source in sources]
             if factor_data is not None:
                 folder = _made_anew(place, say) if factor_data == FRESH else Path(factor_data).expanduser()
                 runs = [replace(one, execution=replace(one.execution, data_folder=folder)) for one in runs]
@@ -149,7 +149,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
 # --- what the set was made of ---
 
 
-def _sources(of: Path, columns: tuple[str, ...]) -> list[_Source]:
+def sources_of(of: Path, columns: tuple[str, ...]) -> list[_Source]:
     """Return the files that the manifest names, each column once, and one without a path for the others.
 
     Among those are the columns that a run of fin_quant replaced by its own.
@@ -167,7 +167,8 @@ def _sources(of: Path, columns: tuple[str, ...]) -> list[_Source]:
     return [*found, *([_Source(others)] if others else [])]
 
 
-def _mined(of: Path, source: _Source) -> _Mined:
+def mined_by(of: Path, source: _Source) -> _Mined:
+    """Return the run that mined columns; a FreshValuesError where its log is not known."""
     at = Located(Path(source.path), Path(source.log) if source.log else None, source.loop)
     if at.log is None or not at.log.is_dir():  # named by its workspace, or moved with its project since
         at = locate.with_its_log(Located(of.parent / at.path.parent.name / FACTOR_FILE))
@@ -196,11 +197,11 @@ def _trading_day(of: Path, last_day: str | None) -> pd.Timestamp | None:
 
 def _last_day(values: pd.DataFrame, sources: Sequence[_Source]) -> pd.Timestamp:
     """Return the last day that the rows of every source reach."""
-    ends = [_times(_rows_of(values, one.columns)).max() for one in sources]
+    ends = [_times(rows_of(values, one.columns)).max() for one in sources]
     return min(ends).normalize()
 
 
-def _rows_of(values: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def rows_of(values: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Return some columns; where others were joined to them, without the rows that those alone have."""
     found = values[list(columns)]
     return found if len(columns) == len(values.columns) else found.dropna(how="all")
@@ -256,7 +257,7 @@ def _extended(old: pd.DataFrame, runs: Sequence[_Mined], say: Say) -> pd.DataFra
     """Return the stored values with the new rows of each run's columns behind them, sorted."""
     whole = old
     for one in runs:
-        rows = _rows_behind(_rows_of(old, one.columns), one, say)
+        rows = _rows_behind(rows_of(old, one.columns), one, say)
         whole = whole.combine_first(rows.astype(old.dtypes[list(one.columns)]))
     return whole[list(old.columns)]
 

@@ -182,7 +182,7 @@ def predicted(
     """Return the scores of a bundle; it is trusted where `trust` is empty."""
     found = bundle.read(written(folder, content))
     days = ("2020-01-02", "2020-01-03")
-    return bundle.predict(found, found.digest if trust == "" else trust, factors, data, days)
+    return bundle.predict(found, found.digest if trust == "" else trust, factors, data and str(data), days)
 
 
 def test_the_script_gets_the_mined_columns(tmp_path: Path, script: Any) -> None:
