@@ -22,6 +22,7 @@ from rdagent_sota_bridge.errors import BridgeError, BundleError, FactorFileNotFo
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, export
 from tests import trained
+from tests.factor_codes import OLD, PLAIN, code_of, mine, trained_on, values_of
 
 RECORDED = pd.Series([0.5, 0.25], name="score")
 VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0", "pandas": "2.2.0", "numpy": "1.26.0"}
@@ -34,11 +35,15 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the workspace of a model below HOME, which is the current folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    workspace = trained.write_training(tmp_path / "model")
-    (artifacts,) = workspace.glob("mlruns/*/*/artifacts")
+    return with_pickles(trained.write_training(tmp_path / "model"))
+
+
+def with_pickles(model: Path) -> Path:
+    """Put what stands for Qlib's pickles into a model's record, and return its workspace."""
+    (artifacts,) = model.glob("mlruns/*/*/artifacts")
     for name in ("params.pkl", "dataset", "pred.pkl"):
         (artifacts / name).write_text(name)
-    return workspace
+    return model
 
 
 @pytest.fixture
@@ -48,10 +53,9 @@ def qlib(monkeypatch: pytest.MonkeyPatch) -> Answer:
     def answer(scores: pd.Series = RECORDED, now: pd.Series = RECORDED) -> None:
         def call(function: str, folder: Path, script: str) -> None:
             assert (function, script) == ("run_in_qlib", "sota_export.py")
-            assert json.loads((folder / "fitted.json").read_text())["columns"] == sorted(
-                [*trained.BASE.names, *trained.MINED]
-            )
-            assert (folder / "combined_factors_df.parquet").is_file() and (folder / "params.pkl").is_file()
+            mined = pd.read_parquet(folder / FACTOR_FILE).columns.get_level_values(-1)
+            columns = json.loads((folder / "fitted.json").read_text())["columns"]
+            assert columns == sorted([*trained.BASE.names, *mined]) and (folder / "params.pkl").is_file()
             (folder / "weights.pt").write_text("weights")
             scores.to_frame().to_parquet(folder / "scores.parquet")
             RECORDED.to_frame().to_parquet(folder / "recorded.parquet")
@@ -78,9 +82,8 @@ def provider(model: Path, place: str) -> None:
     shutil.rmtree(model / "mlruns")
     document = trained.config(width=4)
     document["qlib_init"]["provider_uri"] = place
-    run = trained.write_record(model, document)
-    for name in ("params.pkl", "dataset", "pred.pkl"):
-        (run / "artifacts" / name).write_text(name)
+    trained.write_record(model, document)
+    with_pickles(model)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,22 @@ def test_nothing_of_this_machine_is_in_it(
     record = json.loads(found[bundle.RECORD])
     assert (record["mined"], record["set_digest"]) == (list(trained.MINED), trained.DIGEST)
     assert (made.rows, made.difference) == (2, 0.0)
+
+
+def test_the_code_of_the_factors_is_in_it(tmp_path: Path, qlib: Answer) -> None:
+    """Of each run its own, the latest up to the set's loop; that of a run without a log is not known."""
+    before, alpha, later, beta = (code_of("alpha", days=days) for days in (1, 2, 3, 4))
+    first = mine(
+        tmp_path, "one", {"alpha": before}, {"alpha": alpha}, {"alpha": later}, loop=1, columns=["alpha"]
+    )
+    second = mine(tmp_path, "two", {"beta": beta, "gone": PLAIN}, columns=["beta"])
+    values = pd.concat([values_of(alpha, OLD).dropna(), values_of(code_of("beta", days=3), OLD)], axis=1)
+    model = with_pickles(trained_on(tmp_path, values.assign(gamma=1.0), first, second))
+    found = members(export.make(model).content)
+    runs = json.loads(found[bundle.RECORD])["runs"]
+    code = [[found[member].decode() for member in run["code"].values()] for run in runs]
+    assert ([run["columns"] for run in runs], code) == ([["alpha"], ["beta"]], [[alpha], [beta]])
+    assert [run["complete"] for run in runs] == [True, True]
 
 
 def other(value: float) -> pd.Series:
