@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print_notes, unwritten
 from rdagent_sota_bridge.errors import PredictError, ReportError
-from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
-from rdagent_sota_bridge.models import bundle, choose, predict
+from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
+from rdagent_sota_bridge.models import bundle, choose, fresh, predict
 from rdagent_sota_bridge.models.choose import Chosen
 from rdagent_sota_bridge.models.predict import LATEST_DAY
 from rdagent_sota_bridge.qlib_files import manifest
@@ -44,13 +44,15 @@ def run(
             with models.
         date: `latest`, a day, or FROM:TO.
         output: The file, .csv or .parquet; None is `predictions.csv` in the current folder.
-        factors: A file with values of the mined columns; None is the set in the model's workspace.
-        factor_data: The folder of the data that a bundle's factor code is run on.
+        factors: A file with values of the mined columns; None is the set in the model's workspace, or where
+            that ends sooner, one that the factors' code makes.
+        factor_data: As `fresh.covering` takes it; for a bundle a folder.
         trust: The SHA-256 of the bundle whose code may run.
         changed_data: Go on where old predictions came out otherwise.
         as_json: Print JSON.
 
     Raises:
+        FreshValuesError: if factors have no values for the days, or other ones than the model was trained on.
         PredictError: if a day has no scores, or old predictions came out otherwise.
         ReportError: if the files can't be written, or are something else.
         ResultError: if there is no such model.
@@ -59,23 +61,22 @@ def run(
     target = Path.cwd() / (output or Path("predictions.csv")).expanduser()
     beside = target.with_name(f"{target.name}.json")
     _check(target, beside)  # before a minute of work
+    values = factors
     if model is not None and Path(model).is_file():
         taken = bundle.read(Path(model).absolute())
-        found = bundle.predict(taken, trust, factors, factor_data, asked)
+        data = None if factor_data is None else Path(factor_data).expanduser()
+        found = bundle.predict(taken, trust, factors, data, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
-    elif factor_data is not None:
-        fix = "bring a newer set of the same columns: --factors FILE.parquet"
-        raise PredictError("--factor-data is for a bundle", "option --factor-data", fix)
     else:
         chosen = choose.chosen(model)
         print_notes(chosen.notes)
-        found = predict.predict(
-            chosen.workspace, asked, factors, changed_data, lambda text: print_notes([text])
-        )
+        values = values or _values(chosen.workspace, asked, factor_data)
+        found = predict.predict(chosen.workspace, asked, values, changed_data, _say)
         where, named = _named(chosen)
     table = ranked(found.scores)
     content = _content(table, target.suffix)
     record = _record(named, found.about)
+    record["factor_values"] = None if values is None else str(values)  # None: the model's own set
     digest = hashlib.sha256(content).hexdigest()
     record["file"] = {"name": target.name, "sha256": digest, "rows": len(table)}
     _check(target, beside)  # they may have come meanwhile
@@ -93,6 +94,19 @@ def run(
         echo(f"old scores of {' to '.join(old['days'])}: {predict.sentence(record)}")
     echo(f"{' to '.join(dict.fromkeys([days[0], days[-1]]))}: {len(table):,} scores")
     echo(f"{target}, and {beside.name}")
+
+
+def _say(text: str) -> None:
+    print_notes([text])
+
+
+def _values(of: Path, days: tuple[str, str] | None, factor_data: str | None) -> Path | None:
+    """Return a factor file for the days; None for that of the workspace, or where the model has none."""
+    own = of.absolute() / FACTOR_FILE
+    if not own.is_file():  # `predict` says so where the model was trained on one
+        return None
+    file = fresh.covering(of, days and days[1], factor_data, _say)
+    return None if file == own else file
 
 
 def _days(text: str) -> tuple[str, str] | None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import PredictError
-from rdagent_sota_bridge.models import predict
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models import fresh, predict
 from rdagent_sota_bridge.models.predict import Prediction
 from tests import trained
 
@@ -52,6 +53,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return Prediction(SCORES, SCORES[:0], {**ABOUT, "versions": {"pyqlib": "0.9.7"}})
 
     monkeypatch.setattr(predict, "predict", stand_in)
+    monkeypatch.setattr(fresh, "covering", lambda of, *_: of / FACTOR_FILE)
     return found
 
 
@@ -83,6 +85,7 @@ def test_a_table_and_its_manifest(date: str, days: Any, asked: list[Any], tmp_pa
     assert record == {
         "made_by": "rdagent-sota predict",
         "model": {"workspace": workspace, "log": None, "loop": None},
+        "factor_values": None,
         **ABOUT,
         "file": {
             "name": "predictions.csv",
@@ -96,6 +99,31 @@ def test_a_table_and_its_manifest(date: str, days: Any, asked: list[Any], tmp_pa
         "2020-09-29 to 2020-09-30: 5 scores",
         f"{tmp_path / 'predictions.csv'}, and predictions.csv.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("date", "last"),
+    [("latest", None), (DAYS[1], DAYS[1]), (":".join(DAYS), DAYS[1])],
+    ids=["latest", "day", "days"],
+)
+def test_fresh_values(
+    date: str, last: str | None, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factors' code is asked for values up to the last day, and the manifest names their file."""
+    wanted: list[Any] = []
+
+    def covering(of: Path, *arguments: Any) -> Path:
+        wanted.append((of.name, *arguments[:2]))
+        arguments[2]("the code is run again")
+        return tmp_path / "new.parquet"
+
+    monkeypatch.setattr(fresh, "covering", covering)
+    done = run("--date", date, "--factor-data", "fresh", "--json")
+    assert (done.exit_code, wanted, asked[0][2]) == (0, [("model", last, "fresh")], tmp_path / "new.parquet")
+    assert json.loads(done.stdout)["factor_values"] == str(asked[0][2])
+    assert "the code is run again" in done.stderr
+    done = run("--factors", "own.parquet", "--factor-data", "fresh")
+    assert (done.exit_code, len(wanted), str(asked[1][2])) == (0, 1, "own.parquet")
 
 
 def test_parquet_and_json(asked: list[Any], tmp_path: Path) -> None:
