@@ -180,8 +180,8 @@ def predict_command(
     """Score days with a trained model: datetime, instrument, score, rank (1 is the day's highest score).
 
     First the scores of its test segment are made again, and compared with the old ones. Beside the file
-    lies a manifest, FILE.json. Status 0 only if every day asked for has scores. MODEL may be a bundle of
-    `export`, which has no old scores.
+    lies a manifest, FILE.json. Status 0 only if every day asked for has scores. The model may be a bundle
+    of `export`, too, which has no old scores.
     """
     from rdagent_sota_bridge.cli import predict
 
@@ -242,13 +242,7 @@ def push_command(
 
 @app.command(name="export")
 def export_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A log (its accepted model of the highest IC in the test segment), LOG:LOOP, or a model's "
-            "workspace. Left out: the newest log with models."
-        ),
-    ] = None,
+    model: Model = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file.")] = Path("model.zip"),
 ) -> None:
     """Write a trained model into one file of plain parts, tried first; `predict` needs no project with it."""

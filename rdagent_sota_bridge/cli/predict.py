@@ -64,8 +64,7 @@ def run(
     values = factors
     if model is not None and Path(model).is_file():
         taken = bundle.read(Path(model).absolute())
-        data = None if factor_data is None else Path(factor_data).expanduser()
-        found = bundle.predict(taken, trust, factors, data, asked)
+        found = bundle.predict(taken, trust, factors, factor_data, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
     else:
         chosen = choose.chosen(model)

@@ -176,7 +176,7 @@ def mined_by(of: Path, source: _Source) -> _Mined:
         fact = (
             f"The days are behind those of the set, and the code of {', '.join(source.columns)} is not known"
         )
-        fix = "bring a newer set of the same columns (predict --factors): no log here has the run that mined them"
+        fix = "bring a newer set of the same columns (predict --factors): no log here is of their run"
         raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
