@@ -124,8 +124,11 @@ def test_another_seed_gives_other_bits(project: Project) -> None:
     assert other.metrics["IC"] == pytest.approx(one.metrics["IC"], abs=0.02)
 
 
-def test_the_same_bits_wherever_they_are_trained(project: Project, tmp_path: Path) -> None:
+def test_the_same_bits_wherever_they_are_trained(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One after the other, two at once, and by two workers of a cluster: each time with one thread."""
+    monkeypatch.delenv("OMP_NUM_THREADS")  # which the demo sets
     of, root = project.models["SmallMLP"], project.box.project
     with clusters.cluster(tmp_path) as dask:
         for _ in range(2):
