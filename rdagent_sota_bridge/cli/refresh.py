@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from rdagent_sota_bridge.models.choose import chosen
 from rdagent_sota_bridge.models.refresh import Refreshed
 from rdagent_sota_bridge.models.trainings import How
 from rdagent_sota_bridge.report.statistics import Estimate, estimate, interval
+from rdagent_sota_bridge.run import locks
 
 _IN_SAMPLE = {True: "yes", False: "no", None: "not known"}
 
@@ -51,7 +53,12 @@ def run(
     def cover(last_day: str) -> Path:
         return fresh.covering(found.workspace, last_day, factor_data, progress)
 
-    done = refresh.refresh(found.workspace, train_end, rolling, cover, how, progress)
+    try:
+        with locks.stops():
+            done = refresh.refresh(found.workspace, train_end, rolling, cover, how, progress)
+    except locks.Stopped as stopped:
+        echo("Stopped. The same command trains what is missing, and nothing twice.", err=True)
+        raise typer.Exit(128 + stopped.number) from None
     if as_json:
         print_json(_described(found.workspace, done))
     else:
@@ -97,6 +104,11 @@ def _shown(ic: Estimate) -> str:
 def note(done: Refreshed) -> str:
     """Return what `in sample` says, and what the intervals do not."""
     known = "what days the mining of the factors knew is not recorded"
+    if all(one.in_sample is False for one in done.pieces):
+        known = "no piece, as far as the factors go"
     if done.mined_on is not None:
         known = f"the factors were mined and chosen by the days from {done.mined_on[0]} to {done.mined_on[1]}"
-    return f"In sample: {known}. The intervals are of the days: the luck of a training is not in them."
+    return (
+        f"In sample: {known}. RD-Agent chose the network by the days of its own test segment. The intervals "
+        "are of the days: the luck of a training is not in them."
+    )

@@ -88,6 +88,7 @@ def refresh(
     Raises:
         BridgeError: if the segments can't be had, or as `train_again` does.
     """
+    of = of.absolute()
     training = training_record.read_training(of)
     manifest, _ = read_manifest(of)
     plan = segments.later(of, training, train_end, rolling)

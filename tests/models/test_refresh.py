@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.cli.refresh import note
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -180,6 +181,7 @@ def test_a_model_without_mined_columns(model: Path, trainings: DatedTrainings) -
     found = refreshed(base, None, cover)
     assert (found.mined_on, found.pieces[0].in_sample) == (None, False)
     assert found.joined(unseen=True).days == len(found.pieces[0].ic)
+    assert note(found).startswith("In sample: no piece")
 
 
 def command(*arguments: object) -> Result:
