@@ -87,19 +87,28 @@ def test_the_same_scores_without_rdagent(name: str, project: Project, tmp_path: 
     (away / "no" / "rdagent").mkdir(parents=True)
     (away / "no" / "rdagent" / "__init__.py").write_text("raise ImportError('RD-Agent is not here')")
     days = [str(day.date()) for day in old.index.unique("datetime")[[0, -1]]]
-    options = ["--trust", found.digest, "--factors", str(of / FACTOR_FILE), "--date", ":".join(days)]
-    program = [sys.executable, "-c", "from rdagent_sota_bridge.cli import app; app()"]
-    said = subprocess.run(
-        [*program, "predict", str(file), *options, "-o", "scores.parquet"],
-        cwd=away,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(away / "no"), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
+    options = ["--trust", found.digest, "--date", ":".join(days), "-o", "scores.parquet"]
+
+    def predict(factors: Path) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-c", "from rdagent_sota_bridge.cli import app; app()"]
+        return subprocess.run(
+            [*program, "predict", str(file), "--factors", str(factors), *options],
+            cwd=away,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(away / "no"), *sys.path])},
+            capture_output=True,
+            text=True,
+        )
+
+    said = predict(of / FACTOR_FILE)
     assert said.returncode == 0, said.stderr
     scores = pd.read_parquet(away / "scores.parquet").set_index(list(old.index.names))["score"]
     assert same_bits(scores.sort_index().astype(old.dtype), old.sort_index())
     assert sorted(one.name for one in away.iterdir()) == ["no", "scores.parquet", "scores.parquet.json"]
+    begun = pd.read_parquet(of / FACTOR_FILE).loc[days[0] :]
+    begun.to_parquet(tmp_path / "begun.parquet")
+    said = predict(tmp_path / "begun.parquet")  # the GRU looks at the days before, too
+    refused = f"Features begin on {days[0]}, and the model looks at days from" in said.stderr
+    assert (said.returncode, refused) == ((0, False) if name == "SmallMLP" else (1, True)), said.stderr
     with zipfile.ZipFile(file) as archive:
         archive.extractall(tmp_path / "plain")
     command = [str(project.box.qlib_python), "predict.py", str(of / FACTOR_FILE), "scores.parquet"]
