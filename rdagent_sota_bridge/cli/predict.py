@@ -66,6 +66,7 @@ def run(
         taken = bundle.read(Path(model).absolute())
         found = bundle.predict(taken, trust, factors, factor_data, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
+        values = factors or (Path(factor_data) if factor_data else None)
     else:
         chosen = choose.chosen(model)
         print_notes(chosen.notes)
