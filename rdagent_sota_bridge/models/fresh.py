@@ -173,10 +173,9 @@ def mined_by(of: Path, source: _Source) -> _Mined:
     if at.log is None or not at.log.is_dir():  # named by its workspace, or moved with its project since
         at = locate.with_its_log(Located(of.parent / at.path.parent.name / FACTOR_FILE))
     if at.log is None:
-        fact = (
-            f"The days are behind those of the set, and the code of {', '.join(source.columns)} is not known"
-        )
-        fix = "bring a newer set of the same columns (predict --factors): no log here is of their run"
+        what = ", ".join(source.columns)
+        fact = f"The days are behind the set, and the code of {what} is not known: no log here mined it"
+        fix = "bring a newer set of the same columns: rdagent-sota predict takes it with --factors"
         raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = execute_factor.settings_of_rdagent(at.log.parent.parent)

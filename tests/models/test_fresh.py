@@ -263,7 +263,7 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
             None,
             FreshValuesError,
             (
-                "behind those of the set, and the code of alpha is not known",
+                "behind the set, and the code of alpha is not known",
                 "run-0",
                 "newer set of the same columns",
             ),
