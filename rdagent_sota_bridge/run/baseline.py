@@ -123,7 +123,7 @@ def _wanted(log: Path, seeds: int) -> dict[Wanted, str]:
         for seed in range(1, seeds + 1):
             # One after the other: where time runs out, as many pairs as there can be are whole.
             for columns, which in ((None, "with"), ((), "without")):
-                words = f"Loop {loop.number} {loop.name} with seed {seed}, {which} the mined columns,"
+                words = f"Loop {loop.number} {loop.name} (seed {seed}, {which} the mined columns)"
                 wanted[one(loop.workspace, columns=columns, seed=seed)] = words
     return wanted
 

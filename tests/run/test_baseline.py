@@ -71,7 +71,7 @@ def test_seeds_of_the_best_model(ours: Project) -> None:
     (ours.folder / stand_in.WORKSPACES / "models1" / "qlib_res.csv").write_text(",0\nIC,0.6\n")
     trouble = json.dumps({"models11": "no room"})
     _, output = ours.run(*LOOPS, "--baseline", "--seeds", "1", STAND_IN_ABLATION=trouble)
-    assert "with seed 1, without the mined columns, is not trained again: no room" in output
+    assert "(seed 1, without the mined columns) is not trained again: no room" in output
     assert "baseline stage: 2 of 2 models are trained again" in output
     assert "baseline stage: 0 of 2 trainings of the best model with seeds are done" in output
     _, output = ours.run("--resume", "--seeds", "2")
