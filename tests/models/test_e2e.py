@@ -265,7 +265,9 @@ def test_on_later_days(name: str, rolling: str | None, project: Project) -> None
             if one["class"] == "RobustZScoreNorm"
         ]
         assert (str(norm["fit_start_time"]), str(norm["fit_end_time"])) == piece.segments["train"]
-        assert not np.array_equal(fitted(piece.workspace), fitted(of))
+        # The first training of a walk has the trading days of the recorded one.
+        is_first = rolling is not None and piece is found.pieces[0]
+        assert np.array_equal(fitted(piece.workspace), fitted(of)) is is_first
         assert list(piece.ic.index.strftime("%Y-%m-%d")) == list(days[days.between(*piece.segments["test"])])
         assert piece.ic.notna().all(), "each day has its label"
         assert verified(piece.workspace).state == "factors"
