@@ -31,7 +31,7 @@ PYTHONS = ("3.10", "3.12")
 # What looks at RD-Agent, and so runs on the oldest one too; the other rooms do not know it.
 HOST_TESTS = (
     "bridge",
-    "test_doctor.py",
+    "doctor",
     "factor_set/test_accepted.py",
     "factor_set/test_locate.py",
     "factor_set/test_names.py",

@@ -130,8 +130,8 @@ cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("r
 cli.report.run = report
 sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")
 sys.modules["rdagent_sota_bridge.check.inspect"].inspect = inspect
-doctor = sys.modules["rdagent_sota_bridge.doctor"] = types.ModuleType("doctor")
-doctor.look_at_rdagent = doctor.qlib_start = lambda *_: None
+rdagent = sys.modules["rdagent_sota_bridge.doctor.rdagent"] = types.ModuleType("rdagent")
+rdagent.look_at_rdagent = rdagent.qlib_start = lambda *_: None
 gate.check_machine = lambda *_: print("machine checked", flush=True)
 stages.find_rdagent = lambda: {rdagent!r}
 locks.END_SECONDS = 3.0

@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge import dry_run, factor_runner, plan
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.truncate import NotCheckedError, data_files
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.doctor import machine, rdagent
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import sessions, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
@@ -51,8 +51,8 @@ def nothing_waits(asked: dry_run.DryRun) -> Iterator[None]:
 @pytest.fixture
 def project(project: Path, monkeypatch: pytest.MonkeyPatch, asked: dry_run.DryRun) -> Path:
     """Start in an empty folder, on a machine that has tests of its own."""
-    monkeypatch.setattr(doctor, "lines", lambda size, place, look=None: [])
-    monkeypatch.setattr(doctor, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
+    monkeypatch.setattr(machine, "lines", lambda look=None: [])
+    monkeypatch.setattr(rdagent, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
     return project
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from rich.filesize import decimal
 
 from rdagent_sota_bridge.check.line import Line, State
+from rdagent_sota_bridge.factor_set.names import workspace_root
+from rdagent_sota_bridge.qlib_files import docker
 
 LEAST_FREE = 1_000_000_000
 """Bytes that ten model loops may leave beside copies of the set: back-tests and logs of up to 100 MB each."""
@@ -30,6 +32,13 @@ def disk_line(copy_size: int, free: int, root: Path) -> Line:
     state: State = "pass" if free >= of_ten else "warn" if free >= of_ten / 10 else "fail"
     fix = f"make room for {decimal(of_ten)}, or set WORKSPACE_PATH to a folder on a larger disk"
     return Line("disk", state, text, "" if state == "pass" else fix, {"free": free, "copy": copy_size})
+
+
+def room_line(size: int, place: Path) -> Line:
+    """Return `disk_line` of this machine, for a set of so many bytes and the folder of the store."""
+    root = workspace_root()
+    copies = docker.env_type() == "docker" or gets_copies(place, root)
+    return disk_line(size if copies else 0, shutil.disk_usage(nearest_existing(root)).free, root)
 
 
 def store_line(size: int, place: Path, stored: bool) -> Line:

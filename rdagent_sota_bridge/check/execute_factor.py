@@ -5,74 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rdagent_sota_bridge.check.factor_settings import TIMEOUT, Execution
 from rdagent_sota_bridge.check.truncate import UNREADABLE, NotCheckedError, copy_file, data_files
-from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.system import child
 
 # The names that RD-Agent gives to a factor's code and result (`components/coder/factor_coder/factor.py`).
 _CODE_FILE = "factor.py"
 _VALUES_FILE = "result.h5"
-_TIMEOUT = "FACTOR_CoSTEER_FILE_BASED_EXECUTION_TIMEOUT"
 _SHOWN = 300  # characters of what a code said
 
 
 class RunError(Exception):
     """The code ran, and left no result."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How RD-Agent runs the code of a factor.
-
-    Attributes:
-        python_bin: The start of the shell command, before the name of the code's file; it may have arguments.
-        data_folder: The folder whose files RD-Agent links beside the code.
-        timeout: Seconds after which a run is ended.
-    """
-
-    python_bin: str
-    data_folder: Path
-    timeout: float
-
-
-class _FactorSettings(BaseSettings):
-    """`FactorCoSTEERSettings` in `components/coder/factor_coder/config.py` (0.8.0 and 1.0.0)."""
-
-    model_config = SettingsConfigDict(env_prefix="FACTOR_CoSTEER_", extra="ignore")
-
-    data_folder: str = "git_ignore_folder/factor_implementation_source_data"
-    file_based_execution_timeout: int = 3600
-    python_bin: str = "python"
-
-
-def settings_of_rdagent(project: Path) -> Execution:
-    """Return how RD-Agent runs factors in a project, from the environment, without importing RD-Agent.
-
-    Args:
-        project: The folder that `rdagent` is started in; the data folder is relative to it.
-
-    Raises:
-        SettingsError: if the timeout is no whole number.
-    """
-    try:
-        found = _FactorSettings()
-    except ValidationError as error:  # of the timeout: the others are text
-        raise SettingsError(
-            f"{_TIMEOUT} has an unknown value: {str(error.errors()[0]['input'])!r}",
-            f"environment variable or .env entry {_TIMEOUT}",
-            "expected a whole number of seconds, as RD-Agent does; then start again",
-        ) from None
-    folder = (project / found.data_folder).absolute()
-    return Execution(found.python_bin, folder, found.file_based_execution_timeout)
 
 
 def run(code: str, data: Path, execution: Execution) -> pd.DataFrame:
@@ -160,7 +110,7 @@ def _execute(execution: Execution, folder: Path, output: BinaryIO) -> int:
         return process.wait(execution.timeout)
     except subprocess.TimeoutExpired:
         fact = f"it did not end within {execution.timeout:g} seconds"
-        raise NotCheckedError(fact, f"give it more time with {_TIMEOUT}") from None
+        raise NotCheckedError(fact, f"give it more time with {TIMEOUT}") from None
     finally:
         child.end_group(process)  # its folder is removed next
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError
@@ -38,6 +38,13 @@ def worst(lines: Iterable[Line]) -> State:
     """Return the worst state of some lines; `pass` of none."""
     states: tuple[State, ...] = ("pass", "warn", "fail")
     return max((line.state for line in lines), key=states.index, default="pass")
+
+
+def at_most(line: Line, most: State) -> Line:
+    """Return a line with a state no worse than that."""
+    if worst([line, Line("", most, "")]) == most:
+        return line
+    return replace(line, state=most, fix=line.fix if most != "pass" else "")
 
 
 def lines_of(error: BridgeError, name: str = "set") -> list[Line]:

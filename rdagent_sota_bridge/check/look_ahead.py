@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.check.execute_factor import Execution, RunError, flat, run
+from rdagent_sota_bridge.check.execute_factor import RunError, flat, run
+from rdagent_sota_bridge.check.factor_settings import Execution
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.check.truncate import NotCheckedError, cut_data, data_files, times_in
 from rdagent_sota_bridge.factor_set.names import DATETIME

@@ -70,6 +70,23 @@ def times_in(file: Path) -> list[pd.DatetimeIndex]:
         return [_times(store[key]) for key in _keys(store)]
 
 
+def last_time(file: Path) -> pd.Timestamp | None:
+    """Return the last time in an HDF5 file of pandas, without reading its values; None where it has none.
+
+    In the fixed format, as RD-Agent writes it, a level of the index is an array of its own, each time once.
+
+    Raises:
+        NotCheckedError: if it can't be read.
+    """
+    found = []
+    with _naming(file, "read"), pd.HDFStore(file, "r") as store:
+        for storer in map(store.get_storer, store.keys()):
+            for node in storer.group._f_iter_nodes() if not storer.is_table else ():
+                if str(getattr(node._v_attrs, "kind", "")).startswith("datetime64"):
+                    found.append(storer.read_index_node(node).max())
+    return max(found, default=None)
+
+
 def cut_data(source: Path, target: Path, last: pd.Timestamp) -> None:
     """Write a copy of an HDF5 file of pandas that ends at a time, with the same keys and formats.
 
@@ -111,7 +128,7 @@ def _is_document(file: Path) -> bool:
 
 
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def _naming(file: Path, what: str = "cut") -> Iterator[None]:
     """Say which file can't be read, cut or copied, and why."""
     try:
         yield
@@ -121,7 +138,7 @@ def _naming(file: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:  # the system's own, not a format's
             reason = error.strerror
             fix = "make it readable, or point TMPDIR at a place with room for the data"
-        raise NotCheckedError(f"{file} can't be cut: {reason}", fix) from None
+        raise NotCheckedError(f"{file} can't be {what}: {reason}", fix) from None
 
 
 def _keys(store: pd.HDFStore) -> list[str]:

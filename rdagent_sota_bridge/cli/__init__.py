@@ -115,6 +115,17 @@ def check_command(
     raise typer.Exit(check.run(named, look_ahead, as_json))
 
 
+@app.command(name="doctor")
+def doctor_command(
+    as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show a line for each seam.")] = False,
+) -> None:
+    """Check this machine: RD-Agent, conda, Docker, Qlib, data, LLM. Status 0 if nothing fails, else 1."""
+    from rdagent_sota_bridge.cli import doctor
+
+    raise typer.Exit(doctor.run(as_json, verbose))
+
+
 @app.command(name="compare")
 def compare_command(
     named: Annotated[

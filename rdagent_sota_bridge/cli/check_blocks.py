@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import doctor
-from rdagent_sota_bridge.check import disk, execute_factor, inspect, look_ahead
+from rdagent_sota_bridge.check import disk, factor_settings, inspect, look_ahead
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.line import Line, lines_of
 from rdagent_sota_bridge.check.quality import Source
+from rdagent_sota_bridge.doctor import machine, rdagent
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import panel, parts, sessions, store
 from rdagent_sota_bridge.factor_set.locate import Located
@@ -33,21 +33,22 @@ def of_set(
     size, place = sum(parts.size_of(at.path) for at in located), store.folder(settings.store_path)
     with ThreadPoolExecutor(2) as beside:
         # RD-Agent's modules take seconds to import; meanwhile Qlib's side is looked at.
-        rdagent = beside.submit(doctor.look_at_rdagent)
-        machine = beside.submit(doctor.lines, size, place, rdagent.result)
+        looking = beside.submit(rdagent.look_at_rdagent)
+        all_lines = beside.submit(machine.lines, looking.result)
         try:
-            one = inspect.inspect(settings, doctor.qlib_start(rdagent.result()), located)
+            one = inspect.inspect(settings, rdagent.qlib_start(looking.result()), located)
             described |= _described(one)
             yield _switch() + one.lines + [Line("log", "warn", note) for at in located for note in at.notes]
             held = one.quality.factors
             # What is not in normal form is laid aside while it is written.
             aside = 0 if one.quality.is_normal else 8 * held.rows * len(held.columns)
-            yield [disk.store_line(size + aside, place, store.find(held.digest, place) is not None)]
+            stored = store.find(held.digest, place) is not None
+            yield [disk.store_line(size + aside, place, stored), disk.room_line(size, place)]
             if with_look_ahead:
                 yield [line for source in one.quality.sources for line in _look_ahead(source, one.located)]
         except BridgeError as error:
             yield lines_of(error)
-        yield machine.result()
+        yield machine.in_check(all_lines.result())
 
 
 def _switch() -> list[Line]:
@@ -63,7 +64,7 @@ def _look_ahead(source: Source, located: tuple[Located, ...]) -> list[Line]:
         fix = "name the run's log (SOTA_LOG_PATH, or rdagent-sota check LOG): its sessions hold the code"
         return [Line(look_ahead.NAME, "warn", f"not checked: no log under log/ names {at.path}", fix)]
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
-    execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
+    execution = factor_settings.settings_of_rdagent(at.log.parent.parent)
     return look_ahead.check_set(sessions.codes_of_set(at.log, at.loop), _Columns(source), execution)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdagent_sota_bridge.check.line import Line
-from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.cli.lines import show as show_block
 from rdagent_sota_bridge.errors import JobError, one_line
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
@@ -42,7 +42,7 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
             write_nothing_more()
 
     def show(heading: str, lines: list[Line]) -> None:
-        check.show([lines], heading, console)
+        show_block([lines], heading, console)
 
     def verified(log: Path) -> bool:
         from rdagent_sota_bridge.cli import verify

@@ -20,11 +20,11 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rdagent_sota_bridge import doctor
-from rdagent_sota_bridge.check import execute_factor
+from rdagent_sota_bridge.check import execute_factor, factor_settings
 from rdagent_sota_bridge.check.execute_factor import RunError
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.check.truncate import NotCheckedError
+from rdagent_sota_bridge.doctor import children, qlib
 from rdagent_sota_bridge.errors import BundleError, ChoiceError, shortened
 from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -242,15 +242,14 @@ def predict(
 def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:
     """Return Qlib's Python and its variables; refuse one that the weights do not fit."""
     python, env = sys.executable, dict(os.environ)
-    versions = {name: version for name in ("pyqlib", "torch") if (version := doctor.installed(name))}
+    versions = {name: version for name in ("pyqlib", "torch") if (version := children.installed(name))}
     if len(versions) == 2:
         versions["python"] = platform.python_version()
     else:
-        side = doctor.look_at_qlib()
-        line = doctor.qlib_line(side, pd.__version__)
-        if isinstance(side, Line) or line.state == "fail":
-            fact = f"Qlib is not here: this Python has not both of pyqlib and torch, and {line.text}"
-            raise BundleError(fact, python, f"pip install pyqlib torch, or {line.fix}")
+        side = qlib.usable_qlib()
+        if isinstance(side, Line):
+            fact = f"Qlib is not here: this Python has not both of pyqlib and torch, and {side.text}"
+            raise BundleError(fact, python, f"pip install pyqlib torch, or {side.fix}")
         versions, env["PATH"] = side.versions, side.path
         python = str(shutil.which("python", path=side.path))
     for name, parts in _SAME.items():
@@ -263,7 +262,7 @@ def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:
 
 def _computed(bundle: Bundle, data: Path, folder: Path) -> Path:
     """Return a new file of the values that the factors' code makes of some data."""
-    execution, parts = execute_factor.settings_of_rdagent(Path.cwd()), []
+    execution, parts = factor_settings.settings_of_rdagent(Path.cwd()), []
     for run in bundle.record.runs:
         made: dict[str, pd.Series] = {}
         for name, member in run.code.items():

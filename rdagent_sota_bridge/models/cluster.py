@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,9 +21,9 @@ import distributed
 from distributed.scheduler import KilledWorker
 from dotenv import load_dotenv
 
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor import qlib
 from rdagent_sota_bridge.errors import JobError, ResultError, shortened
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.qlib_files import docker, market
@@ -232,10 +231,9 @@ def _why_unfit(sees: Seen) -> str:
     if missing := [path for path in sees.paths if not path.exists()]:
         return f"it does not see {missing[0]}, and needs the project's own file system under the same path"
     if not docker.is_qlib_in_docker():
-        qlib = doctor.look_at_qlib()
-        line = doctor.qlib_line(qlib, metadata.version("pandas"))
-        if isinstance(qlib, Line) or line.state == "fail":
-            return line.text
+        side = qlib.usable_qlib()
+        if isinstance(side, Line):
+            return side.text
     for uri, digest in sees.markets:
         if market.content_digest(uri) != digest:
             return f"its market data in {uri} are not those of the machine that the job runs on"

@@ -10,17 +10,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor import qlib as environment
+from rdagent_sota_bridge.doctor import rdagent
 from rdagent_sota_bridge.errors import OTHER_RELEASE, CompareError, SeamError, SettingsError, shortened
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.locate import Located
@@ -97,14 +98,13 @@ def compare(
     code = {} if model is None else {"model.py": _code(model)}
     say("looking at the set, RD-Agent and Qlib's environment")
     with ThreadPoolExecutor(1) as beside:
-        looking = beside.submit(doctor.look_at_qlib)
-        seams = doctor.look_at_rdagent()
-        found = inspect.inspect(settings, doctor.qlib_start(seams), located)
+        looking = beside.submit(environment.usable_qlib)
+        seams = rdagent.look_at_rdagent()
+        found = inspect.inspect(settings, rdagent.qlib_start(seams), located)
         found.raise_failures()
         qlib = looking.result()
-    line = doctor.qlib_line(qlib, metadata.version("pandas"))
-    if isinstance(qlib, Line) or line.state == "fail":
-        raise CompareError("Qlib's environment can't be used", line.text, line.fix)
+    if isinstance(qlib, Line):
+        raise CompareError("Qlib's environment can't be used", qlib.text, qlib.fix)
     variables, texts = _prepared(found, seams, _stored(found, settings, say), settings)
     variables |= {**_DEFAULTS, **(_STEPS if takes_steps else {}), "PATH": qlib.path}
     answer = _trained({**texts, **code}, {**os.environ, **variables}, say)
@@ -140,7 +140,7 @@ def _prepared(
     found: Inspection, seams: Seams | Line, stored: Path, settings: Settings
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the variables that the YAML takes, and the texts of the files beside `model.py`, by name."""
-    start = doctor.qlib_start(seams)
+    start = rdagent.qlib_start(seams)
     if isinstance(seams, Line) or seams.of_factors is None:
         fact = "What RD-Agent's factor loops would train LightGBM with is not known"
         raise SeamError(fact, "QlibFactorRunner.develop", OTHER_RELEASE)

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from pydantic import AliasPath, BaseModel, Field
 
-from rdagent_sota_bridge.check import execute_factor, look_ahead
-from rdagent_sota_bridge.check.execute_factor import Execution, RunError
+from rdagent_sota_bridge.check import execute_factor, factor_settings, look_ahead
+from rdagent_sota_bridge.check.execute_factor import RunError
+from rdagent_sota_bridge.check.factor_settings import Execution
 from rdagent_sota_bridge.check.truncate import UNREADABLE, NotCheckedError, data_files, times_in
 from rdagent_sota_bridge.errors import FreshValuesError
 from rdagent_sota_bridge.factor_set import locate, panel, parquet, sessions, store
@@ -178,7 +179,7 @@ def mined_by(of: Path, source: _Source) -> _Mined:
         fix = "bring a newer set of the same columns: rdagent-sota predict takes it with --factors"
         raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
-    execution = execute_factor.settings_of_rdagent(at.log.parent.parent)
+    execution = factor_settings.settings_of_rdagent(at.log.parent.parent)
     return _Mined(source.columns, sessions.codes_of_set(at.log, at.loop)[::-1], execution)
 
 

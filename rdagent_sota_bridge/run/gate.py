@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rdagent_sota_bridge.check.line import Line, lines_of, worst
-from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError, SettingsError
+from rdagent_sota_bridge.check.line import Line, worst
+from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -34,12 +34,11 @@ def check_machine(show: Show, mines: bool) -> Seams | Line:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge import doctor
-    from rdagent_sota_bridge.factor_set import store  # late: pandas and pyarrow
+    from rdagent_sota_bridge.doctor import machine, rdagent  # late: pandas and pyarrow
 
-    look = functools.cache(doctor.look_at_rdagent)
-    found = doctor.lines(0, store.folder(read_settings().store_path), look)
-    found += _segment_lines(look(), mines)
+    read_settings()  # said at once, and not as one line of many
+    look = functools.cache(rdagent.look_at_rdagent)
+    found = machine.lines(look, "fail" if mines else "pass")
     if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
     if worst(found) == "fail":
@@ -49,22 +48,6 @@ def check_machine(show: Show, mines: bool) -> Seams | Line:
             "do what they say, then start the command again",
         )
     return look()
-
-
-def _segment_lines(seams: Seams | Line, mines: bool) -> list[Line]:
-    """Return a failed line for each kind of loop whose back-tests Qlib can't do in its segments."""
-    from rdagent_sota_bridge.qlib_files import market  # late: pandas and pyarrow
-
-    asked = [] if isinstance(seams, Line) else [seams.of_factors if mines else None, seams.asked]
-    found = []
-    for start in (one.start for one in asked if one is not None):
-        try:
-            task = start.task()
-            late = market.late_end(market.read_market(task.provider_uri, task.market), start, task)
-        except SettingsError as error:
-            late = error
-        found += [] if late is None else lines_of(late, f"segments of {start.config_name}")
-    return found
 
 
 def locate_set(logs: tuple[str, ...]) -> tuple[Located, ...]:
@@ -103,7 +86,7 @@ def check_set(held: JobSet, located: tuple[Located, ...], show: Show, rdagent: S
         BridgeError: if it can't be trained on.
     """
     from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.doctor import qlib_start  # late: pandas and pyarrow
+    from rdagent_sota_bridge.doctor.rdagent import qlib_start  # late: pandas and pyarrow
 
     found = inspect.inspect(read_settings(), qlib_start(rdagent), located)
     lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]

@@ -17,7 +17,7 @@ from rdagent_sota_bridge import source
 from rdagent_sota_bridge.bridge import source_patch
 from rdagent_sota_bridge.bridge.plan import record_of
 from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.doctor import seams_lines
+from rdagent_sota_bridge.doctor.rdagent import rdagent_lines
 from rdagent_sota_bridge.errors import SeamError
 from tests import runs, seams
 from tests.forking import Forks
@@ -203,10 +203,10 @@ def test_check_knows_a_patched_source(unhooked: Unhooked, tmp_path: Path) -> Non
     assert (answer["misfits"], answer["runners"]) == ({}, {})
     assert answer["asked"]["keeps_frame"]
     assert answer["verdicts"]["mended"] == "", "the source applies that seam too"
-    line = seams_lines(Seams(**answer), "0", "", "")[0]
+    line = rdagent_lines(Seams(**answer), "0", "", "")[0]
     assert (line.state, line.figures["patched"]) == ("pass", True)
     assert "its patched source calls the package; RDAGENT_SOTA_BRIDGE=0 turns" in line.text
-    assert seams_lines(Seams(**answer | {"patched": False}), "0", "", "")[0].state == "fail"
+    assert rdagent_lines(Seams(**answer | {"patched": False}), "0", "", "")[0].state == "fail"
 
 
 LOOP = '''

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge import dry_run, plan
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.doctor import machine, rdagent
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import frames, logs, seams
@@ -292,9 +292,9 @@ def test_bad_input(what: Bad, place: Place) -> None:
         assert what.reason in {failure.reason for failure in error.failures}
 
     # The machine has tests of its own.
-    place.patch.setattr(doctor, "lines", lambda size, place, look=None: [])
+    place.patch.setattr(machine, "lines", lambda look=None: [])
     asked = dry_run.of_models()
-    place.patch.setattr(doctor, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
+    place.patch.setattr(rdagent, "look_at_rdagent", lambda: Seams(True, {}, asked=asked))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert check.run(None, False, True) == 1
     failed = [line for line in json.loads(printed.getvalue())["checks"] if line["state"] == "fail"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.check.execute_factor import Execution, RunError, flat, run, settings_of_rdagent
+from rdagent_sota_bridge.check.execute_factor import RunError, flat, run
+from rdagent_sota_bridge.check.factor_settings import Execution, settings_of_rdagent
 from rdagent_sota_bridge.check.truncate import NotCheckedError
 from rdagent_sota_bridge.errors import SettingsError
 from tests.frames import assert_survives_pickling, factor_frame

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.check.execute_factor import Execution
+from rdagent_sota_bridge.check.factor_settings import Execution
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.check.look_ahead import check_set
 from rdagent_sota_bridge.factor_set.sessions import FactorCode

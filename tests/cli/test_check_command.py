@@ -16,10 +16,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.cli.lines import show
 from rdagent_sota_bridge.cli.output import print_json
+from rdagent_sota_bridge.doctor import machine
 from tests import logs
 from tests.frames import factor_frame, write
 
@@ -38,7 +39,7 @@ FAILED = Line(
 def printed(lines: list[Line], *, width: int = 80, **options: Any) -> tuple[int, str]:
     """Return the exit status and what was printed, into a stream that is no terminal."""
     stream = io.StringIO()
-    status = check.show([lines], "Factor set sha256:ab", Console(file=stream, width=width, **options))
+    status = show([lines], "Factor set sha256:ab", Console(file=stream, width=width, **options))
     return status, stream.getvalue()
 
 
@@ -52,6 +53,15 @@ def test_text_in_whole() -> None:
         "                 fix: make room\n"
         "2 checks: 1 pass, 1 warn, 0 fail\n"
     )
+
+
+def test_troubles_once_more_at_the_end() -> None:
+    """What does not pass and would scroll away stands at the end too, in the order of the checks."""
+    _, text = printed([FAILED, WARNED, PASSED])
+    shown = [line.split()[1] for line in text.splitlines() if line[:1] in "✓!✗"]
+    assert shown == ["fail", "warn", "pass", "fail", "warn"]
+    assert "What does not pass:" in text
+    assert "What does not pass:" not in printed([PASSED, WARNED, FAILED])[1]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_colours_and_marks() -> None:
     _, text = printed([line], force_terminal=True, color_system="standard", no_color=False)
     assert "\x1b[1;31m✗ fail\x1b[0m" in text
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    check.show([[PASSED, line]], "h", Console(file=stream, width=80))
+    show([[PASSED, line]], "h", Console(file=stream, width=80))
     stream.seek(0)
     assert [one.split()[0] for one in stream.read().splitlines()[1:3]] == ["+", "x"]
 
@@ -116,7 +126,7 @@ def test_json_of_a_set_that_is_not_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is wrong with a path stands alone, as JSON; where none is named, the machine is looked at."""
-    monkeypatch.setattr(doctor, "lines", lambda size, place: [PASSED])
+    monkeypatch.setattr(machine, "lines", lambda: [PASSED])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert check.run(named, False, True) == 1
@@ -130,7 +140,8 @@ def test_json_of_a_set_that_is_not_there(
     figures = {"version": "1.0.0"}
     text = "RD-Agent 1.0.0, a tested release"
     passed = {"name": "rdagent", "state": "pass", "text": text, "fix": "", "figures": figures}
-    assert others == [passed] * of_machine
+    machine_ok = {"name": "machine", "state": "pass", "text": "ok", "fix": "", "figures": {}}
+    assert others == [passed, machine_ok] * of_machine
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge.dry_run import DryRun
 from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.cli import compare as command
-from rdagent_sota_bridge.doctor import QlibSide
+from rdagent_sota_bridge.doctor import qlib as environment
+from rdagent_sota_bridge.doctor import rdagent
+from rdagent_sota_bridge.doctor.qlib import QlibSide
 from rdagent_sota_bridge.models.compare import METRICS
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.report.statistics import Estimate
@@ -58,8 +59,8 @@ def compare(
         program.chmod(0o755)
         side = qlib or QlibSide("rdagent4qlib", VERSIONS, path=f"{program.parent}:/bin:/usr/bin")
         with (
-            mock.patch.object(doctor, "look_at_rdagent", lambda: found),
-            mock.patch.object(doctor, "look_at_qlib", lambda: side),
+            mock.patch.object(rdagent, "look_at_rdagent", lambda: found),
+            mock.patch.object(environment, "look_at_qlib", lambda: side),
         ):
             done = CliRunner().invoke(app, ["compare", *words])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

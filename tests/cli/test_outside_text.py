@@ -13,8 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rdagent_sota_bridge.check.line import Line
-from rdagent_sota_bridge.cli import app, check
+from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.cli.fetching import progress_bar
+from rdagent_sota_bridge.cli.lines import show
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Failure, Reason, is_shown, one_line
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, workspace_root
@@ -112,7 +113,7 @@ def setting() -> str:
 def checked() -> str:
     """Show the lines of a check."""
     console = Console(record=True, width=400, file=io.StringIO())
-    check.show([[Line(f"factor {HOSTILE}", "warn", HOSTILE, HOSTILE)]], HOSTILE, console)
+    show([[Line(f"factor {HOSTILE}", "warn", HOSTILE, HOSTILE)]], HOSTILE, console)
     text = console.export_text()
     assert text.count(SHOWN) == 4
     return text

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor import children, qlib
 from rdagent_sota_bridge.errors import BridgeError, BundleError, ChoiceError, FactorFileError
 from rdagent_sota_bridge.models import bundle
 from tests import frames
@@ -66,7 +66,7 @@ def written(folder: Path, content: bytes) -> Path:
 def qlib(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the versions of Qlib and torch that are here, to be changed."""
     there = {name: VERSIONS[name] for name in ("pyqlib", "torch")}
-    monkeypatch.setattr(doctor, "installed", there.get)
+    monkeypatch.setattr(children, "installed", there.get)
     return there
 
 
@@ -309,7 +309,7 @@ def test_no_qlib(tmp_path: Path, qlib: dict[str, str], monkeypatch: pytest.Monke
     """Neither in this Python nor in RD-Agent's conda environment."""
     del qlib["torch"]
     line = Line("qlib", "fail", "not looked at: conda is not on PATH", "install conda")
-    monkeypatch.setattr(doctor, "look_at_qlib", lambda: line)
+    monkeypatch.setattr(qlib, "look_at_qlib", lambda: line)
     with pytest.raises(BundleError, match="conda is not on PATH") as caught:
         predicted(tmp_path, packed(mined=()))
     assert caught.value.place == sys.executable

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 
 from examples.demo.sandbox import Sandbox
 from examples.demo.script import GRU_CODE, MLP_CODE
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.cli import app
+from rdagent_sota_bridge.doctor import rdagent
 from tests import runs, seams
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("compare")]  # RD-Agent is looked at once for all
@@ -40,7 +40,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 @pytest.fixture(scope="module")
 def look() -> Callable[[], Any]:
     """Return the look at RD-Agent, which answers the second time what it answered the first."""
-    return functools.cache(doctor.look_at_rdagent)
+    return functools.cache(rdagent.look_at_rdagent)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def compare(
 ) -> Iterator[Compare]:
     """Return what runs the command in the sandbox, and see that it leaves no temporary file."""
     monkeypatch.chdir(box.project)
-    monkeypatch.setattr(doctor, "look_at_rdagent", look)
+    monkeypatch.setattr(rdagent, "look_at_rdagent", look)
     with mock.patch.dict(os.environ, box.environment("http://127.0.0.1:1"), clear=True):
         yield lambda *words: CliRunner().invoke(app, ["compare", "set", *words])
 

@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 
 from examples.demo.market import Market
-from rdagent_sota_bridge import doctor
 from rdagent_sota_bridge.bridge.dry_run import DryRun
 from rdagent_sota_bridge.bridge.seam_check import Seams
+from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import check
+from rdagent_sota_bridge.doctor import children, data, qlib, quick, rdagent
+from rdagent_sota_bridge.doctor.qlib import QlibSide
 from rdagent_sota_bridge.errors import JobError, SeamError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.run import gate
 from tests.frames import factor_frame, write
 
+VERSIONS = dict.fromkeys(("python", "pyqlib", "torch", "pandas", "pyarrow", "mlflow"), "2.0.0")
 YAML = """
 qlib_init: {provider_uri: DATA}
 task:
@@ -65,8 +68,11 @@ def test_segments_that_end_too_late(
         for name, end in ((CONFIG_FILE, of_models), (FACTOR_CONFIG_FILES[0], of_factors))
     ]
     seams = dataclasses.replace(Seams(True, {}), asked=starts[0], of_factors=starts[1])
-    monkeypatch.setattr(doctor, "look_at_rdagent", lambda: seams)
-    monkeypatch.setattr(doctor, "lines", lambda *_: [])
+    monkeypatch.setattr(rdagent, "look_at_rdagent", lambda: seams)
+    monkeypatch.setattr(qlib, "look_at_qlib", lambda: QlibSide("q", VERSIONS))
+    monkeypatch.setattr(quick, "lines", lambda _: [])
+    monkeypatch.setattr(data, "factor_line", lambda _: Line("factor data", "pass", ""))
+    monkeypatch.setenv("CONDA_DEFAULT_ENV", NO_CONDA)
     shown: list[Line] = []
 
     def show(heading: str, lines: list[Any]) -> None:
@@ -89,8 +95,8 @@ def test_rdagent_is_asked_in_one_child(command: str, tmp_path: Path, monkeypatch
         asked.append(command)
         return "no answer"
 
-    monkeypatch.setattr(doctor.child, "ask", ask)
-    monkeypatch.setattr(doctor, "look_at_qlib", lambda: Line("qlib", "warn", "not looked at"))
+    monkeypatch.setattr(children.child, "ask", ask)
+    monkeypatch.setattr(qlib, "look_at_qlib", lambda: Line("qlib", "warn", "not looked at"))
     write(factor_frame(), tmp_path)
     located = locate.factor_sets((str(tmp_path),), ())
     if command == "check":
