@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
-from rdagent_sota_bridge.bridge import dry_run, handoff, model_runner, stop
+from rdagent_sota_bridge.bridge import dry_run, handoff, model_runner, seams, stop
 from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
@@ -84,6 +84,9 @@ def copy_to_factor_runner(loop: Any, runner: Any) -> None:
     vars(factor_runner).pop(plans.RUNNER_ATTRIBUTE, None)
     record = plans.record_of(runner)
     if record is not None:
+        if "factor runner" in seams.disabled():
+            plans.warn_of_unlike_factor_loops(f"{seams.DISABLED} turns off the seam of their runner")
+            return
         kind: type = type(factor_runner)
         asked = dry_run.ask_factor_runner(kind, factor_runner)
         if isinstance(asked, str):

@@ -23,7 +23,7 @@ from rdagent_sota_bridge.errors import (
     SettingsError,
 )
 from rdagent_sota_bridge.factor_set import locate, parquet, store
-from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.qlib_files import manifest, training_record
 from rdagent_sota_bridge.settings import Settings, is_enabled, lost_switch, read_settings
 from rdagent_sota_bridge.sharing import fetch
 
@@ -70,6 +70,8 @@ def checked_plan() -> Plan | None:
             logger().warning(text)
         return None
     settings = read_settings()
+    release = manifest.versions().get("rdagent", "of a source checkout")
+    logger().info(f"SOTA seams: rdagent-sota-bridge {__version__} on RD-Agent {release}: {seams.shown()}")
     try:
         record = _checked_record(settings)
         keep_in_store(record)  # now, so that a full disk is noticed before an LLM call is paid

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rdagent_sota_bridge as startup
 from rdagent_sota_bridge.bridge import cli_options, dry_run, verdict
-from rdagent_sota_bridge.bridge.seams import SEAMS, apply_seam
+from rdagent_sota_bridge.bridge.seams import SEAMS, apply_seam, disabled
 from rdagent_sota_bridge.bridge.seams import status as seam_states
 from rdagent_sota_bridge.errors import HandOffError, SeamError
 from rdagent_sota_bridge.settings import VERDICT_WAYS
@@ -34,6 +34,7 @@ class Seams:
         None  # what `develop` of models does; None where the factors can't reach it
     )
     of_factors: dry_run.DryRun | None = None  # the same of RD-Agent's factor runner
+    disabled: tuple[str, ...] = ()  # the seams that the user turns off
 
 
 def write_seams(answer: Path) -> None:
@@ -71,7 +72,7 @@ def write_seams(answer: Path) -> None:
     runners = {} if misfits else _unfit_runners()
     patched, verdicts = bool(startup.called_by_source), _verdicts(misfits.get("verdict", ""))
     of_factors = of_factors if isinstance(of_factors, dry_run.DryRun) else None
-    found = Seams(hooked, misfits, runners, patched, verdicts, asked, of_factors)
+    found = Seams(hooked, misfits, runners, patched, verdicts, asked, of_factors, disabled())
     write_whole(answer, json.dumps(asdict(found)))
 
 

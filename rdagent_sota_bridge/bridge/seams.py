@@ -65,9 +65,38 @@ SEAMS = (
 )
 
 
+DISABLED = "RDAGENT_SOTA_BRIDGE_DISABLED"
+"""The variable that turns off single seams: their names, commas between."""
+
+
+def disabled() -> tuple[str, ...]:
+    """Return the names of the seams that are turned off, in the order of the table.
+
+    Raises:
+        SettingsError: for a name of no seam, and for a seam that a hand-off needs.
+    """
+    asked = {" ".join(name.lower().split()) for name in os.environ.get(DISABLED, "").split(",")} - {""}
+    may = [seam.name for seam in SEAMS if not seam.carries_factors]
+    if "factor merge" in asked and "factor runner" not in asked:  # whose loops would merge what has no code
+        may.remove("factor merge")
+    if wrong := sorted(asked - set(may)):
+        needed = [name for name in wrong if name in {seam.name for seam in SEAMS}]
+        fact = f"has no seam to turn off by the name {wrong[0]!r}"
+        fact = f"can't turn off {needed[0]!r}: a hand-off needs that seam" if needed else fact
+        raise SettingsError(
+            f"{DISABLED} {fact}",
+            f"environment variable or .env entry {DISABLED}",
+            f"name some of {', '.join(may)}; RDAGENT_SOTA_BRIDGE={FALSE_WORDS[0]} turns off all",
+        )
+    return tuple(name for name in may if name in asked)
+
+
 @dataclass(frozen=True)
 class SeamStatus:
-    """How a seam stands in this process: `waiting` for its module, `applied`, or `misfit` with the reason."""
+    """How a seam stands in this process.
+
+    `waiting` for its module, `applied`, `disabled` by the user, or `misfit` with the reason.
+    """
 
     seam: Seam
     state: str
@@ -108,7 +137,8 @@ def apply_module(module: ModuleType) -> None:
         raise SystemExit(str(error))
     try:
         stage.check_variables()
-    except JobError as error:
+        disabled()
+    except (JobError, SettingsError) as error:
         raise SystemExit(str(error)) from None
     for seam in SEAMS:
         if seam.module == module.__name__:
@@ -155,12 +185,21 @@ def revert() -> None:
 
 def status() -> tuple[SeamStatus, ...]:
     """Return how every seam stands in this process, in the order of the table."""
-    return tuple(
-        SeamStatus(seam, "misfit", _misfits[seam.name].fact)
-        if seam.name in _misfits
-        else SeamStatus(seam, "applied" if is_applied(seam.name) else "waiting")
-        for seam in SEAMS
-    )
+    off, found = disabled(), []
+    for seam in SEAMS:
+        misfit = _misfits.get(seam.name)
+        state = "disabled" if seam.name in off else "applied" if is_applied(seam.name) else "waiting"
+        found.append(SeamStatus(seam, "misfit" if misfit else state, misfit.fact if misfit else ""))
+    return tuple(found)
+
+
+def shown() -> str:
+    """Return which seams are applied in this process, which will be, and which are turned off, in one line."""
+    names: dict[str, list[str]] = {}
+    for at in status():
+        names.setdefault(at.state, []).append(at.seam.name)
+    words = {"applied": "patched", "waiting": "patched when imported", "disabled": "turned off"}
+    return "; ".join(f"{words.get(state, state)}: {', '.join(found)}" for state, found in names.items())
 
 
 def is_applied(name: str) -> bool:
@@ -169,7 +208,7 @@ def is_applied(name: str) -> bool:
 
 
 def _apply(seam: Seam, module: ModuleType) -> None:
-    if seam.name in _applied:
+    if seam.name in _applied or seam.name in disabled():
         return
     try:
         patches = seam.replacements(module)

@@ -8,10 +8,10 @@ import sys
 from pydantic import TypeAdapter
 
 from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.bridge.seams import SEAMS
-from rdagent_sota_bridge.check.line import Line, State
+from rdagent_sota_bridge.bridge.seams import DISABLED, SEAMS, disabled
+from rdagent_sota_bridge.check.line import Line, State, lines_of
 from rdagent_sota_bridge.doctor import children
-from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
+from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
 from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
@@ -33,6 +33,10 @@ def look_at_rdagent() -> Seams | Line:
         text = "RD-Agent is not installed in this environment"
         fix = "install both into one environment: pip install rdagent rdagent-sota-bridge"
         return Line("rdagent", "fail", text, fix, {"version": None})
+    try:
+        disabled()
+    except SettingsError as error:
+        return lines_of(error, "rdagent")[0]
     # Without the collector, which takes a quarter of the time that the imports take.
     code = "import gc, pathlib; gc.disable(); from rdagent_sota_bridge.bridge import seam_check; "
     command = [sys.executable, "-c", f"{code}seam_check.write_seams(pathlib.Path('answer.json'))"]
@@ -74,7 +78,8 @@ def rdagent_lines(seams: Seams, switch: str, runner: str, way: str) -> list[Line
         figures = {"module": seam.module, "found": "misfit" if reason else "fits"}
         figures |= {"reason": reason} if reason else {}
         state: State = "pass" if not reason else "fail" if seam.carries_factors else "warn"
-        text = f"{seam.module}: misfit: {reason}" if reason else f"{seam.module}: fits"
+        said = f"misfit: {reason}" if reason else "turned off" if seam.name in seams.disabled else "fits"
+        text = f"{seam.module}: {said}"
         found.append(Line(f"{SEAM}{seam.name}", state, text, OTHER_RELEASE if reason else "", figures))
     if seams.runners:
         text = "; ".join(f"{name}: {reason}" for name, reason in seams.runners.items())
@@ -94,7 +99,8 @@ def _rdagent_line(seams: Seams, switch: str, runner: str) -> Line:
     release = children.installed("rdagent")
     figures = {"version": release, "hook": seams.hooked, "patched": seams.patched, "seams": fits}
     state: State = "fail"
-    all_fit = f"all {len(SEAMS)} seams fit"
+    off_names = f", {DISABLED} turns off {', '.join(seams.disabled)}" if seams.disabled else ""
+    all_fit = f"all {len(SEAMS) - len(seams.disabled)} seams fit{off_names}"
     off = switch.lower() in FALSE_WORDS
     reason = "the import hook (rdagent-sota-bridge.pth) is not active in this environment"
     fix = "install the package with pip into the environment of rdagent"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from rdagent_sota_bridge.bridge import seams
+from examples.demo.market import Market
+from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.bridge import plan, seams
 from tests import forks
+from tests import seams as sets
 from tests.forking import Forks
 
 START = f"""
@@ -158,3 +163,66 @@ def test_the_table_names_functions_that_exist() -> None:
     for seam in seams.SEAMS:
         assert callable(pkgutil.resolve_name(f"rdagent_sota_bridge.{seam.patches}"))
     assert len({seam.name for seam in seams.SEAMS}) == len(seams.SEAMS)
+
+
+@pytest.mark.parametrize("where", ["variable", ".env"])
+def test_a_seam_that_is_turned_off(run: Run, tmp_path: Path, where: str) -> None:
+    """It alone is left as RD-Agent wrote it, by the variable or by .env; the others are applied."""
+    line = "RDAGENT_SOTA_BRIDGE_DISABLED='Text  log, options,'\n"
+    (tmp_path / ".env").write_text(line if where == ".env" else "")
+    run(
+        f"""
+        os.chdir({str(tmp_path)!r})
+        import_all()
+        off = {{at.seam.name for at in patch.status() if at.state == "disabled"}}
+        assert off == {{"text log", "options"}}, off
+        assert states() == {{"disabled", "applied"}}
+        assert not dry_run.is_ours(sys.modules["rdagent.log.logger"].RDAgentLog._log)
+        assert seams.shown().startswith("turned off: options, text log; patched: loop, docker, ")
+        patch.revert()
+        """,
+        **({"RDAGENT_SOTA_BRIDGE_DISABLED": "Text  log, options,"} if where == "variable" else {}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("text log, merge", "can't turn off 'merge': a hand-off needs that seam"),
+        ("workspace", "can't turn off 'workspace'"),
+        ("runner", "can't turn off 'runner'"),
+        ("factor merge", "can't turn off 'factor merge'"),
+        ("textlog", "has no seam to turn off by the name 'textlog'"),
+    ],
+)
+def test_seams_that_cannot_be_turned_off(value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hand-off needs is refused, as is a name of no seam; the fix names those that may be."""
+    monkeypatch.setenv(seams.DISABLED, value)
+    with pytest.raises(seams.SettingsError, match=re.escape(said)) as caught:
+        seams.disabled()
+    assert "options, text log" in caught.value.fix and "RDAGENT_SOTA_BRIDGE=false" in caught.value.fix
+
+
+def test_the_factor_loops_of_fin_quant_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their two seams go together: with the runner's alone off the merge has nothing to do."""
+    for value, names in {"factor merge, factor runner": 2, "factor runner": 1, "": 0, " , ": 0}.items():
+        monkeypatch.setenv(seams.DISABLED, value)
+        assert len(seams.disabled()) == names
+
+
+def test_a_run_says_what_was_patched(
+    market_home: tuple[Path, Market], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the switch on one line names both releases and the seams; with the switch off there is none."""
+    home, market = market_home
+    monkeypatch.setenv("HOME", str(home))
+    sets.write_set(project / "set", sets.factor_frame(market, RESI5=1.0))
+    with sets.logged() as lines:
+        plan.checked_plan()
+        assert lines == []
+        sets.switch_on(monkeypatch, project / "set")
+        plan.checked_plan()
+    release = metadata.version("rdagent")
+    (line,) = (line for line in lines if "SOTA seams: " in line)
+    assert f"SOTA seams: rdagent-sota-bridge {__version__} on RD-Agent {release}: " in line
+    assert all(seam.name in line for seam in seams.SEAMS)

@@ -14,7 +14,7 @@ import pytest
 import rdagent_sota_bridge as package
 from rdagent_sota_bridge.bridge import dry_run
 from rdagent_sota_bridge.bridge.seam_check import Seams
-from rdagent_sota_bridge.bridge.seams import SEAMS
+from rdagent_sota_bridge.bridge.seams import DISABLED, SEAMS
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import children, rdagent
 from rdagent_sota_bridge.doctor.rdagent import DRY_RUN, OWN_RUNNER
@@ -174,3 +174,15 @@ def test_an_rdagent_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(line, Line)
     assert (line.name, line.state) == ("rdagent", "fail")
     assert "can't be looked at: ImportError: no pandarallel" in line.text and line.fix
+
+
+def test_seams_that_are_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand in the line and pass, for the user asked for it; a name that can't be one fails, unasked."""
+    found = lines_of(Seams(True, {}, disabled=("text log",)))
+    assert f"all {len(SEAMS) - 1} seams fit, {DISABLED} turns off text log" in found["rdagent"].text
+    assert (found["rdagent"].state, found["seam text log"].text.endswith(": turned off")) == ("pass", True)
+    monkeypatch.setenv(DISABLED, "merge")
+    monkeypatch.setattr(children, "ask", lambda *_: pytest.fail("no child is needed"))
+    line = rdagent.look_at_rdagent()
+    assert isinstance(line, Line)
+    assert (line.state, "can't turn off 'merge'" in line.text, bool(line.fix)) == ("fail", True, True)
