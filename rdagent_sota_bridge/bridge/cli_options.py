@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from typer.core import TyperCommand
+
 from rdagent_sota_bridge.errors import SeamError
 
 # What is known to leave an option as its name and `bool` say: names in annotations, keywords of typer's.
@@ -27,18 +29,36 @@ def with_dashes(token: str) -> str:
 def patches(cli: ModuleType) -> list[tuple[Any, str, Any]]:
     """Return what to replace in `rdagent/app/cli.py` (0.8.0, 1.0.0): its `fin_*` commands' context settings.
 
-    Typer turns the parameter `loop_n` into `--loop-n` and refuses `--loop_n`. Of the commands, not of the
-    group: there the command's own name, `fin_model`, would be changed as well. 0.5.0 to 0.7.0 are made with
-    fire, which takes both spellings: there is nothing to replace.
+    Typer turns the parameter `loop_n` into `--loop-n` and refuses `--loop_n`, and a session without `--path`.
+    Of the commands, not of the group: there the command's own name, `fin_model`, would be changed as well.
+    0.5.0 to 0.7.0 are made with fire, which takes both spellings: there is nothing to replace.
     """
     registered = getattr(getattr(cli, "app", None), "registered_commands", ())
     commands = [info for info in registered if str(info.name or info.callback.__name__).startswith("fin_")]
     if not commands and not hasattr(cli, "fire"):
         raise _misfit("app.registered_commands")
-    return [
+    settings = [
         (info, "context_settings", {"token_normalize_func": with_dashes, **(info.context_settings or {})})
         for info in commands
     ]
+    return [*settings, *((info, "cls", _taking_a_session(info.cls or TyperCommand)) for info in commands)]
+
+
+def _taking_a_session(kind: Any) -> type:
+    """Return the class of a command that takes its first parameter, `path`, without the option's name."""
+
+    class Command(kind):  # type: ignore[misc]  # RD-Agent's, or typer's own
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            ctx.allow_extra_args = bool(self.params) and self.params[0].name == "path"
+            rest: list[str] = super().parse_args(ctx, args)
+            if rest and ctx.params.get("path") is None and Path(rest[0]).exists():
+                ctx.params["path"], *rest = rest
+            if rest:
+                ctx.fail(f"Got unexpected extra argument(s) ({' '.join(rest)})")
+            ctx.args = rest
+            return rest
+
+    return Command
 
 
 def options_of(command: str) -> dict[str, bool] | None:

@@ -74,6 +74,7 @@ def patches(module: ModuleType) -> list[tuple[Any, str, Any]]:
                 if plan is not None and plan.record is not None:
                     plans.check_runner(_runner(self))
                 _resume_with(self, plan)
+        _warn_of_total(self, kwargs.get("loop_n"))
         return run_before(self, *args, **kwargs)
 
     return [
@@ -102,6 +103,17 @@ def _meta_patches(meta: Any) -> list[tuple[Any, str, Any]]:
         return call_before(cls, *args, **kwargs)
 
     return [(meta, "__call__", __call__)]
+
+
+def _warn_of_total(loop: Any, loop_n: int | None) -> None:
+    """Warn a resumed run whose count of loops is reached: RD-Agent counts all, and would end in silence."""
+    finished = {number for number, step in loop.step_idx.items() if step >= len(loop.steps)}
+    if loop_n and set(range(loop_n)) <= finished:
+        done = f"{len(finished)} {'is' if len(finished) == 1 else 'are'} finished"
+        stop.logger().warning(
+            f"--loop_n {loop_n} is the total of this session's loops, of which {done}: none is run. "
+            f"For {loop_n} more give --loop_n {len(finished) + loop_n}"
+        )
 
 
 def _trains_models(loop_class: type) -> bool:

@@ -194,7 +194,7 @@ def status() -> tuple[SeamStatus, ...]:
 
 
 def shown() -> str:
-    """Return which seams are applied in this process, which will be, and which are turned off, in one line."""
+    """Return in one line which seams are applied in this process, which will be, and which are turned off."""
     names: dict[str, list[str]] = {}
     for at in status():
         names.setdefault(at.state, []).append(at.seam.name)

@@ -60,9 +60,21 @@ UNDERSTOOD: dict[str, dict[str, Any]] = {
     "fin_factor_report --report_folder my_reports": {"report_folder": "my_reports"},
     "fin_factor_report --report-folder my_reports": {"report_folder": "my_reports"},
 }
+SESSIONS = {
+    f"{name} {line}": {"path": path, "loop_n": 5}
+    for name in FIN_LOOPS
+    for line, path in {
+        "here/__session__ --loop_n 5": "here/__session__",
+        "--loop-n 5 here": "here",
+    }.items()
+}
 REFUSED = {
     **{f"{name} --no_such_option 3": "No such option: --no" for name in FIN_LOOPS},
     **{f"{name} --loop_n three": "Invalid value for '--loop-n'" for name in FIN_LOOPS},
+    **{f"{name} nowhere --loop_n 5": "Got unexpected extra argument(s) (nowhere)" for name in FIN_LOOPS},
+    **{f"{name} here here": "Got unexpected extra argument(s) (here)" for name in FIN_LOOPS},
+    "fin_model --path here here": "Got unexpected extra argument(s) (here)",
+    "fin_factor_report here": "Got unexpected extra argument(s) (here)",
     "fin-model --loop-n 3": "No such command 'fin-model'",
     "data_science --loop_n 3": "No such option: --loop_n",
 }
@@ -75,8 +87,9 @@ Answers = tuple[dict[str, Any], dict[str, Any]]
 @pytest.fixture(scope="module")
 def answers(forks_of_rdagent: Forks, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Return what the command line answers with the package's hook, and with the package turned off."""
-    code = _ASK.format(lines=[*UNDERSTOOD, *REFUSED, *UNCHANGED])
+    code = _ASK.format(lines=[*UNDERSTOOD, *SESSIONS, *REFUSED, *UNCHANGED])
     how = {"folder": tmp_path_factory.mktemp("project"), "COLUMNS": "200"}
+    (how["folder"] / "here" / "__session__").mkdir(parents=True)
     said = (forks_of_rdagent.output(code, **how, RDAGENT_SOTA_BRIDGE=switch) for switch in ("", "0"))
     hooked, plain = (json.loads(text.splitlines()[-1]) for text in said)
     return hooked, plain
@@ -98,6 +111,16 @@ def test_both_spellings_are_one(answers: Answers, line: str) -> None:
         assert "No such option: --" in without["output"]
     else:
         assert without == answer
+
+
+@pytest.mark.parametrize("line", SESSIONS)
+def test_a_session_without_the_name_of_the_option(answers: Answers, line: str) -> None:
+    """A path that is there is the session to resume, as RD-Agent's documents write it; it refuses that."""
+    answer, without = (found["answers"][line] for found in answers)
+    assert answer["status"] == 0, answer["output"]
+    ((arguments, options),) = answer["called"]
+    assert (arguments, {name: options[name] for name in ("path", "loop_n")}) == ([], SESSIONS[line])
+    assert (without["status"], without["called"]) == (2, [])
 
 
 @pytest.mark.parametrize("line", REFUSED)
