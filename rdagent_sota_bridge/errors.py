@@ -16,6 +16,16 @@ def is_shown(letter: str) -> bool:
     return letter.isprintable() or unicodedata.category(letter) == "Zs"  # the blanks of other scripts
 
 
+def plural(count: int, what: str) -> str:
+    """Write how many of something there are."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def short_digest(digest: str) -> str:
+    """Return what is shown of a digest: its first ten hexadecimal digits."""
+    return digest.removeprefix("sha256:")[:10]
+
+
 def one_line(text: str) -> str:
     r"""Return a text from outside as one printable line: what is not shown becomes `\x1b` or `\u202e`."""
     return "".join(one if is_shown(one) else ascii(one)[1:-1] for one in text)

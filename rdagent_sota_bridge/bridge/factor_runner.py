@@ -23,7 +23,14 @@ from rdagent_sota_bridge.bridge import plan as plans
 from rdagent_sota_bridge.bridge.handoff import HandOff
 from rdagent_sota_bridge.bridge.plan import Record
 from rdagent_sota_bridge.bridge.stop import logger
-from rdagent_sota_bridge.errors import OTHER_RELEASE, BridgeError, HandOffError, SeamError, SettingsError
+from rdagent_sota_bridge.errors import (
+    OTHER_RELEASE,
+    BridgeError,
+    HandOffError,
+    SeamError,
+    SettingsError,
+    plural,
+)
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.panel import complete_rows, days_of
 from rdagent_sota_bridge.qlib_files import base_sets, market, model_yaml
@@ -156,9 +163,8 @@ def join_factor_loop(develop_before: Any, runner: Any, exp: Any) -> Any:
         if not accepted:
             loaded.result = _reference_result(develop_before, runner, exp, record, base)
         exp.based_experiments = [experiment.base_experiment(), loaded, *accepted]
-        beside = (
-            f"{len(accepted)} experiments that this run accepted" if accepted else "none of the run's own yet"
-        )
+        own = f"{plural(len(accepted), 'experiment')} that this run accepted"
+        beside = own if accepted else "none of the run's own yet"
         logger().info(f"SOTA factors join the factor loop: {len(record['columns'])} loaded, beside {beside}")
         return _develop(develop_before, runner, exp, record, base)
     except BridgeError as error:

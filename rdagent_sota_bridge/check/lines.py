@@ -11,7 +11,7 @@ import pandas as pd
 from rdagent_sota_bridge.check.figures import FactorFigures
 from rdagent_sota_bridge.check.line import Line, State
 from rdagent_sota_bridge.check.quality import Quality
-from rdagent_sota_bridge.errors import Failure, Reason
+from rdagent_sota_bridge.errors import Failure, Reason, plural, short_digest
 from rdagent_sota_bridge.factor_set import time_zones
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
@@ -72,9 +72,9 @@ def set_lines(quality: Quality, market: Market | None, task: Task) -> list[Line]
 def _set_line(quality: Quality) -> Line:
     held = quality.factors
     text = (
-        f"{len(held.columns)} factor{'s' if len(held.columns) > 1 else ''}, {held.rows:,} rows, "
+        f"{plural(len(held.columns), 'factor')}, {plural(held.rows, 'row')}, "
         f"{held.dates[0].date()} to {held.dates[-1].date()}"
-        f", {len(held.instruments):,} instruments, {held.digest[:17]}"
+        f", {plural(len(held.instruments), 'instrument')}, sha256:{short_digest(held.digest)}"
     )
     figures = {
         "digest": held.digest,

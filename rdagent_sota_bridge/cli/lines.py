@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rdagent_sota_bridge.check.line import Line, worst
 from rdagent_sota_bridge.cli.output import ASCII_MARKS
-from rdagent_sota_bridge.errors import one_line
+from rdagent_sota_bridge.errors import one_line, plural
 
 _MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
 _NARROWEST = 30
@@ -49,7 +49,7 @@ def show(blocks: Iterable[list[Line]], heading: str, console: Console) -> int:
         _print_wrapped(console, "", "What does not pass:")
         _print_block(troubles, console)
     counts = ", ".join(f"{sum(line.state == state for line in lines)} {state}" for state in _MARKS)
-    _print_wrapped(console, "", f"{len(lines)} check{'' if len(lines) == 1 else 's'}: {counts}")
+    _print_wrapped(console, "", f"{plural(len(lines), 'check')}: {counts}")
     return int(worst(lines) == "fail")
 
 

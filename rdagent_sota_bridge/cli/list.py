@@ -16,13 +16,14 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
-from rdagent_sota_bridge.errors import FactorFileError, SessionError, one_line
-from rdagent_sota_bridge.factor_set import names, sessions
-from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LOGS, RESULT_FILE
+from rdagent_sota_bridge.errors import BridgeError, FactorFileError, SessionError, one_line, plural
+from rdagent_sota_bridge.factor_set import locate, names, sessions
+from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LOGS, RESULT_FILE
 from rdagent_sota_bridge.factor_set.parts import parts_of
 from rdagent_sota_bridge.factor_set.sessions import Experiment, workspaces_of
 from rdagent_sota_bridge.system import cache
@@ -34,7 +35,8 @@ Row = dict[str, Any]
 `accepted`: the verdict. `factors`: in the file's order. `rows`: (datetime, instrument) pairs. `start`,
 `end`: days. `instruments`: those with a row. `ic`, `rank_ic`, `annualized_return`, `max_drawdown`: of its
 loop's back-test, the latter two of the excess return with cost. `size`: bytes. `id`, `path`: name and
-absolute path of the workspace. `trouble`: why something of the file is not known.
+absolute path of the workspace. `trouble`: why something of the file is not known. `latest`: it
+is the set that `latest` names.
 """
 
 SORT_FIELDS = (
@@ -76,11 +78,26 @@ def run(accepted: bool, sort: str, as_json: bool) -> None:
     if as_json:
         print_json([{**row, "when": row["when"].isoformat()} for row in rows])
     elif rows:
-        Console().print(_table(rows))
+        console = Console()
+        console.print(_table(rows, console))
+        for text in _next_steps(next((row for row in found if row["latest"]), None)):
+            echo(text)
     if not rows:
-        where = f"{root}/*/{FACTOR_FILE}, and {len(logs)} log folder(s) below {LOGS.absolute()}"
+        where = f"{root}/*/{FACTOR_FILE}, and {plural(len(logs), 'log folder')} below {LOGS.absolute()}"
         what = f"none of the {len(found)} factor sets is known to be accepted" if found else "none was found"
         echo(f"No factor set: {what}. Looked at {where}", err=True)
+
+
+def _next_steps(latest: Row | None) -> list[str]:
+    if latest is None:
+        return [
+            "`latest` is none of them: no log that can be read accepted one.",
+            "Next: rdagent-sota run mines; rdagent-sota check PATH looks at a set.",
+        ]
+    return [
+        f"`latest` is that of loop {latest['loop']} of {latest['run']}.",
+        "Next: rdagent-sota check latest; then rdagent-sota run --from-log latest",
+    ]
 
 
 def _order(value: Any) -> tuple[bool, Any]:
@@ -111,12 +128,16 @@ def find_rows(root: Path, logs: list[Path]) -> tuple[list[Row], list[str]]:
                     folders.setdefault(name, folder)
             except OSError as error:
                 notes.append(f"{folder} is left out: {error.strerror}")
+    try:
+        latest = locate.named(LATEST).workspace_id
+    except BridgeError:  # none was accepted, or a log can't be read, as the notes say
+        latest = None
     rows = []
     for name, folder in folders.items():
         of_log, of_run = runs.get(name, (None, None))
         # A link to nowhere is a row too.
         if os.path.lexists(folder / FACTOR_FILE) and not _is_model(folder, of_run):
-            rows.append(_row(folder / FACTOR_FILE, of_log, of_run))
+            rows.append({**_row(folder / FACTOR_FILE, of_log, of_run), "latest": name == latest})
     return rows, notes
 
 
@@ -179,11 +200,11 @@ def _look(file: Path) -> Row:
     return {**facts, "trouble": "; ".join(troubles) or None}
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], console: Console) -> Table:
     # Four lines a set, so that 80 columns hold them all and the id stays whole: it is there to be copied.
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), expand=True, show_lines=True)
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), show_lines=True)
     table.add_column("when, loop\nrun\nid\nfactors", ratio=1, min_width=32, no_wrap=True, overflow="ellipsis")
-    table.add_column("verdict\nfactors\nsize", no_wrap=True)
+    table.add_column("verdict\nfactors\nsize\nlatest", no_wrap=True)
     table.add_column("first day\nlast day\nrows\ninstruments", justify="right", no_wrap=True)
     table.add_column("IC\nrank IC\nann. return\nmax drawdown", justify="right", no_wrap=True)
     figures = {"ic": ".4f", "rank_ic": ".4f", "annualized_return": "+.1%", "max_drawdown": ".1%"}
@@ -195,12 +216,19 @@ def _table(rows: list[Row]) -> Table:
         names = "\n".join(one_line(row[name] or "-") for name in ("run", "id"))
         table.add_row(
             Text.assemble((when + loop, "bold"), f"\n{names}\n", last),
-            Text.assemble(_VERDICTS[row["accepted"]], f"\n{len(row['factors'])}\n{decimal(row['size'])}"),
+            Text.assemble(
+                _VERDICTS[row["accepted"]],
+                f"\n{len(row['factors'])}\n{decimal(row['size'])}\n",
+                ("= latest" if row["latest"] else "", "bold green"),
+            ),
             *(
                 "\n".join(_shown(row[name], form) for name, form in column.items())
                 for column in (days, figures)
             ),
         )
+    # Where its columns are wider than the screen, the first one gives way; else it is as wide as they are.
+    endless = console.options.update(max_width=10_000)
+    table.expand = Measurement.get(console, endless, table).maximum > console.width
     return table
 
 

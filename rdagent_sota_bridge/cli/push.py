@@ -8,7 +8,7 @@ from rdagent_sota_bridge import urls
 from rdagent_sota_bridge.cli.fetching import progress_bar
 from rdagent_sota_bridge.cli.output import echo, print_notes
 from rdagent_sota_bridge.cli.path import find_sets
-from rdagent_sota_bridge.errors import LocateError
+from rdagent_sota_bridge.errors import LocateError, plural
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.settings import path_entries, read_settings
 from rdagent_sota_bridge.sharing import push
@@ -40,9 +40,8 @@ def run(named: str, url: str, replace: bool) -> None:
     with progress_bar() as progress:
         held, is_moved = push.push(found, url, overwrite=replace, progress=progress)
     there = urls.without_secrets(url)
-    echo(
-        f"{'pushed' if is_moved else 'already there, nothing was copied'}: {there} ({held.digest}, "
-        f"{len(held.columns)} factors, {held.rows:,} rows, {decimal(found.path.stat().st_size)})"
-    )
+    counts = f"{plural(len(held.columns), 'factor')}, {plural(held.rows, 'row')}"
+    size = f"{counts}, {decimal(found.path.stat().st_size)}"
+    echo(f"{'pushed' if is_moved else 'already there, nothing was copied'}: {there} ({held.digest}, {size})")
     echo("To train on it, put this into the .env of a project (and unset SOTA_LOG_PATH there):")
     echo(f"SOTA_WORKSPACE_PATH={there}")

@@ -8,10 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import echo, print_json
-from rdagent_sota_bridge.errors import one_line
+from rdagent_sota_bridge.errors import plural, short_digest
 from rdagent_sota_bridge.factor_set import prune as pruning
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.store import Stored
@@ -32,13 +31,16 @@ def show(as_json: bool) -> None:
         return
     if found:
         Console().print(_table(found))
-        echo(f"{len(found)} set(s), {decimal(sum(stored.size for stored in found))} in {place}")
+        for stored in found:  # below the table, whose cells would break them
+            made_of = " and ".join(path for path, _ in stored.sources)
+            echo(f"{short_digest(stored.digest)} is made of {made_of}")
+        echo(f"{plural(len(found), 'set')}, {decimal(sum(stored.size for stored in found))} in {place}")
     else:
         echo(f"No factor set is stored in {place}")
     for copy in copies:
         shared = ", the same file as the stored set" if copy.stored else ""
         echo(
-            f"fetched: {copy.digest.removeprefix('sha256:')[:10]}, {decimal(copy.size)}{shared}, last used "
+            f"fetched: {short_digest(copy.digest)}, {decimal(copy.size)}{shared}, last used "
             f"{_minute(copy.used)}, from {' and '.join(copy.urls) or 'an unknown URL'}"
         )
 
@@ -92,14 +94,13 @@ def _minute(when: datetime) -> str:
 
 
 def _table(found: list[Stored]) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), expand=True, show_lines=True)
-    table.add_column("set\nmade of", ratio=1, min_width=30, overflow="fold")
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), show_lines=True)
+    table.add_column("set", no_wrap=True)
     for head in ("factors\nrows", "size\nlinks", "last used\nwritten"):
         table.add_column(head, justify="right", no_wrap=True)
     for stored in found:
-        sources = "\n".join(one_line(path) for path, _ in stored.sources)
         table.add_row(
-            Text(f"{stored.digest.removeprefix('sha256:')[:10]}\n{sources}"),  # not markup
+            short_digest(stored.digest),
             f"{len(stored.columns)}\n{stored.rows:,}",
             f"{decimal(stored.size)}\n{stored.links}",
             f"{_minute(stored.used)}\n{_minute(stored.written)}",

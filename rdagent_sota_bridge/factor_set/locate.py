@@ -15,6 +15,7 @@ from rdagent_sota_bridge.errors import (
     NothingAcceptedError,
     SessionError,
     WorkspaceNotFoundError,
+    plural,
 )
 from rdagent_sota_bridge.factor_set import missing, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LATEST_LOG, LOGS, SESSION_FOLDER, logs
@@ -243,8 +244,8 @@ def _better_folder(folder: Path) -> str:
         if found:
             shown = " or ".join(str(file.parent) for file in found[:2])
             return (
-                f"name the workspace of an accepted factor loop; {len(found)} folder(s) there hold a "
-                f"{FACTOR_FILE}, the newest {shown}. A rejected loop leaves one too: `rdagent-sota list` "
+                f"name the workspace of an accepted factor loop ({plural(len(found), 'folder')} there with a "
+                f"{FACTOR_FILE}), the newest {shown}. A rejected loop leaves one too: `rdagent-sota list` "
                 "shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
             )
     return f"name the workspace of an accepted factor loop, the folder that holds {FACTOR_FILE}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rdagent_sota_bridge.errors import SessionError
+from rdagent_sota_bridge.errors import SessionError, plural
 from rdagent_sota_bridge.factor_set import safe_pickle
 from rdagent_sota_bridge.factor_set.names import (
     FACTOR_LOOPS,
@@ -212,10 +212,11 @@ def newest_log(
         if fits(session):
             found.append((session.written, log.name, log, session))
     if not found:
+        there = plural(len(folders), "log")
         reasons = "".join(f"; {trouble.fact} ({trouble.place})" for _, trouble in unread)
         raise error_class(
             missing + (", of those that can be read" if unread else ""),
-            f"{Path.cwd() / LOGS}: {len(folders)} log(s), of which {len(unread)} can't be read{reasons}",
+            f"{Path.cwd() / LOGS}: {there}, of which {len(unread)} can't be read{reasons}",
             unread[0][1].fix if unread else fix,
         )
     written, _, newest, session = max(found, key=lambda entry: entry[:2])
@@ -287,7 +288,8 @@ def _named_session(path: Path) -> Path:
     below = sorted(found.parent for found in path.glob(f"*/{SESSION_FOLDER}")) if path.is_dir() else []
     fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
     if below:
-        fix = f"name one run's log folder; {len(below)} folder(s) there hold sessions, such as {below[-1]}"
+        many = plural(len(below), "folder")
+        fix = f"name one run's log folder, such as {below[-1]} ({many} with sessions there)"
     fact = "The log folder holds no session of RD-Agent" if path.exists() else "The log is not there"
     raise SessionError(fact, str(path), fix)
 

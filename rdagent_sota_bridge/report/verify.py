@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rdagent_sota_bridge.errors import FactorFileError, SessionError, shortened
+from rdagent_sota_bridge.errors import FactorFileError, SessionError, plural, short_digest, shortened
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files import training_record
@@ -154,7 +154,7 @@ def verify(run: Run) -> list[Verification]:
     found = [_verify(loop) for loop in models]
     claiming = sum(bool(one.digest) for one in found)
     without = (
-        f"; {claiming} other loop(s) of this run claim factors, and this one has none: "
+        f"; factors are claimed by {plural(claiming, 'other loop')} of this run, and this one has none: "
         "SOTA_ON_ERROR=baseline trains without them"
     )
     return [
@@ -191,7 +191,7 @@ def _verify(loop: Loop) -> Verification:
     findings = tuple(_findings(workspace, claim, loop.record))
     against = tuple(text for agrees, text in findings if not agrees)
     parts = f"{len(claim.mined)} mined + {len(claim.base.names)} base = {len(claim.columns)} columns"
-    shown = f"factor set {claim.digest[:19]} ({parts})"
+    shown = f"factor set sha256:{short_digest(claim.digest)} ({parts})"
     if not claim.mined:
         shown = f"the base set alone, nothing mined ({len(claim.columns)} columns)"
     unproven = f"claims {shown}, which is not shown: {'; '.join(against)}"

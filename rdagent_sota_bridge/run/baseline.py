@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from rdagent_sota_bridge.errors import BridgeError, JobError
+from rdagent_sota_bridge.errors import BridgeError, JobError, plural
 from rdagent_sota_bridge.run import display, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import BASELINE, MODELS, TITLES, Job
@@ -88,12 +88,14 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
                 else:
                     done.append(one)
         if (number := len(done) + failed) < len(order):
-            say(f"The {title} ended after {number} of {len(order)} models: its time is used up")
+            of_all = plural(len(order), "model")
+            say(f"The {title} ended after {number} of {of_all}: its time is used up")
     finally:
         spent = round(before + time.monotonic() - began, 1)
         job = jobs.write(job.with_stage(BASELINE, seconds=spent))
     ablations, count = (sum(one.change.seed is None for one in some) for some in (done, order))
-    say(f"{title}: {ablations} of {count} models are trained again without the mined columns")
+    of_all = f"{plural(count, 'model')} {'is' if count == 1 else 'are'}"
+    say(f"{title}: {ablations} of {of_all} trained again without the mined columns")
     if seeded := len(order) - count:
         say(f"{title}: {len(done) - ablations} of {seeded} trainings of the best model with seeds are done")
     if failed and not done:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from rdagent_sota_bridge.errors import plural
 from rdagent_sota_bridge.run.progress import Position
 
 
@@ -61,7 +62,7 @@ def status(title: str, at: Position, loops: int, used: float, at_finish: float, 
         best_ic: The highest IC of its back-tests; None before the first.
     """
     if at.finished >= loops:
-        where = f"all {loops} loops done"
+        where = f"all {plural(loops, 'loop')} done" if loops > 1 else "the loop is done"
     else:
         where = f"loop {min(at.loop + 1, loops)} of {loops}{', ' if at.step else ''}{at.step}"
     to_go = max(at_finish / at.finished * loops - used, 0) if at.finished else 0

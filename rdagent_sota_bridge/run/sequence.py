@@ -21,6 +21,7 @@ from rdagent_sota_bridge.errors import (
     NothingAcceptedError,
     SessionError,
     WorkspaceNotFoundError,
+    plural,
 )
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
@@ -260,7 +261,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     finished = progress.finished_loops(log)
     if finished < loops:
         why = "" if seconds is None else ": its time is used up"
-        outside.say(f"The {title} ended after {finished} of {loops} loops{why}")
+        outside.say(f"The {title} ended after {finished} of {plural(loops, 'loop')}{why}")
     if finished == 0 and seconds is not None and name != FACTORS:  # no model: nothing is done
         return jobs.write(dataclasses.replace(job, end="out of time"))
     return _ended(job, name, log)

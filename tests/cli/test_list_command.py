@@ -85,6 +85,7 @@ def test_a_row_has_all_that_file_and_log_say(run: Path) -> None:
         "id": IDS["second"],
         "path": str(Path.cwd() / ROOT / IDS["second"]),
         "trouble": None,
+        "latest": True,
     }
 
 
@@ -213,12 +214,30 @@ def test_the_table_fits(run: Path, columns: int) -> None:
     assert any(line.split()[-2:-1] == ["12"] for line in lines)
 
 
+def test_what_to_do_next(run: Path) -> None:
+    """The set that `latest` takes is marked, and the last line names the next command; a path is whole."""
+    assert [row["latest"] for row in rows()] == [False, True, False]
+    text = command(columns=200).stdout
+    assert (text.count("= latest"), text.splitlines()[-1].startswith("Next: ")) == (1, True)
+    assert "`latest` is that of loop 1 of the run." in text
+    shutil.rmtree("log")
+    text = command().stdout
+    assert ("= latest" in text, "`latest` is none of them" in text) == (False, True)
+    assert text.splitlines()[-1].startswith("Next: ")
+
+
+def test_a_wide_screen_stretches_no_line(run: Path) -> None:
+    """The columns are as wide as what they hold: at 300 columns what they are at 200."""
+    assert command(columns=300).stdout == command(columns=200).stdout
+    assert max(map(len, command(columns=300).stdout.splitlines())) < 120
+
+
 def test_nothing_found(project: Path) -> None:
     """One sentence says where was looked, and JSON stays JSON."""
     result = command("--json")
     assert (json.loads(result.stdout), result.exit_code) == ([], 0)
     assert result.stderr == (
-        f"No factor set: none was found. Looked at {project / ROOT}/*/{FACTOR_FILE}, and 0 log folder(s) "
+        f"No factor set: none was found. Looked at {project / ROOT}/*/{FACTOR_FILE}, and 0 log folders "
         f"below {project / 'log'}\n"
     )
 

@@ -66,7 +66,10 @@ def test_the_list(project: Path) -> None:
     store.hand_out(old, project / "linked.parquet", link=True)
     output = run().output
     assert output.index(old.digest[7:17]) < output.index(new.digest[7:17])
-    assert "older/combined_factors_df.parquet" in output.replace("\n", "").replace(" ", "")
+    for columns in ("80", "200"):  # the path is whole, to be copied, and the screen is not filled
+        lines = CliRunner().invoke(app, ["store"], env={"COLUMNS": columns}).output.splitlines()
+        assert f"{old.digest[7:17]} is made of {project / 'older' / 'combined_factors_df.parquet'}" in lines
+        assert max(len(line) for line in lines if str(project) not in line) < 80
     sets = json.loads(run("list", "--json").stdout)["sets"]
     assert [entry["digest"] for entry in sets] == [old.digest, new.digest]
     assert [entry["links"] for entry in sets] == [1, 0]

@@ -54,7 +54,7 @@ def test_text_in_whole(tmp_path: Path) -> None:
     assert verify(log) == (
         0,
         f"fin_model: {log}\n"
-        "✓ factors  loop 0 SmallMLP: trained on factor set sha256:555555555555 "
+        "✓ factors  loop 0 SmallMLP: trained on factor set sha256:5555555555 "
         "(2 mined + 2 base = 4 columns)\n"
         "1 model loop: 1 claims factors, 1 shown to have them\n",
         "",

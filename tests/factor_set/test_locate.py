@@ -122,7 +122,7 @@ def test_a_wrong_folder_is_answered_with_sets(project: Project) -> None:
     (project.root / "empty").mkdir()
     for folder in (project.root, project.root / "empty"):
         assert error_of(lambda folder=folder: factor_file(str(folder)), FactorFileNotFoundError).fix == (
-            f"name the workspace of an accepted factor loop; 3 folder(s) there hold a {FACTOR_FILE}, the "
+            f"name the workspace of an accepted factor loop (3 folders there with a {FACTOR_FILE}), the "
             f"newest {project.root / 'newest'} or {project.root / 'middle'}. A rejected loop leaves one too: "
             "`rdagent-sota list` shows which loop was accepted, and SOTA_LOG_PATH takes it from the run's log"
         )
@@ -320,12 +320,12 @@ def test_latest_names_logs_that_it_can_not_read(project: Project) -> None:
 def test_latest_without_an_accepted_loop(project: Project) -> None:
     """Without any set the error says how many logs there were, and which could not be read."""
     error = log_error("latest", NothingAcceptedError)
-    assert error.place == f"{project.folder / 'log'}: 0 log(s), of which 0 can't be read"
+    assert error.place == f"{project.folder / 'log'}: 0 logs, of which 0 can't be read"
     assert "fin_factor" in error.fix
     project.run("a", ("x", ("x",), False))
     project.damaged("b")
     error = log_error("latest", NothingAcceptedError)
-    assert error.place.startswith(f"{project.folder / 'log'}: 2 log(s), of which 1 can't be read; ")
+    assert error.place.startswith(f"{project.folder / 'log'}: 2 logs, of which 1 can't be read; ")
     assert "the one that holds __session__" in error.fix, "the fix of the log that can't be read"
 
 

@@ -331,7 +331,7 @@ def test_a_folder_without_sessions(tmp_path: Path) -> None:
     assert "name the log folder of a run" in refused(tmp_path).fix
     log = logs.write_run(tmp_path / "logs" / "run", tmp_path, *THREE)
     error = refused(tmp_path / "logs")
-    assert error.fix == (f"name one run's log folder; 1 folder(s) there hold sessions, such as {log}")
+    assert error.fix == f"name one run's log folder, such as {log} (1 folder with sessions there)"
 
 
 def test_a_path_that_is_no_log(tmp_path: Path) -> None:

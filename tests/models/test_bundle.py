@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.check.line import Line
-from rdagent_sota_bridge.doctor import children, qlib
+from rdagent_sota_bridge.doctor import children
+from rdagent_sota_bridge.doctor import qlib as environment
 from rdagent_sota_bridge.errors import BridgeError, BundleError, ChoiceError, FactorFileError
 from rdagent_sota_bridge.models import bundle
 from tests import frames
@@ -309,7 +310,7 @@ def test_no_qlib(tmp_path: Path, qlib: dict[str, str], monkeypatch: pytest.Monke
     """Neither in this Python nor in RD-Agent's conda environment."""
     del qlib["torch"]
     line = Line("qlib", "fail", "not looked at: conda is not on PATH", "install conda")
-    monkeypatch.setattr(qlib, "look_at_qlib", lambda: line)
+    monkeypatch.setattr(environment, "look_at_qlib", lambda: line)
     with pytest.raises(BundleError, match="conda is not on PATH") as caught:
         predicted(tmp_path, packed(mined=()))
     assert caught.value.place == sys.executable

@@ -202,7 +202,7 @@ def test_claims_that_hold(options: dict[str, Any], change: Any, evidence: int, t
     found = verdict_on(workspace)
     assert (found.state, len(found.evidence)) == ("factors", evidence), found.text
     assert (found.digest, found.loop, found.name) == (trained.DIGEST, 0, "SmallMLP")
-    assert found.text.startswith("trained on factor set sha256:555555555555 (")
+    assert found.text.startswith("trained on factor set sha256:5555555555 (")
     tamper(workspace, FACTORS, frames.factor_frame(("gap", "other")))
     assert verdict_on(workspace).state == "broken"
 
@@ -244,7 +244,7 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
     experiments = logs.factor_experiment(workspace.parent / "f", "a"), model(workspace), model(baseline)
     has, has_not = verdicts(workspace.parents[2], *experiments, kind="QuantRDLoop")
     assert (has.loop, has.state, has_not.state, has_not.holds) == (1, "factors", "none", True)
-    assert "1 other loop(s) of this run claim factors, and this one has none" in has_not.text
+    assert "factors are claimed by 1 other loop of this run, and this one has none" in has_not.text
 
 
 def test_what_was_trained_again_with_a_seed(workspace: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_bar_of_hours_is_not_kept() -> None:
             "stage: loop 3 of 4, coding; 15 min used, about 0 s to go; best IC so far 0.0421",
         ),
         (AT, 10, 3700, 2960, None, "stage: loop 3 of 10, coding; 1 h 02 min used, about 3 h 05 min to go"),
+        (Position(1, "x", 1, 1), 1, 60, 60, None, "stage: the loop is done; 1 min used"),
         (Position(2, "x", 2, 2), 2, 3599, 3599, None, "stage: all 2 loops done; 1 h 00 min used"),
     ],
 )

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from rdagent_sota_bridge import __version__
+from rdagent_sota_bridge.errors import plural, short_digest
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Report
 from rdagent_sota_bridge.report.page import plots, tables, views, wording
@@ -83,8 +84,8 @@ def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, obj
     one = report.factor_analyses[position]
     brought_by = views.brought_by(report, names, one.digest)
     return {
-        "digest": one.digest.removeprefix("sha256:")[:10],
-        "count": wording.plural(len(one.columns), "factor"),
+        "digest": short_digest(one.digest),
+        "count": plural(len(one.columns), "factor"),
         "task": one.task,
         "notes": one.notes,
         "table": tables.factor_table(one, position, brought_by),

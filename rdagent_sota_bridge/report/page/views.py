@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rdagent_sota_bridge.errors import plural
 from rdagent_sota_bridge.report import ablation, gather
 from rdagent_sota_bridge.report.ablation import Difference
 from rdagent_sota_bridge.report.gather import METRICS, Place, Report, Role
@@ -20,7 +21,6 @@ from rdagent_sota_bridge.report.page.wording import (
     PERCENT,
     figure,
     loop_number,
-    plural,
     segment,
 )
 from rdagent_sota_bridge.report.statistics import deflated_sharpe_ratio_of

@@ -52,11 +52,6 @@ def segment(days: Any) -> str:
     return f"{start} to {end}"
 
 
-def plural(count: int, what: str) -> str:
-    """Write how many of something there are."""
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def loop_number(loop: Loop) -> str:
     """Write the number of a loop."""
     return "?" if loop.number is None else str(loop.number)
