@@ -1,1 +1,1 @@
-"""Whether this machine is fit for a run: facts from the machine, and a line for each. About 450 lines."""
+"""Whether this machine is fit for a run: facts from the machine, and a line for each. About 480 lines."""
