@@ -42,6 +42,7 @@ HOST_TESTS = (
     "report/test_history.py",
     "report/test_portfolio_returns.py",
     "report/test_verify.py",
+    "run/test_holdout.py",
     "run/test_progress.py",
     "sharing/test_fetching.py",
     "cli/test_list_command.py",

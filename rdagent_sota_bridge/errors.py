@@ -161,6 +161,10 @@ class BundleError(BridgeError):
     """A bundle of a model can't be made, is damaged, or does not fit what is here."""
 
 
+class HoldoutError(BridgeError):
+    """Days can't be kept back from a job, or not be opened."""
+
+
 class JobError(BridgeError):
     """A job of `rdagent-sota run` can't be started or resumed."""
 

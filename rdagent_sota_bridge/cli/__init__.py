@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.bridge import cli_options
-from rdagent_sota_bridge.cli import patch
+from rdagent_sota_bridge.cli import patch, store_commands
 from rdagent_sota_bridge.cli.options import (
     OR_LATEST_ACCEPTED,
     SET_OR_ENVIRONMENT,
@@ -43,8 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="The copies of factor sets that models' workspaces link.")
-app.add_typer(store_app, name="store")
+app.add_typer(store_commands.app, name="store")
 app.add_typer(patch.app, name="patch")
 
 Logs = list[str]  # typer evaluates an annotation late, when the module `cli.list` has taken the name
@@ -320,6 +319,10 @@ def run_command(
     ] = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(help="Keep the last months (12M), or the days from a date on, for one test at the end."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the newest job; loop counts are of all loops.")
     ] = False,
@@ -339,6 +342,7 @@ def run_command(
     for name, value in (
         ("--from-log", from_log),
         ("--from-models", from_models),
+        ("--holdout", holdout),
         ("--all-duration", all_duration),
         ("--cluster", cluster),
     ):
@@ -350,41 +354,15 @@ def run_command(
     names = () if from_models else (MODELS,) if from_log else (FACTORS, MODELS)
     stages.check_options(passed_on, own, names)
     given = all_duration or "", from_log or "", passed_on, from_models or "", jobs, cluster or ""
-    asked = Options(factor_loops, model_loops, baseline, *given, seeds=seeds or 0)
+    asked = Options(factor_loops, model_loops, baseline, *given, seeds=seeds or 0, holdout=holdout or "")
     raise typer.Exit(run.run(asked, log_dir, resume=resume, anew=new))
 
 
-@store_app.callback(invoke_without_command=True)
-def store_command(context: typer.Context) -> None:
-    """List the stored sets, where no command of the store is named."""
-    if context.invoked_subcommand is None:
-        store_list_command()
-
-
-@store_app.command(name="list")
-def store_list_command(as_json: Json = False) -> None:
-    """List the stored sets: what they were made of, size, links, last use. Last used last."""
-    from rdagent_sota_bridge.cli import store
-
-    store.show(as_json)
-
-
-@store_app.command(name="verify")
-def store_verify_command() -> None:
-    """Read every stored set whole: status 0 if all are as they were written, else 1."""
-    from rdagent_sota_bridge.cli import store
-
-    raise typer.Exit(store.verify())
-
-
-@store_app.command(name="prune")
-def store_prune_command(
-    keep_days: Annotated[
-        float, typer.Option(min=0, max=36_500, help="Keep what was used in so many days.")
-    ] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+@app.command(name="holdout")
+def holdout_command(
+    log: Annotated[str, typer.Argument(help=f"A log folder, {or_latest('with models')}")],
 ) -> None:
-    """Remove stored sets that were not used for some days. Models' workspaces keep what they link."""
-    from rdagent_sota_bridge.cli import store
+    """Let the best model of a run and its ablation predict the days that were kept back, and count that."""
+    from rdagent_sota_bridge.cli import holdout
 
-    store.prune(keep_days, dry_run)
+    holdout.run(log)

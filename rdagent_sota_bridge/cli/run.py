@@ -56,6 +56,8 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
         )
     if asked.all_duration:
         stages.seconds_of(asked.all_duration)
+    if asked.holdout:
+        stages.check_holdout(asked.holdout)
     stages.find_rdagent()
     try:
         log_dir.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,9 @@ from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.qlib_files import docker, market
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
 
+QLIB_DATA = "qlib data"
+"""What the names of the lines about Qlib's data begin with."""
+
 
 def lines(seams: Seams | Line, factors: State) -> list[Line]:
     """Return the lines; `factors` is the worst state of one about factor loops alone."""
@@ -37,7 +40,7 @@ def qlib_line(whose: str, start: QlibStart, comes: bool) -> Line:
         start: What Qlib would be started with.
         comes: True where RD-Agent would download what is not there.
     """
-    name = f"qlib data, {whose}"
+    name = f"{QLIB_DATA}, {whose}"
     try:
         task = start.task()
         home = market.read_market(task.provider_uri, task.market)

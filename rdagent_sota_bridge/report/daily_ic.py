@@ -46,6 +46,13 @@ def read(workspace: Path, recorder: str) -> DailyIC:
     raise ResultError(f"Its IC has no error: {trouble}", str(folder), "run the model again")
 
 
+def of_predictions(predicted: pd.DataFrame) -> pd.Series:
+    """Return Pearson's IC by day, as Qlib has it (`contrib/eva/alpha.py`), of `predict_again`'s table."""
+    days = predicted.dropna().groupby(level="datetime")
+    found: pd.Series = days.apply(lambda day: day["score"].corr(day["label"]))
+    return found.sort_index()
+
+
 def _series(file: Path) -> pd.Series:
     with open_file(file) as content:
         values = pd.Series(safe_pickle.metrics(safe_pickle.load(content)), dtype="float64")

@@ -20,6 +20,8 @@ from rdagent_sota_bridge.report.ablation import Pair
 from rdagent_sota_bridge.report.daily_ic import DailyIC
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
 from rdagent_sota_bridge.report.history import Factor, Loop, Run
+from rdagent_sota_bridge.report.holdout import Opening
+from rdagent_sota_bridge.report.holdout import newest as newest_opening
 from rdagent_sota_bridge.report.portfolio_returns import Returns
 from rdagent_sota_bridge.report.trials import Trials
 
@@ -66,6 +68,7 @@ class Report:
         daily: The ICs by day; loops without are left out.
         pairs: The models that were trained again without the mined columns, beside what they were.
         trials: What was tried on the test segment of the best model; None where that is not known.
+        holdout: The newest look at days that the runs' models have not seen; None where there was none.
     """
 
     created: datetime.datetime
@@ -77,6 +80,7 @@ class Report:
     daily: dict[Place, DailyIC] = field(default_factory=dict)
     pairs: tuple[Pair, ...] = ()
     trials: Trials | None = None
+    holdout: Opening | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,12 @@ def gather(logs: Sequence[Path]) -> Report:
     chosen = best_model(runs)
     task = None if chosen is None else task_of(runs[chosen[0]], loop_at(runs, chosen))
     tried = None if task is None else trials.count([run.log for run in runs], task.test, notes)
+    opened = None
+    with history.noting(notes, "Whether a holdout was opened"):
+        opened = newest_opening(run.log for run in runs)
     created = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-    return Report(created, runs, returns, analyses, tuple(dict.fromkeys(notes)), origins, daily, pairs, tried)
+    found = created, runs, returns, analyses, tuple(dict.fromkeys(notes)), origins, daily, pairs, tried
+    return Report(*found, holdout=opened)
 
 
 # --- factor sets ---

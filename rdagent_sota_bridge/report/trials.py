@@ -57,7 +57,7 @@ def count(named: Iterable[Path], segment: Segment, notes: list[str]) -> Trials:
                 place = next((it for it in sessions.workspaces_of(one, log) if it.is_dir()), None)
                 if place is not None:
                     record = training_record.read(place)
-                    if record is None or (record.task and not _share_a_day(record.task.test, segment)):
+                    if record is None or (record.task and not share_a_day(record.task.test, segment)):
                         continue
                     ratios.append(training_record.metrics_beside(place / FACTOR_FILE).get(SHARPE, math.nan))
                 models, factors = models + (not one.is_factor), factors + len(one.factor_names)
@@ -65,6 +65,6 @@ def count(named: Iterable[Path], segment: Segment, notes: list[str]) -> Trials:
     return Trials(models, factors, float(known.var(ddof=1)) if len(known) > 1 else math.nan)
 
 
-def _share_a_day(one: Segment, other: Segment) -> bool:
+def share_a_day(one: Segment, other: Segment) -> bool:
     """Return whether two segments overlap; an open end (NaT) reaches everywhere."""
     return not (one[1] < other[0] or other[1] < one[0])

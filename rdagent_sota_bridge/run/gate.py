@@ -21,7 +21,7 @@ Show = Callable[[str, list[Line]], None]
 """Shows lines of a check under a heading."""
 
 
-def check_machine(show: Show, mines: bool) -> Seams | Line:
+def check_machine(show: Show, mines: bool, with_holdout: bool = False) -> Seams | Line:
     """Check RD-Agent, Qlib's environment, the segments and the disk, and show the lines that don't pass.
 
     Returns what was found of RD-Agent, for `check_set`.
@@ -29,16 +29,19 @@ def check_machine(show: Show, mines: bool) -> Seams | Line:
     Args:
         show: What they are shown with.
         mines: True where factor loops are to be run.
+        with_holdout: True where the job moves the test segments back: then none ends too late.
 
     Raises:
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge.doctor import machine, rdagent  # late: pandas and pyarrow
+    from rdagent_sota_bridge.doctor import data, machine, rdagent  # late: pandas and pyarrow
 
     read_settings()  # said at once, and not as one line of many
     look = functools.cache(rdagent.look_at_rdagent)
     found = machine.lines(look, "fail" if mines else "pass")
+    if with_holdout:
+        found = [line for line in found if not line.name.startswith(data.QLIB_DATA)]
     if troubles := [line for line in found if line.state != "pass"]:
         show("Before the run, what does not pass on this machine:", troubles)
     if worst(found) == "fail":

@@ -59,6 +59,7 @@ class Options:
         jobs: How many models are trained again at once on this machine.
         cluster: The address of the Dask scheduler whose workers train them in its place.
         seeds: With how many seeds, 1 to this number, the best model is trained in the stage of `baseline`.
+        holdout: What `--holdout` named: months, as 12M, or a first day.
     """
 
     factor_loops: int | None = None
@@ -71,6 +72,7 @@ class Options:
     jobs: int | None = None
     cluster: str = ""
     seeds: int = 0
+    holdout: str = ""
 
 
 @with_config(_KNOWN)
@@ -109,6 +111,22 @@ class JobSet:
 
 @with_config(_KNOWN)
 @dataclass(frozen=True)
+class Holdout:
+    """The days that no stage of a job is to see.
+
+    Attributes:
+        first: The first of them (ISO).
+        last: The last one that has a label.
+        test_ends: The end of the test segment (ISO) by the name of the stage.
+    """
+
+    first: str
+    last: str
+    test_ends: dict[str, str]
+
+
+@with_config(_KNOWN)
+@dataclass(frozen=True)
 class Job:
     """One job.
 
@@ -119,6 +137,7 @@ class Job:
         stages: In their order.
         factor_set: None until it is known.
         end: How the job ended; empty for one that did not.
+        holdout: None where none was asked for, or it is not known yet.
     """
 
     file: Path
@@ -127,6 +146,7 @@ class Job:
     stages: tuple[Stage, ...]
     factor_set: JobSet | None = None
     end: End = ""
+    holdout: Holdout | None = None
 
     def stage(self, name: str) -> Stage:
         """Return the stage of a name, which the job has."""
@@ -193,9 +213,17 @@ def newest(log_dir: Path) -> Job | None:
     Raises:
         JobError: if its state can't be read, or is of another form.
     """
-    file = max((file for file in log_dir.glob("*_run.json") if _NAME.fullmatch(file.name)), default=None)
-    if file is None:
-        return None
+    found = files(log_dir)
+    return read(found[-1]) if found else None
+
+
+def files(log_dir: Path) -> list[Path]:
+    """Return the states of the jobs of a log folder, in the order that the jobs began."""
+    return sorted(file for file in log_dir.glob("*_run.json") if _NAME.fullmatch(file.name))
+
+
+def read(file: Path) -> Job:
+    """Return the job of a state; raise a JobError as `newest` does."""
     try:
         content = read_json(file)
         if content.pop("form") != FORM:
@@ -243,7 +271,8 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
             "leave one of them out",
         )
     if from_models is not None:
-        others = asked.factor_loops, asked.model_loops, asked.from_logs, asked.passed_on
+        loops = asked.factor_loops, asked.model_loops
+        others = *loops, asked.from_logs, asked.passed_on, asked.holdout
         if not asked.baseline or any(others):
             fact = (
                 "--from-models trains the models of a log again without the mined columns, and nothing else"
@@ -300,6 +329,7 @@ def resumed(job: Job, asked: Options) -> Job:
         ("--all-duration", asked.all_duration, has.all_duration),
         ("--from-log", asked.from_logs, has.from_logs),
         ("--from-models", asked.from_models, has.from_models),
+        ("--holdout", asked.holdout, has.holdout),
         ("An option for RD-Agent", " ".join(asked.passed_on), " ".join(has.passed_on)),
     ):
         if asks not in ("", had):

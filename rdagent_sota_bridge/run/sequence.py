@@ -96,7 +96,14 @@ def go(job: Job, outside: Outside) -> int:
         located = gate.locate_set(path_entries(job.options.from_logs))
         job = dataclasses.replace(job, factor_set=gate.job_set(located))
     outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
-    seams = gate.check_machine(outside.show, job.is_open(FACTORS))
+    seams = gate.check_machine(outside.show, job.is_open(FACTORS), bool(job.options.holdout))
+    if job.options.holdout:
+        from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
+
+        kept_back = job.holdout or holdout.plan(job.options.holdout, seams, job.is_open(FACTORS))
+        if job.holdout is None:
+            outside.say(holdout.begun(job, kept_back))
+        job, seams = dataclasses.replace(job, holdout=kept_back), holdout.moved(seams, kept_back)
     for name in (FACTORS, MODELS, BASELINE):
         if name == MODELS and job.is_open(MODELS):
             try:
@@ -114,6 +121,10 @@ def go(job: Job, outside: Outside) -> int:
         if job.end:
             break
     else:
+        if job.holdout is not None and (models := job.log(MODELS)) is not None:
+            from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
+
+            holdout.open_at_end(models, outside.say)
         job = jobs.write(dataclasses.replace(job, end="done"))
     return show_end(job, outside)
 
@@ -124,8 +135,8 @@ def show_end(job: Job, outside: Outside) -> int:
     A report that is there is left, but where the job has changed since.
 
     Returns:
-        The exit status: 0 where the job is done, and each model that claims the factors can be shown to have
-        them.
+        The exit status: 0 where the job is done, its holdout is opened, and each model that claims the
+        factors can be shown to have them.
     """
     log = job.log(FACTORS)
     add_factors, add_models = (
@@ -153,7 +164,7 @@ def show_end(job: Job, outside: Outside) -> int:
             "begin a job with other factors" if job.options.from_models else f"to add models: {add_models}"
         )
     outside.say(text)
-    models, holds = job.log(MODELS), True
+    models, holds, is_open = job.log(MODELS), True, True
     if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
         from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
 
@@ -161,6 +172,11 @@ def show_end(job: Job, outside: Outside) -> int:
             outside.say(f"The model stage went on without the factors (SOTA_ON_ERROR=baseline): {reason}")
         if job.options.baseline:
             outside.say(baseline.table(models))
+        if job.holdout is not None:
+            from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
+
+            text, is_open = holdout.opened(models)
+            outside.say(text)
         if not (holds := outside.verify(models)):
             named = shlex.quote(os.path.relpath(models))
             to_do = f"do not rely on what is broken or not verified above: rdagent-sota verify --json {named}"
@@ -176,7 +192,7 @@ def show_end(job: Job, outside: Outside) -> int:
             raise
     read = f"\n  read the report: {report}" * report.exists()
     outside.say(f"Next:\n  {to_do}{read}")
-    return 0 if job.end == "done" and holds else 1
+    return 0 if job.end == "done" and holds and is_open else 1
 
 
 def _with_checked_set(job: Job, outside: Outside, seams: Seams | Line) -> Job:
@@ -228,7 +244,8 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     job = jobs.write(job.with_stage(name, log=folder, state="begun"))
     stage, paths = job.stage(name), () if job.factor_set is None else job.factor_set.paths
     command = stages.command(rdagent, stage, resume.file, seconds, job.options.passed_on)
-    environment = stages.environment(outside.environ, stage, log, paths)
+    of_job = stages.of_holdout(job)
+    environment = stages.environment(outside.environ, stage, log, paths, of_job)
     outside.say(f"{title}: {' '.join(command[1:])}, log {os.path.relpath(log)}")
     screen = display.Screen(outside.console)
     watch = _Watch(job, name, log, screen)

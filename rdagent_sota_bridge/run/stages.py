@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import math
@@ -14,12 +15,16 @@ from pathlib import Path
 
 from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
-from rdagent_sota_bridge.errors import JobError
+from rdagent_sota_bridge.errors import HoldoutError, JobError
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, SET_BY_JOB, Job, Stage
 from rdagent_sota_bridge.settings import NAMES, PATHS, STAGE, SWITCHES
 
 _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and 1.0.0, with the unit required
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MONTHS = re.compile(r"([1-9]\d{0,2})M")
+"""The form of months that `--holdout` keeps back."""
+
+_CACHE = "PICKLE_CACHE_FOLDER_PATH_STR"  # `core/conf.py`, 0.8.0 and 1.0.0; below the project if not set
 _LONGEST = 3650 * 86400.0  # RD-Agent adds it to a date
 
 WEIGHTS = {FACTORS: 3, MODELS: 2, BASELINE: 2}
@@ -103,7 +108,11 @@ def command(
 
 
 def environment(
-    environ: Mapping[str, str], stage: Stage, log: Path, set_paths: Sequence[str]
+    environ: Mapping[str, str],
+    stage: Stage,
+    log: Path,
+    set_paths: Sequence[str],
+    of_job: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the environment of a stage.
 
@@ -113,13 +122,14 @@ def environment(
         log: Its log folder, absolute; a stage that is resumed gets the same again, for RD-Agent writes there
             from its import on (`log/conf.py`, 0.8.0 and 1.0.0).
         set_paths: The workspaces of the factor set.
+        of_job: Variables of RD-Agent's that the job sets for all its stages; None for none.
     """
     settings = {name: environ.get(name, "") for name in NAMES}
     settings |= dict.fromkeys((*SWITCHES, *PATHS), "")
     settings["LOAD_SOTA_FROM_WORKSPACE"] = "false"
     if stage.name == MODELS:
         settings |= {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": os.pathsep.join(set_paths)}
-    variables = {"LOG_TRACE_PATH": str(log)}
+    variables = {"LOG_TRACE_PATH": str(log), **(of_job or {})}
     if not environ.get("CONDA_DEFAULT_ENV"):
         variables["CONDA_DEFAULT_ENV"] = NO_CONDA
     given = {"settings": settings, "variables": variables}
@@ -142,6 +152,34 @@ def seconds_of(text: str) -> float:
         fact = f"--all-duration is no duration: {text!r}"
         raise JobError(fact, "option --all-duration", "write it as 12h, 30m, 90s or 1.5d")
     return seconds
+
+
+def check_holdout(asked: str) -> None:
+    """Check that `--holdout` names months or a day.
+
+    Raises:
+        HoldoutError: if it does not.
+    """
+    try:
+        if not MONTHS.fullmatch(asked):
+            datetime.date.fromisoformat(asked)
+    except ValueError:
+        fix = "write it as 12M, the last twelve months, or as its first day, 2020-01-31"
+        raise HoldoutError(f"--holdout is no time: {asked!r}", "option --holdout", fix) from None
+
+
+def of_holdout(job: Job) -> dict[str, str]:
+    """Return the variables of RD-Agent's that keep the holdout of a job from its stages.
+
+    The caches are the job's own: that of the factor runner knows no segments, so a verdict of another run
+    could answer that has seen the holdout.
+    """
+    if job.holdout is None:
+        return {}
+    kinds = {FACTORS: "FACTOR", MODELS: "MODEL"}
+    ends = {f"QLIB_{kinds[name]}_TEST_END": end for name, end in job.holdout.test_ends.items()}
+    stamp = job.file.name.removesuffix("_run.json")
+    return {**ends, _CACHE: str(Path.cwd() / os.environ.get(_CACHE, "pickle_cache") / stamp)}
 
 
 def share(job: Job, name: str) -> float | None:

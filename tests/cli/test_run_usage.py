@@ -25,6 +25,8 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--from-log", ""), "--from-log is empty"),
         (("--all-duration", " "), "--all-duration is empty"),
         (("--from-models", "", "--baseline"), "--from-models is empty"),
+        (("--holdout", ""), "--holdout is empty"),
+        (("--holdout", "12 months"), "--holdout is no time: '12 months'"),
         (("--from-models", "log/nowhere", "--baseline"), "log/nowhere"),
         (("--from-models", "latest", "--baseline"), "No log of a run with models"),
         (("--seeds", "2"), "--seeds is for models that are trained again, and without --baseline none is"),
@@ -34,7 +36,7 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--factor-loop", "3"), "did you mean --factor-loops or --model-loops?"),
         (("--step_n", "2", "--step_m=1", "--new"), "did you mean --step-n?"),
         (("--from-log", "latest", "-factor_loops", "3"), "`rdagent fin_model` takes -factor_loops\n"),
-        (("-C", "--verbose", "2"), "leave it out; `rdagent-sota run --help` and"),
+        (("-C", "--zigzag", "red"), "leave it out; `rdagent-sota run --help` and"),
         (("--step-n", "-1", "10"), "takes 10\n"),
     ],
 )

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from rdagent_sota_bridge.report.holdout import Opening
 from rdagent_sota_bridge.report.page import tables, views
+from rdagent_sota_bridge.report.plain import as_plain
+from rdagent_sota_bridge.report.statistics import Estimate
 from rdagent_sota_bridge.report.trials import Trials
 from tests import reports
 from tests.report.test_page import Parts, sides
@@ -156,3 +159,45 @@ def test_a_factor_has_its_false_discovery_rate(whole: Parts) -> None:
     at = [head.text for head in table.heads].index("false-discovery rate")
     assert all(row[at].text.endswith("%") for row in table.rows)
     assert "A t-statistic under 3 in size may be chance" in whole.words
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence", "rest"),
+    [
+        (
+            {},
+            "No difference can be told: with the factors the models’ IC changes by 0.001 [−0.010, 0.012].",
+            "That is of the holdout, 2019-10-08 to 2020-09-22 (230 days, the best model alone: IC 0.003 "
+            "[−0.008, 0.014], without the mined columns 0.002), of which no segment of this project has a "
+            "day. What a holdout can’t cure: the factors’ data were not cut",
+        ),
+        ({"before": 2}, "No difference can be told", "a day. These days were opened 2 times before. What"),
+        (
+            {"base": None, "difference": None},
+            "The best model has an IC of 0.003 [",
+            "[−0.008, 0.014]), of which",
+        ),
+        (
+            {"seen_by": 3},
+            "The factors make the models better",
+            "columns 0.002), is not unseen: 3 workspaces of this project may have a day of it in a segment.",
+        ),
+    ],
+    ids=["unseen", "opened before", "no ablation", "seen"],
+)
+def test_the_headline_is_the_holdouts(changes: dict[str, Any], sentence: str, rest: str) -> None:
+    """Where no workspace saw its days; that of the test segment, which chose the models, stands behind it."""
+    figures = [
+        Estimate(0.003, -0.008, 0.014, 230, 1),
+        Estimate(0.002, math.nan, math.nan, 230, 1),
+        Estimate(0.001, -0.010, 0.012, 230, 1),
+    ]
+    opening = Opening("2020", "models", "w", "v", "2019-10-08", "2020-09-22", 0, 0, *figures)
+    opening = dataclasses.replace(opening, **changes)
+    report = dataclasses.replace(sides([0.05], []), pairs=(reports.pair(0, 0.05, 0.02),), holdout=opening)
+    headline = views.headline(report)
+    assert headline["sentence"].startswith(sentence)
+    assert rest in headline["rest"]
+    assert ("chosen: The factors make the models better" in headline["rest"]) == ("seen_by" not in changes)
+    assert ("can’t cure" in headline["rest"]) == ("seen_by" not in changes)
+    assert as_plain(report)["holdout"]["last"] == "2020-09-22"

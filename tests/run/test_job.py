@@ -73,7 +73,8 @@ def test_a_state_of_release_0_1_0(log_dir: Path) -> None:
     assert (found.options, found.stages[0].seconds) == (Options(1, 2, passed_on=("-C",)), 3.5)
     assert found.factor_set == JobSet("sha256:1", ("/a",), ())
     jobs.write(found)
-    state["options"] |= {"from_models": "", "jobs": None, "cluster": "", "seeds": 0}
+    state["options"] |= {"from_models": "", "jobs": None, "cluster": "", "seeds": 0, "holdout": ""}
+    state["holdout"] = None
     assert json.loads(file.read_text()) == state
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rdagent_sota_bridge.run import holdout, outcome, sequence
 from rdagent_sota_bridge.run import job as jobs
-from rdagent_sota_bridge.run import sequence
-from rdagent_sota_bridge.run.job import FACTORS, MODELS, End, Options
+from rdagent_sota_bridge.run.job import FACTORS, MODELS, End, Holdout, Options
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,27 @@ def test_a_percent_sign_in_a_path(
     # The folders of the stages' logs hold no session: removed since, which is no error of the job.
     assert sequence.show_end(job, outside) == int(end != "done")
     assert fix in "\n".join(said)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_holdout_that_is_closed(is_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose holdout could not be opened is done, says how to open it, and has not ended well."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").mkdir()
+    job = jobs.new(Options(1, 1, holdout="12M"), tmp_path / "log").with_stage(MODELS, state="ended", log="m")
+    held = Holdout("2020-01-02", "2020-09-10", {MODELS: "2019-12-27"})
+    monkeypatch.setattr(sequence.progress, "steps_done", lambda _: ["a step"])
+    monkeypatch.setattr(outcome, "without_factors", lambda _: "")
+    monkeypatch.setattr(holdout, "opened", lambda log: (f"the holdout of {log.name}", is_open))
+    said: list[str] = []
+    outside = sequence.Outside(
+        console=Console(file=io.StringIO()),
+        say=said.append,
+        show=lambda heading, lines: None,
+        report=lambda logs, file: None,
+        verify=lambda log: True,
+        environ={},
+    )
+    job = jobs.write(dataclasses.replace(job, end="done", holdout=held))
+    assert sequence.show_end(job, outside) == int(not is_open)
+    assert "the holdout of m" in said

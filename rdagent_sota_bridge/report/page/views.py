@@ -11,6 +11,7 @@ from rdagent_sota_bridge.report import ablation, gather
 from rdagent_sota_bridge.report.ablation import Difference
 from rdagent_sota_bridge.report.gather import METRICS, Place, Report, Role
 from rdagent_sota_bridge.report.history import Run
+from rdagent_sota_bridge.report.holdout import Opening, before_text, seen_text
 from rdagent_sota_bridge.report.page import tables
 from rdagent_sota_bridge.report.page.plots import of_factor
 from rdagent_sota_bridge.report.page.tables import entry, names_in, text
@@ -23,7 +24,7 @@ from rdagent_sota_bridge.report.page.wording import (
     loop_number,
     segment,
 )
-from rdagent_sota_bridge.report.statistics import deflated_sharpe_ratio_of
+from rdagent_sota_bridge.report.statistics import Estimate, deflated_sharpe_ratio_of
 from rdagent_sota_bridge.report.trials import YEAR
 
 MONOSPACE = ("Market", "Label", "Factor set", "Digest of the set", "Digest of the base set")
@@ -56,6 +57,10 @@ _SIDES: dict[Role, tuple[str, str]] = {
         "Its workspaces are gone: nothing says whether it was given factors.",
     ),
 }
+_LIMITS = (
+    "What a holdout can’t cure: the factors’ data were not cut, so RD-Agent’s own deduplication of factors "
+    "saw all days; and an LLM may know what happened in those years."
+)
 
 
 # --- runs ---
@@ -145,7 +150,9 @@ def headline(report: Report) -> dict[str, Any]:
         sentence = f"{subject} has an IC of {_metric(runs, place, 'IC')}."
         said = ablation.difference(report.pairs)
         if said is not None:
-            sentence, rest = _worth(said), _measured(report, said)
+            sentence, rest = _worth(said.ic), _measured(report, said)
+        if report.holdout is not None:
+            sentence, rest = _held_back(report.holdout, sentence, rest)
         loop = gather.loop_at(runs, place)
         named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
         base = next(
@@ -174,9 +181,8 @@ def _metric(runs: Sequence[Run], place: Place, name: str) -> str:
     return figure(gather.metric(gather.loop_at(runs, place), name), FORMS[name])
 
 
-def _worth(said: Difference) -> str:
+def _worth(ic: Estimate) -> str:
     """Return what the factors did to the models' IC: better, worse, or that no difference can be told."""
-    ic = said.ic
     if math.isnan(ic.error):
         return f"No difference can be told: {plural(ic.days, 'day')} are too few."
     mean, low, high = (figure(value, CORRELATION) for value in (ic.mean, ic.low, ic.high))
@@ -224,6 +230,33 @@ def _seeds(report: Report, place: Place) -> str:
         for one in (said.ours, said.base)
     )
     return f"Trained again with {said.seeds} seeds, its IC is {ours}, and {base} without the mined columns. "
+
+
+def _held_back(one: Opening, sentence: str, rest: str) -> tuple[str, str]:
+    """Return the headline where days were kept back: theirs, if no workspace saw them before.
+
+    Args:
+        one: The look at them.
+        sentence: The headline of the test segment.
+        rest: What is said beside it.
+    """
+    first = f"The best model has an IC of {_with_interval(one.ic)} on days that no loop has seen."
+    figures = f"IC {_with_interval(one.ic)}"
+    if one.base is not None and one.difference is not None:
+        first = _worth(one.difference)
+        figures += f", without the mined columns {_with_interval(one.base)}"
+    figures = f"{one.first} to {one.last} ({plural(one.ic.days, 'day')}, the best model alone: {figures})"
+    again = f" {before_text(one.before)}." * bool(one.before)
+    if one.seen_by:
+        return sentence, f"The holdout, {figures}, is not unseen: {seen_text(one.seen_by)}.{again} {rest}"
+    words = f"That is of the holdout, {figures}, of which no segment of this project has a day.{again}"
+    chosen = "In the test segment, by which models and factors were chosen:"
+    return first, f"{words} {_LIMITS} {chosen} {sentence} {rest}"
+
+
+def _with_interval(one: Estimate) -> str:
+    mean, low, high = (figure(value, CORRELATION) for value in (one.mean, one.low, one.high))
+    return mean if math.isnan(one.error) else f"{mean} [{low}, {high}]"
 
 
 def _tried(report: Report, place: Place) -> str:
