@@ -106,16 +106,16 @@ def _train_again(of: Path, change: Any, root: Path, keep: Any, threads: Any, is_
 
 def _stand_in(kind: str) -> None:
     """Train by a stand-in, and look at no environment of Qlib."""
-    from rdagent_sota_bridge import doctor
     from rdagent_sota_bridge.check.line import Line
+    from rdagent_sota_bridge.doctor import qlib
     from rdagent_sota_bridge.models import trainings
 
     trainings.train_again = _train_again
-    qlib: Any = Line("qlib", "fail", "not looked at: conda is not on PATH", "install it")
+    side: Any = Line("qlib", "fail", "not looked at: conda is not on PATH", "install it")
     if kind != "without Qlib":
         names = ("pyqlib", "torch", "python", "pandas", "pyarrow")
-        qlib = doctor.QlibSide("rdagent4qlib", dict.fromkeys(names, "1"))
-    doctor.look_at_qlib = lambda: qlib
+        side = qlib.QlibSide("rdagent4qlib", dict.fromkeys(names, "1"))
+    qlib.look_at_qlib = lambda: side
     if kind == "elsewhere":
         exists = Path.exists
         Path.exists = lambda self: ".sota-job-" not in self.name and exists(self)  # type: ignore

@@ -171,4 +171,6 @@ def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: I
     try:
         return train_again(one.of, one.change, one.root, keep, threads, is_wanted)
     except BridgeError as error:
+        # A worker sends it back, and Dask would send what it came from too, which may be no pickle.
+        error.__cause__ = error.__context__ = None
         return error
