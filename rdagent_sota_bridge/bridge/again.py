@@ -51,14 +51,13 @@ def train(folder: str, note: str, threads: str = "") -> None:
         files.write_whole(place / TRAINED, json.dumps(trained.batches))
 
 
-def make_factor_data(folder: str, call: str) -> None:
+def make_factor_data(folder: str) -> None:
     """Let RD-Agent's own script make the data of factors in a folder: `daily_pv_all.h5`, and a smaller one.
 
     `generate_data_folder_from_qlib` of `scenarios/qlib/experiment/utils.py` (0.8.0, 1.0.0) does so in Docker,
-    among RD-Agent's own files. `call` names the call: RD-Agent's ENABLE_CACHE knows the script's text alone.
+    among RD-Agent's own files.
     """
-    script = _template("factor_data_template", "generate.py")
-    files.write_whole(Path(folder) / "generate.py", f"{script}\n# {call}\n")
+    files.write_whole(Path(folder) / "generate.py", _template("factor_data_template", "generate.py"))
     run_in_qlib(folder, "generate.py")
 
 
@@ -66,6 +65,7 @@ def run_in_qlib(folder: str, script: str) -> None:
     """Run a script in a folder in Qlib's environment, as `QlibFBWorkspace.execute` runs its own."""
     env = _without_llm()
     qlib = env.QTDockerEnv() if docker.is_qlib_in_docker() else env.QlibCondaEnv(conf=env.QlibCondaConf())
+    qlib.conf.enable_cache = False  # it knows the script's text alone, and would answer for other data
     qlib.prepare()
     with handoff.cache_switched(False):
         qlib.check_output(local_path=folder, entry=f"python {script}", env=_IN_QLIB)

@@ -29,7 +29,7 @@ from rdagent_sota_bridge.errors import BundleError, ChoiceError, shortened
 from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, answered, check_scored, lay_script
+from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, check_scored, scores_in
 from rdagent_sota_bridge.models.predict import SCRIPT as PREDICT_SCRIPT
 from rdagent_sota_bridge.system import files
 from rdagent_sota_bridge.system.child import started
@@ -221,15 +221,16 @@ def predict(
             )
         task = yaml.safe_load(bundle.contents[TASK])
         asked = {"asked": LATEST_DAY if days is None else list(days), "late": False}
-        lay_script(folder, json.dumps({**task, **asked}, default=str))
+        child.lay_script(folder, PREDICT_SCRIPT, {**task, **asked})
         output = folder / child.OUTPUT
         with (
             output.open("wb") as said,
             started([python, PREDICT_SCRIPT], {**env, "TMPDIR": name}, folder, output=said) as process,
         ):
             status = process.wait()
-        if answer := answered(folder):
-            scores, about = answer
+        about = child.answer_of(folder)
+        if about is not None:
+            scores = scores_in(folder, about)
             about |= {"factor_set": bundle.record.set_digest or None, "old_scores": None}
             found = Prediction(scores, scores.head(0), {**about, "changed_data": False})
             check_scored(found, bundle.path)

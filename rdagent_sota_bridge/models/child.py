@@ -1,21 +1,33 @@
-"""RD-Agent in a child process, for one training or prediction; what it says lies beside the result."""
+"""RD-Agent in a child process, for one training or script; what it says lies beside the result."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from rdagent_sota_bridge.system import child
+from rdagent_sota_bridge.errors import ResultError
+from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.system import child, files
 
 OUTPUT = "sota_output.txt"
 """What RD-Agent and Qlib said, in the folder that they worked in."""
 
-_LOG = "rdagent_log"  # RD-Agent's log folder, which is none of the project's
+REQUEST, ANSWER = "sota_request.json", "sota_answer.json"
+"""What a script of ours is asked, and what it leaves, in the folder that it works in."""
 
+MAKE_ROOM = "make the files readable and writable for you, with room on the disk"
+"""The fix where the file system refuses."""
+
+_SCRIPTS = resources.files("rdagent_sota_bridge.qlib_side")
+_LOG = "rdagent_log"  # RD-Agent's log folder, which is none of the project's
 
 _LOOK_SECONDS = 0.5  # how often it is asked whether the result is still wanted
 
@@ -57,3 +69,55 @@ def call(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_SECONDS)
                 break
+
+
+@contextlib.contextmanager
+def folder_in(of: Path, fact: str) -> Iterator[Path]:
+    """Yield a new folder in a model's workspace, which is removed at the end.
+
+    Raises:
+        StoreError: with the fact, if a file can't be read or written.
+    """
+    with (
+        store.failing_at(of, (fact, MAKE_ROOM)),
+        tempfile.TemporaryDirectory(dir=of, prefix=".sota-", ignore_cleanup_errors=True) as name,
+    ):
+        yield Path(name)
+
+
+def script_text(name: str) -> str:
+    """Return the text of a file of `qlib_side`."""
+    return (_SCRIPTS / name).read_text(encoding="utf-8")
+
+
+def lay_script(folder: Path, script: str, request: object) -> None:
+    """Put a script of `qlib_side` into a folder, and what it is asked; dates become text."""
+    (folder / script).write_text(script_text(script), encoding="utf-8")
+    (folder / REQUEST).write_text(json.dumps(request, default=str), encoding="utf-8")
+
+
+def answer_of(folder: Path) -> Any:
+    """Return what a script left; None for nothing."""
+    file = folder / ANSWER
+    return files.read_json(file) if file.is_file() else None
+
+
+def ask_qlib(folder: Path, script: str, request: object, fact: str) -> Any:
+    """Return what a script of `qlib_side` answers in Qlib's environment.
+
+    Args:
+        folder: Where it works, in a model's workspace, which keeps what Qlib said if it left nothing.
+        script: Its name.
+        request: What it is asked.
+        fact: What is wrong where it left nothing.
+
+    Raises:
+        ResultError: if it left nothing.
+    """
+    lay_script(folder, script, request)
+    call("run_in_qlib", folder, script)
+    answer = answer_of(folder)
+    if answer is None:
+        said = (folder / OUTPUT).replace(folder.parent / Path(script).with_suffix(".txt"))
+        raise ResultError(fact, str(said), "see what Qlib says there")
+    return answer

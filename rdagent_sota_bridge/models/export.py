@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +15,6 @@ import pandas as pd
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.check.execute_factor import flat
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, FreshValuesError, SeamError, SessionError
-from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, edits, fresh
 from rdagent_sota_bridge.models.predict import predict_again
@@ -26,10 +22,7 @@ from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
 from rdagent_sota_bridge.qlib_files import docker, manifest, training_record
 from rdagent_sota_bridge.system import files
 
-_SIDE = resources.files("rdagent_sota_bridge.qlib_side")
 _README = resources.files("rdagent_sota_bridge.models") / "bundle.md"
-_EXPORT = "sota_export.py"
-_OUTPUT = "sota_export.txt"  # what Qlib said where nothing came of it, in the model's workspace
 
 
 @dataclass(frozen=True)
@@ -67,12 +60,7 @@ def make(of: Path) -> Exported:
         raise SeamError("What Qlib recorded has a form that is not known", place, OTHER_RELEASE)
     if recorded.has_factor_file and not (of / FACTOR_FILE).is_file():
         raise set_is_gone(of / FACTOR_FILE)
-    fix = "make the files readable and writable for you, with room on the disk"
-    with (
-        store.failing_at(of, ("The model can't be exported", fix)),
-        tempfile.TemporaryDirectory(dir=of, prefix=".export-", ignore_cleanup_errors=True) as name,
-    ):
-        folder = Path(name)
+    with child.folder_in(of, "The model can't be exported") as folder:
         values = pd.DataFrame()
         if recorded.has_factor_file:
             files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
@@ -82,25 +70,20 @@ def make(of: Path) -> Exported:
             shutil.copyfile(training.run / "artifacts" / part, folder / part)
         columns = sorted({*recorded.base_names, *mined})  # as Qlib's `NestedDataLoader` sorts them
         contents = {
-            bundle.SCRIPT: _side("sota_bundle.py"),
+            bundle.SCRIPT: child.script_text("sota_bundle.py"),
             bundle.CODE: files.read_text(of / MODEL_FILE),
             bundle.TASK: edits.plain_yaml(_task(training.config)),
-            "fitted.json": json.dumps({"columns": columns}),
         }
         for member, text in contents.items():
             (folder / member).write_text(text, encoding="utf-8")
-        # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
-        (folder / _EXPORT).write_text(f"{_side(_EXPORT)}\n# {uuid.uuid4().hex}\n", encoding="utf-8")
-        child.call("run_in_qlib", folder, _EXPORT)
-        if not (folder / "versions.json").is_file():
-            said = (folder / child.OUTPUT).replace(of / _OUTPUT)
-            fact = "The model can't be exported: as plain files it predicts nothing"
-            raise BundleError(fact, str(said), "see what Qlib says there")
+        fact = "The model can't be exported: as plain files it predicts nothing"
+        versions = child.ask_qlib(folder, "sota_export.py", {"columns": columns}, fact)
         scores, before = (
             pd.read_parquet(folder / file)["score"] for file in ("scores.parquet", "recorded.parquet")
         )
-        versions = files.read_json(folder / "versions.json")
-        made = {member: (folder / member).read_bytes() for member in (*contents, "weights.pt")}
+        made = {
+            member: (folder / member).read_bytes() for member in bundle.MEMBERS if member != bundle.README
+        }
     if not _same_bits(scores, before):
         _check_network(scores, of)  # the data may have changed
     there = (of / manifest.MANIFEST_FILE).is_file()
@@ -166,7 +149,7 @@ def _readme(about: dict[str, Any]) -> str:
         "name": about.get("model", {}).get("name", "a model"),
         "mined": ", ".join(about["mined"]) or "none",
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items())),
-        "script": _side("sota_bundle.py").rstrip(),
+        "script": child.script_text("sota_bundle.py").rstrip(),
     }
     return _README.read_text(encoding="utf-8").format(**texts)
 
@@ -178,7 +161,3 @@ def _check_private(made: dict[str, bytes], of: Path) -> None:
             if place.parent != place and f"{place}/".encode() in content:
                 fact = f"The bundle would show a path of this machine: {place}, in {member}"
                 raise BundleError(fact, str(of), "take it out of the code, and train the model again")
-
-
-def _side(name: str) -> str:
-    return (_SIDE / name).read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,7 +219,7 @@ def _made_anew(place: Path, say: Say) -> Path:
     folder = place / _DATA
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".data-", ignore_cleanup_errors=True) as name:
-        child.call("make_factor_data", Path(name), uuid.uuid4().hex)
+        child.call("make_factor_data", Path(name))
         made, kept = Path(name) / "daily_pv_all.h5", folder / "daily_pv.h5"
         if not made.is_file():
             said = (Path(name) / child.OUTPUT).replace(place / _SAID)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ import pandas as pd
 from pydantic import AliasPath, BaseModel, Field
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, PredictError, ResultError, SeamError, shortened
-from rdagent_sota_bridge.factor_set import parquet, store
+from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
@@ -34,10 +30,7 @@ TOLERANCE = 1e-4
 SCRIPT = "sota_predict.py"
 """What runs in Qlib's environment."""
 
-_TEXT = resources.files("rdagent_sota_bridge.qlib_side") / SCRIPT
 _PREDICTIONS, _REPEATED = "sota_predictions.parquet", "sota_repeated.parquet"
-_ABOUT = "sota_predict_about.json"
-_OUTPUT = "sota_predict.txt"  # what Qlib said where there are no predictions, in the model's workspace
 _SHOWN = 3  # examples in a message
 
 
@@ -143,55 +136,33 @@ def _run(
         dataset = training.config["task"]["dataset"]
         loaders = dataset["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"]
         with_set = FACTOR_FILE in [loader["kwargs"]["config"] for loader in loaders]
-        # Dates become text, which Qlib takes as well.
-        named = {"qlib_init": training.config["qlib_init"], "dataset": dataset}
-        config = json.dumps({**named, "asked": asked, "late": late}, default=str)
     except (KeyError, TypeError) as error:
         fact = f"What Qlib recorded has a form that is not known: {type(error).__name__}: {error}"
         raise SeamError(fact, str(training.run / "artifacts" / "task"), OTHER_RELEASE) from None
     factors = _checked_set(of, values) if with_set else None
-    fix = "make the files readable and writable for you, with room on the disk"
-    with (
-        store.failing_at(of, ("The model can't predict", fix)),
-        tempfile.TemporaryDirectory(dir=of, prefix=".predict-", ignore_cleanup_errors=True) as name,
-    ):
-        folder = Path(name)
+    request = {"qlib_init": training.config["qlib_init"], "dataset": dataset, "asked": asked, "late": late}
+    with child.folder_in(of, "The model can't predict") as folder:
         if factors is not None:
             files.place(factors, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
         artifacts = training.run / "artifacts"
         recorded = [artifacts / name for name in ("dataset", "params.pkl", "pred.pkl")]
         for file in (of / MODEL_FILE, *recorded):
             shutil.copyfile(file, folder / file.name)
-        lay_script(folder, config)
-        child.call("run_in_qlib", folder, SCRIPT)
-        if answer := answered(folder):
-            scores, about = answer
-            again = pd.read_parquet(folder / _REPEATED) if asked else scores
-            return scores, again, {"recorder": training.run.name, **about}
-        said = (folder / child.OUTPUT).replace(of / _OUTPUT)
-        raise ResultError("The model predicted nothing", str(said), "see what Qlib says there")
+        about = child.ask_qlib(folder, SCRIPT, request, "The model predicted nothing")
+        scores = scores_in(folder, about)
+        again = pd.read_parquet(folder / _REPEATED) if asked else scores
+        return scores, again, {"recorder": training.run.name, **about}
 
 
-def lay_script(folder: Path, config: str) -> None:
-    """Write the script of Qlib's side, and what it is asked."""
-    (folder / "sota_predict.json").write_text(config, encoding="utf-8")
-    # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
-    script = f"{_TEXT.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n"
-    (folder / SCRIPT).write_text(script, encoding="utf-8")
-
-
-def answered(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-    """Return the scores that the script left, and what it says; None for nothing.
+def scores_in(folder: Path, about: dict[str, Any]) -> pd.DataFrame:
+    """Return the scores that the script left.
 
     Raises:
         PredictError: if it says that it can't predict the days.
     """
-    if not (folder / _ABOUT).is_file():
-        return None
-    about = files.read_json(folder / _ABOUT)
     if "refused" in about:
         raise PredictError(*about["refused"])
-    return pd.read_parquet(folder / _PREDICTIONS), about
+    return pd.read_parquet(folder / _PREDICTIONS)
 
 
 def _checked_set(of: Path, values: Path | None) -> Path:

@@ -128,9 +128,8 @@ def train_again(
     note = one_line(f"{factors}, base set {base.name} sha256:{base.digest}")
     config = edits.changed_yaml(training.config, note, base, mined, change.segments, seeded=seeded)
     task = model_yaml.read_task(config, {})
-    fix = "make the files readable and writable for you, with room on the disk"
     with (
-        store.failing_at(of, ("The model can't be trained again", fix)),
+        store.failing_at(of, ("The model can't be trained again", child.MAKE_ROOM)),
         _alone(workspace, is_wanted) as lock,
     ):
         if (workspace / manifest.MANIFEST_FILE).is_file():  # by the process that was waited for

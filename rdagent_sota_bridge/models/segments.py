@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
-import uuid
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rdagent_sota_bridge.errors import ChoiceError, MarketError, ResultError
-from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.qlib_files import label, market, training_record
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.report import daily_ic
-from rdagent_sota_bridge.system import files
 
 Segments = dict[str, tuple[str, str]]
 """First and last day (ISO, both inclusive) of train, valid and test."""
 
-_SCRIPT = resources.files("rdagent_sota_bridge.qlib_side") / "sota_rolling.py"
-_PIECES = "sota_pieces.json"
-_OUTPUT = "sota_rolling.txt"  # what Qlib said where there are no pieces, in the model's workspace
 _DURATION = re.compile(r"([1-9]\d{0,3})([DWMY])")
 _UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
 
@@ -107,27 +98,11 @@ def _rolled(
     asked = {name: [iso(days[max(a, 1)]), iso(days[b])] for name, (a, b) in moved.items() if name != "test"}
     # It takes no segment from the calendar's first day (`TimeAdjuster.truncate`, pyqlib 0.9.7); the training
     # begins where it did in any case. A label of the last day before a piece reaches `ahead` days further.
-    request: dict[str, Any] = {
-        "step": step,
-        "trunc_days": ahead + 1,
-        "qlib_init": training.config["qlib_init"],
-    }
+    request: dict[str, Any] = {"qlib_init": training.config["qlib_init"]}
+    request |= {"step": step, "trunc_days": ahead + 1}
     request["segments"] = {**asked, "test": [iso(days[first]), iso(days[-1])]}
-    fix = "make the files readable and writable for you, with room on the disk"
-    with (
-        store.failing_at(of, ("The walk can't be planned", fix)),
-        tempfile.TemporaryDirectory(dir=of, prefix=".rolling-", ignore_cleanup_errors=True) as name,
-    ):
-        folder = Path(name)
-        files.write_whole(folder / "sota_rolling.json", json.dumps(request))
-        # With an id of its own, for RD-Agent's ENABLE_CACHE, which knows the texts of Python files alone.
-        script = f"{_SCRIPT.read_text(encoding='utf-8')}\n# {uuid.uuid4().hex}\n"
-        files.write_whole(folder / _SCRIPT.name, script)
-        child.call("run_in_qlib", folder, _SCRIPT.name)
-        if not (folder / _PIECES).is_file():
-            said = (folder / child.OUTPUT).replace(of / _OUTPUT)
-            raise ResultError("Qlib planned no walk", str(said), "see what Qlib says there")
-        pieces = files.read_json(folder / _PIECES)
+    with child.folder_in(of, "The walk can't be planned") as folder:
+        pieces = child.ask_qlib(folder, "sota_rolling.py", request, "Qlib planned no walk")
     start, end = iso(days[moved["train"][0]]), iso(days[-1])
     return [
         {"train": (start, train[1]), "valid": (valid[0], valid[1]), "test": (test[0], min(test[1], end))}

@@ -1,7 +1,7 @@
 """Runs in Qlib's environment: makes plain files of a recorded model, and predicts with these alone.
 
-In the folder are `params.pkl`, `dataset` and `pred.pkl` as Qlib recorded them, and the plain files that need
-no Qlib: `task.yaml`, `model.py`, `predict.py`, and `fitted.json` with the columns.
+In the folder are `params.pkl`, `dataset` and `pred.pkl` as Qlib recorded them, the plain files that need no
+Qlib: `task.yaml`, `model.py` and `predict.py`, and `sota_request.json` with the `columns`.
 """
 
 import json
@@ -35,14 +35,13 @@ def _fitted(processor: Any) -> Any:
 
 model, handler = _unpickled("params.pkl"), _unpickled("dataset").handler
 torch.save({name: value.cpu() for name, value in model.dnn_model.state_dict().items()}, "weights.pt")
-file = Path("fitted.json")
-fitted = json.loads(file.read_text(encoding="utf-8"))
+fitted = json.loads(Path("sota_request.json").read_text(encoding="utf-8"))
 kinds = ("shared_processors", "infer_processors")
 fitted["processors"] = {kind: [_fitted(one) for one in getattr(handler, kind)] for kind in kinds}
-file.write_text(json.dumps(fitted, indent=1), encoding="utf-8")
+Path("fitted.json").write_text(json.dumps(fitted, indent=1), encoding="utf-8")
 pd.read_pickle("pred.pkl")[["score"]].to_parquet("recorded.parquet")  # noqa: S301
 # In a process that has never seen the recorded network: what its weights do not hold is not there.
 subprocess.run([sys.executable, "predict.py", "combined_factors_df.parquet", "scores.parquet"], check=True)
 versions = {name: metadata.version(name) for name in ("pyqlib", "torch", "pandas", "numpy")}
 versions["python"] = platform.python_version()
-Path("versions.json").write_text(json.dumps(versions), encoding="utf-8")
+Path("sota_answer.json").write_text(json.dumps(versions), encoding="utf-8")

@@ -2,9 +2,9 @@
 
 The data set is built from its recorded configuration, and the processors that were fitted in the training are
 taken from the recorded data set, and applied (`qlib/data/dataset/handler.py`, pyqlib 0.9.7). In the folder
-are `sota_predict.json` (`qlib_init`, `dataset`, `asked`, `late`), `dataset`, `params.pkl`, `pred.pkl`, and
+are `sota_request.json` (`qlib_init`, `dataset`, `asked`, `late`), `dataset`, `params.pkl`, `pred.pkl`, and
 what these need. Writes `sota_predictions.parquet`, `sota_repeated.parquet` where days are asked for, and
-`sota_predict_about.json`, which says why there are none where `refused` is in it.
+`sota_answer.json`, which says why there are none where `refused` is in it.
 
 Of a bundle, its own plain files are there in place of the three pickles, and no old scores.
 """
@@ -34,7 +34,7 @@ def loaded(name: str) -> Any:
 
 def answer(about: Any) -> None:
     """Write what is said of the predictions."""
-    Path("sota_predict_about.json").write_text(json.dumps(about), encoding="utf-8")
+    Path("sota_answer.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def refuse(fact: str, place: object, fix: str) -> None:
@@ -86,7 +86,7 @@ def check_begin(begin: Any, filled: Any) -> None:
 
 def main() -> None:
     """Predict."""
-    config = json.loads(Path("sota_predict.json").read_text(encoding="utf-8"))
+    config = json.loads(Path("sota_request.json").read_text(encoding="utf-8"))
     qlib.init(**config["qlib_init"])
     is_bundle = Path("fitted.json").is_file()
     predicted = None if is_bundle else loaded("pred.pkl")["score"]

@@ -19,7 +19,7 @@ from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import children
 from rdagent_sota_bridge.doctor import qlib as environment
 from rdagent_sota_bridge.errors import BridgeError, BundleError, ChoiceError, FactorFileError
-from rdagent_sota_bridge.models import bundle
+from rdagent_sota_bridge.models import bundle, child
 from tests import frames
 
 MINED = ("gap", "turn")
@@ -27,14 +27,14 @@ SCRIPT = """\
 import json, pathlib
 import pandas as pd
 print("a line of Qlib's")
-asked = json.loads(pathlib.Path("sota_predict.json").read_text())
+asked = json.loads(pathlib.Path("sota_request.json").read_text())
 assert (asked["asked"], asked["late"], asked["model"]) == (["2020-01-02", "2020-01-03"], False, "m")
 assert not pathlib.Path("factors").exists() and pathlib.Path("predict.py").exists()
 found = pd.read_parquet("combined_factors_df.parquet").sum(axis=1).to_frame("score")
 found.to_parquet("sota_predictions.parquet")
 days = sorted({str(day)[:10] for day, _ in found.index})
 about = {"days": days, "versions": {"torch": "2"}}
-pathlib.Path("sota_predict_about.json").write_text(json.dumps(about))
+pathlib.Path("sota_answer.json").write_text(json.dumps(about))
 """
 VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0+cpu", "pandas": "2.2.0", "numpy": "1.26.0"}
 
@@ -167,11 +167,7 @@ def script(qlib: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return what sets the script of Qlib's side."""
 
     def lies(text: str) -> None:
-        def lay(folder: Path, asked: str) -> None:
-            (folder / "sota_predict.json").write_text(asked)
-            (folder / "sota_predict.py").write_text(text)
-
-        monkeypatch.setattr(bundle, "lay_script", lay)
+        monkeypatch.setattr(child, "script_text", {"sota_predict.py": text}.get)
 
     lies(SCRIPT)
     return lies

@@ -54,12 +54,13 @@ def qlib(monkeypatch: pytest.MonkeyPatch) -> Answer:
         def call(function: str, folder: Path, script: str) -> None:
             assert (function, script) == ("run_in_qlib", "sota_export.py")
             mined = pd.read_parquet(folder / FACTOR_FILE).columns.get_level_values(-1)
-            columns = json.loads((folder / "fitted.json").read_text())["columns"]
+            columns = json.loads((folder / "sota_request.json").read_text())["columns"]
             assert columns == sorted([*trained.BASE.names, *mined]) and (folder / "params.pkl").is_file()
-            (folder / "weights.pt").write_text("weights")
+            for name in ("weights.pt", "fitted.json"):
+                (folder / name).write_text(name)
             scores.to_frame().to_parquet(folder / "scores.parquet")
             RECORDED.to_frame().to_parquet(folder / "recorded.parquet")
-            (folder / "versions.json").write_text(json.dumps(VERSIONS))
+            (folder / "sota_answer.json").write_text(json.dumps(VERSIONS))
 
         monkeypatch.setattr(child, "call", call)
         monkeypatch.setattr(export, "predict_again", lambda _: now.to_frame())
@@ -183,10 +184,10 @@ def test_models_that_are_refused(
 def test_plain_files_that_predict_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Qlib said is kept in the workspace, and the message names it."""
     monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no room"))
-    with pytest.raises(BundleError, match="as plain files it predicts nothing") as caught:
+    with pytest.raises(ResultError, match="as plain files it predicts nothing") as caught:
         export.make(model)
     assert Path(caught.value.place).read_text() == "no room"
-    assert not list(model.glob(".export-*"))
+    assert not list(model.glob(".sota-*"))
 
 
 # --- the command ---

@@ -326,7 +326,7 @@ def test_data_that_are_made_anew(project: Path, monkeypatch: pytest.MonkeyPatch)
     until(prices(), OLD).to_hdf(own, key="data", mode="w")
     before, calls = own.read_bytes(), 0
 
-    def call(function: str, folder: Path, _: str) -> None:
+    def call(function: str, folder: Path) -> None:
         nonlocal calls
         calls += 1
         prices().to_hdf(folder / "daily_pv_all.h5", key="data")

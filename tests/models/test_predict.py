@@ -63,12 +63,12 @@ def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> An
     def call(function: str, folder: Path, script: str) -> None:
         names = {file.name for file in folder.iterdir()}
         recorded = {"model.py", FACTOR_FILE, "params.pkl", "dataset", "pred.pkl"}
-        assert names == {*recorded, "sota_predict.py", "sota_predict.json"}
+        assert names == {*recorded, "sota_predict.py", "sota_request.json"}
         assert (function, script) == ("run_in_qlib", "sota_predict.py")
-        asked.append(json.loads((folder / "sota_predict.json").read_text()))
+        asked.append(json.loads((folder / "sota_request.json").read_text()))
         FOUND.to_parquet(folder / "sota_predictions.parquet")
         repeats.pop(0).to_parquet(folder / "sota_repeated.parquet")
-        (folder / "sota_predict_about.json").write_text(json.dumps({**ABOUT, **about}))
+        (folder / "sota_answer.json").write_text(json.dumps({**ABOUT, **about}))
 
     return call
 
@@ -194,4 +194,4 @@ def test_no_predictions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ResultError, match="The model predicted nothing") as caught:
         predict_again(model)
     assert Path(caught.value.place).read_text() == "no room"
-    assert not list(model.glob(".predict-*"))
+    assert not list(model.glob(".sota-*"))
