@@ -295,7 +295,7 @@ def test_what_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is run: one message with the fix."""
-    monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no pyqlib"))
+    monkeypatch.setattr(child, "call", lambda _, folder: (folder / child.OUTPUT).write_text("no pyqlib"))
     monkeypatch.setattr(execute_factor, "run", None)
     model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
     for name in ("early", "damaged", "empty"):
