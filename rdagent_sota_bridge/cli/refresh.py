@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
-from rdagent_sota_bridge.models import fresh, refresh
+from rdagent_sota_bridge.models import refresh
 from rdagent_sota_bridge.models.choose import chosen
 from rdagent_sota_bridge.models.refresh import Refreshed
 from rdagent_sota_bridge.models.trainings import How
@@ -41,7 +41,7 @@ def run(
         as_json: Print JSON.
 
     Raises:
-        BridgeError: if the model can't be trained on such segments.
+        BridgeError: if the model can't be trained on such segments, or not on all.
     """
     found = chosen(model)
     print_notes(found.notes)
@@ -50,12 +50,9 @@ def run(
     def progress(text: str) -> None:
         echo(f"{time.monotonic() - began:4.0f} s  {text}", err=True)
 
-    def cover(last_day: str) -> Path:
-        return fresh.covering(found.workspace, last_day, factor_data, progress)
-
     try:
         with locks.stops():
-            done = refresh.refresh(found.workspace, train_end, rolling, cover, how, progress)
+            done = refresh.refresh(found.workspace, train_end, rolling, factor_data, how, progress)
     except locks.Stopped as stopped:
         echo("Stopped. The same command trains what is missing, and nothing twice.", err=True)
         raise typer.Exit(128 + stopped.number) from None

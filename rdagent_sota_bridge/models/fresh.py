@@ -146,6 +146,12 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
     return kept
 
 
+def own_end(of: Path) -> pd.Timestamp:
+    """Return the last day that a model's own set covers: the rows of each run that mined it reach it."""
+    own = execute_factor.flat(pd.read_parquet(of / FACTOR_FILE))
+    return _last_day(own, sources_of(of, tuple(own.columns)))
+
+
 # --- what the set was made of ---
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge.errors import BridgeError
+from rdagent_sota_bridge.errors import BridgeError, ResultError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import segments, trainings
+from rdagent_sota_bridge.models import fresh, segments, trainings
 from rdagent_sota_bridge.models.retrain import Change, read_manifest
 from rdagent_sota_bridge.models.segments import Segments, iso
 from rdagent_sota_bridge.models.trainings import How, Wanted
 from rdagent_sota_bridge.qlib_files import training_record
-from rdagent_sota_bridge.report import daily_ic
+from rdagent_sota_bridge.report import daily_ic, holdout
 from rdagent_sota_bridge.report.statistics import Estimate, estimate
 
 
@@ -66,7 +66,7 @@ def refresh(
     of: Path,
     train_end: str | None,
     rolling: str | None,
-    cover: Callable[[str], Path],
+    factor_data: str | None,
     how: How,
     say: Callable[[str], object],
 ) -> Refreshed:
@@ -74,49 +74,65 @@ def refresh(
 
     All segments move by as many trading days. A walk forward goes from the first day of the test segment to
     the last one that has a label; each piece of it is predicted by a model that was trained before it began.
-    A piece that an earlier call has trained is not trained once more.
+    A piece that an earlier call has trained is not trained once more, and one that fails stops no other.
 
     Args:
         of: The model's workspace; the new ones are made beside it.
         train_end: The last trading day of the (first) training; None for the recorded one where it walks,
             else for the one with which the test segment ends on the last day that has a label.
         rolling: The length of a piece, such as `3M`; None for no walk.
-        cover: From a last day to a file of the factors that covers it: the workspace's own where that does.
+        factor_data: As `fresh.covering` takes it, for pieces that end behind the workspace's own set.
         how: Where the trainings go.
         say: Gets a line before each training: it takes minutes.
 
     Raises:
-        BridgeError: if the segments can't be had, or as `train_again` does.
+        ResultError: if one of several trainings failed; with the reason of each.
+        BridgeError: if the segments can't be had, or as `fresh.covering` and `train_again` do.
     """
     of = of.absolute()
     training = training_record.read_training(of)
     manifest, _ = read_manifest(of)
     plan = segments.later(of, training, train_end, rolling)
     has_mined, mined_on = bool(manifest["mined_columns"]), _mined_on(of, manifest)
+    # Before the first training, for what is missing is missing after hours too.
+    wider = fresh.covering(of, plan[-1]["test"][1], factor_data, say) if has_mined else None
+    own_end = None if wider in (None, of / FACTOR_FILE) else fresh.own_end(of)
     wanted = {}
-    for days in plan:  # before the first training, for what is missing is missing after hours too
-        file = cover(days["test"][1]) if has_mined else None
-        values = None if file == of / FACTOR_FILE else file
-        wanted[Wanted(of, Change(segments=days, values=values), of.parent)] = days
+    for days in plan:
+        is_behind = own_end is not None and pd.Timestamp(days["test"][1]) > own_end
+        wanted[Wanted(of, Change(segments=days, values=wider if is_behind else None), of.parent)] = days
 
     def begin(one: Wanted) -> bool:
         spans = ", ".join(f"{name} {start} to {end}" for name, (start, end) in wanted[one].items())
         say(f"training {list(wanted).index(one) + 1} of {len(wanted)}: {spans}")
         return True
 
-    pieces = []
+    pieces, failed = list[Piece](), list[tuple[Segments, BridgeError]]()
     with contextlib.closing(trainings.train_all(list(wanted), how, say, begin=begin)) as answers:
         for one, answer in answers:
+            days = wanted[one]
             if isinstance(answer, BridgeError):
-                raise answer
-            days, record = wanted[one], training_record.read(answer.workspace)
+                failed.append((days, answer))
+                continue
+            record = training_record.read(answer.workspace)
             ic = daily_ic.read(answer.workspace, record.recorder if record else "").ic
             in_sample = None if has_mined else False
             if mined_on is not None:
                 in_sample = days["test"][0] <= mined_on[1] and mined_on[0] <= days["test"][1]
             pieces.append(Piece(answer.workspace, days, ic, in_sample, answer.is_new))
+    if failed:
+        raise _failed(failed, len(plan))
     pieces.sort(key=lambda one: one.segments["test"])
     return Refreshed(tuple(pieces), mined_on)
+
+
+def _failed(failed: list[tuple[Segments, BridgeError]], count: int) -> BridgeError:
+    if count == 1:
+        return failed[0][1]
+    fact = f"{len(failed)} of {count} trainings failed, and the others are kept"
+    reasons = [f"test {' to '.join(days['test'])}: {error.fact} ({error.place})" for days, error in failed]
+    fix = "see to the reasons; the same command trains what is missing, and nothing twice"
+    return ResultError(fact, "; ".join(sorted(reasons)), fix)
 
 
 def _mined_on(of: Path, manifest: dict[str, Any]) -> tuple[str, str] | None:
@@ -124,12 +140,9 @@ def _mined_on(of: Path, manifest: dict[str, Any]) -> tuple[str, str] | None:
     factor_set = manifest["factor_set"] or {}
     if set(manifest["mined_columns"]) - set(factor_set.get("columns", ())):
         return None  # some are of fin_quant's own
-    found = []
-    for source in factor_set.get("sources") or [{}]:
-        places = [of.parent / str(source.get("workspace_id")), Path(str(source.get("path"))).parent]
-        record = training_record.read(next((one for one in places if one.is_dir()), of / "none"))
-        if record is None or record.task is None or record.task.unknown:
-            return None
-        end = record.task.test[1]
-        found.append((record.task.train[0], pd.Timestamp(factor_set["end"]) if pd.isna(end) else end))
-    return iso(min(start for start, _ in found)), iso(max(end for _, end in found))
+    known = holdout.segments((), holdout.mined_in(factor_set, of))
+    found = [one for held in known.values() for one in held]
+    if not found or any(pd.isna(start) for start, _ in found):
+        return None
+    ends = (pd.Timestamp(factor_set["end"]) if pd.isna(end) else end for _, end in found)
+    return iso(min(start for start, _ in found)), iso(max(ends))

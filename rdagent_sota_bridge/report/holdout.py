@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter, with_config
@@ -90,6 +91,13 @@ def segments(roots: Iterable[Path], sources: Iterable[Path] = ()) -> dict[Path, 
         elif record is not None or workspace not in inside:
             found[workspace] = (UNKNOWN,)
     return found
+
+
+def mined_in(factor_set: Mapping[str, Any], workspace: Path) -> list[Path]:
+    """Return the workspaces that mined a model's set; by their ids where the project was moved."""
+    listed = factor_set.get("sources") or [factor_set] * bool(factor_set)
+    found = [Path(str(one.get("path"))).parent for one in listed]
+    return [beside if (beside := workspace.parent / one.name).is_dir() else one for one in found]
 
 
 def seen_by(known: Mapping[Path, tuple[Segment, ...]], days: Segment) -> list[Path]:

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -155,7 +154,8 @@ def open_(log: Path, say: Callable[[str], object]) -> Opening:
         raise HoldoutError(fact, str(run.log), fix)
     holdout.openings(run.log)  # what is damaged there is told before minutes of work
     factor_set = (loop.manifest or {}).get("factor_set") or {}
-    known = holdout.segments({*_roots(run.log), loop.workspace.parent}, _sources(factor_set, loop.workspace))
+    miners = holdout.mined_in(factor_set, loop.workspace)
+    known = holdout.segments({*_roots(run.log), loop.workspace.parent}, miners)
     first, last = _kept_back(run.log, say) or _behind(loop.record.task, known)
     end = pd.Timestamp(factor_set.get("end") or last).normalize()
     if end < first:
@@ -216,13 +216,6 @@ def _behind(task: Task, known: Mapping[Path, tuple[Segment, ...]]) -> Segment:
         fix = "begin a job with --holdout, or download newer data of the market"
         raise HoldoutError(fact, f"{workspace}; {place}", fix)
     return behind[0], behind[-1]
-
-
-def _sources(factor_set: Mapping[str, Any], workspace: Path) -> list[Path]:
-    """Return the workspaces that mined a model's set; by their ids where the project was moved."""
-    listed = factor_set.get("sources") or [factor_set] * bool(factor_set)
-    found = [Path(str(one.get("path"))).parent for one in listed]
-    return [beside if (beside := workspace.with_name(one.name)).is_dir() else one for one in found]
 
 
 def _roots(inside: Path) -> list[Path]:

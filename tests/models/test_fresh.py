@@ -16,7 +16,7 @@ from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, Fre
 from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.fresh import covering
+from rdagent_sota_bridge.models.fresh import covering, own_end
 from tests import frames, trained
 from tests.factor_codes import (
     DAYS,
@@ -69,6 +69,7 @@ def test_its_own_file_covers_the_day(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     for day in ("2020-01-07", "2020-01-03"):
         assert covering(model, day, None, silent) == model / FACTOR_FILE
+    assert own_end(model) == pd.Timestamp("2020-01-07")
     assert sorted(tmp_path.rglob("*")) == before
 
 

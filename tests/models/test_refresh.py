@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -32,13 +33,20 @@ from tests.models.test_segments import DAYS, put_calendar, run_here
 
 
 class DatedTrainings(Trainings):
-    """Leaves the daily IC of the test segment too, and lets Qlib plan a walk for real."""
+    """Leaves the daily IC of the test segment too, and lets Qlib plan a walk for real.
+
+    Attributes:
+        fails: Which trainings leave nothing.
+    """
+
+    fails: Sequence[int] = ()
 
     def call(self, function: str, folder: Path, note: str, *arguments: str, **options: Any) -> None:
         """Leave what a training does."""
         if function == "run_in_qlib":
             run_here(function, folder, note)
             return
+        self.has_result = len(self.folders) not in self.fails
         super().call(function, folder, note, *arguments, **options)
         if not self.has_result:
             return
@@ -84,7 +92,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refreshed(model: Path, rolling: str | None = None, cover: Callable[[str], Path] | None = None) -> Any:
     """Return what becomes of a model."""
-    return refresh.refresh(model, None, rolling, cover or (lambda _: model / FACTOR_FILE), How(), print)
+
+    def covering(of: Path, day: str, *_: Any) -> Path:
+        return cover(day) if cover else of / FACTOR_FILE
+
+    with mock.patch.object(fresh, "covering", covering):
+        return refresh.refresh(model, None, rolling, None, How(), print)
 
 
 def test_once(model: Path, trainings: DatedTrainings) -> None:
@@ -107,16 +120,22 @@ def test_once(model: Path, trainings: DatedTrainings) -> None:
 
 
 def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings) -> None:
-    """The same once more trains what is missing alone; what was mined by 2018 is not in sample in 2019."""
-    trainings.has_result = False
-    with pytest.raises(ResultError, match="The training gave no result"):
+    """It stops no other, and the same once more trains it alone; mined by 2018 is not in sample in 2019."""
+    trainings.fails = [1, 3]
+    with pytest.raises(ResultError, match="2 of 4 trainings failed") as caught:
         refreshed(model, "1Y")
-    trainings.has_result = True
+    assert len(trainings.folders) == 4
+    place = caught.value.place
+    assert place.startswith("test 2018-01-02 to 2019-01-01: The training gave no result (")
+    assert place.count("; test ") == 1 and place.index("; test 2020-") < place.index(
+        f"({trainings.folders[3]}"
+    )
     first = refreshed(model, "1Y")
-    assert len(trainings.folders) == 1 + 4
+    assert len(trainings.folders) == 4 + 2
     second = refreshed(model, "1Y")
-    assert len(trainings.folders) == 1 + 4
-    assert [[one.is_new for one in found.pieces] for found in (first, second)] == [[True] * 4, [False] * 4]
+    assert len(trainings.folders) == 4 + 2
+    new = [[one.is_new for one in found.pieces] for found in (first, second)]
+    assert new == [[False, True, False, True], [False] * 4]
     assert [one.in_sample for one in first.pieces] == [True, True, False, False]
     days = pd.concat([one.ic for one in first.pieces]).index
     assert days.equals(DAYS[DAYS.slice_indexer("2017-01-02", "2020-12-29")])
@@ -128,7 +147,9 @@ def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings
         assert trained_on(one.workspace)["test"] == list(one.segments["test"])
 
 
-def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tmp_path: Path) -> None:
+def test_a_file_that_covers_more_days(
+    model: Path, trainings: DatedTrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its digest is part of the change; a piece that the set itself covers is trained on that."""
     wider = write(nested(factor_frame(trained.MINED)), tmp_path, "wider.parquet")
     frame = pd.read_parquet(wider)
@@ -137,10 +158,11 @@ def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tm
 
     def cover(day: str) -> Path:
         asked.append(day)
-        return wider if day > "2020-06" else model / FACTOR_FILE
+        return wider
 
+    monkeypatch.setattr(fresh, "own_end", lambda _: pd.Timestamp("2020-06-01"))
     found = refreshed(model, "1Y", cover)
-    assert asked == [one.segments["test"][1] for one in found.pieces]
+    assert asked == ["2020-12-29"], "data that are made anew are made once"
     assert len(trainings.folders) == 4
     digests = [parquet.current_digest(one.workspace / FACTOR_FILE) for one in found.pieces]
     own, other = (parquet.current_digest(file) for file in (model / FACTOR_FILE, wider))
