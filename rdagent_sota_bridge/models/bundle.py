@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +20,13 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rdagent_sota_bridge.check import execute_factor, factor_settings
-from rdagent_sota_bridge.check.execute_factor import RunError
+from rdagent_sota_bridge.check import factor_settings
 from rdagent_sota_bridge.check.line import Line
-from rdagent_sota_bridge.check.truncate import NotCheckedError
 from rdagent_sota_bridge.doctor import children, qlib
 from rdagent_sota_bridge.errors import BundleError, ChoiceError, shortened
 from rdagent_sota_bridge.factor_set import panel
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import child
+from rdagent_sota_bridge.models import child, fresh
 from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, check_scored, scores_in
 from rdagent_sota_bridge.models.predict import SCRIPT as PREDICT_SCRIPT
 from rdagent_sota_bridge.system import files
@@ -197,6 +195,7 @@ def predict(
         BundleError: if it is not trusted, does not fit Qlib's environment, or predicts nothing.
         FactorFileError: if the file is no table of factors.
         ChoiceError: if it has not all columns.
+        FreshValuesError: if the factors' code fails.
         PredictError: if a day is none that can be predicted.
     """
     if (trust or "").lower() != bundle.digest:
@@ -263,17 +262,12 @@ def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:
 
 def _computed(bundle: Bundle, data: Path, folder: Path) -> Path:
     """Return a new file of the values that the factors' code makes of some data."""
-    execution, parts = factor_settings.settings_of_rdagent(Path.cwd()), []
+    execution = replace(factor_settings.settings_of_rdagent(Path.cwd()), data_folder=data)
+    parts = []
     for run in bundle.record.runs:
         made: dict[str, pd.Series] = {}
         for name, member in run.code.items():
-            try:
-                result = execute_factor.run(bundle.contents[member].decode(), data, execution)
-            except (RunError, NotCheckedError) as error:
-                fix = getattr(error, "fix", f"see whether it runs with {execution.python_bin}, on these data")
-                raise BundleError(
-                    f"The code of {name} can't be run: {error.args[0]}", str(data), fix
-                ) from None
+            result = fresh.run_code(name, bundle.contents[member].decode(), execution)
             made |= {column: result[column] for column in run.columns if column in result}
         rows = pd.DataFrame(made)
         parts.append(rows.dropna() if run.complete else rows)

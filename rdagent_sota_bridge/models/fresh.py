@@ -280,15 +280,10 @@ def _rows_behind(stored: pd.DataFrame, one: _Mined, say: Say) -> pd.DataFrame:
             continue
         say(f"the code of {code.name} is run again")
         try:
-            result = execute_factor.run(code.code, one.execution.data_folder, one.execution)
+            result = run_code(code.name, code.code, one.execution)
             for name in left:
                 if name in result.columns:
                     made[name] = _new_values(stored[[name]], result, one.execution)
-        except (RunError, NotCheckedError) as error:
-            fix = getattr(error, "fix", f"see whether it runs with {one.execution.python_bin}, on these data")
-            fact = f"The code of {code.name} can't be run again: {error.args[0]}"
-            trouble = FreshValuesError(fact, str(one.execution.data_folder), fix)
-            troubles.setdefault(code.name, trouble)
         except FreshValuesError as error:
             troubles.setdefault(code.name, error)
     if left := [name for name in one.columns if name not in made]:
@@ -299,6 +294,16 @@ def _rows_behind(stored: pd.DataFrame, one: _Mined, say: Say) -> pd.DataFrame:
     # From its second accepted loop on RD-Agent drops rows with a missing value (`factor_runner.py`, 0.8.0,
     # 1.0.0): where the stored rows have none, the new ones shall have none.
     return rows.dropna() if stored.notna().all(axis=None) else rows
+
+
+def run_code(name: str, code: str, execution: Execution) -> pd.DataFrame:
+    """Return what a factor's code makes; a FreshValuesError where it fails."""
+    try:
+        return execute_factor.run(code, execution.data_folder, execution)
+    except (RunError, NotCheckedError) as error:
+        fix = getattr(error, "fix", f"see whether it runs with {execution.python_bin}, on these data")
+        fact = f"The code of {name} can't be run again: {error.args[0]}"
+        raise FreshValuesError(fact, str(execution.data_folder), fix) from None
 
 
 def _new_values(stored: pd.DataFrame, result: pd.DataFrame, execution: Execution) -> pd.Series:

@@ -18,7 +18,13 @@ import pytest
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import children
 from rdagent_sota_bridge.doctor import qlib as environment
-from rdagent_sota_bridge.errors import BridgeError, BundleError, ChoiceError, FactorFileError
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    BundleError,
+    ChoiceError,
+    FactorFileError,
+    FreshValuesError,
+)
 from rdagent_sota_bridge.models import bundle, child
 from tests import frames
 
@@ -282,7 +288,7 @@ def test_factor_code_that_does_not_do(
 ) -> None:
     """It fails, it does not make all columns, or there is none: one message each."""
     monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
-    with pytest.raises(BundleError, match=fact):
+    with pytest.raises((BundleError, FreshValuesError), match=fact):
         predicted(tmp_path, mined_by(tmp_path / "data", False, **code), data=tmp_path / "data")
 
 
