@@ -17,9 +17,9 @@ from rdagent_sota_bridge.check.execute_factor import flat
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, FreshValuesError, SeamError, SessionError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, edits, fresh
-from rdagent_sota_bridge.models.predict import predict_again
+from rdagent_sota_bridge.models.predict import manifest_of, predict_again
 from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
-from rdagent_sota_bridge.qlib_files import docker, manifest, training_record
+from rdagent_sota_bridge.qlib_files import docker, training_record
 from rdagent_sota_bridge.system import files
 
 _README = resources.files("rdagent_sota_bridge.models") / "bundle.md"
@@ -60,6 +60,7 @@ def make(of: Path) -> Exported:
         raise SeamError("What Qlib recorded has a form that is not known", place, OTHER_RELEASE)
     if recorded.has_factor_file and not (of / FACTOR_FILE).is_file():
         raise set_is_gone(of / FACTOR_FILE)
+    record = manifest_of(of)
     with child.folder_in(of, "The model can't be exported") as folder:
         values = pd.DataFrame()
         if recorded.has_factor_file:
@@ -86,16 +87,13 @@ def make(of: Path) -> Exported:
         }
     if not _same_bits(scores, before):
         _check_network(scores, of)  # the data may have changed
-    there = (of / manifest.MANIFEST_FILE).is_file()
-    record = files.read_json(of / manifest.MANIFEST_FILE) if there else {}
-    held = record.get("factor_set") or {}
     runs = []
     for mining, code in _runs(of, values):
         for name, text in code.items():
             member = mining["code"][name] = f"{bundle.FACTOR_CODE}{len(made)}.py"
             made[member] = text.encode()
         runs.append(mining)
-    about = {"model": record.get("model") or {}, "set_digest": held.get("digest", ""), "mined": mined}
+    about: dict[str, Any] = {"model": record.model or {}, "set_digest": record.digest or "", "mined": mined}
     about |= {"runs": runs, "versions": versions}
     made[bundle.README] = _readme(about).encode()
     _check_private(made, of)

@@ -170,7 +170,7 @@ def _checked_set(of: Path, values: Path | None) -> Path:
     file = of / FACTOR_FILE
     if values is None and not file.is_file():
         raise set_is_gone(file)
-    record = _manifest(of)
+    record = manifest_of(of)
     if values is not None:
         if missing := [name for name in record.mined if name not in parquet.read_footer(values).columns]:
             fact = f"The factor file has no column {', '.join(missing)}"
@@ -183,18 +183,20 @@ def _checked_set(of: Path, values: Path | None) -> Path:
     return file
 
 
-class _Manifest(BaseModel):
-    """What a manifest says of the set; a model that RD-Agent merged the factors for has none."""
+class Manifest(BaseModel):
+    """What a manifest says of a model and its set; a model that RD-Agent merged the factors for has none."""
 
+    model: dict[str, Any] | None = None
     mined: tuple[str, ...] = Field((), validation_alias="mined_columns")
     digest: str | None = Field(None, validation_alias=AliasPath("factor_set", "digest"))
     stored: str | None = Field(None, validation_alias=AliasPath("factor_set", "stored", "digest"))
 
 
-def _manifest(of: Path) -> _Manifest:
+def manifest_of(of: Path) -> Manifest:
+    """Return what the manifest in a workspace says; a ResultError where it can't be read."""
     file = of / MANIFEST_FILE
     try:
-        return _Manifest.model_validate(files.read_json(file) if file.exists() else {})
+        return Manifest.model_validate(files.read_json(file) if file.exists() else {})
     except (OSError, ValueError) as error:
         fact = f"What the model was trained on can't be read ({shortened(error)})"
         raise ResultError(fact, str(file), "leave the model out") from None
@@ -218,7 +220,7 @@ def _compared(of: Path, scores: pd.DataFrame, repeated: pd.DataFrame, about: dic
         "standard_deviation": deviation,
         "data_from": about.pop("data_from"),
     }
-    about = {"factor_set": _manifest(of).digest, **about, "old_scores": old, "changed_data": len(far) > 0}
+    about = {"factor_set": manifest_of(of).digest, **about, "old_scores": old, "changed_data": len(far) > 0}
     return Prediction(scores, repeated.loc[far.index, ["recorded", "score"]], about)
 
 

@@ -167,6 +167,12 @@ def lose(name: str) -> Callable[[Path], None]:
         (lambda model: shutil.rmtree(model / "mlruns"), RECORDED, ResultError, "is gone"),
         (shutil.rmtree, RECORDED, ResultError, "workspace is gone"),
         (lose("model.py"), RECORDED, BridgeError, "can't be exported"),
+        (
+            lambda model: (model / "sota_manifest.json").write_text("{"),
+            RECORDED,
+            ResultError,
+            "trained on can't be read",
+        ),
     ],
 )
 def test_models_that_are_refused(
