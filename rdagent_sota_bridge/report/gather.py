@@ -291,6 +291,13 @@ def best_model(runs: Sequence[Run]) -> Place | None:
     return next((place for side in sides if (place := best(runs, models(runs, side))) is not None), None)
 
 
+def is_best(runs: Sequence[Run], name: str) -> bool:
+    """Return whether a workspace's name is that of the best model; True where that one's is not known."""
+    place = best_model(runs)
+    workspace = None if place is None else loop_at(runs, place).workspace
+    return workspace is None or workspace.name == name
+
+
 def loop_at(runs: Sequence[Run], place: Place) -> Loop:
     """Return the loop at a place."""
     return runs[place[0]].loops[place[1]]

@@ -80,10 +80,15 @@ def plan(asked: str, seams: Seams | Line, mines: bool) -> Holdout:
 
 
 def moved(seams: Seams | Line, held: Holdout) -> Seams | Line:
-    """Return what was found of RD-Agent, with the models' test end of the job, by which a set is checked."""
+    """Return what was found of RD-Agent, with the models' test end of the job, by which a set is checked.
+
+    Raises:
+        HoldoutError: if Qlib's data are gone since the days were chosen; the gate leaves that to the holdout.
+    """
     if isinstance(seams, Line) or seams.asked is None:
         return seams
     start = _ending(seams.asked.start, held.test_ends[MODELS])
+    _labelled(start.task())
     return replace(seams, asked=replace(seams.asked, start=start))
 
 
@@ -176,13 +181,22 @@ def open_(log: Path, say: Callable[[str], object]) -> Opening:
 
 
 def opened(log: Path) -> tuple[str, bool]:
-    """Return what the newest opening of the models of a log says, and True; how to open it, and False."""
+    """Return what the newest opening of the models of a log says, and True; how to open it, and False.
+
+    Raises:
+        SessionError: if the log has no session that can be read.
+    """
     try:
         found = holdout.newest([log])
     except HoldoutError as error:
         return str(error), False
-    later = f"The holdout is closed. To open it: rdagent-sota holdout {shlex.quote(os.path.relpath(log))}"
-    return (later, False) if found is None else (holdout.text(found), True)
+    command = f"rdagent-sota holdout {shlex.quote(os.path.relpath(log))}"
+    if found is None:
+        return f"The holdout is closed. To open it: {command}", False
+    said = holdout.text(found)
+    if not gather.is_best([history.read_run(log)], found.model):
+        said += f"\n  another model is the best since then; to open it for that one, which counts: {command}"
+    return said, True
 
 
 def _kept_back(log: Path, say: Callable[[str], object]) -> Segment | None:

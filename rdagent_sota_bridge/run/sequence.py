@@ -121,7 +121,9 @@ def go(job: Job, outside: Outside) -> int:
         if job.end:
             break
     else:
-        if job.holdout is not None and (models := job.log(MODELS)) is not None:
+        models = job.log(MODELS)
+        # An ablation that failed is tried again, and the one look is for the best model and its ablation.
+        if job.holdout is not None and models is not None and not job.is_open(BASELINE):
             from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
 
             holdout.open_at_end(models, outside.say)

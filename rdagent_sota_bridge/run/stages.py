@@ -162,7 +162,7 @@ def check_holdout(asked: str) -> None:
     """
     try:
         if not MONTHS.fullmatch(asked):
-            datetime.date.fromisoformat(asked)
+            datetime.datetime.strptime(asked, "%Y-%m-%d")
     except ValueError:
         fix = "write it as 12M, the last twelve months, or as its first day, 2020-01-31"
         raise HoldoutError(f"--holdout is no time: {asked!r}", "option --holdout", fix) from None

@@ -182,8 +182,15 @@ def test_a_factor_has_its_false_discovery_rate(whole: Parts) -> None:
             "The factors make the models better",
             "columns 0.002), is not unseen: 3 workspaces of this project may have a day of it in a segment.",
         ),
+        ({"model": "x"}, "No difference", "(230 days, the best model of then alone: IC 0.003"),
+        ({"model": "x", "before": 1}, "No", "before. Another model is the best now, and has not been looked"),
+        (
+            {"model": "x", "base": None, "difference": None},
+            "The best model of then has an IC of 0.003 [",
+            "Another model is the best now",
+        ),
     ],
-    ids=["unseen", "opened before", "no ablation", "seen"],
+    ids=["unseen", "opened before", "no ablation", "seen", "not of the best", "twice", "no ablation of it"],
 )
 def test_the_headline_is_the_holdouts(changes: dict[str, Any], sentence: str, rest: str) -> None:
     """Where no workspace saw its days; that of the test segment, which chose the models, stands behind it."""
@@ -192,7 +199,7 @@ def test_the_headline_is_the_holdouts(changes: dict[str, Any], sentence: str, re
         Estimate(0.002, math.nan, math.nan, 230, 1),
         Estimate(0.001, -0.010, 0.012, 230, 1),
     ]
-    opening = Opening("2020", "models", "w", "v", "2019-10-08", "2020-09-22", 0, 0, *figures)
+    opening = Opening("2020", "models", "0", "v", "2019-10-08", "2020-09-22", 0, 0, *figures)
     opening = dataclasses.replace(opening, **changes)
     report = dataclasses.replace(sides([0.05], []), pairs=(reports.pair(0, 0.05, 0.02),), holdout=opening)
     headline = views.headline(report)

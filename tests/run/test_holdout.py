@@ -77,7 +77,9 @@ def test_the_days(
     assert checked.asked.start.task().test[1] == pd.Timestamp(model_end), "by which a set is checked"
 
 
-@pytest.mark.parametrize("asked", ["0M", "12", "12m", "1.5M", "soon", "2020-02-30", "20200101T00"])
+@pytest.mark.parametrize(
+    "asked", ["0M", "12", "12m", "1.5M", "soon", "2020-02-30", "20200101T00", "2020-W05-5"]
+)
 def test_an_option_that_is_no_time(asked: str) -> None:
     """It is refused in one message, with both forms."""
     with pytest.raises(HoldoutError, match="is no time") as caught:
@@ -137,6 +139,16 @@ def test_rdagent_that_is_not_known(provider: Path) -> None:
     """Without a look at RD-Agent nothing is planned."""
     with pytest.raises(BridgeError, match="would start Qlib with is not known"):
         holdout.plan("12M", Line("seams", "fail", "not looked at"), True)
+
+
+def test_data_that_are_gone_when_a_job_is_resumed(provider: Path, tmp_path: Path) -> None:
+    """The gate leaves Qlib's data to the holdout, which refuses the job before its next stage."""
+    known = {"test_end": "2020-08-01"}
+    there = seams_of(LABELLED.replace("DATA", str(provider)), known, known)
+    gone = seams_of(LABELLED.replace("DATA", str(tmp_path)), known, known)
+    assert holdout.moved(there, HELD) != there
+    with pytest.raises(HoldoutError, match="last days with a label is not known"):
+        holdout.moved(gone, HELD)
 
 
 INSTALLED = """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from examples.demo.market import Market
@@ -20,9 +24,9 @@ from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report import holdout as openings
-from rdagent_sota_bridge.run import holdout
+from rdagent_sota_bridge.run import holdout, sequence
 from rdagent_sota_bridge.run import job as jobs
-from rdagent_sota_bridge.run.job import MODELS, Holdout, Options
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Holdout, Job, Options, State
 from tests import logs, trained
 
 WORSE, BEST, ABLATION, MINING = (name * 32 for name in "abcd")
@@ -272,3 +276,86 @@ def test_a_job_opens_it_once(project: Project) -> None:
         folder.rename(project.folder / folder.name)
     holdout.open_at_end(project.log, said.append)
     assert "The holdout is not opened: No model of the run has a result" in said[-1]
+
+
+def outside(said: list[str]) -> sequence.Outside:
+    """Return the world of a job whose stages are over."""
+    return sequence.Outside(
+        console=Console(file=io.StringIO()),
+        say=said.append,
+        show=lambda heading, lines: None,
+        report=lambda logs, file: None,
+        verify=lambda log: True,
+        environ={},
+    )
+
+
+@pytest.fixture
+def over(project: Project, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Return a job whose stages are over, before its end; without the look at the machine."""
+    monkeypatch.setattr(sequence.stages, "find_rdagent", lambda: "rdagent")
+    monkeypatch.setattr(sequence.gate, "check_machine", lambda *_: None)
+    monkeypatch.setattr(holdout, "moved", lambda seams, held: seams)
+    monkeypatch.setattr(sequence.baseline, "train", lambda job, *_: job)
+    job = jobs.new(Options(1, 2, holdout="12M", baseline=True), project.folder / "log")
+    for name, log in ((FACTORS, "mined"), (MODELS, "models"), (BASELINE, "")):
+        job = job.with_stage(name, log=log, state="ended")
+    return jobs.write(dataclasses.replace(job, holdout=HELD))
+
+
+@pytest.mark.parametrize(
+    ("where", "lines"), [("predict_again", 0), ("openings.add", 0), ("the job's end", 1)]
+)
+def test_a_kill_at_the_opening(
+    where: str, lines: int, project: Project, over: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written of a look that was not over, and what is written is not opened again."""
+    if (child := os.fork()) == 0:
+
+        def kill(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        place, name = {
+            "predict_again": (holdout, "predict_again"),
+            "openings.add": (holdout.holdout, "add"),
+            "the job's end": (sequence.jobs, "write"),
+        }[where]
+        monkeypatch.setattr(place, name, kill)
+        try:
+            sequence.go(over, outside([]))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    again = jobs.newest(project.folder / "log")
+    assert again is not None
+    assert (again.end, len(project.lines)) == ("", lines)
+    for _ in range(2):
+        sequence.go(again, outside([]))
+    (line,) = project.lines
+    assert (line["before"], line["model"], line["ablation"]) == (0, BEST, ABLATION)
+    assert len(project.predicted) == 2 - 2 * lines
+
+
+@pytest.mark.parametrize("state", ["begun", "ended"])
+def test_an_ablation_that_failed(state: State, project: Project, over: Job) -> None:
+    """While it can be tried again the holdout stays closed: the one look is for both."""
+    said: list[str] = []
+    status = sequence.go(over.with_stage(BASELINE, state=state), outside(said))
+    is_over = state == "ended"
+    assert (len(project.lines), status) == (int(is_over), int(not is_over))
+    assert ("The holdout is closed. To open it: rdagent-sota holdout log/models" in said) != is_over
+
+
+def test_a_better_model_since(project: Project, over: Job) -> None:
+    """More loops open nothing by themselves: it is said that another is the best, and how it is opened."""
+    assert sequence.go(over, outside([])) == 0
+    trained.write_results(project.root / WORSE, {"IC": 0.08})
+    logs.write_run(project.log, project.root, (WORSE, (), True), (BEST, (), True), kind="ModelRDLoop")
+    said: list[str] = []
+    assert sequence.go(over, outside(said)) == 0
+    assert len(project.lines) == 1
+    told = "another model is the best since then; to open it for that one, which counts: rdagent-sota holdout"
+    assert any(told in text for text in said)
+    opened = project.open()
+    assert (opened.model, opened.before) == (WORSE, 1)
+    assert told not in holdout.opened(project.log)[0]

@@ -152,7 +152,8 @@ def headline(report: Report) -> dict[str, Any]:
         if said is not None:
             sentence, rest = _worth(said.ic), _measured(report, said)
         if report.holdout is not None:
-            sentence, rest = _held_back(report.holdout, sentence, rest)
+            is_best = gather.is_best(runs, report.holdout.model)
+            sentence, rest = _held_back(report.holdout, is_best, sentence, rest)
         loop = gather.loop_at(runs, place)
         named = f"{loop.name or 'unnamed'}, loop {loop_number(loop)}, {names[place[0]]}"
         base = next(
@@ -232,21 +233,24 @@ def _seeds(report: Report, place: Place) -> str:
     return f"Trained again with {said.seeds} seeds, its IC is {ours}, and {base} without the mined columns. "
 
 
-def _held_back(one: Opening, sentence: str, rest: str) -> tuple[str, str]:
+def _held_back(one: Opening, is_best: bool, sentence: str, rest: str) -> tuple[str, str]:
     """Return the headline where days were kept back: theirs, if no workspace saw them before.
 
     Args:
         one: The look at them.
+        is_best: Whether its model is the best on the page; runs may have got a better one since.
         sentence: The headline of the test segment.
         rest: What is said beside it.
     """
-    first = f"The best model has an IC of {_with_interval(one.ic)} on days that no loop has seen."
+    model = "best model" if is_best else "best model of then"
+    first = f"The {model} has an IC of {_with_interval(one.ic)} on days that no loop has seen."
     figures = f"IC {_with_interval(one.ic)}"
     if one.base is not None and one.difference is not None:
         first = _worth(one.difference)
         figures += f", without the mined columns {_with_interval(one.base)}"
-    figures = f"{one.first} to {one.last} ({plural(one.ic.days, 'day')}, the best model alone: {figures})"
+    figures = f"{one.first} to {one.last} ({plural(one.ic.days, 'day')}, the {model} alone: {figures})"
     again = f" {before_text(one.before)}." * bool(one.before)
+    again += " Another model is the best now, and has not been looked at there." * (not is_best)
     if one.seen_by:
         return sentence, f"The holdout, {figures}, is not unseen: {seen_text(one.seen_by)}.{again} {rest}"
     words = f"That is of the holdout, {figures}, of which no segment of this project has a day.{again}"
