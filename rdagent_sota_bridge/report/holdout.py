@@ -1,6 +1,6 @@
 """Days that were kept back from a project's runs: which workspaces saw them, and each look at them.
 
-A look is a line of a file in the project, beside the folder of the logs. None is ever taken out.
+A look is a line of a file in the project, beside the folder of the workspaces. None is ever taken out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 
 from rdagent_sota_bridge.errors import HoldoutError, ResultError
 from rdagent_sota_bridge.factor_set import store
+from rdagent_sota_bridge.factor_set.names import WORKSPACES
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.model_yaml import Segment
 from rdagent_sota_bridge.report.statistics import Estimate, interval
@@ -162,7 +163,9 @@ def newest(logs: Iterable[Path]) -> Opening | None:
 
 
 def _ledger(log: Path) -> Path:
-    return log.absolute().parent.parent / LEDGER
+    folders = log.absolute().parent.parents  # --log-dir may lie deeper in the project
+    project = next((one for one in folders if (one / WORKSPACES).is_dir()), folders[0])
+    return project / LEDGER
 
 
 # --- in words ---

@@ -151,6 +151,14 @@ def test_a_second_look_is_counted(project: Project) -> None:
     assert project.open().before == 0
 
 
+def test_logs_in_other_folders(project: Project) -> None:
+    """All looks of a project are in one file, wherever in it --log-dir is."""
+    opening = project.open()
+    deeper = project.folder / "log" / "second" / "models"
+    assert openings.add(deeper, opening, print).before == 1
+    assert len(project.lines) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "first", "last", "seen"),
     [
