@@ -113,7 +113,7 @@ def report(logs, output, as_json):
 def train_again(of, change, root, keep, threads, is_wanted):
     what = "ablation" if change.seed is None else f"seed {{change.seed}}"
     trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(f"{{of.name}}{{change.seed or ''}}")
-    print(what, "of", of.name, change.columns, flush=True)
+    print(f"{{what}} of {{of.name}} {{change.columns}}\\n", end="", flush=True)  # whole, of several threads
     if trouble == "hangs":
         with child.started(["sleep", "600"], os.environ, Path.cwd(), keep=keep) as process:
             Path("hanging").write_text(json.dumps([process.pid]))

@@ -60,8 +60,12 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
         SessionError: if the log of the models has no session that can be read.
     """
     from rdagent_sota_bridge.models.trainings import How, train_all  # late: pandas and pyarrow
+    from rdagent_sota_bridge.report import history
 
     log = job.log(MODELS)
+    for loop in () if log is None else history.read_run(log).loops:
+        if loop.kind == "model" and loop.metrics and loop.workspace is None:
+            say(f"Loop {loop.number} {loop.name} is not trained again: its workspace is gone")
     wanted = {} if log is None else _wanted(log, job.options.seeds)
     seconds, title, began = stages.share(job, BASELINE), TITLES[BASELINE], time.monotonic()
     before, failed = job.stage(BASELINE).seconds, 0
