@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -90,8 +92,8 @@ def show(done: Refreshed, console: Console) -> None:
         if joined is not None:
             echo(f"IC of {title}: {_shown(joined)} ({joined.days} days)")
     echo(note(done))
-    newest = done.pieces[-1].workspace
-    echo(f"The newest model is in {newest}; predict with it: rdagent-sota predict {newest}")
+    newest = shlex.quote(os.path.relpath(done.pieces[-1].workspace))
+    echo(f"Predict with the newest model: rdagent-sota predict {newest}")
 
 
 def _shown(ic: Estimate) -> str:

@@ -160,9 +160,24 @@ def _check_members(names: list[str], found: Mapping[str, bytes], record: Record,
         why = f"{differing[0]} is missing, too much, or in it twice"
     elif changed := [name for name, content in found.items() if _sha256(content) != record.files.get(name)]:
         why = f"{changed[0]} is not what it was when it was exported"
-    else:
+    elif not (why := _misfit(found, record)):
         return
     raise BundleError(f"The bundle is damaged: {why}", str(path), _DAMAGED)
+
+
+def _misfit(found: Mapping[str, bytes], record: Record) -> str:
+    """Return which member is nothing that `export` writes, whatever its digest; empty for none."""
+    if without := [name for name in _SAME if not record.versions.get(name)]:
+        return f"{RECORD} has no version of {without[0]}"
+    for name in found:
+        try:
+            if name.endswith(".py"):
+                found[name].decode()
+            elif name == TASK and not isinstance(yaml.safe_load(found[name]), dict):
+                return f"{name} has another form"
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            return f"{name} has another form ({shortened(error)})"
+    return ""
 
 
 def _sha256(content: bytes) -> str:

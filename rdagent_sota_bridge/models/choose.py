@@ -57,6 +57,9 @@ def chosen(model: str | None) -> Chosen:
         training_record.read_training(path)
         return Chosen(path.resolve())
     run = history.read_run(path)
+    if not any(one.kind == "model" for one in run.loops):
+        fact = "The run has no model loop"
+        raise ResultError(fact, str(run.log), "name the log folder of a run of `rdagent fin_model`")
     loop, more = _best(run) if number is None else (_loop(run, number), ())
     if loop.workspace is None:
         why = "Its workspace is gone" if loop.metrics else f"It has no trained model: {loop.failure}"
@@ -79,7 +82,7 @@ def _named(text: str) -> tuple[Path | None, int | None]:
 def _loop(run: Run, number: int) -> Loop:
     loop = next((one for one in run.loops if one.number == number), None)
     if loop is None or loop.kind == "factor":
-        numbers = ", ".join(str(one.number) for one in run.loops if one.kind == "model") or "none"
+        numbers = ", ".join(str(one.number) for one in run.loops if one.kind == "model")
         fact = f"The run has no model loop {number}; it has {numbers}"
         raise ResultError(fact, str(run.log), "name one of these")
     return loop

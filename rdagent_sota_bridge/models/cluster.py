@@ -86,6 +86,10 @@ def connected(address: str) -> Iterator[distributed.Client]:
         JobError: if none answers.
     """
     try:
+        # Before a client is there: one that can't read its address ends in a traceback when it is dropped.
+        scheme, location = distributed.comm.parse_address(address)
+        distributed.comm.registry.get_backend(scheme)
+        distributed.comm.parse_host_port(location)
         client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         fact = f"No Dask scheduler answers: {shortened(error)}"

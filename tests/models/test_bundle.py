@@ -55,11 +55,11 @@ def contents() -> Members:
     }
 
 
-def packed(**changed: Any) -> bytes:
+def packed(members: Members | None = None, **changed: Any) -> bytes:
     """Return a bundle."""
     about = {"made_by": "rdagent-sota-bridge 0.1.0", "form": 1, "mined": MINED, "versions": VERSIONS}
     runs = [{"columns": ["gap"], "complete": False, "code": {"gap": "factors/0.py"}}]
-    return bundle.pack({**about, "runs": runs, **changed}, contents())
+    return bundle.pack({**about, "runs": runs, **changed}, contents() | (members or {}))
 
 
 def written(folder: Path, content: bytes) -> Path:
@@ -148,6 +148,10 @@ def unlisted(members: Members, name: str) -> None:
         (twice(), "in it twice"),
         (rezipped(lambda members: None, zipfile.ZIP_DEFLATED), "a member is compressed"),
         (packed(form=2), "The bundle has the form 2"),
+        (packed(versions={**VERSIONS, "torch": ""}), "bundle.json has no version of torch"),
+        (packed({bundle.TASK: b": : {"}), "task.yaml has another form"),
+        (packed({bundle.TASK: b"- 1"}), "task.yaml has another form"),
+        (packed({"model.py": b"\xff"}), "model.py has another form"),
     ],
 )
 def test_damage_is_found_when_it_is_read(content: bytes, fact: str, tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_the_best_is_gone(project: Path) -> None:
     assert found.notes[1].endswith(": loop 1 is taken")
 
 
+@pytest.mark.parametrize("text", ["log/mine", "log/mine:0"])
+def test_a_log_without_models(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of `rdagent fin_factor` has no model, whichever loop is named: the message says what has."""
+    monkeypatch.chdir(tmp_path)
+    loop = logs.new_loop()
+    logs.finish(loop, 0, logs.factor_experiment(root_of(tmp_path) / "w", "gap"), True)
+    logs.dump(loop, tmp_path / "log" / "mine", 0)
+    with pytest.raises(ResultError, match="The run has no model loop") as caught:
+        chosen(text)
+    assert "fin_model" in caught.value.fix
+
+
 def test_nothing_accepted(tmp_path: Path) -> None:
     """A run that rejected all its models has none to take."""
     loop = logs.new_loop("ModelRDLoop")

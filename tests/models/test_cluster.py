@@ -200,7 +200,7 @@ def test_no_worker(dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         list(Job(tmp_path).answers(dask))
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "foo"])
 def test_no_scheduler(address: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One message before the first training."""
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -79,8 +80,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the workspace of a model whose factors were mined on segments that end in 2018."""
     put_calendar(tmp_path, DAYS)
     monkeypatch.setenv("HOME", str(tmp_path))
-    workspace = trained.write_training(tmp_path / "root" / "model", base=BASE)
-    mining = trained.write_training(tmp_path / "root" / "mining")
+    workspace = trained.write_training(tmp_path / "a root" / "model", base=BASE)
+    mining = trained.write_training(tmp_path / "a root" / "mining")
     shutil.rmtree(mining / "mlruns")
     trained.write_record(mining, trained.config(test=("2017-01-01", "2018-12-31")))
     file = workspace / MANIFEST_FILE
@@ -230,8 +231,8 @@ def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: list[A
     assert done.exit_code == 0, done.output
     assert covered[-1] == ("2020-12-29", "folder")
     lines = done.stdout.splitlines()
-    newest = trainings.folders[-1]
-    assert lines[-1].endswith(f"predict with it: rdagent-sota predict {newest}")
+    *_, predict, path = shlex.split(lines[-1])
+    assert (predict, Path(path).resolve()) == ("predict", trainings.folders[-1].resolve())
     assert "the days from 2008-01-01 to 2018-12-31" in lines[-2]
     assert [line[:9] for line in lines if line.startswith("IC of")] == ["IC of all", "IC of day"]
     (row,) = [line for line in lines if " 2017-01-02 to" in line or line.startswith("2017-01-02 to")]
