@@ -162,9 +162,9 @@ def show_end(job: Job, outside: Outside) -> int:
         text = f"The factor stage of this job accepted no loop: {log}"
     else:
         text = f"The job is finished: {job.file}"
-        to_do = (
-            "begin a job with other factors" if job.options.from_models else f"to add models: {add_models}"
-        )
+        to_do = f"to add models: {add_models}"
+        if job.options.from_models:
+            to_do = "to train on other factors: begin a new job"
     outside.say(text)
     models, holds, is_open = job.log(MODELS), True, True
     if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
@@ -179,8 +179,10 @@ def show_end(job: Job, outside: Outside) -> int:
 
             text, is_open = holdout.opened(models)
             outside.say(text)
-        if not (holds := outside.verify(models)):
-            named = shlex.quote(os.path.relpath(models))
+        named = shlex.quote(os.path.relpath(models))
+        if holds := outside.verify(models):
+            to_do += f"\n  to score days with the best accepted model: rdagent-sota predict {named}"
+        else:
             to_do = f"do not rely on what is broken or not verified above: rdagent-sota verify --json {named}"
     report, logs = jobs.report_file(job), progress.logs(job)
     # One that was written before the job's last change is of fewer loops.

@@ -59,9 +59,10 @@ def test_a_whole_job(project: Project) -> None:
     assert [call["environment"]["LOG_TRACE_PATH"] for call in project.calls] == logs
     assert "baseline stage: 0 of 0 models are trained again without the mined columns" in output
     (report,) = project.log_dir.glob("*_report.html")
-    assert output.splitlines()[-3:] == [
+    assert output.splitlines()[-4:] == [
         "Next:",
         "  to add models: rdagent-sota run --resume --model-loops N, N being all of them",
+        f"  to score days with the best accepted model: rdagent-sota predict log/{Path(logs[1]).name}",
         f"  read the report: {report.relative_to(project.folder)}",
     ]
     assert json.loads(report.read_text()) == logs
