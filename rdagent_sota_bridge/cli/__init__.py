@@ -189,14 +189,15 @@ def predict_command(
 ) -> None:
     """Score days with a trained model: datetime, instrument, score, rank (1 is the day's highest score).
 
-    First the scores of its test segment are made again, and compared with the old ones. Beside the file
-    lies a manifest, FILE.json. Status 0 only if every day asked for has scores. The model may be a bundle
-    of `export`, too, which has no old scores.
+    First the scores of its test segment are made again, to be compared.
+    Beside the file lies a manifest, FILE.json.
+    Status 0 only if every day asked for has scores.
+    The model may be a bundle of `export`, too, which has no old scores.
     """
     from rdagent_sota_bridge.cli import predict
 
     if show:
-        predict.show(Path(model or ""))
+        predict.show(model)
     else:
         predict.run(model, date, output, factors, factor_data, trust, changed_data, as_json)
 

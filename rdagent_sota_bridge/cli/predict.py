@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print_notes, unwritten
-from rdagent_sota_bridge.errors import PredictError, ReportError
+from rdagent_sota_bridge.errors import BundleError, PredictError, ReportError
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.models import bundle, choose, fresh, predict
 from rdagent_sota_bridge.models.choose import Chosen
@@ -138,9 +138,12 @@ def _content(table: pd.DataFrame, suffix: str) -> bytes:
     return written
 
 
-def show(path: Path) -> None:
+def show(path: str | None) -> None:
     """Print the SHA-256 of a bundle, and the code in it."""
-    taken = bundle.read(path)
+    if path is None:
+        fact, fix = "--show prints what is in a bundle, and none is named", "name the file: model.zip --show"
+        raise BundleError(fact, "option --show", fix)
+    taken = bundle.read(Path(path).absolute())
     echo(f"SHA-256 {taken.digest}")
     for name, code in taken.code.items():
         echo(f"--- {name}")

@@ -167,6 +167,13 @@ def test_refusals(
     assert (sorted(tmp_path.rglob("*")), (tmp_path / name).read_text()) == (before, content)
 
 
+def test_show_without_a_bundle() -> None:
+    """There is no newest bundle to take."""
+    done = CliRunner().invoke(app, ["predict", "--show"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "--show prints what is in a bundle, and none is named" in done.stderr and "fix:" in done.stderr
+
+
 def test_days_without_scores(asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The status is 1, and the table of before stays."""
     run()
