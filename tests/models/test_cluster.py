@@ -19,6 +19,8 @@ from tests import clusters
 from tests.clusters import TROUBLE, Cluster
 from tests.stand_in import wait_until
 
+pytestmark = pytest.mark.e2e
+
 URI = "~/market"
 
 

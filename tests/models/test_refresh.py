@@ -101,6 +101,7 @@ def refreshed(model: Path, rolling: str | None = None, cover: Callable[[str], Pa
         return refresh.refresh(model, None, rolling, None, How(), print)
 
 
+@pytest.mark.e2e
 def test_once(model: Path, trainings: DatedTrainings) -> None:
     """The workspace lies beside the model's, says what it repeats, and is proven like any other."""
     found = refreshed(model)
@@ -120,6 +121,7 @@ def test_once(model: Path, trainings: DatedTrainings) -> None:
     assert again.pieces[0].segments["train"][0] == piece.segments["train"][0], "what was refreshed is a model"
 
 
+@pytest.mark.e2e
 def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings) -> None:
     """It stops no other, and the same once more trains it alone; mined by 2018 is not in sample in 2019."""
     trainings.fails = [1, 3]
@@ -148,6 +150,7 @@ def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings
         assert trained_on(one.workspace)["test"] == list(one.segments["test"])
 
 
+@pytest.mark.e2e
 def test_a_file_that_covers_more_days(
     model: Path, trainings: DatedTrainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def covered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
+@pytest.mark.e2e
 def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
     """A row a piece, the joined IC, what is in sample, and the command to predict with the newest model."""
     done = command(model, "--rolling", "1Y", "--factor-data", "folder")

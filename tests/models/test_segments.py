@@ -121,6 +121,7 @@ def test_data_that_are_gone(model: Path, tmp_path: Path) -> None:
         later(model)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("rolling", "train_end", "last", "count"),
     [("1Y", None, "2020-12-31", 4), ("6M", "2015-05-29", "2020-12-31", 8), ("20W", None, "2018-05-22", 4)],
