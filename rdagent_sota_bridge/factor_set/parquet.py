@@ -247,6 +247,12 @@ def count_instruments(path: Path) -> int:
             return len(layout.as_text(codes).unique().drop_null())
 
 
+def read_whole(path: Path) -> pd.DataFrame:
+    """Return a factor file as pandas reads it; raises as `opened` does."""
+    with _damaged(path):
+        return pd.read_parquet(path)
+
+
 def current_digest(path: Path) -> str:
     """Return a set's digest as it is now; a file whose size, times and inode are known is not read.
 

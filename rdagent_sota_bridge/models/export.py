@@ -15,6 +15,7 @@ import pandas as pd
 from rdagent_sota_bridge import __version__
 from rdagent_sota_bridge.check.execute_factor import flat
 from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, FreshValuesError, SeamError, SessionError
+from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, edits, fresh
 from rdagent_sota_bridge.models.predict import manifest_of, predict_again
@@ -65,7 +66,7 @@ def make(of: Path) -> Exported:
         values = pd.DataFrame()
         if recorded.has_factor_file:
             files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
-            values = flat(pd.read_parquet(folder / FACTOR_FILE))
+            values = flat(parquet.read_whole(of / FACTOR_FILE))
         mined = tuple(values.columns)
         for part in ("dataset", "params.pkl", "pred.pkl"):
             shutil.copyfile(training.run / "artifacts" / part, folder / part)

@@ -105,7 +105,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
     stored = of / FACTOR_FILE
     if not stored.is_file():
         raise set_is_gone(stored)
-    old = execute_factor.flat(pd.read_parquet(stored))
+    old = execute_factor.flat(parquet.read_whole(stored))
     sources, day = sources_of(of, tuple(old.columns)), _trading_day(of, last_day)
     if day is None or _last_day(old, sources) >= day:
         return stored

@@ -153,6 +153,7 @@ def unlisted(members: Members, name: str) -> None:
         (packed({bundle.TASK: b"- 1"}), "task.yaml has another form"),
         (packed({"model.py": b"\xff"}), "model.py has another form"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "zip",  # a zip holds the time of its making
 )
 def test_damage_is_found_when_it_is_read(content: bytes, fact: str, tmp_path: Path) -> None:
     """One message that names the file, and nothing is written."""

@@ -18,7 +18,13 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from rdagent_sota_bridge.cli import app
-from rdagent_sota_bridge.errors import BridgeError, BundleError, FactorFileNotFoundError, ResultError
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    BundleError,
+    FactorFileError,
+    FactorFileNotFoundError,
+    ResultError,
+)
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, export
 from tests import trained
@@ -164,6 +170,7 @@ def lose(name: str) -> Callable[[Path], None]:
             "would show a path of this machine: .* in model.py",
         ),
         (lose(FACTOR_FILE), RECORDED, FactorFileNotFoundError, "not found"),
+        (lambda model: (model / FACTOR_FILE).write_text("x"), RECORDED, FactorFileError, "can't be used"),
         (lambda model: shutil.rmtree(model / "mlruns"), RECORDED, ResultError, "is gone"),
         (shutil.rmtree, RECORDED, ResultError, "workspace is gone"),
         (lose("model.py"), RECORDED, BridgeError, "can't be exported"),

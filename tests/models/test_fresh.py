@@ -12,7 +12,13 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.check import execute_factor
-from rdagent_sota_bridge.errors import BridgeError, FactorFileNotFoundError, FreshValuesError, SessionError
+from rdagent_sota_bridge.errors import (
+    BridgeError,
+    FactorFileError,
+    FactorFileNotFoundError,
+    FreshValuesError,
+    SessionError,
+)
 from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
@@ -247,6 +253,7 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
     ("spoil", "data", "kind", "parts"),
     [
         (lambda model: (model / FACTOR_FILE).unlink(), None, FactorFileNotFoundError, ("not found",)),
+        (lambda model: (model / FACTOR_FILE).write_text("x"), None, FactorFileError, ("can't be used",)),
         (
             lambda model: (model / "sota_manifest.json").unlink(),
             None,
