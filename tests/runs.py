@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,10 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from examples.demo import sandbox
 from examples.demo.llm import Request, ScriptedLLM
 from examples.demo.market import Market, write_market
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
+from tests.logs import SIGNED
 from tests.processes import kill_session
 
 WORKSPACES = Path("git_ignore_folder") / "RD-Agent_workspace"
@@ -31,6 +34,19 @@ GRU = Script(models=(SMALL_GRU,))
 # Unset, RD-Agent's settings for the factor coder fail on None (`get_factor_env` in
 # `rdagent/components/coder/factor_coder/config.py`, 0.8.0 and 1.0.0).
 CONDA = {"CONDA_DEFAULT_ENV": sandbox.CONDA_ENVIRONMENT}
+
+
+@contextmanager
+def inside(box: sandbox.Sandbox, **more: str) -> Iterator[None]:
+    """Be a process in a sandbox, with its key too: an RD-Agent of another test's may be imported already."""
+    variables = box.environment("http://127.0.0.1:1", **more)
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, variables, clear=True))
+        if SIGNED:
+            settings = importlib.import_module("rdagent.core.conf").RD_AGENT_SETTINGS
+            key = box.home / ".rdagent" / "artifact_signing.key"
+            stack.enter_context(mock.patch.object(settings, "artifact_signing_key_path", key))
+        yield
 
 
 def oldest_python() -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pandas as pd
 import pytest
@@ -66,7 +64,7 @@ def test_factor_and_model_loops_have_the_loaded_set_and_the_runs_own(tmp_path: P
         assert loaded["columns_without_training_values"] == []
         assert loaded["num_features"] == model.width == 22 + len(expected)
         assert set(model.manifest["mined_columns"]) == expected
-    with mock.patch.dict(os.environ, box.environment("http://127.0.0.1:1"), clear=True):
+    with runs.inside(box):
         found = predict(models[-1].workspace, None, None, False, lambda _: None)
     assert found.about["old_scores"]["largest_difference"] == 0.0, "as a model of fin_model"
 

@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import pandas as pd
 import pytest
@@ -68,7 +67,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(trained_once: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """Be a process in the project."""
     monkeypatch.chdir(trained_once.box.project)
-    with mock.patch.dict(os.environ, trained_once.box.environment("http://127.0.0.1:1"), clear=True):
+    with runs.inside(trained_once.box):
         yield trained_once
 
 

@@ -50,7 +50,7 @@ def compare(
     """Return what runs the command in the sandbox, and see that it leaves no temporary file."""
     monkeypatch.chdir(box.project)
     monkeypatch.setattr(rdagent, "look_at_rdagent", look)
-    with mock.patch.dict(os.environ, box.environment("http://127.0.0.1:1"), clear=True):
+    with runs.inside(box):
         yield lambda *words: CliRunner().invoke(app, ["compare", "set", *words])
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -41,7 +39,7 @@ def test_a_market_that_has_grown(
         return CliRunner().invoke(app, ["predict", str(model), "--json", *options])
 
     monkeypatch.chdir(box.project)
-    with mock.patch.dict(os.environ, box.environment("http://127.0.0.1:1", **runs.CONDA), clear=True):
+    with runs.inside(box, **runs.CONDA):
         refused = predict("--date", str(days[-1].date()))
         old = predict()
         new = predict("--factor-data", "fresh")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -67,7 +65,7 @@ def project(run_once: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Be a process in the project, whose market is as it was before after each test."""
     monkeypatch.chdir(tmp_path)
     kept = shutil.copytree(run_once.box.provider, tmp_path / "provider")
-    with mock.patch.dict(os.environ, run_once.box.environment("http://127.0.0.1:1"), clear=True):
+    with runs.inside(run_once.box):
         yield run_once
     shutil.rmtree(run_once.box.provider)
     shutil.copytree(kept, run_once.box.provider)
