@@ -67,17 +67,22 @@ def test_a_leak_inside_the_test_segment(tmp_path: Path) -> None:
     box = create(tmp_path / "box")
     write_source_data(write_market(box.provider, width=INSTRUMENTS), box.project)
     command = [str(box.python.parent / "rdagent-sota"), "run", "--factor-loops", "1", "--model-loops", "1"]
-    command += ["--baseline", "--holdout", "24M"]
-    with tempfile.TemporaryDirectory(prefix="sota-") as temporary, ScriptedLLM(SCRIPT) as llm:
-        done = subprocess.run(
-            command,
-            cwd=box.project,
-            env=box.environment(llm.url, TMPDIR=temporary, **runs.CONDA),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+    command += ["--baseline", "--seeds", "1", "--jobs", "2", "--holdout", "24M"]
+
+    def run(command: list[str], url: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryDirectory(prefix="sota-") as temporary:
+            return subprocess.run(
+                command,
+                cwd=box.project,
+                env=box.environment(url, TMPDIR=temporary, **runs.CONDA, **variables),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+
+    with ScriptedLLM(SCRIPT) as llm:
+        done = run(command, llm.url)
     assert (done.returncode, llm.unknown) == (0, []), done.stdout[-6000:] + done.stderr[-3000:]
     (file,) = box.project.glob("log/*_run.json")
     held: dict[str, Any] = json.loads(file.read_text())["holdout"]
@@ -86,12 +91,15 @@ def test_a_leak_inside_the_test_segment(tmp_path: Path) -> None:
     opening = json.loads(line)
     assert (held["first"], held["last"]) == ("2018-09-17", "2020-09-10")
     assert (opening["first"], opening["last"]) == (held["first"], held["last"])
+    assert (opening["model"] != opening["ablation"]) and opening["before"] == 0
     root = box.project / runs.WORKSPACES
     models = [root / opening[side] for side in ("model", "ablation")]
     tested = [training_record.read(folder.parent) for folder in root.glob("*/mlruns")]
     ends = {str(one.task.test[1].date()) for one in tested if one is not None and one.task is not None}
     assert (ends, None in tested) == ({"2018-08-17"}, False), "what all workspaces say"
-    assert len(tested) >= 3
+    assert len(tested) >= 5, "with the best model's pair of a seed"
+    made = json.loads((root / opening["ablation"] / "sota_manifest.json").read_text())["retrained"]
+    assert made["change"] == {"columns": []}, "the ablation that is opened has no seed"
     ics = [runs.model_in(folder).metrics["IC"] for folder in models]
     assert ics[0] > 0.5
     assert abs(ics[1]) < 0.1
@@ -109,3 +117,15 @@ def test_a_leak_inside_the_test_segment(tmp_path: Path) -> None:
     assert "What a holdout can’t cure" in head
     (cache,) = (box.project / "pickle_cache").iterdir()
     assert file.name.startswith(cache.name), "no cache of another run can answer"
+    # Another process later, whose settings have moved on: the same figures, and it is counted.
+    log = str(next(iter(box.project.glob("log/*/__session__"))).parent.parent / opening["log"])
+    again = run([command[0], "holdout", log], "http://127.0.0.1:9", QLIB_MODEL_TEST_END="2020-08-31")
+    assert "These days were opened 1 time before" in again.stdout, again.stdout + again.stderr
+    first, second = map(json.loads, (box.project / "sota_holdout.jsonl").read_text().splitlines())
+    assert {**second, "opened": first["opened"], "before": 0} == first
+    output = box.project / "again.html"
+    told = run([command[0], "report", log, "-o", str(output)], "http://127.0.0.1:9")
+    assert told.returncode == 0, told.stderr
+    assert "of which no segment of this project has a day. These days were opened 1 time before." in (
+        output.read_text()
+    )
