@@ -239,17 +239,12 @@ def test_the_check(run: Mined) -> None:
     assert tuple(found["set"]["columns"]) == run.accepted
     assert found["set"]["sources"][0]["loop"] == 1
     states = {check["name"]: check["state"] for check in found["checks"]}
-    for name in ("set", "coverage valid", "coverage test", "missing days", "instruments", "rdagent", "seams"):
+    of_set = ("set", "coverage valid", "coverage test", "missing days", "instruments")
+    for name in (*of_set, f"factor {run.accepted[0]}", "rdagent", "dry run", "disk", "store"):
         assert states[name] == "pass", found
-    for name in (
-        "runner",
-        "qlib",
-        "mlflow file store",
-        "disk",
-        "store",
-        f"factor {run.accepted[0]}",
-    ):
-        assert states[name] == "pass", found
+    assert states["machine"] in ("pass", "warn"), (
+        found
+    )  # as CI's is: the test asks for no conda or Docker there
     assert states["coverage train"] == "warn", "RD-Agent's price table begins at the end of 2008"
     gap = next(check for check in found["checks"] if check["name"] == "factor overnight_gap")
     assert gap["state"] == "warn"
