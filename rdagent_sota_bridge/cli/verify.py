@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json, print_notes
-from rdagent_sota_bridge.errors import JobError, one_line
+from rdagent_sota_bridge.errors import JobError, one_line, plural
 from rdagent_sota_bridge.factor_set import locate, sessions
 from rdagent_sota_bridge.factor_set.names import LATEST, LOGS
 from rdagent_sota_bridge.factor_set.sessions import Session
@@ -138,6 +138,6 @@ def show(found: Run, console: Console) -> bool:
         line(f"note: {note}")
     claims = [one.holds for one in verdicts if one.digest or not one.holds]
     what = f"{len(claims)} claim{'s' * (len(claims) == 1)} factors, {sum(claims)} shown to have them"
-    loops = f"{len(verdicts)} model loop{'s' * (len(verdicts) != 1)}"
+    loops = plural(len(verdicts), "model loop")
     line(f"{loops}: {what if claims else 'none claims factors'}")
     return all(one.holds for one in shown)

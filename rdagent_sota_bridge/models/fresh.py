@@ -1,7 +1,4 @@
-"""The values of a model's factors for days that its set does not cover: the factors' code is run again.
-
-About 150 lines.
-"""
+"""The values of a model's factors for days that its set does not cover: the factors' code is run again."""
 
 from __future__ import annotations
 
@@ -148,7 +145,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
 
 def own_end(of: Path) -> pd.Timestamp:
     """Return the last day that a model's own set covers: the rows of each run that mined it reach it."""
-    own = execute_factor.flat(pd.read_parquet(of / FACTOR_FILE))
+    own = execute_factor.flat(parquet.read_whole(of / FACTOR_FILE))
     return _last_day(own, sources_of(of, tuple(own.columns)))
 
 

@@ -76,7 +76,8 @@ def predict(
         say: Gets a line of progress now and then.
 
     Raises:
-        PredictError: if a day is none that can be predicted, or old predictions came out otherwise.
+        PredictError: if a day is none that can be predicted, `values` lacks a column, or old predictions
+            came out otherwise.
         As `predict_again`.
     """
     of = of.absolute()
@@ -99,7 +100,7 @@ def check_scored(found: Prediction, place: Path) -> None:
         raise PredictError(fact, str(place), "name other days, or take another model")
 
 
-def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | None = None) -> pd.DataFrame:
+def predict_again(of: Path, days: tuple[str, str] | None = None) -> pd.DataFrame:
     """Return what a recorded model predicts, in Qlib's environment, from the data as they are now.
 
     Nothing is fitted: what scaled the features in the training scales them here. Data are loaded from the
@@ -108,7 +109,6 @@ def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | 
     Args:
         of: The model's workspace; a folder in it is used, and removed.
         days: First and last day (ISO, both inclusive); None for the test segment.
-        values: A factor file in place of the workspace's own, with the same columns.
 
     Returns:
         `score` and `label` (raw; NaN where it lies behind the data's end), by datetime and instrument.
@@ -116,11 +116,11 @@ def predict_again(of: Path, days: tuple[str, str] | None = None, values: Path | 
     Raises:
         ResultError: if there is no training, it can't be read, or nothing was predicted.
         FactorFileNotFoundError, SetChangedError: if the file of the set is gone, or is another one.
-        PredictError: if a day is none that can be predicted, or `values` lacks a column.
+        PredictError: if a day is none that can be predicted.
         SeamError: if the recorded configuration has a form that is not known.
         StoreError: if a file can't be read or written.
     """
-    scores, *_ = _run(of.absolute(), values, None if days is None else list(days), late=False)
+    scores, *_ = _run(of.absolute(), None, None if days is None else list(days), late=False)
     return scores
 
 

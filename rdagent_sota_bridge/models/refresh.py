@@ -1,7 +1,4 @@
-"""A recorded model trained on later days, without an LLM: once, or walking forward.
-
-About 150 lines, with `segments.py`.
-"""
+"""A recorded model trained on later days, without an LLM: once, or walking forward."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from rdagent_sota_bridge.errors import HoldoutError, ResultError
+from rdagent_sota_bridge.errors import HoldoutError, ResultError, plural
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import WORKSPACES
 from rdagent_sota_bridge.qlib_files import training_record
@@ -173,12 +173,12 @@ def _ledger(log: Path) -> Path:
 
 def seen_text(count: int) -> str:
     """Return that so many workspaces are not known not to have seen a day."""
-    return f"{count} workspace{'s' * (count != 1)} of this project may have a day of it in a segment"
+    return f"{plural(count, 'workspace')} of this project may have a day of it in a segment"
 
 
 def before_text(count: int) -> str:
     """Return that days were opened so often before."""
-    return f"These days were opened {count} time{'s' * (count != 1)} before"
+    return f"These days were opened {plural(count, 'time')} before"
 
 
 def text(one: Opening) -> str:

@@ -23,20 +23,14 @@ from rdagent_sota_bridge.run.progress import Position
 
 if TYPE_CHECKING:
     from rdagent_sota_bridge.models.trainings import Wanted  # else late: pandas and pyarrow
-    from rdagent_sota_bridge.report.history import Loop
+    from rdagent_sota_bridge.report.history import Loop, Run
 
 
-def models(log: Path) -> list[tuple[Loop, Path]]:
-    """Return the loops of a log whose models were trained with mined columns and gave a result, and where.
-
-    Raises:
-        SessionError: if the log has no session that can be read.
-    """
-    from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
-
+def models(run: Run) -> list[tuple[Loop, Path]]:
+    """Return the loops of a run whose models were trained with mined columns and gave a result, and where."""
     return [
         (loop, loop.workspace)
-        for loop in history.read_run(log).loops
+        for loop in run.loops
         if loop.kind == "model"
         and loop.metrics
         and loop.workspace
@@ -63,10 +57,11 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
     from rdagent_sota_bridge.report import history
 
     log = job.log(MODELS)
-    for loop in () if log is None else history.read_run(log).loops:
+    run = None if log is None else history.read_run(log)
+    for loop in () if run is None else run.loops:
         if loop.kind == "model" and loop.metrics and loop.workspace is None:
             say(f"Loop {loop.number} {loop.name} is not trained again: its workspace is gone")
-    wanted = {} if log is None else _wanted(log, job.options.seeds)
+    wanted = {} if run is None else _wanted(run, job.options.seeds)
     seconds, title, began = stages.share(job, BASELINE), TITLES[BASELINE], time.monotonic()
     before, failed = job.stage(BASELINE).seconds, 0
     done: list[Wanted] = []
@@ -112,17 +107,16 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
     return jobs.write(job.with_stage(BASELINE, state="begun" if failed else "ended"))
 
 
-def _wanted(log: Path, seeds: int) -> dict[Wanted, str]:
-    """Return the trainings of a log's models that are to be there, in their order, each with its name."""
+def _wanted(run: Run, seeds: int) -> dict[Wanted, str]:
+    """Return the trainings of a run's models that are to be there, in their order, each with its name."""
     from rdagent_sota_bridge.models.retrain import Change  # late: pandas and pyarrow
     from rdagent_sota_bridge.models.trainings import Wanted
-    from rdagent_sota_bridge.report import gather, history
+    from rdagent_sota_bridge.report import gather
 
     def one(workspace: Path, **change: Any) -> Wanted:
         return Wanted(workspace, Change(**change), workspace.parent)  # there the report looks for it
 
-    wanted = {one(place, columns=()): f"Loop {loop.number} {loop.name}" for loop, place in models(log)}
-    run = history.read_run(log)
+    wanted = {one(place, columns=()): f"Loop {loop.number} {loop.name}" for loop, place in models(run)}
     best = gather.best_model([run])
     loop = None if best is None else gather.loop_at([run], best)
     if wanted and loop is not None and loop.workspace is not None:

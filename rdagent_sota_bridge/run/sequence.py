@@ -83,9 +83,13 @@ def go(job: Job, outside: Outside) -> int:
             "--baseline trains the models again on the base set alone, and USE_ALPHA_FACTORS=false has none"
         )
         raise JobError(fact, "--baseline and USE_ALPHA_FACTORS", "leave one of them out")
-    if job.options.from_models and (named := job.log(MODELS)) and not baseline.models(named):
-        fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
-        raise JobError("No model of the log was trained with the factors and has a result", str(named), fix)
+    if job.options.from_models and (named := job.log(MODELS)):
+        from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
+
+        if not baseline.models(history.read_run(named)):
+            fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
+            fact = "No model of the log was trained with the factors and has a result"
+            raise JobError(fact, str(named), fix)
     if job.options.cluster and job.is_open(BASELINE):
         from rdagent_sota_bridge.models import trainings  # late: pandas and pyarrow
 

@@ -155,11 +155,11 @@ def test_another_factor_file(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(child, "call", call)
     with pytest.raises(ResultError, match="predicted nothing"):
-        predict_again(model, values=other)
+        predict(model, None, other, False, print)
     assert seen == [other.read_bytes()]
     frames.factor_frame(trained.MINED[:1]).to_parquet(other)
     with pytest.raises(PredictError, match=f"no column {trained.MINED[1]}"):
-        predict_again(model, values=other)
+        predict(model, None, other, False, print)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from examples.demo.market import Market
@@ -28,6 +26,7 @@ from rdagent_sota_bridge.run import holdout, sequence
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Holdout, Job, Options, State
 from tests import logs, trained
+from tests.run.test_sequence import outside
 
 WORSE, BEST, ABLATION, MINING = (name * 32 for name in "abcd")
 HELD = Holdout("2020-08-21", "2020-09-10", {MODELS: "2020-07-20"})
@@ -284,18 +283,6 @@ def test_a_job_opens_it_once(project: Project) -> None:
         folder.rename(project.folder / folder.name)
     holdout.open_at_end(project.log, said.append)
     assert "The holdout is not opened: No model of the run has a result" in said[-1]
-
-
-def outside(said: list[str]) -> sequence.Outside:
-    """Return the world of a job whose stages are over."""
-    return sequence.Outside(
-        console=Console(file=io.StringIO()),
-        say=said.append,
-        show=lambda heading, lines: None,
-        report=lambda logs, file: None,
-        verify=lambda log: True,
-        environ={},
-    )
 
 
 @pytest.fixture

@@ -14,6 +14,18 @@ from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import FACTORS, MODELS, End, Holdout, Options
 
 
+def outside(said: list[str]) -> sequence.Outside:
+    """Return the world of a job whose stages are over."""
+    return sequence.Outside(
+        console=Console(file=io.StringIO()),
+        say=said.append,
+        show=lambda heading, lines: None,
+        report=lambda logs, file: None,
+        verify=lambda log: True,
+        environ={},
+    )
+
+
 @pytest.mark.parametrize(
     ("end", "fix"),
     [
@@ -35,16 +47,8 @@ def test_a_percent_sign_in_a_path(
         job = job.with_stage(MODELS, state="ended", log="2027")
     job = jobs.write(dataclasses.replace(job, end=end))
     said: list[str] = []
-    outside = sequence.Outside(
-        console=Console(file=io.StringIO()),
-        say=said.append,
-        show=lambda heading, lines: None,
-        report=lambda logs, file: None,
-        verify=lambda log: True,
-        environ={},
-    )
     # The folders of the stages' logs hold no session: removed since, which is no error of the job.
-    assert sequence.show_end(job, outside) == int(end != "done")
+    assert sequence.show_end(job, outside(said)) == int(end != "done")
     assert fix in "\n".join(said)
 
 
@@ -59,14 +63,6 @@ def test_a_holdout_that_is_closed(is_open: bool, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(outcome, "without_factors", lambda _: "")
     monkeypatch.setattr(holdout, "opened", lambda log: (f"the holdout of {log.name}", is_open))
     said: list[str] = []
-    outside = sequence.Outside(
-        console=Console(file=io.StringIO()),
-        say=said.append,
-        show=lambda heading, lines: None,
-        report=lambda logs, file: None,
-        verify=lambda log: True,
-        environ={},
-    )
     job = jobs.write(dataclasses.replace(job, end="done", holdout=held))
-    assert sequence.show_end(job, outside) == int(not is_open)
+    assert sequence.show_end(job, outside(said)) == int(not is_open)
     assert "the holdout of m" in said
