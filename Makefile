@@ -9,7 +9,7 @@ NOX := $(BIN)/nox
 # The CPU build of torch: from a folder of wheels where one is named, else from torch's own index.
 TORCH := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu)
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast lint docs clean
 
 # With KEEP=FOLDER in that folder, which stays.
 demo: $(VENV)/.ready
@@ -24,6 +24,10 @@ test-fast: $(VENV)/.ready
 
 lint: $(VENV)/.ready
 	$(NOX) -s lint
+
+# The pages of docs/, in both languages, into .venv/site.
+docs: $(VENV)/.ready
+	$(NOX) -s docs
 
 clean:
 	rm -rf $(VENV)

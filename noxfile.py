@@ -81,6 +81,12 @@ def lint(session: nox.Session) -> None:
         session.run(str(BIN / words[0]), *words[1:])
 
 
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the pages of docs/, in both languages; a link that leads nowhere ends it."""
+    session.run(str(BIN / "mkdocs"), "build", "--quiet", "--strict", "--site-dir", ".venv/site")
+
+
 # Before `newest`, whose end-to-end tests start RD-Agent in the environments of the other sessions.
 @nox.session(python=sys.executable)
 def oldest(session: nox.Session) -> None:

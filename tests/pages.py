@@ -1,4 +1,4 @@
-"""README.zh-CN.md says what README.md says: the same headings, commands, names and tables, in step."""
+"""What a page in Markdown holds, section by section: the READMEs and docs/ are compared by it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
-ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
-CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"(^|\s+)#.*$", re.MULTILINE)
@@ -26,7 +22,7 @@ class Section:
         blocks: Language and content of each fenced block, without comments.
         names: The code spans of the prose, sorted, each once.
         tables: For each table its rows, each with its number of cells and its code spans.
-        links: The targets outside of the page.
+        links: The files and addresses that it leads to, without anchors.
     """
 
     level: int
@@ -38,7 +34,7 @@ class Section:
 
 
 def sections(text: str) -> list[Section]:
-    """Return the sections of a README, in order."""
+    """Return the sections of a page, in order."""
     # What looks like a heading in a block is a comment of the shell.
     blocks: list[str] = []
 
@@ -67,7 +63,7 @@ def _section(level: int, title: str, body: str) -> Section:
             tables[-1].append((len(re.findall(r"(?<!\\)\|", line)) - 1, _code(line)))
         inside = line.startswith("|")
     rest = "\n".join(line for line in lines if not line.startswith("|"))
-    links = tuple(sorted(set(re.findall(r"\]\(([^)#][^)]*)\)", rest))))
+    links = tuple(sorted(set(re.findall(r"\]\(([^)#][^)#]*)", body))))
     return Section(level, title, blocks, _code(rest), tuple(map(tuple, tables)), links)
 
 
@@ -80,35 +76,20 @@ def anchors(text: str) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", one.title.lower()).strip().replace(" ", "-") for one in sections(text)]
 
 
-PAIRS = list(zip(sections(ENGLISH), sections(CHINESE), strict=False))
+def english_name(link: str) -> str:
+    """Return the English page that a link of a Chinese one stands for."""
+    return link.replace(".zh-CN.md", ".md").replace(".zh.md", ".md")
 
 
-def test_the_headings_are_the_same() -> None:
-    """As many headings, as deep, in the same order: no section is missing in either."""
-    assert [one.level for one in sections(CHINESE)] == [one.level for one in sections(ENGLISH)]
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=[english.title for english, _ in PAIRS])
-def test_a_section_has_the_same_commands_names_and_tables(pair: tuple[Section, Section]) -> None:
-    """Blocks are the same to the letter but for comments; every name, row and outer link is in both."""
-    english, chinese = pair
-    assert chinese.blocks == english.blocks
-    assert chinese.names == english.names
-    assert chinese.tables == english.tables
-    translated = {target.replace("README.zh-CN.md", "README.md") for target in chinese.links}
-    assert translated == {target.replace("README.zh-CN.md", "README.md") for target in english.links}
-
-
-def test_links_inside_lead_to_the_same_sections() -> None:
-    """The links to headings lead to the headings that those of the other page lead to, in the same order."""
-    found = []
-    for text in (ENGLISH, CHINESE):
-        known = anchors(text)
-        found.append([known.index(target) for target in re.findall(r"\]\(#([^)]+)\)", text)])
-    assert sorted(found[0]) == sorted(found[1])
-
-
-def test_each_names_the_other() -> None:
-    """A reader finds the other language at the top."""
-    assert "(README.zh-CN.md)" in ENGLISH.partition("\n## ")[0]
-    assert "(README.md)" in CHINESE.partition("\n## ")[0]
+def broken_links(page: Path) -> list[str]:
+    """Return the links of a page to files of the repository, or to headings in them, that are not there."""
+    broken = []
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        if name.startswith(("http:", "https:")):
+            continue
+        file = page.parent / name if name else page
+        there = file.is_file() or (file.is_dir() and not anchor)
+        if not there or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(target)
+    return broken
