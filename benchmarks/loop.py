@@ -233,7 +233,7 @@ def report(case: Case) -> None:
 
 
 def report_rows(cases: list[Case]) -> None:
-    """Print the rows of README's table."""
+    """Print the rows of the table in docs/how-it-works.md."""
     print("\nthe predictions of both ways are equal to the bit\n")
     for case in cases:
         cells = [str(case)]

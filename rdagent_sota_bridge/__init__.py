@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The modules of `bridge.seams.SEAMS`; a test holds the two together.
 SEAM_MODULES = frozenset(

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-OTHER_RELEASE = "use a release of RD-Agent that README lists, or report this one"
+OTHER_RELEASE = "use a release of RD-Agent that README.md names, or report this one"
 """The fix where RD-Agent has a shape that is not known."""
 
 

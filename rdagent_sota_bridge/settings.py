@@ -1,4 +1,4 @@
-"""The environment variables of the package: declared once, with the text that the README shows."""
+"""The environment variables of the package: declared once, with the text that docs/settings.md shows."""
 
 from __future__ import annotations
 

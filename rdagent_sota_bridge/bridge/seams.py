@@ -17,7 +17,7 @@ from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
 
 @dataclass(frozen=True)
 class Seam:
-    """One place where RD-Agent is changed; README says what each is for.
+    """One place where RD-Agent is changed; docs/how-it-works.md says what each is for.
 
     Attributes:
         name: Short name.
