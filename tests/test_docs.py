@@ -15,12 +15,11 @@ from tests.pages import ROOT, Section, anchors, broken_links, english_name, sect
 
 DOCS = ROOT / "docs"
 ENGLISH = sorted(file for file in DOCS.glob("*.md") if not file.name.endswith(".zh.md"))
-TWINS = {ROOT / "README.md": ROOT / "README.zh-CN.md"} | {
-    file: file.with_suffix(".zh.md")
-    for file in ENGLISH
-    if file.name != "contributing.md"  # English: CONTRIBUTING.md itself
+TWINS = {file: file.with_suffix(".zh.md") for file in ENGLISH if file.name != "contributing.md"} | {
+    ROOT / "README.md": ROOT / "README.zh-CN.md",
+    ROOT / "CONTRIBUTING.md": DOCS / "contributing.zh.md",  # docs/contributing.md includes it
 }
-PAGES = [*TWINS, *TWINS.values(), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", DOCS / "contributing.zh.md"]
+PAGES = [*TWINS, *TWINS.values(), ROOT / "SECURITY.md"]
 
 
 def relative(path: Path) -> str:
