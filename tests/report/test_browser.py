@@ -42,6 +42,8 @@ PLOTS = """() => Array.from(document.querySelectorAll('.canvas')).map(one => ({
         : points.map(point => point.y === undefined ? point.s : point.y)).filter(Number.isFinite).length),
 }))"""
 
+BOX = ("x", "y", "width", "height")
+
 UNFOLD = "() => document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
 Opened = Callable[..., Any]
@@ -95,17 +97,8 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def draw_all(tab: Any) -> list[dict[str, Any]]:
-    """Unfold everything, scroll past it as a reader does, and return what each plot has drawn."""
+    """Unfold everything, and return what each plot has drawn without anyone scrolling to it."""
     tab.evaluate(UNFOLD)
-    tab.evaluate(
-        """async () => {
-            for (let at = 0; at < document.documentElement.scrollHeight; at += 1200) {
-                window.scrollTo({top: at, behavior: 'instant'});
-                await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
-            }
-            window.scrollTo({top: 0, behavior: 'instant'});
-        }"""
-    )
     tab.wait_for_function(
         "() => Array.from(document.querySelectorAll('.canvas')).every(one => one.querySelector('.main-svg'))",
         timeout=20_000,
@@ -119,18 +112,21 @@ def has_points(plot: dict[str, Any]) -> bool:
     return 0 < plot["traces"] == len(plot["points"]) and min(plot["points"]) > 0
 
 
-def spread(picture: bytes) -> float:
-    """Return how much the pixels of a picture differ: 0 of a blank one."""
+def grey(picture: bytes) -> Any:
+    """Return the brightness of each pixel of a picture."""
     from PIL import Image
 
-    return float(np.asarray(Image.open(io.BytesIO(picture)).convert("L"), dtype=np.float64).std())
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("L"), dtype=np.float64)
+
+
+def spread(picture: bytes) -> float:
+    """Return how much the pixels of a picture differ: 0 of a blank one."""
+    return float(grey(picture).std())
 
 
 def brightness(picture: bytes) -> float:
     """Return the median brightness of a picture: that of its ground."""
-    from PIL import Image
-
-    return float(np.median(np.asarray(Image.open(io.BytesIO(picture)).convert("L"))))
+    return float(np.median(grey(picture)))
 
 
 def overflow(tab: Any) -> int:
@@ -146,15 +142,39 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_plot_of_a_whole_report_has_points(browser: Any, whole: Path) -> None:
-    """Few plots are drawn at first; once they come near, each has numbers in every trace, and no error."""
+    """What is not folded is drawn unasked, and in a picture of the whole page; the rest once unfolded."""
     with opened(browser, whole) as tab:
-        tab.wait_for_timeout(200)
-        assert sum(plot["drawn"] for plot in tab.evaluate(PLOTS)) < 15
+        tab.wait_for_function("() => document.querySelectorAll('.canvas .plot-container').length === 15")
+        picture = grey(tab.screenshot(full_page=True))
+        for canvas in tab.locator(".canvas:visible").all():
+            left, top, width, height = (round(canvas.bounding_box()[side]) for side in BOX)
+            assert picture[top : top + height, left : left + width].std() > 4, canvas
         plots = draw_all(tab)
     assert len(plots) == 2 * (4 + 3) + 1 + 5 * 4
     for plot in plots:
         assert has_points(plot), plot
     assert whole.stat().st_size < 8 * MEGABYTE
+
+
+def test_a_table_shows_where_it_goes_on(browser: Any, whole: Path) -> None:
+    """On a phone a shadow lies at the right edge until the end is there; the arrow keys lead to it."""
+    with opened(browser, whole, 400) as tab:
+        table = tab.get_by_role("region", name="Every model loop, the highest IC first")
+        for scheme, sign in (("light", -1), ("dark", 1)):
+            tab.emulate_media(color_scheme=scheme)
+            edges = []
+            for at in (0, 100_000):
+                table.evaluate("(one, at) => { one.scrollLeft = at; }", at)
+                edges.append(float(np.median(grey(table.screenshot())[:, -4])))
+            assert sign * (edges[0] - edges[1]) > 25, scheme
+        table.evaluate("one => { one.scrollLeft = 0; }")
+        table.focus()
+        tab.keyboard.press("ArrowRight")
+        tab.wait_for_function("() => document.activeElement.scrollLeft > 0")
+        regions = "() => Array.from(document.querySelectorAll('.scroll')).filter(one => %s).length"
+        assert tab.evaluate(regions % "one.scrollWidth > one.clientWidth") > 4
+        unreached = "one.scrollWidth > one.clientWidth && one.matches(':not([tabindex][role][aria-label])')"
+        assert tab.evaluate(regions % unreached) == 0
 
 
 @pytest.mark.parametrize("widths", [(360,), (768, 1280)])

@@ -1,4 +1,4 @@
-// Draws the plots when they come near the screen, in the colours of the style sheet, and minds legends and tables.
+// Draws the plots, the nearest to the screen first, in the colours of the style sheet, and minds legends and tables.
 (function () {
   "use strict";
   const root = document.documentElement;
@@ -45,15 +45,20 @@
     return Plotly.react(canvas, data, layout, config);
   }
 
-  const near = new IntersectionObserver(function (entries) {
-    for (const entry of entries) {
-      if (entry.isIntersecting && !drawn.has(entry.target)) {
-        near.unobserve(entry.target);
-        draw(entry.target);
-      }
-    }
-  }, { rootMargin: "600px" });
-  for (const canvas of canvases) near.observe(canvas);
+  // One by one while the browser is idle, so that a page of many plots answers; what is folded waits until it opens.
+  const whenIdle = window.requestIdleCallback || window.setTimeout;
+  function distance(canvas) {
+    const box = canvas.getBoundingClientRect();
+    return Math.max(box.top - innerHeight, -box.bottom);
+  }
+  function drawNext() {
+    const waiting = canvases.filter(function (one) { return !drawn.has(one) && !one.closest("details:not([open])"); });
+    if (waiting.length === 0) return;
+    whenIdle(drawNext);
+    draw(waiting.reduce(function (one, other) { return distance(other) < distance(one) ? other : one; }));
+  }
+  whenIdle(drawNext);
+  document.addEventListener("toggle", function () { whenIdle(drawNext); }, true);
 
   function redraw() {
     for (const canvas of drawn) draw(canvas);
