@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,22 @@ def whole_report(loops: int = 10, factors: int = 12) -> Report:
     pairs = tuple(pair(number, 0.05, 0.02, run=1) for number in range(loops - 1))
     tried = Trials(2 * loops, factors, 0.002)
     return Report(CREATED, runs, found, (factor_analysis(names),), (), origins, daily, pairs, tried)
+
+
+def poor_reports() -> dict[str, Report]:
+    """Return reports that miss something."""
+    whole = whole_report(2, 1)
+    factors, ours, base = whole.runs
+    note = "There is no Qlib data at ~/.qlib/qlib_data/cn_data, so these factors have no figures."
+    no_figures = (factor_analysis(factor_names(1), (note,), with_figures=False),)
+    all_failed = Run(ours.log, "fin_model", (failed(0), failed(1)))
+    nothing: dict[str, Any] = {"returns": {}, "factor_analyses": (), "pairs": (), "daily": {}}
+    changes: dict[str, dict[str, Any]] = {
+        "no Qlib data": {"factor_analyses": no_figures},
+        "no returns": {"returns": {}},
+        "only factors": {"runs": (factors,), "returns": {}, "pairs": (), "daily": {}},
+        "only a baseline": {"runs": (base,), **nothing},
+        "all failed": {"runs": (all_failed,), **nothing},
+        "not begun": {"runs": (Run(ours.log, "fin_model", ()),), **nothing},
+    }
+    return {which: dataclasses.replace(whole, **change) for which, change in changes.items()}

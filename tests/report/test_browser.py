@@ -5,7 +5,6 @@ Without Chromium these tests are skipped, and the summary says so; with SOTA_REQ
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 import os
@@ -20,7 +19,6 @@ import pytest
 
 from rdagent_sota_bridge.report import page
 from rdagent_sota_bridge.report.gather import Report
-from rdagent_sota_bridge.report.history import Run
 from tests import reports
 from tests.hostile import hostile_report
 
@@ -307,29 +305,10 @@ def test_hostile_texts_run_nothing(browser: Any, tmp_path: Path) -> None:
     assert plots and all(map(has_points, plots))
 
 
-def poor_reports() -> dict[str, Report]:
-    """Return reports that miss something."""
-    whole = reports.whole_report(2, 1)
-    factors, ours, base = whole.runs
-    note = "There is no Qlib data at ~/.qlib/qlib_data/cn_data, so these factors have no figures."
-    no_figures = (reports.factor_analysis(reports.factor_names(1), (note,), with_figures=False),)
-    all_failed = Run(ours.log, "fin_model", (reports.failed(0), reports.failed(1)))
-    nothing: dict[str, Any] = {"returns": {}, "factor_analyses": (), "pairs": (), "daily": {}}
-    changes: dict[str, dict[str, Any]] = {
-        "no Qlib data": {"factor_analyses": no_figures},
-        "no returns": {"returns": {}},
-        "only factors": {"runs": (factors,), "returns": {}, "pairs": (), "daily": {}},
-        "only a baseline": {"runs": (base,), **nothing},
-        "all failed": {"runs": (all_failed,), **nothing},
-        "not begun": {"runs": (Run(ours.log, "fin_model", ()),), **nothing},
-    }
-    return {which: dataclasses.replace(whole, **change) for which, change in changes.items()}
-
-
-@pytest.mark.parametrize("which", list(poor_reports()))
+@pytest.mark.parametrize("which", list(reports.poor_reports()))
 def test_what_is_missing_is_said_and_not_drawn(browser: Any, tmp_path: Path, which: str) -> None:
     """A page that misses something has no empty plot, says what is missing, and opens without an error."""
-    report = poor_reports()[which]
+    report = reports.poor_reports()[which]
     with opened(browser, write(report, tmp_path), 360) as tab:
         plots = draw_all(tab)
         assert all(map(has_points, plots))

@@ -58,7 +58,7 @@ def test_without_an_ablation_nothing_is_claimed(
         (
             [reports.pair(0, 0.01, 0.05)],
             r"worse: their IC is lower by 0\.0\d\d \[0\.0\d\d, 0\.0\d\d\]\.",
-            "^The daily difference .* it takes several loops. 1 model of these runs have no such pair",
+            "^The daily difference .* it takes several loops. 1 model of these runs has no such pair",
         ),
         (
             [reports.pair(0, 0.03, 0.03), reports.pair(1, 0.03, 0.03)],
@@ -109,7 +109,7 @@ def test_seeds_of_the_best_model() -> None:
     headline = views.headline(report)
     assert headline["seeds"] == (
         "Trained again with 2 seeds, its IC is 0.060 (standard deviation 0.014), "
-        "and 0.015 (standard deviation 0.007) without the mined columns. "
+        "and 0.015 (standard deviation 0.007) without the mined columns."
     )
     assert headline["tiles"][0][2] == "0.300 without mined columns"
     name, *row = tables.pairs_table(report, ["a"]).rows[-1]
@@ -119,7 +119,7 @@ def test_seeds_of_the_best_model() -> None:
         ("0.015", "sd 0.007"),
         ("+0.045", "sd 0.021"),
     ]
-    assert headline["seeds"] in Parts(report).words + " "
+    assert headline["seeds"] in Parts(report).words
     assert views.headline(dataclasses.replace(report, pairs=pairs[:2]))["seeds"] == ""
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from rdagent_sota_bridge import __version__
-from rdagent_sota_bridge.errors import plural, short_digest
+from rdagent_sota_bridge.errors import short_digest
 from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.gather import Report
 from rdagent_sota_bridge.report.page import plots, tables, views, wording
@@ -58,6 +58,8 @@ def render(report: Report) -> str:
         quantiles=QUANTILES,
         segment=wording.segment,
         markup=Markup,
+        words=wording.words,
+        say=lambda text, **parts: Markup.escape(text).format(**parts),  # for parts that are markup
         breakable=lambda name: Markup("_<wbr>").join(name.split("_")),  # where a narrow column may break it
     )
     return page.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
@@ -85,7 +87,7 @@ def _set(report: Report, position: int, names: tuple[str, ...]) -> dict[str, obj
     brought_by = views.brought_by(report, names, one.digest)
     return {
         "digest": short_digest(one.digest),
-        "count": plural(len(one.columns), "factor"),
+        "count": wording.counted(len(one.columns), wording.words.factors),
         "task": one.task,
         "notes": one.notes,
         "table": tables.factor_table(one, position, brought_by),

@@ -6,7 +6,6 @@ but a sentence that says so.
 
 from __future__ import annotations
 
-import calendar
 import html
 import itertools
 from collections.abc import Sequence
@@ -21,7 +20,14 @@ from rdagent_sota_bridge.report import gather
 from rdagent_sota_bridge.report.factor_analysis import FactorAnalysis
 from rdagent_sota_bridge.report.gather import Report, Role
 from rdagent_sota_bridge.report.history import Run
-from rdagent_sota_bridge.report.page.wording import CORRELATION, FORMS, PERCENT, loop_number, shortened
+from rdagent_sota_bridge.report.page.wording import (
+    CORRELATION,
+    FORMS,
+    PERCENT,
+    loop_number,
+    shortened,
+    words,
+)
 from rdagent_sota_bridge.report.tearsheet import ROLLING_DAYS, Sheet
 
 COLOURS = 8
@@ -35,11 +41,6 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 _FIRST_OF_ROLE: dict[Role, int] = {"with factors": 1, "without factors": 2, "factor mining": 3}
 _BARE = {"showgrid": False, "zeroline": False}
 _DATES = {"type": "date"}
-_CURVES = {
-    "excess_with_cost": "sum of daily returns beyond the benchmark, less the cost of trading",
-    "excess_without_cost": "sum of daily returns beyond the benchmark",
-    "drawdown": "of the excess return with cost, from its highest value so far",
-}
 _AXIS = {
     "gridcolor": "var(--plot-grid)",
     "zerolinecolor": "var(--plot-zero)",
@@ -101,17 +102,19 @@ class LegendEntry:
 
 def _plot(
     id_: str,
-    title: str,
-    unit: str,
+    texts: Sequence[str],
     traces: Sequence[Any],
-    missing: str,
     *,
     xaxis: dict[str, Any] = _DATES,
     yaxis: dict[str, Any] | None = None,
     hovermode: str = "x",
     **others: Any,
 ) -> Plot:
-    """Return a plot with the layout that all have, of those traces that have a number."""
+    """Return a plot with the layout that all have, of those traces that have a number.
+
+    `texts` are its title, its unit, and the sentence in its place where there is none.
+    """
+    title, unit, missing = texts
     drawn = [one for one in traces if np.isfinite(one.z if isinstance(one, go.Heatmap) else one.y).any()]
     axes = {
         "xaxis": {**_AXIS, **_BARE, **xaxis},
@@ -212,10 +215,8 @@ def curves(report: Report, names: Sequence[str], kind: str) -> tuple[list[Legend
             key, label = f"{place[0]}-{place[1]}", f"{names[run]} · {short}"
             legend[place] = LegendEntry(key, label, colours[run], dash, place == best, names[run], short)
     plots = []
-    for field, unit in _CURVES.items():
-        what = field.removeprefix("excess_").replace("_", " ")
+    for field, texts in words.curve_plots.items():
         wide = field == "excess_with_cost"
-        title = f"Cumulative excess return, {what}" if "cost" in field else "Drawdown"
         traces = []
         # The strong lines last, for they lie on top.
         for place, entry in sorted(legend.items(), key=lambda pair: pair[1].strong):
@@ -225,11 +226,9 @@ def curves(report: Report, names: Sequence[str], kind: str) -> tuple[list[Legend
             traces.append(_curve(values, returns.days, str(entry.colour), width, ".2%", lowest, **more))
         plots.append(
             _plot(
-                f"{kind}-curves-{what.replace(' ', '-')}",
-                title,
-                unit,
+                f"{kind}-curves-{field.removeprefix('excess_').replace('_', '-')}",
+                [*texts, words.no_curve],
                 traces,
-                "No loop here left daily returns, so there is no curve to draw.",
                 height=340 if wide else 300,
                 wide=wide,
                 legend=f"{kind}-curves",
@@ -258,7 +257,7 @@ def over_loops(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[li
     most = max((len(runs[at].loops) for at in legend), default=0)
     plots = []
     for metric in ("IC", "rank IC", "annualized return", "information ratio"):
-        traces = []
+        traces, title = [], words.metrics[metric]
         for at, entry in legend.items():
             loops, colour = loops_of[at], f"var(--plot-{entry.colour})"
             symbols = ["circle" if loop.accepted else "circle-open" for loop in loops]
@@ -272,19 +271,17 @@ def over_loops(runs: Sequence[Run], names: Sequence[str], kind: str) -> tuple[li
                     line={"color": colour, "width": 1.3},
                     marker={"size": 8, "symbol": symbols, "color": colour, "line": line},
                     meta={"key": entry.key},
-                    hovertemplate=f"loop %{{x}}  %{{y:{FORMS[metric]}}}",
+                    hovertemplate=f"{words.loop} %{{x}}  %{{y:{FORMS[metric]}}}",
                 )
             )
         plots.append(
             _plot(
                 f"{kind}-loops-{metric.replace(' ', '-')}",
-                metric[0].upper() + metric[1:],
-                "",
+                (title[0].upper() + title[1:], "", words.no_metric),
                 traces,
-                "No loop has this metric.",
                 height=240,
                 legend=f"{kind}-loops",
-                xaxis={"title": {"text": "loop"}, "tickformat": "d", "dtick": 1 if most <= 12 else None},
+                xaxis={"title": {"text": words.loop}, "tickformat": "d", "dtick": 1 if most <= 12 else None},
                 yaxis={"tickformat": "~%" if FORMS[metric] == PERCENT else None},
                 hovermode="closest",
             )
@@ -302,7 +299,7 @@ def of_factor(sheet: Sheet, name: str) -> list[Plot]:
         sheet: Its figures.
         name: What the plots' ids begin with.
     """
-    mean = f"mean of {ROLLING_DAYS} days"
+    daily, mean = words.daily, words.mean_of_days.format(ROLLING_DAYS)
     quantiles = _finite(sheet.quantile_returns) * 1e4
     signs = np.where(quantiles >= 0, "var(--plot-high)", "var(--plot-low)")
     bars = go.Bar(
@@ -310,38 +307,32 @@ def of_factor(sheet: Sheet, name: str) -> list[Plot]:
         y=quantiles,
         marker={"color": list(signs)},
         name="",
-        hovertemplate="quantile %{x}  %{y:+.1f} bp a day<extra></extra>",
+        hovertemplate=f"{words.quantile} %{{x}}  %{{y:+.1f}} {words.basis_points}<extra></extra>",
     )
     days, turnover = sheet.autocorrelation_days, sheet.autocorrelation
     return [
         _plot(
             f"{name}-ic",
-            "Rank IC over time",
-            f"daily, and its mean over {ROLLING_DAYS} days",
+            [text.format(days=ROLLING_DAYS) for text in words.factor_plots["ic"]],
             [
-                _curve(sheet.ic, sheet.days, "faint", 1.0, CORRELATION, name="daily"),
+                _curve(sheet.ic, sheet.days, "faint", 1.0, CORRELATION, name=daily),
                 _curve(sheet.rolling_ic, sheet.days, "1", 2.2, CORRELATION, name=mean),
             ],
-            "No day of the test segment has an IC.",
             wide=True,
             height=260,
         ),
         _monthly(sheet, f"{name}-months"),
         _plot(
             f"{name}-quantiles",
-            "Return by quantile",
-            "basis points a day beyond the day's mean; 1 holds the lowest values",
+            words.factor_plots["quantiles"],
             [bars],
-            "No day of the test segment could be cut into quantiles.",
             height=240,
             xaxis={"dtick": 1},
         ),
         _plot(
             f"{name}-turnover",
-            "Turnover",
-            "rank autocorrelation with the day before: 1 trades nothing, 0 trades all",
-            [_curve(turnover, days, "3", 1.3, CORRELATION, name="rank autocorrelation")],
-            "No two days of the test segment follow each other.",
+            words.factor_plots["turnover"],
+            [_curve(turnover, days, "3", 1.3, CORRELATION, name=words.autocorrelation)],
             wide=True,
             height=220,
         ),
@@ -353,17 +344,15 @@ def _monthly(sheet: Sheet, name: str) -> Plot:
     by_month = pd.Series(sheet.monthly_ic, index=pd.MultiIndex.from_arrays([months.year, months.month]))
     table = by_month.unstack().reindex(columns=range(1, 13)).astype(np.float64)
     years, numbers = [int(year) for year in table.index], list(table.columns)
-    words, hover = calendar.month_abbr[1:], "%{customdata} %{y}  %{z:.3f}<extra></extra>"
-    more = {"customdata": [words] * len(years), "hovertemplate": hover}
+    hover = "%{customdata} %{y}  %{z:.3f}<extra></extra>"
+    more = {"customdata": [words.months] * len(years), "hovertemplate": hover}
     heatmap = _heatmap(table, numbers, years, float(table.abs().max().max()) or 1.0, ".2f", 2, **more)
     return _plot(
         name,
-        "Rank IC by month",
-        "mean of the month's days",
+        words.factor_plots["months"],
         [heatmap],
-        "No month of the test segment has an IC.",
         height=max(240, 90 + 30 * len(years)),
-        xaxis={"tickvals": numbers, "ticktext": [word[0] for word in words]},
+        xaxis={"tickvals": numbers, "ticktext": words.month_ticks},
         yaxis={"tickvals": years, "ticktext": list(map(str, years)), "autorange": "reversed", **_BARE},
     )
 
@@ -386,10 +375,8 @@ def correlations(analysis: FactorAnalysis, name: str) -> Plot:
     matrix = _heatmap(analysis.correlation, labels, labels, 1, ".1f", 1, hovertemplate=hover)
     return _plot(
         name,
-        "Correlation",
-        "of the values of one day over instruments, mean over days",
+        words.factor_plots["correlation"],
         [matrix] if len(labels) > 1 else [],
-        "There is no correlation to show: it takes two columns with values on the same days.",
         height=max(300, side + 120),
         wide=True,
         least_width=side + 180 if side > 160 else 0,

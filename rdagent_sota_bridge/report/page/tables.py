@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, repeat
 from typing import Any
 
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
@@ -17,12 +17,19 @@ from rdagent_sota_bridge.report.gather import METRICS, Place, Report
 from rdagent_sota_bridge.report.history import Loop, Run
 from rdagent_sota_bridge.report.page import wording
 from rdagent_sota_bridge.report.page.plots import run_colours
-from rdagent_sota_bridge.report.page.wording import FORMS, MISSING, figure, loop_number
+from rdagent_sota_bridge.report.page.wording import (
+    CORRELATION,
+    FORMS,
+    MISSING,
+    PERCENT,
+    RATIO,
+    counted,
+    figure,
+    loop_number,
+    words,
+)
 from rdagent_sota_bridge.report.statistics import Estimate, estimate, false_discovery_rates
 from rdagent_sota_bridge.report.trials import YEAR
-
-_SHORT = {"annualized return": "return p.a.", "information ratio": "inf. ratio"}
-_ANSWERS = {True: "yes", False: "no", None: MISSING}
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,13 @@ class Table:
     sortable: bool = False
 
 
-def _heads(*texts: str, css: str = "left") -> list[Cell]:
-    return [Cell(text, css=css) for text in texts]
+def _heads(texts: Iterable[str], *css: str) -> list[Cell]:
+    """Return the heads of a table; of those past the classes that are given, each has the last one's."""
+    return [Cell(text, css=one) for text, one in zip(texts, chain(css, repeat(css[-1])), strict=False)]
+
+
+def _answer(value: bool | None) -> Cell:
+    return Cell(MISSING if value is None else words.answers[value])
 
 
 def _number(value: float | None, text: str, best: bool = False, below: str = "") -> Cell:
@@ -86,13 +98,14 @@ def runs_table(runs: Sequence[Run], names: Sequence[str]) -> Table:
         began = min((loop.started for loop in run.loops if loop.started is not None), default=None)
         seconds = [loop.seconds for loop in run.loops if loop.seconds is not None]
         without = sum(not loop.metrics for loop in run.loops)
-        counts = f"{len(run.loops)} loops, {sum(bool(loop.accepted) for loop in run.loops)} accepted"
-        counts += f", {without} without a result" * bool(without)
+        accepted = sum(bool(loop.accepted) for loop in run.loops)
+        counts = words.run_counts.format(loops=counted(len(run.loops), words.loops), accepted=accepted)
+        counts += words.without_result.format(without) * bool(without)
         took = wording.duration(math.fsum(seconds) if seconds else None)
         texts = (run.command, counts, wording.moment(began), took, str(run.log))
         rows.append([Cell(name, colour=colour), *map(Cell, texts)])
-    heads = [*_heads("run", "command", "loops", "began"), Cell("took"), Cell("log", css="left path")]
-    return Table("Runs", heads, rows)
+    heads = _heads(words.runs_heads, *["left"] * 4, "", "left path")
+    return Table(words.runs, heads, rows)
 
 
 def loops_of(runs: Sequence[Run], kind: str) -> list[Place]:
@@ -120,16 +133,14 @@ def leaderboard(report: Report, names: Sequence[str], kind: str) -> Table:
     values = [[gather.metric(loop, name) for name in METRICS] for loop in loops.values()]
     best = [_greatest(column) for column in zip(*values, strict=True)]
     of_models, colours = kind == "model", run_colours(runs)
-    heads = [
-        Cell("model" if of_models else "factors"),
-        *(Cell(_SHORT.get(name, name)) for name in METRICS),
-        *_heads("accepted", *["type"] * of_models),
-        *map(Cell, ("features", "time", "cached")),
-    ]
+    named, *others = words.leaderboard_heads[kind]
+    metric_heads = [words.short_metrics.get(name, words.metrics[name]) for name in METRICS]
+    css = [*[""] * (1 + len(metric_heads)), *["left"] * (1 + of_models), ""]
+    heads = _heads([named, *metric_heads, *others], *css)
     rows = []
     for ((run, number), loop), metrics in zip(loops.items(), values, strict=True):
-        where = f"{names[run]} · loop {loop_number(loop)}"
-        row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=where, colour=colours[run])]
+        where, link = wording.place(names[run], loop.number), f"loop-{run}-{number}"
+        row = [Cell(wording.loop_name(loop), link=link, below=where, colour=colours[run])]
         if loop.metrics:
             row += [
                 _number(
@@ -140,21 +151,21 @@ def leaderboard(report: Report, names: Sequence[str], kind: str) -> Table:
                 )
                 for name, value, greatest in zip(METRICS, metrics, best, strict=True)
             ]
-            row.append(Cell("✓ yes", css="accepted") if loop.accepted else Cell(_ANSWERS[loop.accepted]))
+            row.append(Cell(words.accepted, css="accepted") if loop.accepted else _answer(loop.accepted))
             row += [Cell(loop.model_type or MISSING)] * of_models
             row.append(_number(loop.features, MISSING if loop.features is None else str(loop.features)))
             row.append(_number(loop.seconds, wording.duration(loop.seconds)))
-            row.append(Cell(_ANSWERS[loop.cached]))
+            row.append(_answer(loop.cached))
         else:
             why = wording.shortened(why_no_result(loop), 300)
-            row.append(Cell(f"No result: {why}", css="left failure", span=len(heads) - 1))
+            row.append(Cell(words.no_result.format(why), css="left failure", span=len(heads) - 1))
         rows.append(row)
-    return Table(f"Every {kind} loop, the highest IC first", heads, rows, sortable=True)
+    return Table(words.leaderboard_caption[kind], heads, rows, sortable=True)
 
 
 def why_no_result(loop: Loop) -> str:
     """Return why a loop has no result; empty where it has one."""
-    return "" if loop.metrics else loop.failure or "The loop left no result."
+    return "" if loop.metrics else loop.failure or words.left_no_result
 
 
 def pairs_table(report: Report, names: Sequence[str]) -> Table:
@@ -166,10 +177,10 @@ def pairs_table(report: Report, names: Sequence[str]) -> Table:
     rows = []
     for (run, number), of_loop in groupby(report.pairs, lambda pair: pair.place):
         loop = report.runs[run].loops[number]
-        named = f"{names[run]} · loop {loop_number(loop)}"
+        named = wording.place(names[run], loop.number)
         for pair in of_loop:
-            seed = "" if pair.seed is None else f" · seed {pair.seed}"
-            row = [Cell(loop.name or "unnamed", link=f"loop-{run}-{number}", below=named + seed)]
+            seed = "" if pair.seed is None else f" · {words.seed.format(pair.seed)}"
+            row = [Cell(wording.loop_name(loop), link=f"loop-{run}-{number}", below=named + seed)]
             for one in (pair.ours, pair.base):
                 value = figure(one.metrics.get(METRICS["IC"]), FORMS["IC"])
                 row.append(Cell(value, below=_error("IC", one.daily)))
@@ -181,15 +192,12 @@ def pairs_table(report: Report, names: Sequence[str]) -> Table:
         if ic is not None:
             cells = [_spread(one, FORMS["IC"]) for one in (ic.ours, ic.base)]
             cells += [_spread(ic.difference, "+.3f"), _spread(annual.difference if annual else None, "+.1%")]
-            rows.append([Cell(f"mean of {ic.seeds} seeds", below=named), *cells])
+            rows.append([Cell(words.mean_of_seeds.format(ic.seeds), below=named), *cells])
     together = ablation.difference(report.pairs)
     if together is not None and together.ic.loops > 1:
-        rows.append([Cell(f"mean over {together.ic.loops} loops"), Cell(""), Cell(""), *shown(together)])
-    heads = [
-        *map(Cell, ("model", "IC", "IC without")),
-        *_heads("difference", "of the return p.a.", css="difference"),
-    ]
-    return Table("The models, and the same without the mined columns", heads, rows)
+        named = words.mean_over_loops.format(together.ic.loops)
+        rows.append([Cell(named), Cell(""), Cell(""), *shown(together)])
+    return Table(words.adds_caption, _heads(words.adds_heads, *[""] * 3, "difference"), rows)
 
 
 def _signed(one: Estimate | None, form: str, times: int = 1) -> Cell:
@@ -203,20 +211,13 @@ def _spread(one: ablation.Spread | None, form: str) -> Cell:
     """Return a mean over seeds with its standard deviation."""
     if one is None:
         return Cell(MISSING)
-    return Cell(figure(one.mean, form), below=f"sd {figure(one.deviation, form.lstrip('+'))}")
+    return Cell(figure(one.mean, form), below=words.sd.format(figure(one.deviation, form.lstrip("+"))))
 
 
 # --- factors ---
 
-_FACTOR_FIGURES = {
-    "mean rank IC": wording.CORRELATION,
-    "ICIR": wording.RATIO,
-    "t-statistic": wording.RATIO,
-    "false-discovery rate": wording.PERCENT,
-    "top − bottom": "+.1f",
-    "autocorrelation": wording.CORRELATION,
-    "coverage": wording.PERCENT,
-}
+# Mean rank IC, ICIR, t-statistic, false-discovery rate, top less bottom, autocorrelation, coverage.
+_FACTOR_FORMS = (CORRELATION, RATIO, RATIO, PERCENT, "+.1f", CORRELATION, PERCENT)
 
 
 def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[str, str]) -> Table:
@@ -246,15 +247,15 @@ def factor_table(analysis: FactorAnalysis, position: int, brought_by: Mapping[st
     strongest = [_greatest([abs(values[at]) for values in known.values()]) for at in (0, 1)]
     rows = []
     for number, column in enumerate(analysis.columns):
-        values = known.get(column, (math.nan,) * len(_FACTOR_FIGURES))
+        values = known.get(column, (math.nan,) * len(_FACTOR_FORMS))
         cells = [
             _number(value, figure(value, form), at < 2 and abs(value) == strongest[at])
-            for at, (value, form) in enumerate(zip(values, _FACTOR_FIGURES.values(), strict=True))
+            for at, (value, form) in enumerate(zip(values, _FACTOR_FORMS, strict=True))
         ]
         named = Cell(column, link=f"factor-{position}-{number}")
         rows.append([named, *cells, Cell(brought_by.get(column, MISSING))])
-    heads = [Cell("factor"), *map(Cell, _FACTOR_FIGURES), *_heads("brought by")]
-    return Table("Factors of the set", heads, rows, sortable=True)
+    heads = _heads(words.set_heads, *[""] * 8, "left")
+    return Table(words.set_caption, heads, rows, sortable=True)
 
 
 # --- proof ---
@@ -268,13 +269,12 @@ def sources_table(run: Run) -> Table:
         listed = entry(factor_set, "sources")
         for one in listed if isinstance(listed, list) and listed else [factor_set]:
             if entry(one, "path") is not None:
-                mined = f"{text(entry(one, 'log'))}, loop {text(entry(one, 'loop'))}"
+                mined = wording.place(text(entry(one, "log")), text(entry(one, "loop")))
                 columns = ", ".join(names_in(entry(one, "columns"))) or MISSING
                 digest = text(entry(one, "digest"))
                 cells = (text(entry(one, "path")), digest, mined if entry(one, "log") else MISSING, columns)
                 rows[tuple(map(Cell, cells))] = None
-    heads = _heads("file", "SHA-256", "mined by", "columns taken", css="left path")
-    return Table("Files of the set", heads, list(rows))
+    return Table(words.sources, _heads(words.sources_heads, "left path"), list(rows))
 
 
 def loaded_table(run: Run) -> Table:
@@ -289,17 +289,14 @@ def loaded_table(run: Run) -> Table:
         cells = (
             str(len(loaded)) if loaded else MISSING,
             text(entry(found, "num_features")),
-            ", ".join(empty) or ("none" if loaded else MISSING),
+            ", ".join(empty) or (words.none if loaded else MISSING),
             text(entry(loop.manifest, "factor_set", "stored", "placed_as")),
             MISSING if loop.workspace is None else str(loop.workspace / MANIFEST_FILE),
         )
-        rows.append([Cell(loop.name, below=f"loop {loop_number(loop)}"), *map(Cell, cells)])
-    heads = [
-        *map(Cell, ("model", "columns loaded", "network’s width")),
-        *_heads("without training values", f"{FACTOR_FILE} placed as"),
-        Cell("manifest", css="left path"),
-    ]
-    return Table("What Qlib loaded", heads, rows)
+        rows.append([Cell(loop.name, below=words.loop_number.format(loop_number(loop))), *map(Cell, cells)])
+    texts = (head.format(FACTOR_FILE) for head in words.loaded_heads)
+    heads = _heads(texts, *[""] * 3, *["left"] * 2, "left path")
+    return Table(words.loaded, heads, rows)
 
 
 def entry(manifest: Any, *names: str) -> Any:

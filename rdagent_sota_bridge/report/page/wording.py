@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Sequence
+from importlib import resources
+from types import SimpleNamespace
 from typing import Any
 
+import yaml
+
 from rdagent_sota_bridge.report.history import Loop
+
+words: Any = SimpleNamespace(
+    **yaml.safe_load(resources.files(__package__).joinpath("words.yaml").read_text(encoding="utf-8"))
+)
+"""The words of the page, by what `words.yaml` calls them: nothing else holds any."""
 
 MISSING = "–"
 
@@ -38,23 +48,42 @@ def duration(seconds: float | None) -> str:
     """Write a time that something took, as h:mm:ss."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
-    return str(datetime.timedelta(seconds=round(seconds)))
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}"
 
 
 def moment(when: datetime.datetime | None) -> str:
     """Write a point in time."""
-    return MISSING if when is None else when.astimezone(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    if when is None:
+        return MISSING
+    return str(words.moment.format(f"{when.astimezone(datetime.timezone.utc):%Y-%m-%d %H:%M}"))
 
 
 def segment(days: Any) -> str:
     """Write the first and the last day of a segment."""
-    start, end = (f"{day:%Y-%m-%d}" if day == day else "open" for day in days)  # NaT is not itself
-    return f"{start} to {end}"
+    ends = (f"{day:%Y-%m-%d}" if day == day else words.open for day in days)  # NaT is not itself
+    return str(words.segment.format(*ends))
 
 
 def loop_number(loop: Loop) -> str:
     """Write the number of a loop."""
     return "?" if loop.number is None else str(loop.number)
+
+
+def loop_name(loop: Loop) -> str:
+    """Write what a loop made."""
+    return loop.name or words.unnamed
+
+
+def place(run: str, number: int | str | None) -> str:
+    """Write which loop of which run."""
+    return f"{run} · {words.loop_number.format('?' if number is None else number)}"
+
+
+def counted(count: int, texts: Sequence[str], **others: str) -> str:
+    """Write how many of something there are, in the text for one or that for any other number."""
+    text = texts[count != 1]
+    return text.format(f"{count:,}", **others)
 
 
 def shortened(text: str, most: int) -> str:
