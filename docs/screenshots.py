@@ -55,7 +55,7 @@ def taken(page: Page, top: str, unfolded: str) -> bytes:
         page.locator(f"{unfolded} summary").first.click()
     page.locator(top).first.evaluate("one => window.scrollTo({top: one.offsetTop, behavior: 'instant'})")
     page.mouse.move(0, 0)  # away from the plots, which show their buttons under it
-    page.wait_for_timeout(1500)  # plots near the screen are drawn
+    page.wait_for_timeout(1500)  # what is unfolded is drawn by then
     return page.screenshot()
 
 
