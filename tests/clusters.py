@@ -83,11 +83,10 @@ async def _serve(kind: str, address: str, told: Path) -> None:
         await served.finished()
 
 
-def _train_again(of: Path, change: Any, root: Path, keep: Any, threads: Any, is_wanted: Any) -> Any:
+def _train_again(of: Path, change: Any, keep: Any, threads: Any, is_wanted: Any) -> Any:
     from rdagent_sota_bridge.errors import ResultError
-    from rdagent_sota_bridge.models.retrain import Retrained
 
-    mine = root / str(change.seed)
+    root, mine = of.parent, of.parent / str(change.seed)
     trouble = json.loads((root / TROUBLE).read_text()).get(str(change.seed), "")
     with mine.open("a") as begun:
         begun.write(f"{os.getpid()} {threads} {os.environ.get('OF_PROJECT')}\n")
@@ -101,7 +100,7 @@ def _train_again(of: Path, change: Any, root: Path, keep: Any, threads: Any, is_
             time.sleep(0.05)
         (root / "ended").touch()
     time.sleep(0.2)
-    return Retrained(mine, {}, True)
+    return mine
 
 
 def _stand_in(kind: str) -> None:

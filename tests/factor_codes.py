@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import frames, logs, runs, trained
 
@@ -71,8 +72,9 @@ def mine(project: Path, name: str, *loops: dict[str, str], **entry: Any) -> dict
 def trained_on(project: Path, values: pd.DataFrame, *mined: dict[str, Any]) -> Path:
     """Return the workspace of a model that was trained on values of these runs' columns."""
     model = trained.write_training(project / runs.WORKSPACES / "model")
-    frames.write(frames.nested(values), model)
+    file = frames.write(frames.nested(values), model)
     manifest = json.loads((model / "sota_manifest.json").read_text())
+    manifest["factor_set"]["stored"]["digest"] = parquet.current_digest(file)
     manifest["factor_set"]["sources"] = [{"columns": list(values.columns), **source} for source in mined]
     (model / "sota_manifest.json").write_text(json.dumps(manifest))
     return model

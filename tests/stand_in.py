@@ -110,10 +110,10 @@ def report(logs, output, as_json):
     output.write_text(json.dumps(logs))
     print(output)
 
-def train_again(of, change, root, keep, threads, is_wanted):
+def train_again(of, change, keep, threads, is_wanted):
     what = "ablation" if change.seed is None else f"seed {{change.seed}}"
     trouble = json.loads(os.environ.get("STAND_IN_ABLATION", "{{}}")).get(f"{{of.name}}{{change.seed or ''}}")
-    print(f"{{what}} of {{of.name}} {{change.columns}}\\n", end="", flush=True)  # whole, of several threads
+    print(f"{{what}} of {{of.name}} {{change.no_mined}}\\n", end="", flush=True)  # whole, of several threads
     if trouble == "hangs":
         with child.started(["sleep", "600"], os.environ, Path.cwd(), keep=keep) as process:
             Path("hanging").write_text(json.dumps([process.pid]))
@@ -123,8 +123,7 @@ def train_again(of, change, root, keep, threads, is_wanted):
         raise ResultError(trouble, str(of), "leave the model out")
 
 retrain = sys.modules["rdagent_sota_bridge.models.retrain"] = types.ModuleType("retrain")
-retrain.Change = lambda columns=None, seed=None: SimpleNamespace(columns=columns, seed=seed)
-retrain.Retrained = SimpleNamespace
+retrain.Change = lambda no_mined=False, seed=None: SimpleNamespace(no_mined=no_mined, seed=seed)
 retrain.train_again = train_again
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import pickle
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,18 @@ def write_results(workspace: Path, metrics: dict[str, float] = METRICS) -> None:
     pd.Series(metrics).to_csv(workspace / "qlib_res.csv")
     report().to_parquet(workspace / "ret.parquet")
     (workspace / "model.py").write_text(CODE)
+
+
+def lose(name: str) -> Callable[[Path], object]:
+    """Return what takes a file or a folder out of a workspace."""
+    return lambda model: shutil.rmtree(model / name) if (model / name).is_dir() else (model / name).unlink()
+
+
+def put(name: str, text: str) -> Callable[[Path], object]:
+    """Return what puts a text into a workspace."""
+
+    def write(model: Path) -> None:
+        (model / name).unlink(missing_ok=True)
+        (model / name).write_text(text)
+
+    return write

@@ -105,7 +105,7 @@ def _values(of: Path, days: tuple[str, str] | None, factor_data: str | None) -> 
     own = of.absolute() / FACTOR_FILE
     if not own.is_file():  # `predict` says so where the model was trained on one
         return None
-    file = fresh.covering(of, days and days[1], factor_data, _say)
+    file, _ = fresh.covering(of, days and days[1], factor_data, _say)
     return None if file == own else file
 
 

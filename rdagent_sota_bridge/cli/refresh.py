@@ -68,7 +68,7 @@ def _described(model: Path, done: Refreshed) -> dict[str, Any]:
     pieces = [
         {
             **{"workspace": one.workspace, "segments": one.segments, "ic": estimate(one.ic.to_frame())},
-            **{"in_sample": one.in_sample, "is_new": one.is_new},
+            "in_sample": one.in_sample,
         }
         for one in done.pieces
     ]

@@ -8,8 +8,8 @@ from pathlib import Path
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.factor_set import locate, sessions
 from rdagent_sota_bridge.factor_set.names import LATEST
-from rdagent_sota_bridge.models.retrain import MODEL_FILE
 from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.qlib_files.training_record import MODEL_FILE
 from rdagent_sota_bridge.report import gather, history
 from rdagent_sota_bridge.report.history import Loop, Run
 

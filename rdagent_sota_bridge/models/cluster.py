@@ -55,24 +55,23 @@ class Seen:
 
 
 @contextlib.contextmanager
-def seen(folders: Iterable[Path], roots: Iterable[Path], markets: Iterable[str]) -> Iterator[Seen]:
+def seen(models: Iterable[Path], markets: Iterable[str]) -> Iterator[Seen]:
     """Have what workers have to see, for one job.
 
     Args:
-        folders: What is read; of what is missing here too each training says so itself.
-        roots: What is written to; each gets a file for the time, which no copy of the folder has.
+        models: The workspaces; of one that is missing here too each training says so itself. The folder
+            that they are in gets a file for the time, which no copy of it has.
         markets: Folders of market data, as Qlib's configuration has them.
 
     Raises:
-        StoreError: if the roots can't be written to.
+        StoreError: if that folder can't be written to.
     """
     fix = "make the folder one that you may write into, with room on the disk"
     with contextlib.ExitStack() as stack:
-        paths = [folder.absolute() for folder in folders if folder.is_dir()]
-        for root in roots:
+        paths = [model.absolute() for model in models if model.is_dir()]
+        for root in {model.absolute().parent for model in models}:
             with store.failing_at(root, ("The trainings can't be shared", fix)):
-                root.mkdir(parents=True, exist_ok=True)
-                file = tempfile.NamedTemporaryFile(dir=root.absolute(), prefix=".sota-job-")  # noqa: SIM115
+                file = tempfile.NamedTemporaryFile(dir=root, prefix=".sota-job-")  # noqa: SIM115
             paths.append(Path(stack.enter_context(file).name))
         digests = tuple((uri, market.content_digest(uri)) for uri in markets)
         yield Seen(uuid.uuid4().hex, Path.cwd(), tuple(paths), digests)

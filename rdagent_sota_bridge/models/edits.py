@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jinja2
@@ -11,6 +11,7 @@ import yaml
 
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
+from rdagent_sota_bridge.models.segments import Segments
 from rdagent_sota_bridge.qlib_files import model_yaml, seeds
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from rdagent_sota_bridge.qlib_files.yaml_edits import PROCESSORS
@@ -19,9 +20,8 @@ from rdagent_sota_bridge.qlib_files.yaml_edits import PROCESSORS
 def changed_yaml(
     config: dict[str, Any],
     note: str,
-    base: BaseSet,
-    mined: tuple[str, ...],
-    segments: Mapping[str, tuple[str, str]],
+    base: BaseSet | None,
+    segments: Segments | None,
     *,
     seeded: bool,
 ) -> str:
@@ -30,18 +30,18 @@ def changed_yaml(
     Args:
         config: The recorded one, as `training_record.read_training` returns it; it is edited.
         note: A line of comment for the top.
-        base: The base features beside the mined columns.
-        mined: The mined columns.
-        segments: New first and last days by the name of a segment.
+        base: The base set, which is to be all; None for the columns that it has.
+        segments: New ones; None for those that it has.
         seeded: True where `seeds.FILE` is to name the network.
 
     Raises:
         SeamError: if the recorded one has a form that is not known.
     """
-    days = {name: [datetime.date.fromisoformat(day) for day in given] for name, given in segments.items()}
     try:
-        _set_columns(config["task"], base, mined)
-        _set_segments(config["task"], days)
+        if base is not None:
+            _leave_base(config["task"], base)
+        if segments is not None:
+            _set_segments(config["task"], segments)
         model = config["task"]["model"]["kwargs"]
         if seeded and model["pt_model_uri"] != seeds.NETWORK:
             raise ValueError(f"the network is {model['pt_model_uri']}, not {seeds.NETWORK}")
@@ -75,36 +75,31 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def _set_columns(task: dict[str, Any], base: BaseSet, mined: tuple[str, ...]) -> None:
+def _leave_base(task: dict[str, Any], base: BaseSet) -> None:
     handler = task["dataset"]["kwargs"]["handler"]["kwargs"]
     first, *others = handler["data_loader"]["kwargs"]["dataloader_l"]
-    if base.features:
-        expressions = [expression for _, expression in base.features]
-        first["kwargs"]["config"]["feature"] = [expressions, list(base.names)]
-    if not mined:
-        others = [loader for loader in others if loader["kwargs"]["config"] != FACTOR_FILE]
+    names = list(base.names)
+    first["kwargs"]["config"]["feature"] = [[expression for _, expression in base.features], names]
+    others = [loader for loader in others if loader["kwargs"]["config"] != FACTOR_FILE]
     handler["data_loader"]["kwargs"]["dataloader_l"] = [first, *others]
-    names = [*base.names, *mined]
     task["model"]["kwargs"]["pt_model_kwargs"]["num_features"] = len(names)
     for kind, arguments in _processors(handler):
         if kind == "FilterCol" and arguments.get("fields_group", "feature") in ("feature", None):
             arguments["col_list"] = names
 
 
-def _set_segments(task: dict[str, Any], days: dict[str, list[datetime.date]]) -> None:
+def _set_segments(task: dict[str, Any], segments: Segments) -> None:
     """Set segments, and what RD-Agent's YAML has from the same variables: data, fit and back-test."""
+    days = {name: [datetime.date.fromisoformat(day) for day in given] for name, given in segments.items()}
     handler = task["dataset"]["kwargs"]["handler"]["kwargs"]
     task["dataset"]["kwargs"]["segments"].update(days)
-    if "train" in days:
-        handler["start_time"] = days["train"][0]
-        for _, arguments in _processors(handler):
-            if "fit_start_time" in arguments:
-                arguments["fit_start_time"], arguments["fit_end_time"] = days["train"]
-    if "test" in days:
-        handler["end_time"] = days["test"][1]
-        for record in task["record"]:
-            if backtest := record["kwargs"].get("config", {}).get("backtest"):
-                backtest["start_time"], backtest["end_time"] = days["test"]
+    handler["start_time"], handler["end_time"] = days["train"][0], days["test"][1]
+    for _, arguments in _processors(handler):
+        if "fit_start_time" in arguments:
+            arguments["fit_start_time"], arguments["fit_end_time"] = days["train"]
+    for record in task["record"]:
+        if backtest := record["kwargs"].get("config", {}).get("backtest"):
+            backtest["start_time"], backtest["end_time"] = days["test"]
 
 
 def _processors(handler: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -18,9 +18,10 @@ from rdagent_sota_bridge.errors import OTHER_RELEASE, BundleError, FreshValuesEr
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, edits, fresh
-from rdagent_sota_bridge.models.predict import manifest_of, predict_again
-from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
-from rdagent_sota_bridge.qlib_files import docker, training_record
+from rdagent_sota_bridge.models.predict import predict_again
+from rdagent_sota_bridge.models.retrain import own_set, place_set
+from rdagent_sota_bridge.qlib_files import manifest, training_record
+from rdagent_sota_bridge.qlib_files.training_record import MODEL_FILE
 from rdagent_sota_bridge.system import files
 
 _README = resources.files("rdagent_sota_bridge.models") / "bundle.md"
@@ -49,7 +50,7 @@ def make(of: Path) -> Exported:
 
     Raises:
         ResultError: if there is no training, or it can't be read.
-        FactorFileNotFoundError: if the file of the set is gone.
+        FactorFileNotFoundError, SetChangedError: if the file of the set is gone, or is another one.
         SeamError: if the recorded configuration has a form that is not known.
         BundleError: if the plain files do not predict what the model does, or hold a path of this machine.
         StoreError: if a file can't be read or written.
@@ -59,15 +60,14 @@ def make(of: Path) -> Exported:
     if recorded is None or recorded.base_names is None:
         place = str(training.run / "artifacts" / "task")
         raise SeamError("What Qlib recorded has a form that is not known", place, OTHER_RELEASE)
-    if recorded.has_factor_file and not (of / FACTOR_FILE).is_file():
-        raise set_is_gone(of / FACTOR_FILE)
-    record = manifest_of(of)
+    record = manifest.read(of)
+    values = pd.DataFrame()
+    if recorded.has_factor_file:
+        values = flat(parquet.read_whole(own_set(of, record.stored)))
+    mined = tuple(values.columns)
     with child.folder_in(of, "The model can't be exported") as folder:
-        values = pd.DataFrame()
         if recorded.has_factor_file:
-            files.place(of / FACTOR_FILE, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
-            values = flat(parquet.read_whole(of / FACTOR_FILE))
-        mined = tuple(values.columns)
+            place_set(of / FACTOR_FILE, folder)
         for part in ("dataset", "params.pkl", "pred.pkl"):
             shutil.copyfile(training.run / "artifacts" / part, folder / part)
         columns = sorted({*recorded.base_names, *mined})  # as Qlib's `NestedDataLoader` sorts them
@@ -89,7 +89,7 @@ def make(of: Path) -> Exported:
     if not _same_bits(scores, before):
         _check_network(scores, of)  # the data may have changed
     runs = []
-    for mining, code in _runs(of, values):
+    for mining, code in _runs(of, record, values):
         for name, text in code.items():
             member = mining["code"][name] = f"{bundle.FACTOR_CODE}{len(made)}.py"
             made[member] = text.encode()
@@ -126,12 +126,14 @@ def _same_bits(one: pd.Series, other: pd.Series) -> bool:
     return bool(one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes())
 
 
-def _runs(of: Path, values: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+def _runs(
+    of: Path, record: manifest.Recorded, values: pd.DataFrame
+) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     """Yield of each run that mined columns of a set what the bundle says, and the factors' code by name.
 
     A run whose log is gone, or not signed, is left out.
     """
-    for source in fresh.sources_of(of, tuple(values.columns)):
+    for source in fresh.sources_of(record, tuple(values.columns)):
         columns = list(source.columns)
         with contextlib.suppress(FreshValuesError, SessionError):
             latest: dict[str, str] = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import AliasPath, BaseModel, Field
 
 from rdagent_sota_bridge.check import execute_factor, factor_settings, look_ahead
 from rdagent_sota_bridge.check.execute_factor import RunError
@@ -24,11 +23,10 @@ from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE
 from rdagent_sota_bridge.factor_set.sessions import FactorCode
 from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.retrain import set_is_gone
-from rdagent_sota_bridge.qlib_files import market, training_record
-from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
+from rdagent_sota_bridge.models.retrain import own_set
+from rdagent_sota_bridge.qlib_files import manifest, market, training_record
+from rdagent_sota_bridge.qlib_files.manifest import Source
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.system import files
 
 FRESH = "fresh"
 """The word for factor data that are made anew; a folder of that name is `./fresh`."""
@@ -47,21 +45,6 @@ Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A file that a set was made of, as the manifest names it; no path where none is known."""
-
-    columns: tuple[str, ...]
-    path: str = ""
-    log: str | None = None
-    loop: int | None = None
-
-
-class _Recorded(BaseModel):
-    sources: tuple[_Source, ...] = Field((), validation_alias=AliasPath("factor_set", "sources"))
-    own: tuple[str, ...] = Field((), validation_alias=AliasPath("factor_set", "replaced_by_own"))
-
-
-@dataclass(frozen=True)
 class _Mined:
     """Columns that one run mined: the codes that may make them, the latest first, and how these are run."""
 
@@ -70,8 +53,8 @@ class _Mined:
     execution: Execution
 
 
-def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) -> Path:
-    """Return a factor file of a model's mined columns that covers the days up to one.
+def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) -> tuple[Path, pd.Timestamp]:
+    """Return a factor file of a model's mined columns that covers the days up to one, and where its own ends.
 
     That is the file in the model's workspace where the rows of each run that mined it reach that day. Else
     the code that made the set is run again on the factor data, in the Python that RD-Agent runs factors in.
@@ -88,24 +71,27 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
             ours; else a folder in place of RD-Agent's own; None for that.
         say: Gets a line of what takes time.
 
+    Returns:
+        The file; and the last day that the set in the workspace covers.
+
     Raises:
-        FactorFileNotFoundError: if the file of the set is gone.
+        FactorFileNotFoundError, SetChangedError: if the file of the set is gone, or is another one.
         FreshValuesError: if the code of a column is not known, fails, gives other values than the stored ones
             (the message names factor, day, instrument and both values) or none behind them; or the factor
             data end before that day.
-        ResultError: if what Qlib recorded of the model can't be read.
+        ResultError: if the manifest, or what Qlib recorded of the model, can't be read.
         SessionError: if the log that holds the code can't be read.
         SettingsError: if a variable has a value that means nothing.
         StoreError: if a file can't be read or written.
     """
     of = of.absolute()
-    stored = of / FACTOR_FILE
-    if not stored.is_file():
-        raise set_is_gone(stored)
+    record = manifest.read(of)
+    stored = own_set(of, record.stored)
     old = execute_factor.flat(parquet.read_whole(stored))
-    sources, day = sources_of(of, tuple(old.columns)), _trading_day(of, last_day)
-    if day is None or _last_day(old, sources) >= day:
-        return stored
+    sources, day = sources_of(record, tuple(old.columns)), _trading_day(of, last_day)
+    own_end = _last_day(old, sources)
+    if day is None or own_end >= day:
+        return stored, own_end
     place = store.folder(read_settings().store_path)
     with store.failing_at(place, _KEEP):
         try:
@@ -119,7 +105,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
             if last_day is not None or factor_data is not None:
                 raise
             say(f"no values behind the set: {error.fact} ({error.place}); {error.fix}")
-            return stored
+            return stored, own_end
         codes = [[one.columns, [(code.name, code.code) for code in one.codes]] for one in runs]
         key = json.dumps([parquet.current_digest(stored), codes, data])
         digest = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
@@ -140,37 +126,28 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
         raise FreshValuesError(
             fact, str(kept), "ask for no later day, or bring a newer set of the same columns"
         )
-    return kept
-
-
-def own_end(of: Path) -> pd.Timestamp:
-    """Return the last day that a model's own set covers: the rows of each run that mined it reach it."""
-    own = execute_factor.flat(parquet.read_whole(of / FACTOR_FILE))
-    return _last_day(own, sources_of(of, tuple(own.columns)))
+    return kept, own_end
 
 
 # --- what the set was made of ---
 
 
-def sources_of(of: Path, columns: tuple[str, ...]) -> list[_Source]:
-    """Return the files that the manifest names, each column once, and one without a path for the others.
+def sources_of(record: manifest.Recorded, columns: tuple[str, ...]) -> list[Source]:
+    """Return the files that a manifest names, each column once, and one without a path for the others.
 
     Among those are the columns that a run of fin_quant replaced by its own.
     """
-    recorded = _Recorded.model_validate({})
-    with contextlib.suppress(OSError, ValueError):  # there is none, or it does not say
-        recorded = _Recorded.model_validate(files.read_json(of / MANIFEST_FILE))
-    left, found = [name for name in columns if name not in recorded.own], []
-    for source in recorded.sources:
+    left, found = [name for name in columns if name not in record.own], []
+    for source in record.sources:
         if mine := tuple(name for name in left if name in source.columns):
-            found.append(replace(source, columns=mine))
+            found.append(source.model_copy(update={"columns": mine}))
             left = [name for name in left if name not in mine]
     known = {name for source in found for name in source.columns}
     others = tuple(name for name in columns if name not in known)
-    return [*found, *([_Source(others)] if others else [])]
+    return [*found, *([Source(columns=others)] if others else [])]
 
 
-def mined_by(of: Path, source: _Source) -> _Mined:
+def mined_by(of: Path, source: Source) -> _Mined:
     """Return the run that mined columns; a FreshValuesError where its log is not known."""
     at = Located(Path(source.path), Path(source.log) if source.log else None, source.loop)
     if at.log is None or not at.log.is_dir():  # named by its workspace, or moved with its project since
@@ -179,7 +156,7 @@ def mined_by(of: Path, source: _Source) -> _Mined:
         what = ", ".join(source.columns)
         fact = f"The days are behind the set, and the code of {what} is not known: no log here mined it"
         fix = "bring a newer set of the same columns: rdagent-sota predict takes it with --factors"
-        raise FreshValuesError(fact, source.path or str(of / MANIFEST_FILE), fix)
+        raise FreshValuesError(fact, source.path or str(of / manifest.MANIFEST_FILE), fix)
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = factor_settings.settings_of_rdagent(at.log.parent.parent)
     return _Mined(source.columns, sessions.codes_of_set(at.log, at.loop)[::-1], execution)
@@ -197,7 +174,7 @@ def _trading_day(of: Path, last_day: str | None) -> pd.Timestamp | None:
     return days[-1 if asked is None else max(0, days.searchsorted(asked, side="right") - 1)]
 
 
-def _last_day(values: pd.DataFrame, sources: Sequence[_Source]) -> pd.Timestamp:
+def _last_day(values: pd.DataFrame, sources: Sequence[Source]) -> pd.Timestamp:
     """Return the last day that the rows of every source reach."""
     ends = [_times(rows_of(values, one.columns)).max() for one in sources]
     return min(ends).normalize()

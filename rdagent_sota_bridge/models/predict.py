@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AliasPath, BaseModel, Field
 
-from rdagent_sota_bridge.errors import OTHER_RELEASE, PredictError, ResultError, SeamError, shortened
+from rdagent_sota_bridge.errors import OTHER_RELEASE, PredictError, SeamError
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.retrain import MODEL_FILE, set_is_gone
-from rdagent_sota_bridge.qlib_files import docker, training_record
-from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.system import files
+from rdagent_sota_bridge.models.retrain import own_set, place_set
+from rdagent_sota_bridge.qlib_files import manifest, training_record
+from rdagent_sota_bridge.qlib_files.training_record import MODEL_FILE
 
 LATEST_DAY = "latest"
 """The word for the last day on which every feature has values."""
@@ -143,7 +141,7 @@ def _run(
     request = {"qlib_init": training.config["qlib_init"], "dataset": dataset, "asked": asked, "late": late}
     with child.folder_in(of, "The model can't predict") as folder:
         if factors is not None:
-            files.place(factors, folder / FACTOR_FILE, link=not docker.is_qlib_in_docker())
+            place_set(factors, folder)
         artifacts = training.run / "artifacts"
         recorded = [artifacts / name for name in ("dataset", "params.pkl", "pred.pkl")]
         for file in (of / MODEL_FILE, *recorded):
@@ -167,39 +165,13 @@ def scores_in(folder: Path, about: dict[str, Any]) -> pd.DataFrame:
 
 def _checked_set(of: Path, values: Path | None) -> Path:
     """Return the factor file, the workspace's own if it is what the model was trained on."""
-    file = of / FACTOR_FILE
-    if values is None and not file.is_file():
-        raise set_is_gone(file)
-    record = manifest_of(of)
-    if values is not None:
-        if missing := [name for name in record.mined if name not in parquet.read_footer(values).columns]:
-            fact = f"The factor file has no column {', '.join(missing)}"
-            raise PredictError(
-                fact, str(values), "bring a file with all columns that the model was trained on"
-            )
-        return values
-    if record.stored and (now := parquet.current_digest(file)) != record.stored:
-        raise parquet.changed_set(file, record.stored, now)
-    return file
-
-
-class Manifest(BaseModel):
-    """What a manifest says of a model and its set; a model that RD-Agent merged the factors for has none."""
-
-    model: dict[str, Any] | None = None
-    mined: tuple[str, ...] = Field((), validation_alias="mined_columns")
-    digest: str | None = Field(None, validation_alias=AliasPath("factor_set", "digest"))
-    stored: str | None = Field(None, validation_alias=AliasPath("factor_set", "stored", "digest"))
-
-
-def manifest_of(of: Path) -> Manifest:
-    """Return what the manifest in a workspace says; a ResultError where it can't be read."""
-    file = of / MANIFEST_FILE
-    try:
-        return Manifest.model_validate(files.read_json(file) if file.exists() else {})
-    except (OSError, ValueError) as error:
-        fact = f"What the model was trained on can't be read ({shortened(error)})"
-        raise ResultError(fact, str(file), "leave the model out") from None
+    record = manifest.read(of)
+    if values is None:
+        return own_set(of, record.stored)
+    if missing := [name for name in record.mined if name not in parquet.read_footer(values).columns]:
+        fact = f"The factor file has no column {', '.join(missing)}"
+        raise PredictError(fact, str(values), "bring a file with all columns that the model was trained on")
+    return values
 
 
 # --- old predictions ---
@@ -220,7 +192,7 @@ def _compared(of: Path, scores: pd.DataFrame, repeated: pd.DataFrame, about: dic
         "standard_deviation": deviation,
         "data_from": about.pop("data_from"),
     }
-    about = {"factor_set": manifest_of(of).digest, **about, "old_scores": old, "changed_data": len(far) > 0}
+    about = {"factor_set": manifest.read(of).digest, **about, "old_scores": old, "changed_data": len(far) > 0}
     return Prediction(scores, repeated.loc[far.index, ["recorded", "score"]], about)
 
 

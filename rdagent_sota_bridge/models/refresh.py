@@ -6,17 +6,16 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from rdagent_sota_bridge.errors import BridgeError, ResultError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import fresh, segments, trainings
-from rdagent_sota_bridge.models.retrain import Change, read_manifest
+from rdagent_sota_bridge.models.retrain import Change
 from rdagent_sota_bridge.models.segments import Segments, iso
 from rdagent_sota_bridge.models.trainings import How, Wanted
-from rdagent_sota_bridge.qlib_files import training_record
+from rdagent_sota_bridge.qlib_files import manifest, training_record
 from rdagent_sota_bridge.report import daily_ic, holdout
 from rdagent_sota_bridge.report.statistics import Estimate, estimate
 
@@ -31,14 +30,12 @@ class Piece:
         ic: The daily IC of the test segment.
         in_sample: Whether its factors were mined with knowledge of days of the test segment; None where that
             is not known.
-        is_new: False where an earlier call has trained it.
     """
 
     workspace: Path
     segments: Segments
     ic: pd.Series
     in_sample: bool | None
-    is_new: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +85,17 @@ def refresh(
     """
     of = of.absolute()
     training = training_record.read_training(of)
-    manifest, _ = read_manifest(of)
+    recorded = manifest.read(of, whole=True)
     plan = segments.later(of, training, train_end, rolling)
-    has_mined, mined_on = bool(manifest["mined_columns"]), _mined_on(of, manifest)
+    mined_on = _mined_on(of, recorded)
     # Before the first training, for what is missing is missing after hours too.
-    wider = fresh.covering(of, plan[-1]["test"][1], factor_data, say) if has_mined else None
-    own_end = None if wider in (None, of / FACTOR_FILE) else fresh.own_end(of)
+    wider, own_end = of / FACTOR_FILE, pd.Timestamp.max
+    if recorded.mined:
+        wider, own_end = fresh.covering(of, plan[-1]["test"][1], factor_data, say)
     wanted = {}
     for days in plan:
-        is_behind = own_end is not None and pd.Timestamp(days["test"][1]) > own_end
-        wanted[Wanted(of, Change(segments=days, values=wider if is_behind else None), of.parent)] = days
+        is_behind = wider != of / FACTOR_FILE and pd.Timestamp(days["test"][1]) > own_end
+        wanted[Wanted(of, Change(segments=days, values=wider if is_behind else None))] = days
 
     def begin(one: Wanted) -> bool:
         spans = ", ".join(f"{name} {start} to {end}" for name, (start, end) in wanted[one].items())
@@ -111,12 +109,12 @@ def refresh(
             if isinstance(answer, BridgeError):
                 failed.append((days, answer))
                 continue
-            record = training_record.read(answer.workspace)
-            ic = daily_ic.read(answer.workspace, record.recorder if record else "").ic
-            in_sample = None if has_mined else False
+            record = training_record.read(answer)
+            ic = daily_ic.read(answer, record.recorder if record else "").ic
+            in_sample = None if recorded.mined else False
             if mined_on is not None:
                 in_sample = days["test"][0] <= mined_on[1] and mined_on[0] <= days["test"][1]
-            pieces.append(Piece(answer.workspace, days, ic, in_sample, answer.is_new))
+            pieces.append(Piece(answer, days, ic, in_sample))
     if failed:
         raise _failed(failed, len(plan))
     pieces.sort(key=lambda one: one.segments["test"])
@@ -132,10 +130,10 @@ def _failed(failed: list[tuple[Segments, BridgeError]], count: int) -> BridgeErr
     return ResultError(fact, "; ".join(sorted(reasons)), fix)
 
 
-def _mined_on(of: Path, manifest: dict[str, Any]) -> tuple[str, str] | None:
+def _mined_on(of: Path, recorded: manifest.Recorded) -> tuple[str, str] | None:
     """Return the first and last day of the back-tests by which RD-Agent accepted a model's factors."""
-    factor_set = manifest["factor_set"] or {}
-    if set(manifest["mined_columns"]) - set(factor_set.get("columns", ())):
+    factor_set = recorded.factor_set or {}
+    if set(recorded.mined) - set(factor_set.get("columns", ())):
         return None  # some are of fin_quant's own
     known = holdout.segments((), holdout.mined_in(factor_set, of))
     found = [one for held in known.values() for one in held]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rdagent_sota_bridge.errors import BridgeError, JobError, ResultError, SettingsError
-from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
+from rdagent_sota_bridge.models.retrain import Change, train_again
 from rdagent_sota_bridge.qlib_files import training_record
 
 _THREADS = "OMP_NUM_THREADS"
@@ -25,11 +25,10 @@ _LOOK_SECONDS = 1.0  # how often it is asked whether a cluster has got more work
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A training that is asked for: the arguments of `train_again`. Equal to itself alone, and hashable."""
+    """A training that is asked for, for `train_again`. Equal to itself alone, and hashable."""
 
     of: Path
     change: Change
-    root: Path
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class How:
     cluster: str = ""
 
 
-Answer = Retrained | BridgeError
+Answer = Path | BridgeError
 IsWanted = Callable[[], bool]
 
 
@@ -123,10 +122,9 @@ def _place(
         yield lambda: how.jobs, lambda one, is_wanted: _train(one, threads, keep, is_wanted)
         return
     cluster = dask()
-    roots, markets = {one.root for one in wanted}, _markets(wanted)
     with (
         cluster.connected(how.cluster) as client,
-        cluster.seen({one.of for one in wanted}, roots, markets) as sees,
+        cluster.seen({one.of for one in wanted}, _markets(wanted)) as sees,
     ):
         workers = cluster.Workers(client, how.cluster, sees, say)
 
@@ -169,7 +167,7 @@ def _markets(wanted: Sequence[Wanted]) -> set[str]:
 
 def _train(one: Wanted, threads: int | None, keep: tuple[int, ...], is_wanted: IsWanted) -> Answer:
     try:
-        return train_again(one.of, one.change, one.root, keep, threads, is_wanted)
+        return train_again(one.of, one.change, keep, threads, is_wanted)
     except BridgeError as error:
         # A worker sends it back, and Dask would send what it came from too, which may be no pickle.
         error.__cause__ = error.__context__ = None

@@ -12,9 +12,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import AliasPath, BaseModel, Field, TypeAdapter, ValidationError
 
-from rdagent_sota_bridge.errors import HandOffError
+from rdagent_sota_bridge.errors import HandOffError, ResultError, shortened
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.system.files import read_json, write_whole
@@ -100,6 +100,63 @@ def check_loaded(loaded: Loaded, base: tuple[str, ...], mined: tuple[str, ...], 
             str(workspace),
             "keep this folder and report it; the run stops, for its result is not what it would claim",
         )
+
+
+class Source(BaseModel):
+    """A file that a set was made of; no path where none is known."""
+
+    columns: tuple[str, ...] = ()
+    path: str = ""
+    log: str | None = None
+    loop: int | None = None
+
+
+class Recorded(BaseModel):
+    """What a manifest says of a model and its set; each is empty or None where it does not say.
+
+    Attributes:
+        model: Name and type.
+        mined: The mined columns, in order.
+        factor_set: All that it says of the set.
+        digest: Of the set.
+        stored: Of the bytes of the set's copy in the workspace.
+        sources: What the set was made of.
+        own: Columns that a run of fin_quant replaced by its own.
+        base_name: Of the base set.
+        features: The base set, whole: expressions by name.
+    """
+
+    model: dict[str, Any] | None = None
+    mined: tuple[str, ...] = Field((), validation_alias="mined_columns")
+    factor_set: dict[str, Any] | None = None
+    digest: str | None = Field(None, validation_alias=AliasPath("factor_set", "digest"))
+    stored: str | None = Field(None, validation_alias=AliasPath("factor_set", "stored", "digest"))
+    sources: tuple[Source, ...] = Field((), validation_alias=AliasPath("factor_set", "sources"))
+    own: tuple[str, ...] = Field((), validation_alias=AliasPath("factor_set", "replaced_by_own"))
+    base_name: str = Field("", validation_alias=AliasPath("base_set", "name"))
+    features: dict[str, str] | None = Field(None, validation_alias=AliasPath("base_set", "features"))
+
+
+def read(workspace: Path, *, whole: bool = False) -> Recorded:
+    """Return what the manifest in a model's workspace says; of a model that RD-Agent gave the set has none.
+
+    Args:
+        workspace: The workspace.
+        whole: It has to be there, and to name the base set: the training is to be repeated.
+
+    Raises:
+        ResultError: if it can't be read.
+    """
+    file = workspace / MANIFEST_FILE
+    try:
+        found = Recorded.model_validate(read_json(file) if whole or file.exists() else {})
+        if whole and found.features is None:
+            raise ValueError("it names no base set")
+    except (OSError, ValueError) as error:
+        why = "it has another form" if isinstance(error, ValidationError) else shortened(error)
+        fact = f"What the model was trained on is not known: no manifest can be read ({why})"
+        raise ResultError(fact, str(file), "leave the model out, or train it with the factors") from None
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,9 @@ from rdagent_sota_bridge.qlib_files.model_yaml import Task, task_of
 from rdagent_sota_bridge.qlib_files.yaml_edits import NETWORK
 from rdagent_sota_bridge.system.files import open_file, read_text
 
+MODEL_FILE = "model.py"
+"""The network, in a model's workspace."""
+
 _FINISHED = "3"  # mlflow's RunStatus.FINISHED, as its file store writes it
 _WIDTH = "model.kwargs.pt_model_kwargs.num_features"
 
@@ -168,7 +171,8 @@ def read_training(workspace: Path) -> Training:
     """Return the newest finished training in a model's workspace.
 
     Raises:
-        ResultError: if the workspace or its record is gone, it has no training, or that can't be read.
+        ResultError: if the workspace, its code or its record is gone, it has no training, or that can't be
+            read.
     """
     leave_out = "put it back, or leave the model out"
     if not workspace.is_dir():
@@ -180,6 +184,8 @@ def read_training(workspace: Path) -> Training:
         if run is None:
             fact = "The model has no training of its own: it failed, or RD-Agent answered from its cache"
             raise ResultError(fact, str(workspace), "leave the model out")
+        if not (workspace / MODEL_FILE).is_file():
+            raise ResultError("The model's code is gone", str(workspace / MODEL_FILE), leave_out)
         artifacts = run / "artifacts"
         try:
             # `config` has the task too; there it holds the model itself and the data set.

@@ -114,17 +114,17 @@ def _wanted(run: Run, seeds: int) -> dict[Wanted, str]:
     from rdagent_sota_bridge.report import gather
 
     def one(workspace: Path, **change: Any) -> Wanted:
-        return Wanted(workspace, Change(**change), workspace.parent)  # there the report looks for it
+        return Wanted(workspace, Change(**change))
 
-    wanted = {one(place, columns=()): f"Loop {loop.number} {loop.name}" for loop, place in models(run)}
+    wanted = {one(place, no_mined=True): f"Loop {loop.number} {loop.name}" for loop, place in models(run)}
     best = gather.best_model([run])
     loop = None if best is None else gather.loop_at([run], best)
     if wanted and loop is not None and loop.workspace is not None:
         for seed in range(1, seeds + 1):
             # One after the other: where time runs out, as many pairs as there can be are whole.
-            for columns, which in ((None, "with"), ((), "without")):
+            for no_mined, which in ((False, "with"), (True, "without")):
                 words = f"Loop {loop.number} {loop.name} (seed {seed}, {which} the mined columns)"
-                wanted[one(loop.workspace, columns=columns, seed=seed)] = words
+                wanted[one(loop.workspace, no_mined=no_mined, seed=seed)] = words
     return wanted
 
 

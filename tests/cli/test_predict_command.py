@@ -53,7 +53,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return Prediction(SCORES, SCORES[:0], {**ABOUT, "versions": {"pyqlib": "0.9.7"}})
 
     monkeypatch.setattr(predict, "predict", stand_in)
-    monkeypatch.setattr(fresh, "covering", lambda of, *_: of / FACTOR_FILE)
+    monkeypatch.setattr(fresh, "covering", lambda of, *_: (of / FACTOR_FILE, None))
     return found
 
 
@@ -112,10 +112,10 @@ def test_fresh_values(
     """The factors' code is asked for values up to the last day, and the manifest names their file."""
     wanted: list[Any] = []
 
-    def covering(of: Path, *arguments: Any) -> Path:
+    def covering(of: Path, *arguments: Any) -> Any:
         wanted.append((of.name, *arguments[:2]))
         arguments[2]("the code is run again")
-        return tmp_path / "new.parquet"
+        return tmp_path / "new.parquet", None
 
     monkeypatch.setattr(fresh, "covering", covering)
     done = run("--date", date, "--factor-data", "fresh", "--json")

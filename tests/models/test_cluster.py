@@ -13,7 +13,7 @@ import pytest
 
 from rdagent_sota_bridge.errors import JobError, ResultError
 from rdagent_sota_bridge.models import cluster, trainings
-from rdagent_sota_bridge.models.retrain import Change, Retrained
+from rdagent_sota_bridge.models.retrain import Change
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 from tests import clusters
 from tests.clusters import TROUBLE, Cluster
@@ -56,7 +56,7 @@ class Job:
         self.root, self.said = folder / "root", list[str]()
         self.root.mkdir()
         (self.root / TROUBLE).write_text(json.dumps(trouble))
-        self.wanted = [Wanted(folder / "model", Change(seed=number), self.root) for number in range(count)]
+        self.wanted = [Wanted(self.root / "model", Change(seed=number)) for number in range(count)]
 
     def answers(self, dask: Cluster, begin: Callable[[Wanted], bool] = lambda _: True) -> Any:
         """Return the iterator of the trainings."""
@@ -81,7 +81,7 @@ def test_two_workers(dask: Cluster, tmp_path: Path) -> None:
     found = {one.change.seed: answer for one, answer in job.answers(dask)}
     assert sorted(map(str, found)) == sorted(map(str, range(6)))
     assert [seed for seed, answer in found.items() if isinstance(answer, ResultError)] == [3]
-    assert found[4] == Retrained(job.root / "4", {}, True)
+    assert found[4] == job.root / "4"
     assert len(job.workers) == 2
     assert [job.begun(number)[0].split()[1] for number in range(6)] == ["1"] * 6
     assert job.said == []
@@ -105,7 +105,7 @@ def test_a_worker_that_dies(dask: Cluster, tmp_path: Path) -> None:
     dask.start("worker")
     dask.start("worker")
     job = Job(tmp_path, **{"2": "dies"})
-    found = [one.change.seed for one, answer in job.answers(dask) if isinstance(answer, Retrained)]
+    found = [one.change.seed for one, answer in job.answers(dask) if isinstance(answer, Path)]
     assert sorted(map(str, found)) == sorted(map(str, range(6)))
     (line,) = job.said
     assert "is gone, and with it a training of model" in line
@@ -167,7 +167,7 @@ def test_a_client_that_is_killed(dask: Cluster, tmp_path: Path) -> None:
     job = Job(tmp_path, count=1, **{"0": "hangs"})
     code = (
         "from pathlib import Path; from rdagent_sota_bridge.models.trainings import *; import sys; "
-        "root = Path(sys.argv[1]); wanted = [Wanted(root / 'model', Change(seed=0), root)]; "
+        "root = Path(sys.argv[1]); wanted = [Wanted(root / 'model', Change(seed=0))]; "
         "list(train_all(wanted, How(cluster=sys.argv[2]), print))"
     )
     client = subprocess.Popen([sys.executable, "-c", code, str(job.root), dask.address])

@@ -20,10 +20,9 @@ import pytest
 from examples.demo.sandbox import Sandbox
 from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models.fresh import covering
 from rdagent_sota_bridge.models.predict import predict_again
 from rdagent_sota_bridge.models.refresh import refresh
-from rdagent_sota_bridge.models.retrain import Change, Retrained, train_again
+from rdagent_sota_bridge.models.retrain import Change, train_again
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.base_sets import ALPHA22
@@ -93,6 +92,16 @@ def recorder(workspace: Path) -> str:
     return training_record.read_training(workspace).run.name
 
 
+def metrics(workspace: Path) -> dict[str, float]:
+    """Return Qlib's metrics of a model."""
+    return training_record.metrics_beside(workspace / FACTOR_FILE)
+
+
+def aside(workspace: Path) -> Path:
+    """Rename a workspace, so that the same is trained anew."""
+    return workspace.rename(workspace.with_name(recorder(workspace)))
+
+
 def same_bits(one: pd.Series, other: pd.Series) -> bool:
     """Return True for the same rows and the same bits."""
     return one.index.equals(other.index) and one.to_numpy().tobytes() == other.to_numpy().tobytes()
@@ -102,26 +111,25 @@ def same_bits(one: pd.Series, other: pd.Series) -> bool:
 def test_one_seed_gives_the_same_bits(name: str, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """By batches from memory and by Qlib's own loader; with proof like any other training's."""
     of = project.models[name]
-    first = train_again(of, Change(seed=1), project.root)
+    first = aside(train_again(of, Change(seed=1)))
     monkeypatch.setenv("SOTA_FAST_TRAINING", "false")
-    second = train_again(of, Change(seed=1), project.box.project / "elsewhere")
-    assert same_bits(predictions(first.workspace), predictions(second.workspace))
-    assert first.metrics == second.metrics
-    assert recorder(first.workspace) != recorder(second.workspace), "no cache has answered"
-    assert not same_bits(predictions(first.workspace), predictions(of)), "which had no seed"
-    assert (manifest_of(first.workspace)["batches"], first.metrics["IC"] > USED) == ("memory", True)
-    assert manifest_of(second.workspace)["loader"] == "SOTA_FAST_TRAINING=false"
-    for found in (first, second):
-        assert verified(found.workspace).state == "factors"
-    assert train_again(of, Change(seed=1), project.root).is_new is False
+    second = train_again(of, Change(seed=1))
+    assert same_bits(predictions(first), predictions(second))
+    assert metrics(first) == metrics(second)
+    assert recorder(first) != recorder(second), "no cache has answered"
+    assert not same_bits(predictions(first), predictions(of)), "which had no seed"
+    assert (manifest_of(first)["batches"], metrics(first)["IC"] > USED) == ("memory", True)
+    assert manifest_of(second)["loader"] == "SOTA_FAST_TRAINING=false"
+    assert [verified(found).state for found in (first, second)] == ["factors"] * 2
+    trained = recorder(second)
+    assert recorder(train_again(of, Change(seed=1))) == trained, "nothing is trained once more"
 
 
 def test_another_seed_gives_other_bits(project: Project) -> None:
     """A seed is one of many, and no seed is the one of before."""
-    one = train_again(project.models["SmallMLP"], Change(seed=1), project.root)
-    other = train_again(project.models["SmallMLP"], Change(seed=2), project.root)
-    assert not same_bits(predictions(one.workspace), predictions(other.workspace))
-    assert other.metrics["IC"] == pytest.approx(one.metrics["IC"], abs=0.02)
+    one, other = (train_again(project.models["SmallMLP"], Change(seed=seed)) for seed in (1, 2))
+    assert not same_bits(predictions(one), predictions(other))
+    assert metrics(other)["IC"] == pytest.approx(metrics(one)["IC"], abs=0.02)
 
 
 def test_the_same_bits_wherever_they_are_trained(
@@ -129,17 +137,17 @@ def test_the_same_bits_wherever_they_are_trained(
 ) -> None:
     """One after the other, two at once, and by two workers of a cluster: each time with one thread."""
     monkeypatch.delenv("OMP_NUM_THREADS")  # which the demo sets
-    of, root = project.models["SmallMLP"], project.box.project
+    of = project.models["SmallMLP"]
     with clusters.cluster(tmp_path) as dask:
         for _ in range(2):
             dask.start("real")
         found: dict[int, list[Path]] = {5: [], 6: []}
         said: list[str] = []
-        for name, how in (("one", How()), ("two", How(jobs=2)), ("many", How(cluster=dask.address))):
-            wanted = [Wanted(of, Change(seed=seed), root / name) for seed in found]
+        for how in (How(), How(jobs=2), How(cluster=dask.address)):
+            wanted = [Wanted(of, Change(seed=seed)) for seed in found]
             for one, answer in train_all(wanted, how, said.append):
-                assert isinstance(answer, Retrained), answer
-                found[one.change.seed or 0].append(answer.workspace)
+                assert isinstance(answer, Path), answer
+                found[one.change.seed or 0].append(aside(answer))
     assert said == []
     for workspaces in found.values():
         first, *others = map(predictions, workspaces)
@@ -152,41 +160,37 @@ def test_the_same_bits_wherever_they_are_trained(
 def test_without_the_mined_columns(project: Project) -> None:
     """The model knows nothing any more; the base feature that a mined column had replaced is back."""
     of = project.models["SmallMLP"]
-    found = train_again(of, Change(columns=(), seed=1), project.root)
-    assert abs(found.metrics["IC"]) < UNUSED
-    manifest = manifest_of(found.workspace)
+    found = train_again(of, Change(no_mined=True, seed=1))
+    assert abs(metrics(found)["IC"]) < UNUSED
+    manifest = manifest_of(found)
     assert manifest["qlib_loaded"]["columns"] == sorted(ALPHA22)
-    assert manifest["qlib_loaded"]["num_features"] == runs.model_in(found.workspace).width == len(ALPHA22)
-    assert manifest["retrained"] == {
-        "of": of.name,
-        "recorder": recorder(of),
-        "change": {"columns": [], "seed": 1},
-    }
-    assert json.loads((found.workspace / "sota_loaded.json").read_text())["columns"] == sorted(ALPHA22)
+    assert manifest["qlib_loaded"]["num_features"] == runs.model_in(found).width == len(ALPHA22)
+    change = {"columns": [], "seed": 1}
+    assert manifest["retrained"] == {"of": of.name, "recorder": recorder(of), "change": change}
+    assert json.loads((found / "sota_loaded.json").read_text())["columns"] == sorted(ALPHA22)
 
 
-def test_in_docker_in_other_segments_on_one_column(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_docker_in_other_segments(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container sees the workspace and Qlib's data alone; the processors are fitted in the new days."""
     image = {
         **project.box.environment("http://127.0.0.1:1"),
         "PATH": project.box.path(project.box.qlib_python),
     }
     days = {"train": ("2008-01-01", "2013-12-31"), "test": ("2018-01-01", "2019-12-31")}
-    change = Change(columns=("overnight_gap",), segments=days)
+    change = Change(segments={**days, "valid": ("2015-01-01", "2016-12-31")})
     with Engine(image) as engine:
         monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
         monkeypatch.setenv("DOCKER_HOST", engine.url)
-        found = train_again(project.models["SmallMLP"], change, project.root, threads=2)
-        predicted = predict_again(found.workspace)
-    assert found.metrics["IC"] > USED
-    manifest = manifest_of(found.workspace)
+        found = train_again(project.models["SmallMLP"], change, threads=2)
+        predicted = predict_again(found)
+    assert metrics(found)["IC"] > USED
+    manifest = manifest_of(found)
     assert manifest["training"]["train"] == ["2008-01-01 00:00:00", "2013-12-31 00:00:00"]
     assert manifest["training"]["test"] == ["2018-01-01 00:00:00", "2019-12-31 00:00:00"]
-    assert manifest["qlib_loaded"]["columns"] == sorted([*ALPHA22, "overnight_gap"])
     (trained,) = engine.started("qrun conf_sota_factors_model.yaml")
-    assert (trained.workspace, trained.variables["OMP_NUM_THREADS"]) == (found.workspace, "2")
+    assert (trained.workspace, trained.variables["OMP_NUM_THREADS"]) == (found, "2")
     assert [inside for inside, _ in trained.mounts.values() if "qlib/" in inside][-1] == "/root/.qlib/"
-    assert same_bits(predicted["score"], predictions(found.workspace))
+    assert same_bits(predicted["score"], predictions(found))
 
 
 @pytest.mark.parametrize("name", ["SmallMLP", "SmallGRU"])
@@ -215,14 +219,13 @@ def test_seeds_of_the_best_model(project: Project) -> None:
     command = [str(Path(sys.executable).parent / "rdagent-sota"), *asked]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    best = max(project.models.values(), key=lambda of: training_record.metrics_beside(of / FACTOR_FILE)["IC"])
+    best = max(project.models.values(), key=lambda of: metrics(of)["IC"])
     ics: dict[tuple[bool, int], float] = {}
     for folder in {file.parent for file in project.root.glob("*/sota_manifest.json")} - before:
         manifest = manifest_of(folder)
         if "seed" in (change := manifest["retrained"]["change"]):
             assert manifest["retrained"]["of"] == best.name
-            ic = training_record.metrics_beside(folder / FACTOR_FILE)["IC"]
-            ics[bool(manifest["mined_columns"]), change["seed"]] = ic
+            ics[bool(manifest["mined_columns"]), change["seed"]] = metrics(folder)["IC"]
     ours, base = ([ics[mined, seed] for seed in (1, 2)] for mined in (True, False))
     assert len(ics) == 4
     assert min(ours) > USED
@@ -252,7 +255,7 @@ def fitted(workspace: Path) -> np.ndarray:
 def test_on_later_days(name: str, rolling: str | None, project: Project) -> None:
     """Each training knows the alpha of its own days, is scaled by them alone, and is recorded with them."""
     of = project.models[name]
-    found = refresh(of, None, rolling, lambda day: covering(of, day, None, print), How(), print)
+    found = refresh(of, None, rolling, None, How(), print)
     days = pd.read_csv(project.box.provider / "calendars" / "day.txt", header=None)[0]
     assert len(found.pieces) == (1 if rolling is None else 2)
     for piece in found.pieces:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 from typing import Any
 
@@ -39,15 +38,12 @@ def recorded() -> dict[str, Any]:
 def changed(
     config: dict[str, Any] | None = None,
     base: BaseSet | None = None,
-    mined: tuple[str, ...] = ("ROC60", "gap"),
     segments: Any = None,
     seeded: bool = False,
 ) -> Any:
     """Return what qrun reads of a change."""
-    base = trained.BASE.without(mined) if base is None else base
-    text = edits.changed_yaml(
-        recorded() if config is None else config, "a note", base, mined, segments or {}, seeded=seeded
-    )
+    config = recorded() if config is None else config
+    text = edits.changed_yaml(config, "a note", base, segments, seeded=seeded)
     assert text.startswith("# rdagent-sota-bridge: a note\nqlib_init:\n")
     assert "&" not in text.replace("&lt;", ""), "no anchors: it is plain"
     return yaml.safe_load(text)
@@ -63,40 +59,29 @@ def test_no_change_is_the_same_configuration() -> None:
     assert changed() == recorded()
 
 
-@pytest.mark.parametrize("mined", [(), ("gap",)])
-def test_fewer_columns(mined: tuple[str, ...]) -> None:
-    """The base feature that a column had replaced is back; without columns nothing reads their file."""
-    found = changed(mined=mined)
+def test_the_base_set_alone() -> None:
+    """The base feature that a column had replaced is back, and nothing reads the mined columns' file."""
+    found = changed(base=trained.BASE)
     first, *others = handler_of(found)["data_loader"]["kwargs"]["dataloader_l"]
     expressions, names = first["kwargs"]["config"]["feature"]
     assert dict(zip(names, expressions, strict=True)) == dict(trained.BASE.features)
-    assert [one["kwargs"]["config"] for one in others] == ["combined_factors_df.parquet"] * len(mined)
+    assert others == []
     width = found["task"]["model"]["kwargs"]["pt_model_kwargs"]["num_features"]
-    assert width == len(trained.BASE.features) + len(mined)
+    assert width == len(trained.BASE.features)
     norm, features, label, fill = handler_of(found)["infer_processors"]
-    assert features["kwargs"]["col_list"] == [*trained.BASE.names, *mined]
+    assert features["kwargs"]["col_list"] == list(trained.BASE.names)
     assert [norm, label, fill] == [
         handler_of(recorded())["infer_processors"][number] for number in (0, 2, 3)
     ], "the rest is as it was"
 
 
-def test_no_base_set() -> None:
-    """A model on mined columns alone keeps its first loader, which has the label and no features."""
-    config = trained.config(BaseSet("none", ()), width=2)
-    found = changed(copy.deepcopy(config), base=BaseSet("none", ()), mined=("gap",))
-    config["task"]["model"]["kwargs"]["pt_model_kwargs"]["num_features"] = 1
-    assert found == config
-
-
 def test_other_segments() -> None:
     """The days of the data, of the fit and of the back-test follow, as in RD-Agent's YAML."""
-    days = {"train": ("2009-01-01", "2013-12-31"), "test": ("2018-01-01", "2019-12-31")}
-    found = changed(segments=days)
-    begin, end = (datetime.date.fromisoformat(day) for day in days["train"])
-    first, last = (datetime.date.fromisoformat(day) for day in days["test"])
-    segments = found["task"]["dataset"]["kwargs"]["segments"]
-    valid = recorded()["task"]["dataset"]["kwargs"]["segments"]["valid"]
-    assert segments == {"train": [begin, end], "valid": valid, "test": [first, last]}
+    days = [datetime.date(year, 1, 1) for year in (2009, 2013, 2014, 2017, 2018, 2019)]
+    begin, end, *valid, first, last = days
+    parts = {"train": [begin, end], "valid": valid, "test": [first, last]}
+    found = changed(segments={name: tuple(map(str, part)) for name, part in parts.items()})
+    assert found["task"]["dataset"]["kwargs"]["segments"] == parts
     handler = handler_of(found)
     assert (handler["start_time"], handler["end_time"]) == (begin, last)
     norm = handler["infer_processors"][0]["kwargs"]
@@ -130,5 +115,5 @@ def test_a_form_that_is_not_known(spoil: Any, reason: str) -> None:
     config = recorded()
     spoil(config["task"])
     with pytest.raises(SeamError, match="What Qlib recorded has a form that is not known") as caught:
-        changed(config, seeded=True)
+        changed(config, trained.BASE, seeded=True)
     assert reason in caught.value.fact

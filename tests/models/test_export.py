@@ -21,14 +21,15 @@ from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import (
     BridgeError,
     BundleError,
-    FactorFileError,
     FactorFileNotFoundError,
     ResultError,
+    SetChangedError,
 )
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, child, export
 from tests import trained
 from tests.factor_codes import OLD, PLAIN, code_of, mine, trained_on, values_of
+from tests.trained import lose, put
 
 RECORDED = pd.Series([0.5, 0.25], name="score")
 VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0", "pandas": "2.2.0", "numpy": "1.26.0"}
@@ -153,9 +154,9 @@ def test_data_that_have_changed_since(model: Path, qlib: Answer) -> None:
     assert export.make(model).difference == 0.125
 
 
-def lose(name: str) -> Callable[[Path], None]:
-    """Return what takes a file out of a workspace."""
-    return lambda model: (model / name).unlink()
+def with_path(model: Path) -> None:
+    """Let the model's code name a path of this machine."""
+    (model / "model.py").write_text(f"# {Path.home()}/x")
 
 
 @pytest.mark.parametrize(
@@ -163,23 +164,13 @@ def lose(name: str) -> Callable[[Path], None]:
     [
         (lambda _: None, other(0.375), BundleError, r"keeps what its weights .* differ by up to 0.125"),
         (lambda _: None, other(float("nan")), BundleError, "keeps what its weights"),
-        (
-            lambda model: (model / "model.py").write_text(f"# {Path.home()}/x"),
-            RECORDED,
-            BundleError,
-            "would show a path of this machine: .* in model.py",
-        ),
+        (with_path, RECORDED, BundleError, "would show a path of this machine: .* in model.py"),
         (lose(FACTOR_FILE), RECORDED, FactorFileNotFoundError, "not found"),
-        (lambda model: (model / FACTOR_FILE).write_text("x"), RECORDED, FactorFileError, "can't be used"),
-        (lambda model: shutil.rmtree(model / "mlruns"), RECORDED, ResultError, "is gone"),
+        (put(FACTOR_FILE, "x"), RECORDED, SetChangedError, "not the one that the model was trained on"),
+        (lose("mlruns"), RECORDED, ResultError, "is gone"),
         (shutil.rmtree, RECORDED, ResultError, "workspace is gone"),
-        (lose("model.py"), RECORDED, BridgeError, "can't be exported"),
-        (
-            lambda model: (model / "sota_manifest.json").write_text("{"),
-            RECORDED,
-            ResultError,
-            "trained on can't be read",
-        ),
+        (lose("model.py"), RECORDED, ResultError, "The model's code is gone"),
+        (put("sota_manifest.json", "{"), RECORDED, ResultError, "trained on is not known"),
     ],
 )
 def test_models_that_are_refused(

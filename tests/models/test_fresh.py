@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -17,13 +18,14 @@ from rdagent_sota_bridge.errors import (
     FactorFileError,
     FactorFileNotFoundError,
     FreshValuesError,
+    ResultError,
     SessionError,
+    SetChangedError,
 )
 from rdagent_sota_bridge.factor_set import panel, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import child
-from rdagent_sota_bridge.models.fresh import covering, own_end
-from tests import frames, trained
+from rdagent_sota_bridge.models import child, fresh
+from tests import trained
 from tests.factor_codes import (
     DAYS,
     LAST,
@@ -61,6 +63,20 @@ def read(file: Path) -> pd.DataFrame:
     return frame.set_axis([name for _, name in frame.columns], axis=1)
 
 
+def covering(
+    of: Path, day: str | None, data: str | None = None, say: Callable[[str], object] = print
+) -> Path:
+    """Return the factor file for a day."""
+    file, own_end = fresh.covering(of, day, data, say)
+    assert file == of / FACTOR_FILE or own_end < pd.read_parquet(file).index[-1][0]
+    return file
+
+
+def plain(project: Path, code: str = PLAIN) -> Path:
+    """Return a model on the values of one plain factor, whose run left some code."""
+    return trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": code}))
+
+
 def silent(text: str) -> None:
     """Fail: nothing is to be said."""
     raise AssertionError(text)
@@ -74,8 +90,8 @@ def test_its_own_file_covers_the_day(tmp_path: Path) -> None:
     model = trained.write_training(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
     for day in ("2020-01-07", "2020-01-03"):
-        assert covering(model, day, None, silent) == model / FACTOR_FILE
-    assert own_end(model) == pd.Timestamp("2020-01-07")
+        own = model / FACTOR_FILE, pd.Timestamp("2020-01-07")
+        assert fresh.covering(model, day, None, silent) == own
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -117,7 +133,7 @@ def test_rows_with_a_missing_value(project: Path, stored_whole: bool, rows: int)
     model = trained_on(
         project, stored.dropna() if stored_whole else stored, mine(project, "run", {"one": code})
     )
-    assert len(read(covering(model, LAST, None, print)).loc[LAST]) == rows
+    assert len(read(covering(model, LAST)).loc[LAST]) == rows
 
 
 def test_columns_of_two_runs(project: Path) -> None:
@@ -129,7 +145,7 @@ def test_columns_of_two_runs(project: Path) -> None:
     )
     other = mine(project, "other", {"beta": beta}, columns=["alpha", "beta"])
     stored = pd.concat([first, second], axis=1)
-    found = read(covering(trained_on(project, stored, one, other), LAST, None, print))
+    found = read(covering(trained_on(project, stored, one, other), LAST))
     expected = pd.concat([values_of(alpha).dropna(), values_of(beta).dropna()], axis=1)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
@@ -151,7 +167,7 @@ def test_a_project_that_has_moved(project: Path) -> None:
     code = code_of("alpha")
     run = mine(project, "run", {"alpha": code}, log="/gone/log/run")
     model = trained_on(project, values_of(code, OLD).dropna(), run)
-    assert covering(model, LAST, None, print) != model / FACTOR_FILE
+    assert covering(model, LAST) != model / FACTOR_FILE
 
 
 # --- the days of the market ---
@@ -173,22 +189,21 @@ def with_market(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_market")
 def test_no_trading_day_and_the_last_one(project: Path) -> None:
     """A Sunday is the Friday before it, and no day the last one in Qlib's data."""
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
-    own = model / FACTOR_FILE
     assert DAYS[OLD - 2].dayofweek == 4
-    until(read(own), OLD - 1).pipe(frames.nested).to_parquet(own)
+    shorter = until(values_of(PLAIN, OLD).dropna(), OLD - 1)
+    model = trained_on(project, shorter, mine(project, "run", {"alpha": PLAIN}))
+    own = model / FACTOR_FILE
     for day in ("2020-02-02", "2019-01-01"):
         assert covering(model, day, None, silent) == own
     for day in (None, "2020-12-31"):
-        assert read(covering(model, day, None, print)).index[-1][0] == DAYS[-1]
+        assert read(covering(model, day)).index[-1][0] == DAYS[-1]
 
 
 @pytest.mark.usefixtures("with_market")
 @pytest.mark.parametrize(("has_log", "why"), [(True, "--factor-data fresh"), (False, "is not known")])
 def test_the_last_day_without_data_or_code(project: Path, has_log: bool, why: str) -> None:
     """The model's own file is taken where nobody has named data, and what is missing is said."""
-    run = mine(project, "run", {"alpha": PLAIN})
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), run)
+    model = plain(project)
     data = project / "git_ignore_folder" / "factor_implementation_source_data" / "daily_pv.h5"
     until(prices(), OLD + 1).to_hdf(data, key="data", mode="w")
     if not has_log:
@@ -202,7 +217,7 @@ def test_the_last_day_without_data_or_code(project: Path, has_log: bool, why: st
 
 def test_qlibs_data_are_elsewhere(project: Path) -> None:
     """Without a market that can be read here, the last day is that of the model's own file."""
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    model = plain(project)
     assert covering(model, None, None, silent) == model / FACTOR_FILE
 
 
@@ -213,16 +228,24 @@ LATE_CUT = f"alpha = alpha[alpha.index.get_level_values(0) < '{DAYS[OLD].date()}
 INFINITE = f"alpha.loc['{LAST}'] = float('inf')\n"
 
 
+NEWER = "newer set of the same columns"
+
+
+def damaged_and_not_known(model: Path) -> None:
+    """Put a damaged file in the set's place, as of a fin_quant run, whose file's digest nobody knows."""
+    trained.put(FACTOR_FILE, "x")(model)
+    manifest = json.loads((model / "sota_manifest.json").read_text())
+    manifest["factor_set"]["stored"] = None
+    trained.put("sota_manifest.json", json.dumps(manifest))(model)
+
+
 NO_DAYS = "import pandas as pd\npd.DataFrame({'alpha': [1.0]}).to_hdf('result.h5', key='data')\n"
 
 
 @pytest.mark.parametrize(
     ("code", "parts"),
     [
-        (
-            code_of("alpha", days=2),
-            ("alpha of SH600000 on 2020-01-02 is stored as ", " makes no number of it"),
-        ),
+        (code_of("alpha", days=2), ("alpha of SH600000 on 2020-01-02 is stored", " makes no number of it")),
         (code_of("alpha", then=LATE_CUT), ("The code of alpha gives no value behind 2020-02-03",)),
         (code_of("alpha", then=INFINITE), ("The code of alpha gives infinite values behind 2020-02-03",)),
         (code_of("another"), ("No code of the run that mined alpha makes that now",)),
@@ -234,7 +257,7 @@ NO_DAYS = "import pandas as pd\npd.DataFrame({'alpha': [1.0]}).to_hdf('result.h5
 )
 def test_codes_that_are_refused(project: Path, code: str, parts: tuple[str, ...]) -> None:
     """Each is one message; nothing is kept."""
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": code}))
+    model = plain(project, code)
     refused(model, *parts)
 
 
@@ -252,43 +275,15 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "data", "kind", "parts"),
     [
-        (lambda model: (model / FACTOR_FILE).unlink(), None, FactorFileNotFoundError, ("not found",)),
-        (lambda model: (model / FACTOR_FILE).write_text("x"), None, FactorFileError, ("can't be used",)),
-        (
-            lambda model: (model / "sota_manifest.json").unlink(),
-            None,
-            FreshValuesError,
-            ("code of alpha is not",),
-        ),
-        (
-            lambda model: (model / "sota_manifest.json").write_text("[]"),
-            None,
-            FreshValuesError,
-            ("is not known",),
-        ),
-        (
-            lambda model: shutil.rmtree(model.parents[2] / "log"),
-            None,
-            FreshValuesError,
-            (
-                "behind the set, and the code of alpha is not known",
-                "run-0",
-                "newer set of the same columns",
-            ),
-        ),
-        (
-            lambda model: shutil.rmtree(model.parents[2] / "log" / "run" / "__session__"),
-            None,
-            SessionError,
-            ("no session",),
-        ),
+        (trained.lose(FACTOR_FILE), None, FactorFileNotFoundError, ("not found",)),
+        (trained.put(FACTOR_FILE, "x"), None, SetChangedError, ("not the one that the model",)),
+        (damaged_and_not_known, None, FactorFileError, ("can't be used",)),
+        (trained.lose("sota_manifest.json"), None, FreshValuesError, ("code of alpha is not",)),
+        (trained.put("sota_manifest.json", "[]"), None, ResultError, ("trained on is not known",)),
+        (trained.lose("../../../log"), None, FreshValuesError, ("code of alpha is not", "run-0", NEWER)),
+        (trained.lose("../../../log/run/__session__"), None, SessionError, ("no session",)),
         (None, "none", FreshValuesError, ("There are no data", "none", "--factor-data fresh")),
-        (
-            None,
-            "early",
-            FreshValuesError,
-            ("end on 2020-02-10, and days up to 2020-02-11", "--factor-data fresh"),
-        ),
+        (None, "early", FreshValuesError, ("2020-02-10, and days up to 2020-02-11", "--factor-data fresh")),
         (None, "damaged", FreshValuesError, ("can't be read: ", "daily_pv.h5")),
         (None, "empty", FreshValuesError, ("There are no data",)),
         (None, "fresh", FreshValuesError, ("No factor data were made", "factor_data.txt")),
@@ -305,7 +300,7 @@ def test_what_is_not_there(
     """Nothing is run: one message with the fix."""
     monkeypatch.setattr(child, "call", lambda _, folder: (folder / child.OUTPUT).write_text("no pyqlib"))
     monkeypatch.setattr(execute_factor, "run", None)
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    model = plain(project)
     for name in ("early", "damaged", "empty"):
         (project / name).mkdir()
     until(prices(), len(DAYS) - 1).to_hdf(project / "early" / "daily_pv.h5", key="data")
@@ -342,7 +337,7 @@ def test_data_that_are_made_anew(project: Path, monkeypatch: pytest.MonkeyPatch)
         assert function == "make_factor_data"
 
     monkeypatch.setattr(child, "call", call)
-    model = trained_on(project, values_of(PLAIN, OLD).dropna(), mine(project, "run", {"alpha": PLAIN}))
+    model = plain(project)
     refused(model, "end on 2020-02-03")
     said: list[str] = []
     file = covering(model, LAST, "fresh", said.append)

@@ -18,7 +18,6 @@ from rdagent_sota_bridge.errors import (
     ResultError,
     SeamError,
     SetChangedError,
-    StoreError,
 )
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
@@ -167,14 +166,10 @@ def test_another_factor_file(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     [
         (lambda model: task_of(model).write_bytes(pickle.dumps({"model": MODEL})), SeamError, "not known"),
         (shutil.rmtree, ResultError, "The model's workspace is gone"),
-        (lambda model: (model / FACTOR_FILE).unlink(), FactorFileNotFoundError, "not found"),
-        (lambda model: (model / "model.py").unlink(), StoreError, "The model can't predict"),
-        (lambda model: (model / "sota_manifest.json").write_text("{"), ResultError, "can't be read"),
-        (
-            lambda model: frames.factor_frame(("gap",)).to_parquet(model / FACTOR_FILE),
-            SetChangedError,
-            "not the one",
-        ),
+        (trained.lose(FACTOR_FILE), FactorFileNotFoundError, "not found"),
+        (trained.lose("model.py"), ResultError, "The model's code is gone"),
+        (trained.put("sota_manifest.json", "{"), ResultError, "What the model was trained on is not known"),
+        (trained.put(FACTOR_FILE, "x"), SetChangedError, "not the one that the model was trained on"),
     ],
 )
 def test_refusals(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -22,11 +21,10 @@ from rdagent_sota_bridge.errors import (
     ResultError,
     SetChangedError,
     SettingsError,
-    StoreError,
 )
 from rdagent_sota_bridge.factor_set import parquet
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import child, retrain
+from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import Change, train_again
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
@@ -59,20 +57,15 @@ class Trainings:
         if not self.has_result:
             return
         config = yaml.safe_load(text)
-        loaders = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"][
-            "dataloader_l"
-        ]
+        handler = config["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+        loaders = handler["data_loader"]["kwargs"]["dataloader_l"]
         columns = [*loaders[0]["kwargs"]["config"]["feature"][1], *self.extra]
         if len(loaders) > 1:
             columns += parquet.read_footer(folder / FACTOR_FILE).columns
         trained.write_record(folder, config, run="d" * 32)
         trained.write_results(folder)
-        loaded = {
-            "columns": sorted(columns),
-            "columns_without_training_values": [],
-            "versions": {"qlib": "0"},
-        }
-        loaded |= {"recorder": "d" * 32, "num_features": len(columns)}
+        loaded = {"columns": sorted(columns), "columns_without_training_values": []}
+        loaded |= {"recorder": "d" * 32, "num_features": len(columns), "versions": {"qlib": "0"}}
         (folder / LOADED_FILE).write_text(json.dumps(loaded))
         (folder / "sota_trained.json").write_text('{"batches": "memory"}')
 
@@ -99,81 +92,64 @@ def manifest_of(workspace: Path) -> dict[str, Any]:
 
 def verified(workspace: Path) -> verify.Verification:
     """Return what can be shown of a workspace."""
-    record = training_record.read(workspace)
-    return verify._verify(
-        Loop(0, "model", "again", workspace=workspace, manifest=manifest_of(workspace), record=record)
-    )
+    of = {"workspace": workspace, "manifest": manifest_of(workspace)}
+    return verify._verify(Loop(0, "model", "again", record=training_record.read(workspace), **of))
 
 
 def test_the_same_once_more_with_a_seed(model: Path, trainings: Trainings) -> None:
     """Manifest and proof are like any other's, and the manifest says what it repeats; the file is linked."""
-    found = train_again(model, Change(seed=7), model.parent)
-    assert found.is_new
-    assert found.metrics["IC"] == trained.METRICS["IC"]
-    assert trainings.folders == [found.workspace]
-    assert (found.workspace / "model.py").read_text() == trained.CODE
-    assert "SEED = 7\n" in (found.workspace / "sota_seed.py").read_text()
-    assert (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
-    manifest, before = manifest_of(found.workspace), manifest_of(model)
+    found = train_again(model, Change(seed=7))
+    assert (trainings.folders, found.parent) == ([found], model.parent)
+    assert (found / "model.py").read_text() == trained.CODE
+    assert "SEED = 7\n" in (found / "sota_seed.py").read_text()
+    assert (found / FACTOR_FILE).samefile(model / FACTOR_FILE)
+    manifest, before = manifest_of(found), manifest_of(model)
     assert manifest["retrained"] == {"of": "model", "recorder": trained.RECORDER, "change": {"seed": 7}}
     for name in ("model", "factor_set", "mined_columns", "base_set", "training"):
         assert manifest[name] == before[name], name
     assert manifest["batches"] == "memory"
     assert manifest["versions"]["qlib_side"] == {"qlib": "0"}
-    assert verified(found.workspace).state == "factors"
-    config = training_record.read_training(found.workspace).config
+    assert verified(found).state == "factors"
+    config = training_record.read_training(found).config
     assert config["task"]["model"]["kwargs"]["pt_model_uri"] == "model.model_cls", "it needs no file of ours"
 
 
 def test_without_the_mined_columns(model: Path, trainings: Trainings) -> None:
     """The whole base set, and no factor file; whoever looks at it finds no set that it would claim."""
-    found = train_again(model, Change(columns=()), model.parent)
-    assert not (found.workspace / FACTOR_FILE).exists()
-    manifest = manifest_of(found.workspace)
+    found = train_again(model, Change(no_mined=True))
+    assert not (found / FACTOR_FILE).exists()
+    manifest = manifest_of(found)
     assert (manifest["mined_columns"], manifest["factor_set"]) == ([], None)
     assert manifest["base_set"] == {**manifest_of(model)["base_set"], "replaced_by_mined": []}
     assert manifest["qlib_loaded"]["columns"] == sorted(BASE.names)
     assert manifest["retrained"]["change"] == {"columns": []}
-    assert verified(found.workspace).digest == ""
-    again = train_again(found.workspace, Change(seed=1), model.parent)
-    assert manifest_of(again.workspace)["qlib_loaded"] == manifest["qlib_loaded"], "it is repeated as well"
-
-
-def test_with_some_of_the_mined_columns(model: Path, trainings: Trainings) -> None:
-    """The file has those alone, with their values, and what it claims is shown."""
-    found = train_again(model, Change(columns=("turn",)), model.parent)
-    written = pd.read_parquet(found.workspace / FACTOR_FILE)
-    pd.testing.assert_frame_equal(written, pd.read_parquet(model / FACTOR_FILE)[[("feature", "turn")]])
-    manifest = manifest_of(found.workspace)
-    assert manifest["mined_columns"] == manifest["factor_set"]["columns"] == ["turn"]
-    assert manifest["qlib_loaded"]["columns"] == sorted([*BASE.names, "turn"])
-    assert verified(found.workspace).state == "factors"
+    assert verified(found).digest == ""
+    again = train_again(found, Change(seed=1))
+    assert manifest_of(again)["qlib_loaded"] == manifest["qlib_loaded"], "it is repeated as well"
 
 
 def test_what_was_trained_is_not_trained_once_more(model: Path, trainings: Trainings) -> None:
     """The same change of the same training has one workspace; a training that was killed is begun anew."""
-    change = Change(columns=("turn",), segments={"valid": ("2015-01-01", "2015-12-31")}, seed=3)
+    days = dict.fromkeys(("train", "valid", "test"), ("2015-01-01", "2015-12-31"))
+    change = Change(no_mined=True, segments=days, seed=3)
     trainings.has_result = False
     with pytest.raises(ResultError, match="The training gave no result"):
-        train_again(model, change, model.parent)
+        train_again(model, change)
     trainings.has_result = True
-    first = train_again(model, change, model.parent)
-    assert trainings.folders == [first.workspace] * 2
-    assert train_again(model, change, model.parent) == retrain.Retrained(
-        first.workspace, first.metrics, False
-    )
-    assert len(trainings.folders) == 2
-    for other in (Change(columns=("turn",), seed=3), Change(columns=("gap",), seed=3), Change(seed=4)):
-        train_again(model, other, model.parent)
+    first = train_again(model, change)
+    assert train_again(model, change) == first
+    assert trainings.folders == [first] * 2
+    for other in (Change(no_mined=True, seed=3), Change(segments=days, seed=3), Change(seed=4)):
+        train_again(model, other)
     trained.write_record(model, trained.config(BASE.without(trained.MINED)), run="e" * 32, ended=10**15)
-    train_again(model, change, model.parent)
+    train_again(model, change)
     assert len(set(trainings.folders)) == 5, "another change, or another training in the workspace"
 
 
 def test_the_number_of_threads(model: Path, trainings: Trainings) -> None:
     """It stands in the manifest; with a seed it names the training, whose bits depend on it."""
     workspaces = {
-        (change.seed, number): train_again(model, change, model.parent, threads=number).workspace
+        (change.seed, number): train_again(model, change, threads=number)
         for change in (Change(), Change(seed=1))
         for number in (None, 1, 2)
     }
@@ -185,31 +161,30 @@ def test_the_number_of_threads(model: Path, trainings: Trainings) -> None:
 
 def test_two_that_train_the_same(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits, and takes what the first has trained; one that is not wanted waits no more."""
-    answers: list[retrain.Retrained] = []
-    second = threading.Thread(target=lambda: answers.append(train_again(model, Change(), model.parent)))
+    answers: list[Path] = []
+    second = threading.Thread(target=lambda: answers.append(train_again(model, Change())))
 
     def call(*arguments: Any, **named: Any) -> None:
         with pytest.raises(ResultError, match="was stopped"):
-            train_again(model, Change(), model.parent, is_wanted=lambda: False)
+            train_again(model, Change(), is_wanted=lambda: False)
         second.start()
         second.join(0.5)
         assert second.is_alive()
         trainings.call(*arguments, **named)
 
     monkeypatch.setattr(child, "call", call)
-    found = train_again(model, Change(), model.parent)
+    found = train_again(model, Change())
     second.join(30)
-    assert answers == [retrain.Retrained(found.workspace, found.metrics, False)]
-    assert len(trainings.folders) == 1
+    assert answers == trainings.folders == [found]
 
 
 def test_a_file_that_rd_agent_wrote(model: Path, trainings: Trainings) -> None:
     """In fin_quant the file has the run's own factors and is no copy of a stored one; columns prove it."""
     shutil.rmtree(model)
     trained.write_training(model, base=BASE, stored=False)
-    found = train_again(model, Change(), model.parent)
-    assert manifest_of(found.workspace)["factor_set"]["stored"] is None
-    assert verified(found.workspace).state == "factors"
+    found = train_again(model, Change())
+    assert manifest_of(found)["factor_set"]["stored"] is None
+    assert verified(found).state == "factors"
 
 
 def test_docker_gets_a_copy(model: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +192,9 @@ def test_docker_gets_a_copy(model: Path, trainings: Trainings, monkeypatch: pyte
     monkeypatch.setenv("MODEL_CoSTEER_ENV_TYPE", "docker")
     # RD-Agent's own object wins, where another test of this process has imported it.
     monkeypatch.delitem(sys.modules, "rdagent.components.coder.model_coder.conf", raising=False)
-    found = train_again(model, Change(seed=1), model.parent)
-    assert not (found.workspace / FACTOR_FILE).samefile(model / FACTOR_FILE)
-    assert manifest_of(found.workspace)["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
+    found = train_again(model, Change(seed=1))
+    assert not (found / FACTOR_FILE).samefile(model / FACTOR_FILE)
+    assert manifest_of(found)["factor_set"]["stored"]["placed_as"] in ("copy", "clone")
 
 
 def without_base(model: Path) -> None:
@@ -228,52 +203,28 @@ def without_base(model: Path) -> None:
     trained.write_training(model, base=BaseSet("none", ()))
 
 
+NOT_KNOWN = "What the model was trained on is not known: no manifest can be read"
+
+
 @pytest.mark.parametrize(
-    ("spoil", "change", "kind", "fact"),
+    ("spoil", "kind", "fact"),
     [
-        (shutil.rmtree, Change(), ResultError, "The model's workspace is gone"),
-        (
-            lambda model: shutil.rmtree(model / "mlruns"),
-            Change(),
-            ResultError,
-            "What Qlib recorded of the model is gone",
-        ),
-        (
-            lambda model: (model / MANIFEST_FILE).unlink(),
-            Change(),
-            ResultError,
-            "What the model was trained on is not known",
-        ),
-        (
-            lambda model: (model / MANIFEST_FILE).write_text("[]"),
-            Change(),
-            ResultError,
-            "What the model was trained on is not known",
-        ),
-        (lambda model: (model / FACTOR_FILE).unlink(), Change(), FactorFileNotFoundError, "not found"),
-        (
-            lambda model: shutil.copy(model / "ret.parquet", model / FACTOR_FILE),
-            Change(),
-            SetChangedError,
-            "is not the one",
-        ),
-        (
-            lambda model: (model / "model.py").unlink(),
-            Change(),
-            StoreError,
-            "The model can't be trained again",
-        ),
-        (lambda _: None, Change(columns=("gap", "no")), ChoiceError, "The model had no mined column no"),
-        (without_base, Change(columns=()), ChoiceError, "nothing to train on"),
+        (shutil.rmtree, ResultError, "The model's workspace is gone"),
+        (trained.lose("mlruns"), ResultError, "What Qlib recorded of the model is gone"),
+        (trained.lose(MANIFEST_FILE), ResultError, NOT_KNOWN),
+        (trained.put(MANIFEST_FILE, "[]"), ResultError, rf"{NOT_KNOWN} \(it has another form\)"),
+        (trained.put(MANIFEST_FILE, "{}"), ResultError, rf"{NOT_KNOWN} \(it names no base set\)"),
+        (trained.lose(FACTOR_FILE), FactorFileNotFoundError, "not found"),
+        (trained.put(FACTOR_FILE, "other"), SetChangedError, "not the one that the model was trained on"),
+        (trained.lose("model.py"), ResultError, "The model's code is gone"),
+        (without_base, ChoiceError, "nothing to train on"),
     ],
 )
-def test_refusals(
-    spoil: Any, change: Change, kind: type[BridgeError], fact: str, model: Path, trainings: Trainings
-) -> None:
+def test_refusals(spoil: Any, kind: type[BridgeError], fact: str, model: Path, trainings: Trainings) -> None:
     """Each is one message, before anything is trained."""
     spoil(model)
     with pytest.raises(kind, match=fact) as caught:
-        train_again(model, change, model.parent)
+        train_again(model, Change(no_mined=spoil is without_base))
     assert str(model) in caught.value.place
     assert trainings.folders == []
 
@@ -284,7 +235,7 @@ def test_a_bad_setting_is_told_here(
     """Not by the child, whose words lie in a file."""
     monkeypatch.setenv("SOTA_FAST_TRAINING", "perhaps")
     with pytest.raises(SettingsError):
-        train_again(model, Change(), model.parent)
+        train_again(model, Change())
     assert trainings.folders == []
 
 
@@ -302,7 +253,7 @@ def test_the_claim_of_an_ablation(
     change: dict[str, Any], state: str, model: Path, trainings: Trainings
 ) -> None:
     """It is shown by YAML, record and what Qlib loaded; what says otherwise breaks it."""
-    found = train_again(model, Change(columns=()), model.parent).workspace
+    found = train_again(model, Change(no_mined=True))
     file = found / MANIFEST_FILE
     file.write_text(json.dumps({**manifest_of(found), **change}))
     assert verified(found).state == state
@@ -314,5 +265,5 @@ def test_what_qlib_loaded_beside_is_no_ablation(model: Path, trainings: Training
     """A training on other columns than the manifest would claim leaves none."""
     trainings.extra = ("gap2",)
     with pytest.raises(HandOffError, match="gap2"):
-        train_again(model, Change(columns=()), model.parent)
+        train_again(model, Change(no_mined=True))
     assert not (trainings.folders[0] / MANIFEST_FILE).exists()

@@ -13,7 +13,7 @@ import pytest
 from rdagent_sota_bridge import models
 from rdagent_sota_bridge.errors import JobError, ResultError, SettingsError
 from rdagent_sota_bridge.models import trainings
-from rdagent_sota_bridge.models.retrain import Change, Retrained
+from rdagent_sota_bridge.models.retrain import Change
 from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
 
 Train = Callable[[int, Callable[[], bool]], Any]
@@ -21,7 +21,7 @@ Train = Callable[[int, Callable[[], bool]], Any]
 
 def wanted(count: int) -> list[Wanted]:
     """Return trainings that are told apart by their seeds."""
-    return [Wanted(Path("model"), Change(seed=number), Path()) for number in range(count)]
+    return [Wanted(Path("model"), Change(seed=number)) for number in range(count)]
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[Train], list[int | None]
     def set_to(stand_in: Train) -> list[int | None]:
         threads: list[int | None] = []
 
-        def train_again(of: Path, change: Change, root: Path, keep: Any, number: Any, is_wanted: Any) -> Any:
+        def train_again(of: Path, change: Change, keep: Any, number: Any, is_wanted: Any) -> Any:
             threads.append(number)
             stand_in(change.seed or 0, is_wanted)
-            return Retrained(Path(str(change.seed)), {}, True)
+            return Path(str(change.seed))
 
         monkeypatch.setattr(trainings, "train_again", train_again)
         return threads

@@ -34,7 +34,7 @@ def ours(project: Project) -> Project:
 def trained(output: str) -> list[str]:
     """Return the workspaces whose models were trained again, in their order."""
     lines = [line for line in output.splitlines() if line.startswith("ablation of ")]
-    assert all(line.endswith(" ()") for line in lines)
+    assert all(line.endswith(" True") for line in lines)
     return [line.split()[2] for line in lines]
 
 
@@ -92,8 +92,8 @@ def test_seeds_of_the_best_model(ours: Project) -> None:
     _, output = ours.run("--resume", "--seeds", "2")
     begun = [line for line in output.splitlines() if " of models" in line]
     assert begun == [
-        *(f"ablation of models{number} ()" for number in range(2)),
-        *(f"seed {seed} of models1 {columns}" for seed in (1, 2) for columns in (None, ())),
+        *(f"ablation of models{number} True" for number in range(2)),
+        *(f"seed {seed} of models1 {no_mined}" for seed in (1, 2) for no_mined in (False, True)),
     ]
     assert "baseline stage: 4 of 4 trainings of the best model with seeds are done" in output
     assert ours.state["stages"][-1]["state"] == "ended"
