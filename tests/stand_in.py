@@ -95,6 +95,7 @@ import hashlib, json, os, sys, time, types
 from pathlib import Path
 from types import SimpleNamespace
 import rdagent_sota_bridge.cli as cli
+from rdagent_sota_bridge.models import trainings
 from rdagent_sota_bridge.run import gate, locks, stages
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.system import child
@@ -122,15 +123,11 @@ def train_again(of, change, keep, threads, is_wanted):
     if trouble:
         raise ResultError(trouble, str(of), "leave the model out")
 
-retrain = sys.modules["rdagent_sota_bridge.models.retrain"] = types.ModuleType("retrain")
-retrain.Change = lambda no_mined=False, seed=None: SimpleNamespace(no_mined=no_mined, seed=seed)
-retrain.train_again = train_again
+trainings.train_again = train_again
 cli.report = sys.modules["rdagent_sota_bridge.cli.report"] = types.ModuleType("report")
 cli.report.run = report
-sys.modules["rdagent_sota_bridge.check.inspect"] = types.ModuleType("inspection")
-sys.modules["rdagent_sota_bridge.check.inspect"].inspect = inspect
-rdagent = sys.modules["rdagent_sota_bridge.doctor.rdagent"] = types.ModuleType("rdagent")
-rdagent.look_at_rdagent = rdagent.qlib_start = lambda *_: None
+gate.inspect = SimpleNamespace(inspect=inspect)
+gate.rdagent = SimpleNamespace(qlib_start=lambda _: None)
 gate.check_machine = lambda *_: print("machine checked", flush=True)
 stages.find_rdagent = lambda: {rdagent!r}
 locks.END_SECONDS = 3.0

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.cli import verify
 from rdagent_sota_bridge.cli.lines import show as show_block
 from rdagent_sota_bridge.errors import JobError, one_line
+from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import locks, sequence, stages
 from rdagent_sota_bridge.run.display import open_console, write_nothing_more
@@ -44,11 +46,8 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     def show(heading: str, lines: list[Line]) -> None:
         show_block([lines], heading, console)
 
-    def verified(log: Path) -> bool:
-        from rdagent_sota_bridge.cli import verify
-        from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
-
-        return verify.show(history.read_run(log), console)
+    def verified(found: Run) -> bool:
+        return verify.show(found, console)
 
     if resume and anew:
         raise JobError(
@@ -99,14 +98,12 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
 
 
 def _models(named: str) -> Path:
-    from rdagent_sota_bridge.cli import verify  # late: pandas and pyarrow
-
     missing, fix = "No log of a run with models", "name the log folder of a run of `rdagent fin_model`"
     (log,) = verify.named_logs([named], lambda _: [], lambda one: one.has_models, missing, fix)
     return log
 
 
 def _report(logs: Sequence[Path], file: Path) -> None:
-    from rdagent_sota_bridge.cli import report  # late: pandas, pyarrow and plotly
+    from rdagent_sota_bridge.cli import report  # late: plotly
 
     report.run([str(log) for log in logs], output=file, as_json=False)

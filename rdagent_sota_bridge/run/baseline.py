@@ -11,19 +11,20 @@ from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from rdagent_sota_bridge.errors import BridgeError, JobError, plural
+from rdagent_sota_bridge.models.retrain import Change
+from rdagent_sota_bridge.models.trainings import How, Wanted, train_all
+from rdagent_sota_bridge.report import ablation, gather, history
+from rdagent_sota_bridge.report.history import Loop, Run
+from rdagent_sota_bridge.report.statistics import interval
 from rdagent_sota_bridge.run import display, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import BASELINE, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.progress import Position
-
-if TYPE_CHECKING:
-    from rdagent_sota_bridge.models.trainings import Wanted  # else late: pandas and pyarrow
-    from rdagent_sota_bridge.report.history import Loop, Run
 
 
 def models(run: Run) -> list[tuple[Loop, Path]]:
@@ -53,15 +54,13 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
         JobError: if no model could be trained again.
         SessionError: if the log of the models has no session that can be read.
     """
-    from rdagent_sota_bridge.models.trainings import How, train_all  # late: pandas and pyarrow
-    from rdagent_sota_bridge.report import history
-
     log = job.log(MODELS)
-    run = None if log is None else history.read_run(log)
-    for loop in () if run is None else run.loops:
+    assert log is not None  # noqa: S101 - they are trained
+    run = history.read_run(log)
+    for loop in run.loops:
         if loop.kind == "model" and loop.metrics and loop.workspace is None:
             say(f"Loop {loop.number} {loop.name} is not trained again: its workspace is gone")
-    wanted = {} if run is None else _wanted(run, job.options.seeds)
+    wanted = _wanted(run, job.options.seeds)
     seconds, title, began = stages.share(job, BASELINE), TITLES[BASELINE], time.monotonic()
     before, failed = job.stage(BASELINE).seconds, 0
     done: list[Wanted] = []
@@ -109,9 +108,6 @@ def train(job: Job, say: Callable[[str], None], console: Console, keep: tuple[in
 
 def _wanted(run: Run, seeds: int) -> dict[Wanted, str]:
     """Return the trainings of a run's models that are to be there, in their order, each with its name."""
-    from rdagent_sota_bridge.models.retrain import Change  # late: pandas and pyarrow
-    from rdagent_sota_bridge.models.trainings import Wanted
-    from rdagent_sota_bridge.report import gather
 
     def one(workspace: Path, **change: Any) -> Wanted:
         return Wanted(workspace, Change(**change))
@@ -128,16 +124,8 @@ def _wanted(run: Run, seeds: int) -> dict[Wanted, str]:
     return wanted
 
 
-def table(log: Path) -> str:
-    """Return the IC of a log's models with the mined columns and without, as lines: what the factors add.
-
-    Raises:
-        SessionError: if the log has no session that can be read.
-    """
-    from rdagent_sota_bridge.report import ablation, history  # late: pandas and pyarrow
-    from rdagent_sota_bridge.report.statistics import interval
-
-    run = history.read_run(log)
+def table(run: Run) -> str:
+    """Return the IC of a run's models with the mined columns and without, as lines: what the factors add."""
     pairs = ablation.pairs([run], [])
     if not pairs:
         return "No model was trained again without the mined columns: nothing says what they add"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from rdagent_sota_bridge.bridge.seam_check import Seams
+from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.check.line import Line, worst
+from rdagent_sota_bridge.doctor import data, machine, rdagent
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.run.job import JobSet
 from rdagent_sota_bridge.settings import read_settings
-
-if TYPE_CHECKING:
-    from rdagent_sota_bridge.bridge.seam_check import Seams  # else late: pandas and pyarrow
 
 Show = Callable[[str, list[Line]], None]
 """Shows lines of a check under a heading."""
@@ -35,8 +34,6 @@ def check_machine(show: Show, mines: bool, with_holdout: bool = False) -> Seams 
         SettingsError: if a variable of the package has a value that means nothing.
         JobError: if a line fails.
     """
-    from rdagent_sota_bridge.doctor import data, machine, rdagent  # late: pandas and pyarrow
-
     read_settings()  # said at once, and not as one line of many
     look = functools.cache(rdagent.look_at_rdagent)
     found = machine.lines(look, "fail" if mines else "pass")
@@ -74,24 +71,21 @@ def job_set(located: tuple[Located, ...], digest: str = "") -> JobSet:
     return JobSet(digest, tuple(map(str, paths)), tuple(logs))
 
 
-def check_set(held: JobSet, located: tuple[Located, ...], show: Show, rdagent: Seams | Line) -> JobSet:
+def check_set(held: JobSet, located: tuple[Located, ...], show: Show, seams: Seams | Line) -> JobSet:
     """Check a set as a run of RD-Agent with the bridge would, and return it with its digest.
 
     Args:
         held: The set as the job knows it; with a digest, it must have that one.
         located: Its factor files.
         show: What the lines that don't pass are shown with.
-        rdagent: What `check_machine` found. The factor loops since then may have taken hours, and another
+        seams: What `check_machine` found. The factor loops since then may have taken hours, and another
             RD-Agent may be there: fin_model asks its own again, before its first LLM call.
 
     Raises:
         SetChangedError: if the set is not the one that the job knows.
         BridgeError: if it can't be trained on.
     """
-    from rdagent_sota_bridge.check import inspect
-    from rdagent_sota_bridge.doctor.rdagent import qlib_start  # late: pandas and pyarrow
-
-    found = inspect.inspect(read_settings(), qlib_start(rdagent), located)
+    found = inspect.inspect(read_settings(), rdagent.qlib_start(seams), located)
     lines = [*found.lines, *(Line("log", "warn", note) for at in located for note in at.notes)]
     if troubles := [line for line in lines if line.state != "pass"]:
         show(f"Of the factor set {', '.join(held.paths)}, what does not pass:", troubles)

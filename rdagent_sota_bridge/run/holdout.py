@@ -19,6 +19,7 @@ from rdagent_sota_bridge.models.predict import predict_again
 from rdagent_sota_bridge.qlib_files import label, market
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart, Segment, Task, inside
 from rdagent_sota_bridge.report import ablation, daily_ic, gather, history, holdout
+from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.report.holdout import Opening
 from rdagent_sota_bridge.report.statistics import estimate
 from rdagent_sota_bridge.run import job as jobs
@@ -180,21 +181,17 @@ def open_(log: Path, say: Callable[[str], object]) -> Opening:
     return holdout.add(run.log, Opening(opened, *names, *days, seen, 0, *figures), say)
 
 
-def opened(log: Path) -> tuple[str, bool]:
-    """Return what the newest opening of the models of a log says, and True; how to open it, and False.
-
-    Raises:
-        SessionError: if the log has no session that can be read.
-    """
+def opened(run: Run) -> tuple[str, bool]:
+    """Return what the newest opening of a run's models says, and True; how to open it, and False."""
     try:
-        found = holdout.newest([log])
+        found = holdout.newest([run.log])
     except HoldoutError as error:
         return str(error), False
-    command = f"rdagent-sota holdout {shlex.quote(os.path.relpath(log))}"
+    command = f"rdagent-sota holdout {shlex.quote(os.path.relpath(run.log))}"
     if found is None:
         return f"The holdout is closed. To open it: {command}", False
     said = holdout.text(found)
-    if not gather.is_best([history.read_run(log)], found.model):
+    if not gather.is_best([run], found.model):
         said += f"\n  another model is the best since then; to open it for that one, which counts: {command}"
     return said, True
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.errors import (
     BridgeError,
@@ -25,15 +25,15 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.names import LATEST_LOG
-from rdagent_sota_bridge.run import baseline, display, gate, progress, stages
+from rdagent_sota_bridge.models import trainings
+from rdagent_sota_bridge.report import history
+from rdagent_sota_bridge.report.history import Run
+from rdagent_sota_bridge.run import baseline, display, gate, holdout, outcome, progress, stages
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, TITLES, Job
 from rdagent_sota_bridge.run.locks import Stopped
 from rdagent_sota_bridge.settings import path_entries, read_settings
 from rdagent_sota_bridge.system import child
-
-if TYPE_CHECKING:
-    from rdagent_sota_bridge.bridge.seam_check import Seams  # else late: pandas and pyarrow
 
 _LOOK_SECONDS = 1.0
 """How often a stage's session files are looked at."""
@@ -54,7 +54,7 @@ class Outside:
         say: Says one thing to the user.
         show: Shows lines of a check under a heading.
         report: Writes the report of some logs into a file.
-        verify: Shows what the models of a log were trained on; False where a claim can't be shown.
+        verify: Shows what the models of a run were trained on; False where a claim can't be shown.
         environ: The environment of the stages, but for what makes them stages.
         descriptors: What the stages' lifelines hold open until all their processes are gone.
     """
@@ -63,7 +63,7 @@ class Outside:
     say: Callable[[str], None]
     show: gate.Show
     report: Callable[[Sequence[Path], Path], None]
-    verify: Callable[[Path], bool]
+    verify: Callable[[Run], bool]
     environ: Mapping[str, str]
     descriptors: tuple[int, ...] = ()
 
@@ -83,16 +83,12 @@ def go(job: Job, outside: Outside) -> int:
             "--baseline trains the models again on the base set alone, and USE_ALPHA_FACTORS=false has none"
         )
         raise JobError(fact, "--baseline and USE_ALPHA_FACTORS", "leave one of them out")
-    if job.options.from_models and (named := job.log(MODELS)):
-        from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
-
-        if not baseline.models(history.read_run(named)):
-            fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
-            fact = "No model of the log was trained with the factors and has a result"
-            raise JobError(fact, str(named), fix)
+    named = job.log(MODELS) if job.options.from_models else None
+    if named is not None and not baseline.models(history.read_run(named)):
+        fix = "name a log of `rdagent fin_model` with the factors, whose workspaces are there"
+        fact = "No model of the log was trained with the factors and has a result"
+        raise JobError(fact, str(named), fix)
     if job.options.cluster and job.is_open(BASELINE):
-        from rdagent_sota_bridge.models import trainings  # late: pandas and pyarrow
-
         with trainings.dask().connected(job.options.cluster):
             pass  # now, not after the loops
     if job.options.from_logs and job.factor_set is None:
@@ -102,8 +98,6 @@ def go(job: Job, outside: Outside) -> int:
     outside.say("Looking at RD-Agent, its seams and Qlib's environment ...")
     seams = gate.check_machine(outside.show, job.is_open(FACTORS), bool(job.options.holdout))
     if job.options.holdout:
-        from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
-
         kept_back = job.holdout or holdout.plan(job.options.holdout, seams, job.is_open(FACTORS))
         if job.holdout is None:
             outside.say(holdout.begun(job, kept_back))
@@ -128,8 +122,6 @@ def go(job: Job, outside: Outside) -> int:
         models = job.log(MODELS)
         # An ablation that failed is tried again, and the one look is for the best model and its ablation.
         if job.holdout is not None and models is not None and not job.is_open(BASELINE):
-            from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
-
             holdout.open_at_end(models, outside.say)
         job = jobs.write(dataclasses.replace(job, end="done"))
     return show_end(job, outside)
@@ -172,19 +164,16 @@ def show_end(job: Job, outside: Outside) -> int:
     outside.say(text)
     models, holds, is_open = job.log(MODELS), True, True
     if models is not None and not job.is_open(MODELS) and progress.steps_done(models):
-        from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
-
+        found = history.read_run(models)
         if reason := outcome.without_factors(models):
             outside.say(f"The model stage went on without the factors (SOTA_ON_ERROR=baseline): {reason}")
         if job.options.baseline:
-            outside.say(baseline.table(models))
+            outside.say(baseline.table(found))
         if job.holdout is not None:
-            from rdagent_sota_bridge.run import holdout  # late: pandas and pyarrow
-
-            text, is_open = holdout.opened(models)
+            text, is_open = holdout.opened(found)
             outside.say(text)
         named = shlex.quote(os.path.relpath(models))
-        if holds := outside.verify(models):
+        if holds := outside.verify(found):
             to_do += f"\n  to score days with the best accepted model: rdagent-sota predict {named}"
         else:
             to_do = f"do not rely on what is broken or not verified above: rdagent-sota verify --json {named}"
@@ -293,8 +282,6 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
 
 
 def _ended(job: Job, name: str, log: Path) -> Job:
-    from rdagent_sota_bridge.run import outcome  # late: pandas and pyarrow
-
     outcome.check(job, name, log)
     return jobs.write(job.with_stage(name, state="ended"))
 
@@ -346,7 +333,5 @@ def best_ic(log: Path) -> float | None:
     Raises:
         SessionError: if the session can't be read.
     """
-    from rdagent_sota_bridge.report import history  # late: pandas and pyarrow
-
     found = [loop.metrics["IC"] for loop in history.read_run(log).loops if "IC" in loop.metrics]
     return max(filter(math.isfinite, found), default=None)

@@ -6,7 +6,6 @@ import io
 import json
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -149,10 +148,9 @@ def test_the_models_of_a_log(ours: Project) -> None:
 def test_the_table(days: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a model, then their mean, each with its interval; under twenty days there is none, and why."""
     pairs = [reports.pair(number, 0.05, 0.02, days=reports.DAYS[:days]) for number in range(2)]
-    loops = tuple(reports.model_loop(number, 0.05) for number in range(2))
-    monkeypatch.setattr(history, "read_run", lambda _: SimpleNamespace(loops=loops))
+    run = history.Run(Path("log"), "fin_model", tuple(reports.model_loop(place, 0.05) for place in range(2)))
     monkeypatch.setattr(ablation, "pairs", lambda *_: pairs)
-    head, *lines = baseline.table(Path("log")).splitlines()
+    head, *lines = baseline.table(run).splitlines()
     assert head.split() == ["IC", "of", "a", "model", "with", "without", "difference", "95", "%", "interval"]
     assert [line.split()[0] for line in lines] == ["loop", "loop", "mean"]
     assert all(told in line and "nan" not in line for line in lines)
@@ -163,10 +161,9 @@ def test_the_table_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     ics = {None: (0.5, 0.2), 1: (0.06, 0.02), 2: (0.08, 0.02)}
     of_seeds = [reports.pair(0, *both, seed=seed) for seed, both in ics.items()]
     pairs = [*of_seeds, reports.pair(1, 0.05, 0.02)]
-    loops = tuple(reports.model_loop(number, 0.05) for number in range(2))
-    monkeypatch.setattr(history, "read_run", lambda _: SimpleNamespace(loops=loops))
+    run = history.Run(Path("log"), "fin_model", tuple(reports.model_loop(place, 0.05) for place in range(2)))
     monkeypatch.setattr(ablation, "pairs", lambda *_: pairs)
-    _, first, *seeds, mean, deviation, _, together = baseline.table(Path("log")).splitlines()
+    _, first, *seeds, mean, deviation, _, together = baseline.table(run).splitlines()
     assert [first.split()[2:4], *(line.split()[4:6] for line in seeds)] == [
         ["ResidualGRU_0", "0.5000"],
         ["1", "0.0600"],

@@ -20,7 +20,7 @@ from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.errors import HoldoutError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
-from rdagent_sota_bridge.report import gather
+from rdagent_sota_bridge.report import gather, history
 from rdagent_sota_bridge.report import holdout as openings
 from rdagent_sota_bridge.run import holdout, sequence
 from rdagent_sota_bridge.run import job as jobs
@@ -274,10 +274,10 @@ def test_a_job_opens_it_once(project: Project) -> None:
     holdout.open_at_end(project.log, said.append)
     assert len(project.lines) == 1
     assert said == ["Opening the holdout: the best model and its ablation predict it once ..."]
-    text, is_open = holdout.opened(project.log)
+    text, is_open = holdout.opened(history.read_run(project.log))
     assert is_open and "difference 0.5000" in text
     (project.folder / openings.LEDGER).unlink()
-    text, is_open = holdout.opened(project.log)
+    text, is_open = holdout.opened(history.read_run(project.log))
     assert (text, is_open) == ("The holdout is closed. To open it: rdagent-sota holdout log/models", False)
     for folder in project.root.iterdir():
         folder.rename(project.folder / folder.name)
@@ -353,4 +353,4 @@ def test_a_better_model_since(project: Project, over: Job) -> None:
     assert any(told in text for text in said)
     opened = project.open()
     assert (opened.model, opened.before) == (WORSE, 1)
-    assert told not in holdout.opened(project.log)[0]
+    assert told not in holdout.opened(history.read_run(project.log))[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rdagent_sota_bridge.report import history
 from rdagent_sota_bridge.run import holdout, outcome, sequence
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run.job import FACTORS, MODELS, End, Holdout, Options
@@ -21,7 +22,7 @@ def outside(said: list[str]) -> sequence.Outside:
         say=said.append,
         show=lambda heading, lines: None,
         report=lambda logs, file: None,
-        verify=lambda log: True,
+        verify=lambda found: True,
         environ={},
     )
 
@@ -61,7 +62,8 @@ def test_a_holdout_that_is_closed(is_open: bool, tmp_path: Path, monkeypatch: py
     held = Holdout("2020-01-02", "2020-09-10", {MODELS: "2019-12-27"})
     monkeypatch.setattr(sequence.progress, "steps_done", lambda _: ["a step"])
     monkeypatch.setattr(outcome, "without_factors", lambda _: "")
-    monkeypatch.setattr(holdout, "opened", lambda log: (f"the holdout of {log.name}", is_open))
+    monkeypatch.setattr(sequence.history, "read_run", lambda log: history.Run(log, "fin_model", ()))
+    monkeypatch.setattr(holdout, "opened", lambda run: (f"the holdout of {run.log.name}", is_open))
     said: list[str] = []
     job = jobs.write(dataclasses.replace(job, end="done", holdout=held))
     assert sequence.show_end(job, outside(said)) == int(not is_open)
