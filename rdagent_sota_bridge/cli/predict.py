@@ -62,8 +62,14 @@ def run(
     beside = target.with_name(f"{target.name}.json")
     _check(target, beside)  # before a minute of work
     values = factors
-    if model is not None and Path(model).is_file():
-        taken = bundle.read(Path(model).absolute())
+    file = None if model is None or not Path(model).is_file() else Path(model).absolute()
+    if trust is not None and file is None:
+        raise BundleError("--trust is for a bundle, and the model is none", "option --trust", "leave it out")
+    if changed_data and file is not None:
+        fact = "--changed-data is for old scores, and a bundle has none"
+        raise BundleError(fact, "option --changed-data", "leave it out")
+    if file is not None:
+        taken = bundle.read(file)
         found = bundle.predict(taken, trust, factors, factor_data, asked)
         where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
         values = factors or (Path(factor_data) if factor_data else None)

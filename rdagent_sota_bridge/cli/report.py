@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from rdagent_sota_bridge.cli.output import check_target, echo, print_json, unwritten
+from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print_notes, unwritten
 from rdagent_sota_bridge.cli.verify import named_logs
 from rdagent_sota_bridge.report import gather, page, plain
 from rdagent_sota_bridge.run import progress
@@ -17,7 +17,7 @@ _HEAD = 4096  # the line that says what made a page stands within so many bytes
 
 
 def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
-    """Write the page of some runs, and print where; or print their figures.
+    """Write the page of some runs, and print where, and what is missing; or print their figures.
 
     Args:
         logs: Log folders, or `latest` for the newest below `./log`; none is those of the newest job.
@@ -44,6 +44,7 @@ def run(logs: Sequence[str], output: Path | None, as_json: bool) -> None:
         write_whole(target.resolve(), text)
     except OSError as error:
         raise unwritten(target, error, "report") from None
+    print_notes(found.notes)
     echo(f"{target} ({decimal(target.stat().st_size)})")
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from rdagent_sota_bridge.errors import ResultError
 from rdagent_sota_bridge.factor_set import store
-from rdagent_sota_bridge.system import child, files
+from rdagent_sota_bridge.system import child, files, in_use
 
 OUTPUT = "sota_output.txt"
 """What RD-Agent and Qlib said, in the folder that they worked in."""
@@ -73,16 +72,13 @@ def call(
 
 @contextlib.contextmanager
 def folder_in(of: Path, fact: str) -> Iterator[Path]:
-    """Yield a new folder in a model's workspace, which is removed at the end.
+    """Yield a new folder in a model's workspace, which is removed at the end, or by the next that needs one.
 
     Raises:
         StoreError: with the fact, if a file can't be read or written.
     """
-    with (
-        store.failing_at(of, (fact, MAKE_ROOM)),
-        tempfile.TemporaryDirectory(dir=of, prefix=".sota-", ignore_cleanup_errors=True) as name,
-    ):
-        yield Path(name)
+    with store.failing_at(of, (fact, MAKE_ROOM)), in_use.new_folder(of, ".sota-") as folder:
+        yield folder
 
 
 def script_text(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rdagent_sota_bridge.errors import ResultError, SessionError
 from rdagent_sota_bridge.factor_set import locate, sessions
-from rdagent_sota_bridge.factor_set.names import LATEST
+from rdagent_sota_bridge.factor_set.names import LATEST, SESSION_FOLDER
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.training_record import MODEL_FILE
 from rdagent_sota_bridge.report import gather, history
@@ -50,6 +50,9 @@ def chosen(model: str | None) -> Chosen:
     if path is None:
         fix = f"start in the folder of a run with models, or {_WANTED}"
         path, _, notes = sessions.newest_log(lambda one: one.has_models, "No log of a run with models", fix)
+    elif path.is_file() and SESSION_FOLDER not in path.parts:
+        fact = "A file is neither a log nor the workspace of a model; a bundle is for predict alone"
+        raise ResultError(fact, str(path), _WANTED)
     elif path.is_dir() and number is None and sessions.session_file(path) is None:
         if not (path / MODEL_FILE).is_file():
             fact = f"This is neither a log nor the workspace of a model: no {MODEL_FILE} is in it"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from rdagent_sota_bridge.models.retrain import own_set
 from rdagent_sota_bridge.qlib_files import manifest, market, training_record
 from rdagent_sota_bridge.qlib_files.manifest import Source
 from rdagent_sota_bridge.settings import read_settings
+from rdagent_sota_bridge.system import in_use
 
 FRESH = "fresh"
 """The word for factor data that are made anew; a folder of that name is `./fresh`."""
@@ -114,8 +114,8 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
         if known is None or store.trouble_of(known):
             values = _extended(old, runs, say)
             place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place, prefix=".fresh-") as name:
-                file = Path(name) / FACTOR_FILE
+            with in_use.new_folder(place, ".fresh-") as folder:
+                file = folder / FACTOR_FILE
                 values.set_axis(panel.nested_columns(wanted.columns), axis=1).to_parquet(file)
                 made = replace(wanted, sources=((file, parquet.current_digest(file)),))
                 store.keep(made, place, say)
@@ -198,11 +198,11 @@ def _made_anew(place: Path, say: Say) -> Path:
     say("RD-Agent's generate.py makes the factor data anew from Qlib's")
     folder = place / _DATA
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".data-", ignore_cleanup_errors=True) as name:
-        child.call("make_factor_data", Path(name))
-        made, kept = Path(name) / "daily_pv_all.h5", folder / "daily_pv.h5"
+    with in_use.new_folder(place, ".data-") as work:
+        child.call("make_factor_data", work)
+        made, kept = work / "daily_pv_all.h5", folder / "daily_pv.h5"
         if not made.is_file():
-            said = (Path(name) / child.OUTPUT).replace(place / _SAID)
+            said = (work / child.OUTPUT).replace(place / _SAID)
             raise FreshValuesError("No factor data were made", str(said), "see what Qlib says there")
         with contextlib.suppress(*UNREADABLE):  # there is none yet, or a damaged one
             if pd.read_hdf(kept).equals(pd.read_hdf(made)):

@@ -142,7 +142,8 @@ def pairs(runs: Sequence[Run], notes: list[str]) -> tuple[Pair, ...]:
 def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
     """Return what was trained again of the runs' models, in the order of runs, loops and seeds.
 
-    What was trained again of an earlier training in the same workspace is left out.
+    Of one seed that with the mined columns is first. What was trained again of an earlier training in the
+    same workspace is left out.
     """
     places = [
         ((position, number), loop, loop.workspace)
@@ -157,7 +158,7 @@ def trained_again(runs: Sequence[Run], notes: list[str]) -> list[Again]:
         for folder, one in known[workspace.parent]
         if _is_of(one["retrained"], loop, workspace)
     ]
-    return sorted(found, key=lambda one: (one.place, one.seed is not None, one.seed or 0))
+    return sorted(found, key=lambda one: (one.place, one.seed or 0, not _mined(one.manifest)))
 
 
 def _retrained(root: Path, notes: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:

@@ -153,6 +153,7 @@ def test_parquet_and_json(asked: list[Any], tmp_path: Path) -> None:
         ("mine.csv", CSV, ("--date", "tomorrow"), "--date names no days: tomorrow"),
         ("mine.csv", CSV, ("--date", "2020-09-30:2020-09-29"), "--date names no days"),
         ("mine.csv", CSV, ("--date", "2020-09-29:"), "--date names no days"),
+        ("mine.csv", CSV, ("--trust", "5"), "--trust is for a bundle, and the model is none"),
     ],
 )
 def test_refusals(

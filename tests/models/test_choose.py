@@ -67,6 +67,12 @@ def nothing(_: Path) -> None:
     [
         ("log/walk", nothing, ResultError, "No log or workspace is there: log/walk"),
         ("log/walk:1", nothing, ResultError, "No log or workspace is there: log/walk"),
+        (
+            "bad.zip",
+            lambda one: (one / "bad.zip").touch(),
+            ResultError,
+            "A file is neither a log nor the work",
+        ),
         ("log", nothing, ResultError, "neither a log nor the workspace of a model"),
         ("log/run:7", nothing, ResultError, "The run has no model loop 7; it has 0, 1, 2, 3, 4"),
         ("log/run:3", nothing, ResultError, "no training of its own"),

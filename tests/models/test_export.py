@@ -229,6 +229,8 @@ def test_the_code_is_shown_and_does_not_run(
     assert f"--- model.py\n{trained.CODE}" in shown.stdout
     done = CliRunner().invoke(app, ["predict", "taken.zip", "--factors", str(model / FACTOR_FILE)])
     assert (done.exit_code, f"--trust {digest}" in done.stderr) == (1, True)
+    done = CliRunner().invoke(app, ["predict", "taken.zip", "--changed-data", "--trust", digest])
+    assert (done.exit_code, "--changed-data is for old scores" in done.stderr) == (1, True)
     assert not Path("predictions.csv").exists()
 
 

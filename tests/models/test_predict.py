@@ -22,6 +22,7 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.predict import TOLERANCE, predict, predict_again
+from rdagent_sota_bridge.system import in_use
 from tests import frames, trained
 
 DAY = "2020-09-30"
@@ -74,11 +75,17 @@ def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> An
 
 @pytest.mark.parametrize("days", [None, ("2020-08-03", "2020-09-30")])
 def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorded data set, the days where some are named, and a folder of its own, which is removed."""
+    """The recorded data set, the days where some are named, and a folder of its own, which is removed.
+
+    So is one that a killed process has left.
+    """
     asked: list[Any] = []
     monkeypatch.setattr(child, "call", answering([repeated()], asked))
+    (model / ".sota-used").mkdir()
     before = sorted(model.rglob("*"))
-    pd.testing.assert_frame_equal(predict_again(model, days), FOUND)
+    (model / ".sota-of a killed one").mkdir()
+    with in_use._alone(model / ".sota-used"):
+        pd.testing.assert_frame_equal(predict_again(model, days), FOUND)
     assert sorted(model.rglob("*")) == before
     expected = json.loads(json.dumps(trained.config(), default=str))
     named = {"qlib_init": expected["qlib_init"], "dataset": expected["task"]["dataset"]}

@@ -248,15 +248,16 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
 
 
 def test_what_was_trained_again_with_a_seed(workspace: Path) -> None:
-    """It is held to its claim like a loop's own training, and is no loop."""
+    """It is held to its claim like a loop's own training, and is no loop; without the columns comes second."""
     log = write_run(workspace.parents[2], model(workspace))
-    for seed in (2, 1):
-        folder = shutil.copytree(workspace, workspace.parent / f"a{seed}")
+    for name, seed, changes in (("b1", 1, {"mined_columns": []}), ("a2", 2, {}), ("a1", 1, {})):
+        folder = shutil.copytree(workspace, workspace.parent / name)
         retrained = {"of": "w", "recorder": trained.RECORDER, "change": {"seed": seed}}
-        tamper(folder, MANIFEST, {"retrained": retrained})
+        tamper(folder, MANIFEST, {"retrained": retrained, **changes})
     tamper(workspace.parent / "a2", FACTORS, None)
     run = history.read_run(log)
-    own, first, second = [*verify.verify(run), *verify.trained_again(run)]
+    own, first, base, second = [*verify.verify(run), *verify.trained_again(run)]
+    assert base.workspace == workspace.parent / "b1"
     assert first.name == f"{own.name}, trained again with seed 1"
     assert (first.state, second.state, second.loop) == ("factors", "broken", own.loop)
     assert second.contradictions == (f"no {FACTORS} is in its workspace",)

@@ -246,9 +246,9 @@ def test_a_damaged_line(project: Project) -> None:
         with pytest.raises(HoldoutError, match="line is damaged") as caught:
             project.open()
         assert (caught.value.place, project.predicted) == (f"{file}, line 2", [])
-        report = gather.gather([project.log])
-        assert report.holdout is None
-        assert any("the line is damaged" in note for note in report.notes)
+    done = CliRunner().invoke(app, ["report", "log/models"])
+    assert (done.exit_code, "the line is damaged" in done.stderr) == (0, True), done.output
+    assert gather.gather([project.log]).holdout is None
 
 
 def test_looks_at_once(project: Project) -> None:
