@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from rich import box
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
+from rdagent_sota_bridge.cli.output import echo, print_json, print_notes, progress
 from rdagent_sota_bridge.cli.path import find_sets
 from rdagent_sota_bridge.errors import one_line
 from rdagent_sota_bridge.models import compare
@@ -43,12 +42,7 @@ def run(named: str | None, model: Path | None, takes_steps: bool, as_json: bool)
     settings = read_settings()
     located = find_sets(named, settings)
     print_notes(note for at in located for note in at.notes)
-    began = time.monotonic()
-
-    def progress(text: str) -> None:
-        echo(f"{time.monotonic() - began:4.0f} s  {text}", err=True)
-
-    done = compare.compare(settings, located, model, progress, takes_steps=takes_steps)
+    done = compare.compare(settings, located, model, progress(), takes_steps=takes_steps)
     if as_json:
         print_json(_described(done))
     else:
@@ -78,17 +72,13 @@ def show(done: Comparison, console: Console) -> None:
         table.add_column(title, no_wrap=True)
     for name, figures in models.items():
         for which, by_metric in figures.items():
-            cells = ("" if which != BASE else one_line(name), _NAMES[which], *map(_shown, by_metric.values()))
+            cells = ("" if which != BASE else one_line(name), _NAMES[which], *map(str, by_metric.values()))
             table.add_row(*map(Text, cells), end_section=which == DIFFERENCE)
     echo(f"Factor set: {', '.join(str(source.path) for source in done.found.quality.sources)}")
     echo(f"{len(held.columns)} mined and {len(base.features)} base features ({base.name})")
     console.print(table, highlight=False)
     for line in (*verdicts, SEEN):
         echo(line)
-
-
-def _shown(found: Estimate) -> str:
-    return f"{found.mean:.4f}{interval(found.low, found.high)}"
 
 
 def verdict(difference: Estimate) -> str:
@@ -100,4 +90,4 @@ def verdict(difference: Estimate) -> str:
         return f"the mined columns add {mean:.4f}{interval(low, high)} to the daily IC ({days} days)"
     if difference.answer == "worse":
         return f"the mined columns take {-mean:.4f}{interval(-high, -low)} from the daily IC ({days} days)"
-    return f"no difference can be told ({mean:.4f}{interval(low, high)}, {days} days)"
+    return f"no difference can be told ({difference}, {days} days)"

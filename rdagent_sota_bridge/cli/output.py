@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +42,12 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what the user should know beside the output, on stderr."""
     for note in notes:
         echo(f"note: {note}", err=True)
+
+
+def progress() -> Callable[[str], None]:
+    """Return what prints a line of progress on stderr, with the seconds since now."""
+    began = time.monotonic()
+    return lambda text: echo(f"{time.monotonic() - began:4.0f} s  {text}", err=True)
 
 
 def check_target(target: Path, is_ours: Callable[[BinaryIO], bool], what: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
+from rdagent_sota_bridge.cli.output import echo, print_json, print_notes, progress
 from rdagent_sota_bridge.models import refresh
 from rdagent_sota_bridge.models.choose import chosen
 from rdagent_sota_bridge.models.refresh import Refreshed
 from rdagent_sota_bridge.models.trainings import How
-from rdagent_sota_bridge.report.statistics import Estimate, estimate, interval
+from rdagent_sota_bridge.report.statistics import estimate
 from rdagent_sota_bridge.run import locks
 
 _IN_SAMPLE = {True: "yes", False: "no", None: "not known"}
@@ -47,14 +46,9 @@ def run(
     """
     found = chosen(model)
     print_notes(found.notes)
-    began = time.monotonic()
-
-    def progress(text: str) -> None:
-        echo(f"{time.monotonic() - began:4.0f} s  {text}", err=True)
-
     try:
         with locks.stops():
-            done = refresh.refresh(found.workspace, train_end, rolling, factor_data, how, progress)
+            done = refresh.refresh(found.workspace, train_end, rolling, factor_data, how, progress())
     except locks.Stopped as stopped:
         echo("Stopped. The same command trains what is missing, and nothing twice.", err=True)
         raise typer.Exit(128 + stopped.number) from None
@@ -85,19 +79,15 @@ def show(done: Refreshed, console: Console) -> None:
     for one in done.pieces:
         spans = "\n".join(" to ".join(one.segments[name]) for name in ("train", "test"))
         ic = estimate(one.ic.to_frame())
-        cells = (str(ic.days), _shown(ic), _IN_SAMPLE[one.in_sample])
+        cells = (str(ic.days), str(ic), _IN_SAMPLE[one.in_sample])
         table.add_row(spans, *(f"\n{cell}" for cell in cells))
     console.print(table, highlight=False)
     for title, joined in (("all days", done.joined()), ("days not in sample", done.joined(unseen=True))):
         if joined is not None:
-            echo(f"IC of {title}: {_shown(joined)} ({joined.days} days)")
+            echo(f"IC of {title}: {joined} ({joined.days} days)")
     echo(note(done))
     newest = shlex.quote(os.path.relpath(done.pieces[-1].workspace))
     echo(f"Predict with the newest model: rdagent-sota predict {newest}")
-
-
-def _shown(ic: Estimate) -> str:
-    return f"{ic.mean:.4f}{interval(ic.low, ic.high)}"
 
 
 def note(done: Refreshed) -> str:

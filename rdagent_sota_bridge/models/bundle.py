@@ -30,7 +30,6 @@ from rdagent_sota_bridge.models import child, fresh
 from rdagent_sota_bridge.models.predict import LATEST_DAY, Prediction, check_scored, scores_in
 from rdagent_sota_bridge.models.predict import SCRIPT as PREDICT_SCRIPT
 from rdagent_sota_bridge.system import files
-from rdagent_sota_bridge.system.child import started
 
 RECORD = "bundle.json"
 """What the bundle is, its first member."""
@@ -235,23 +234,15 @@ def predict(
             )
         task = yaml.safe_load(bundle.contents[TASK])
         asked = {"asked": LATEST_DAY if days is None else list(days), "late": False}
-        child.lay_script(folder, PREDICT_SCRIPT, {**task, **asked})
-        output = folder / child.OUTPUT
-        with (
-            output.open("wb") as said,
-            started([python, PREDICT_SCRIPT], {**env, "TMPDIR": name}, folder, output=said) as process,
-        ):
-            status = process.wait()
-        about = child.answer_of(folder)
-        if about is not None:
-            scores = scores_in(folder, about)
-            about |= {"factor_set": bundle.record.set_digest or None, "old_scores": None}
-            found = Prediction(scores, scores.head(0), {**about, "changed_data": False})
-            check_scored(found, bundle.path)
-            return found
-        last = shortened(["", *output.read_text(encoding="utf-8", errors="replace").splitlines()][-1])
-    fix = "see that Qlib's data are there, and that the factors' file has the days asked for"
-    raise BundleError(f"The bundle predicts nothing (status {status}): {last}", python, fix)
+        about, last = child.run_script(folder, PREDICT_SCRIPT, {**task, **asked}, python, env)
+        if about is None:
+            fix = "see that Qlib's data are there, and that the factors' file has the days asked for"
+            raise BundleError(f"The bundle predicts nothing, {last}", python, fix)
+        scores = scores_in(folder, about)
+    about |= {"factor_set": bundle.record.set_digest or None, "old_scores": None, "changed_data": False}
+    found = Prediction(scores, scores.head(0), about)
+    check_scored(found, bundle.path)
+    return found
 
 
 def _qlib(bundle: Bundle) -> tuple[str, dict[str, str]]:

@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge.errors import ResultError
+from rdagent_sota_bridge.errors import ResultError, shortened
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.system import child, files, in_use
 
@@ -86,16 +86,42 @@ def script_text(name: str) -> str:
     return (_SCRIPTS / name).read_text(encoding="utf-8")
 
 
-def lay_script(folder: Path, script: str, request: object) -> None:
-    """Put a script of `qlib_side` into a folder, and what it is asked; dates become text."""
+def _lay_script(folder: Path, script: str, request: object) -> None:
     (folder / script).write_text(script_text(script), encoding="utf-8")
     (folder / REQUEST).write_text(json.dumps(request, default=str), encoding="utf-8")
 
 
-def answer_of(folder: Path) -> Any:
-    """Return what a script left; None for nothing."""
-    file = folder / ANSWER
-    return files.read_json(file) if file.is_file() else None
+def run_script(
+    folder: Path,
+    script: str,
+    request: object,
+    python: str,
+    env: Mapping[str, str],
+    say: Callable[[str], object] = lambda _: None,
+) -> tuple[Any, str]:
+    """Run a script of `qlib_side` with a Python that has Qlib.
+
+    Args:
+        folder: Where it works, and keeps its temporary files.
+        script: Its name.
+        request: What it is asked; dates become text.
+        python: The Python.
+        env: Its environment.
+        say: Gets each line that it says.
+
+    Returns:
+        What it left, None for nothing; and its status with the last line that it said.
+    """
+    _lay_script(folder, script, request)
+    lines, rest = [""], b""
+    with child.started([python, script], {**env, "TMPDIR": str(folder)}, folder) as process:
+        for piece in child.output(process):
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in [one.decode("utf-8", errors="replace") for one in whole]:
+                lines = [line] if line.strip() else lines
+                say(line)
+        status = process.wait()
+    return _answer(folder), f"status {status}: {shortened(lines[0])}"
 
 
 def ask_qlib(folder: Path, script: str, request: object, fact: str) -> Any:
@@ -110,10 +136,15 @@ def ask_qlib(folder: Path, script: str, request: object, fact: str) -> Any:
     Raises:
         ResultError: if it left nothing.
     """
-    lay_script(folder, script, request)
+    _lay_script(folder, script, request)
     call("run_in_qlib", folder, script)
-    answer = answer_of(folder)
+    answer = _answer(folder)
     if answer is None:
         said = (folder / OUTPUT).replace(folder.parent / Path(script).with_suffix(".txt"))
         raise ResultError(fact, str(said), "see what Qlib says there")
     return answer
+
+
+def _answer(folder: Path) -> Any:
+    file = folder / ANSWER
+    return files.read_json(file) if file.is_file() else None

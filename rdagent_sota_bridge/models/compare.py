@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,15 @@ from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import qlib as environment
 from rdagent_sota_bridge.doctor import rdagent
-from rdagent_sota_bridge.errors import OTHER_RELEASE, CompareError, SeamError, SettingsError, shortened
+from rdagent_sota_bridge.errors import OTHER_RELEASE, CompareError, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.locate import Located
+from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.qlib_files import batches, docker, model_yaml
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet
 from rdagent_sota_bridge.report.statistics import Estimate, estimate
 from rdagent_sota_bridge.settings import Settings
-from rdagent_sota_bridge.system import child, files
+from rdagent_sota_bridge.system import files
 
 METRICS = ("IC", "rank IC")
 BASE, MINED, DIFFERENCE = "base", "mined", "difference"
@@ -38,8 +37,6 @@ BASE, MINED, DIFFERENCE = "base", "mined", "difference"
 _DEFAULTS = {"n_epochs": "100", "lr": "2e-4", "early_stop": "10", "batch_size": "256", "weight_decay": "1e-4"}
 _STEPS = {"dataset_cls": "TSDatasetH", "step_len": "20", "num_timesteps": "20"}
 
-_FILE = "sota_compare.py"
-_SCRIPT = resources.files("rdagent_sota_bridge.qlib_side") / "compare.py"
 _PROGRESS = re.compile(r"^compare: (.*)|(Epoch\d+: train .*)")  # our own, and Qlib's of a net
 
 
@@ -105,9 +102,9 @@ def compare(
         qlib = looking.result()
     if isinstance(qlib, Line):
         raise CompareError("Qlib's environment can't be used", qlib.text, qlib.fix)
-    variables, texts = _prepared(found, seams, _stored(found, settings, say), settings)
+    request, variables, texts = _prepared(found, seams, _stored(found, settings, say), settings)
     variables |= {**_DEFAULTS, **(_STEPS if takes_steps else {}), "PATH": qlib.path}
-    answer = _trained({**texts, **code}, {**os.environ, **variables}, say)
+    answer = _trained(request, {**texts, **code}, {**os.environ, **variables}, say)
     if "refused" in answer:
         fix = "let model_cls be a torch module that takes num_features (and num_timesteps, where it takes "
         fix += "steps: --model-type TimeSeries) and gives one column"
@@ -138,8 +135,8 @@ def _stored(found: Inspection, settings: Settings, say: Callable[[str], object])
 
 def _prepared(
     found: Inspection, seams: Seams | Line, stored: Path, settings: Settings
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables that the YAML takes, and the texts of the files beside `model.py`, by name."""
+) -> tuple[dict[str, object], dict[str, str], dict[str, str]]:
+    """Return what Qlib is asked, the YAML's variables, and the texts of the files beside `model.py`, by name."""
     start = rdagent.qlib_start(seams)
     if isinstance(seams, Line) or seams.of_factors is None:
         fact = "What RD-Agent's factor loops would train LightGBM with is not known"
@@ -151,38 +148,34 @@ def _prepared(
     base = BaseSet(found.base.name, tuple((names[name], text) for name, text in found.base.features))
     adapted = model_yaml.adapt(start.config, base, "compare", mined)
     adapted, beside, _ = batches.adapt(adapted, wanted=settings.fast_training)
-    texts = {
-        "model.yaml": adapted,
-        "lightgbm.yaml": seams.of_factors.start.config,
-        "asked.json": json.dumps({"set": str(stored), "columns": columns}),
-        _FILE: _SCRIPT.read_text(encoding="utf-8"),
-    }
+    texts = {"model.yaml": adapted, "lightgbm.yaml": seams.of_factors.start.config, **beside}
     # How many features there are, each training knows by its columns.
     variables = {**start.run_env, **model_yaml.feature_variables(base, mined), "num_features": "0"}
-    return variables, {**texts, **beside}
+    return {"set": str(stored), "columns": columns}, variables, texts
 
 
-def _trained(texts: Mapping[str, str], env: Mapping[str, str], say: Callable[[str], object]) -> Any:
+def _trained(
+    request: object, texts: Mapping[str, str], env: Mapping[str, str], say: Callable[[str], object]
+) -> Any:
     """Let Qlib's Python train in a folder of its own, and return its answer; nothing else of it is left."""
+
+    def hear(line: str) -> None:
+        if match := _PROGRESS.search(line):
+            say(match[1] or match[2])
+
+    python = str(shutil.which("python", path=env["PATH"]))
     # A short path: sockets' paths below it have to fit into 108 characters.
-    with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as folder:
-        for name, text in texts.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
-        command = [str(shutil.which("python", path=env["PATH"])), _FILE]
-        lines, rest = [""], b""
-        with child.started(command, {**env, "TMPDIR": folder}, Path(folder)) as process:
-            for piece in child.output(process):
-                *whole, rest = (rest + piece).split(b"\n")
-                for line in [one.decode("utf-8", errors="replace") for one in whole]:
-                    lines = [line] if line.strip() else lines
-                    if match := _PROGRESS.search(line):
-                        say(match[1] or match[2])
-            status = process.wait()
-        if status == 0:
-            return files.read_json(Path(folder, "answer.json"))
-    fix = "see what rdagent-sota check says; a training that needs more memory than there is ends with 137"
-    fact = f"The training ended with status {status}: {shortened(lines[0])}"
-    raise CompareError(fact, command[0], fix)
+    with tempfile.TemporaryDirectory(prefix="sota-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        answer, last = child.run_script(folder, "sota_compare.py", request, python, env, hear)
+    if answer is None:
+        fix = (
+            "see what rdagent-sota check says; a training that needs more memory than there is ends with 137"
+        )
+        raise CompareError(f"The training ended with {last}", python, fix)
+    return answer
 
 
 def _by_day(daily: Mapping[str, list[Any]]) -> pd.DataFrame:

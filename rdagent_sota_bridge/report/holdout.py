@@ -18,7 +18,7 @@ from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.names import WORKSPACES
 from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.model_yaml import Segment
-from rdagent_sota_bridge.report.statistics import Estimate, interval
+from rdagent_sota_bridge.report.statistics import Estimate
 from rdagent_sota_bridge.report.trials import share_a_day
 from rdagent_sota_bridge.system import files
 
@@ -184,14 +184,10 @@ def before_text(count: int) -> str:
 def text(one: Opening) -> str:
     """Return an opening as lines of a terminal."""
     said = f"Holdout, {one.first} to {one.last}, {one.ic.days} days, opened {one.opened}\n"
-    said += f"  the best model ({one.model}): IC {_shown(one.ic)}\n"
+    said += f"  the best model ({one.model}): IC {one.ic}\n"
     if one.base is None or one.difference is None:
         said += "  no ablation of it is there, so no difference is claimed"
     else:
-        said += f"  without the mined columns {_shown(one.base)}, difference {_shown(one.difference)}"
+        said += f"  without the mined columns {one.base}, difference {one.difference}"
     said += f"\n  not unseen: {seen_text(one.seen_by)}" * bool(one.seen_by)
     return said + f"\n  {before_text(one.before)}" * bool(one.before)
-
-
-def _shown(one: Estimate) -> str:
-    return f"{one.mean:.4f}{interval(one.low, one.high)}"

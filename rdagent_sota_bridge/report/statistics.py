@@ -45,6 +45,9 @@ class Estimate:
         """Half of the interval; NaN without one."""
         return (self.high - self.low) / 2
 
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}{interval(self.low, self.high)}"
+
     @property
     def answer(self) -> Literal["better", "worse", "open"]:
         """Which side of zero the interval is on; `open` where it is on both, or there is none."""

@@ -83,7 +83,7 @@ def answer(days: int, **means: tuple[float, float]) -> dict[str, Any]:
 def answering(document: Any) -> str:
     """Return the script of a Python that says what it does and answers."""
     text = shlex.quote(json.dumps(document))
-    return f"echo 'compare: Ridge on 22 columns (base)'; printf %s {text} > answer.json"
+    return f"echo 'compare: Ridge on 22 columns (base)'; printf %s {text} > sota_answer.json"
 
 
 def test_the_table(compare: Compare) -> None:

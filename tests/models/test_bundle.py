@@ -216,7 +216,7 @@ def test_what_is_not_trusted_does_not_run(
     trust: Any, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message has the digest to compare."""
-    monkeypatch.setattr(bundle, "started", None)
+    monkeypatch.setattr(child, "run_script", None)
     content = packed()
     with pytest.raises(BundleError, match=fact) as caught:
         predicted(tmp_path, content, trust, frames.write(frames.factor_frame(MINED), tmp_path))
@@ -326,5 +326,5 @@ def test_no_qlib(tmp_path: Path, qlib: dict[str, str], monkeypatch: pytest.Monke
 def test_a_script_that_fails(tmp_path: Path, script: Any) -> None:
     """The message has the last line that was said."""
     script("import sys\nprint('a')\nsys.exit('no data')")
-    with pytest.raises(BundleError, match=r"status 1\): no data"):
+    with pytest.raises(BundleError, match="status 1: no data"):
         predicted(tmp_path, packed(mined=()))

@@ -222,7 +222,7 @@ def test_the_code_is_shown_and_does_not_run(
 ) -> None:
     """Not without `--trust` either: the message has the digest."""
     assert run("model", "-o", "taken.zip").exit_code == 0
-    monkeypatch.setattr(bundle, "started", None)
+    monkeypatch.setattr(child, "run_script", None)
     shown = CliRunner().invoke(app, ["predict", "taken.zip", "--show"])
     digest = bundle.read(Path("taken.zip")).digest
     assert shown.stdout.startswith(f"SHA-256 {digest}\n--- predict.py\n")

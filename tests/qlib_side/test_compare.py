@@ -51,7 +51,7 @@ def test_the_data_and_lightgbm_are_qlib_s_own(market_home: tuple[Path, Market], 
         "mined": sorted({*ALPHA22, *mined}),
     }
     (tmp_path / "asked.json").write_text(json.dumps({"columns": columns}), encoding="utf-8")
-    shutil.copy(Path(qlib_side).with_name("compare.py"), tmp_path / "sota_compare.py")
+    shutil.copy(Path(qlib_side).with_name("sota_compare.py"), tmp_path)
     shutil.copy(Path(__file__).with_name("compare_trials.py"), tmp_path)
     variables = {**os.environ, "HOME": str(home), "OMP_THREAD_LIMIT": "2", "test_end": "2020-08-01"}
     command = [sys.executable, "compare_trials.py"]

@@ -248,7 +248,7 @@ def test_one_loop_without_factors_among_others(workspace: Path) -> None:
 
 
 def test_what_was_trained_again_with_a_seed(workspace: Path) -> None:
-    """It is held to its claim like a loop's own training, and is no loop; without the columns comes second."""
+    """It is held to its claim like a loop's own training, and is no loop; without columns is second."""
     log = write_run(workspace.parents[2], model(workspace))
     for name, seed, changes in (("b1", 1, {"mined_columns": []}), ("a2", 2, {}), ("a1", 1, {})):
         folder = shutil.copytree(workspace, workspace.parent / name)

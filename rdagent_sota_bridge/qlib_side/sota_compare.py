@@ -1,8 +1,9 @@
 """Runs where RD-Agent starts Qlib: trains models on the base set with and without the mined columns.
 
-Reads, in the current folder, `asked.json`, the YAML of RD-Agent's models (`model.yaml`) and that of its
-LightGBM (`lightgbm.yaml`), both rendered as qrun does, and `model.py` where there is one. Writes into
-`answer.json` the daily IC and rank IC in the test segment, by model and columns, or why a net is refused.
+Reads, in the current folder, `sota_request.json`, the YAML of RD-Agent's models (`model.yaml`) and that of
+its LightGBM (`lightgbm.yaml`), both rendered as qrun does, and `model.py` where there is one. Writes into
+`sota_answer.json` the daily IC and rank IC in the test segment, by model and columns, or why a net is
+refused.
 """
 
 from __future__ import annotations
@@ -147,5 +148,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    said = compared(json.loads(Path("asked.json").read_text(encoding="utf-8")))
-    Path("answer.json").write_text(json.dumps(said), encoding="utf-8")
+    said = compared(json.loads(Path("sota_request.json").read_text(encoding="utf-8")))
+    Path("sota_answer.json").write_text(json.dumps(said), encoding="utf-8")
