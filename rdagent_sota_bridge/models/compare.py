@@ -136,7 +136,7 @@ def _stored(found: Inspection, settings: Settings, say: Callable[[str], object])
 def _prepared(
     found: Inspection, seams: Seams | Line, stored: Path, settings: Settings
 ) -> tuple[dict[str, object], dict[str, str], dict[str, str]]:
-    """Return what Qlib is asked, the YAML's variables, and the texts of the files beside `model.py`, by name."""
+    """Return what Qlib is asked, the YAML's variables, and the texts of the files beside it, by name."""
     start = rdagent.qlib_start(seams)
     if isinstance(seams, Line) or seams.of_factors is None:
         fact = "What RD-Agent's factor loops would train LightGBM with is not known"

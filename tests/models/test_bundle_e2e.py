@@ -6,69 +6,17 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from examples.demo.script import SMALL_GRU, SMALL_MLP, Script
 from rdagent_sota_bridge.errors import BundleError
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import bundle, export
-from tests import runs, seams
-from tests.models.test_e2e import Project, predictions, same_bits
+from tests.models.world import Project, predictions, same_bits
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bundles")]  # one run for all
-
-KEEPER = replace(
-    SMALL_MLP,
-    name="Keeper",
-    hypothesis="What the last batch of the training looked like helps.",
-    code='''\
-import torch
-from torch import nn
-
-
-class Keeper(nn.Module):
-    """(batch, features) to (batch, 1); it keeps a mean that is no buffer."""
-
-    def __init__(self, num_features, num_timesteps=None):
-        super().__init__()
-        self.layers = nn.Linear(num_features, 1)
-        self.kept = 0.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self.kept = float(x.mean())
-        return self.layers(x) + self.kept
-
-
-model_cls = Keeper
-''',
-)
-
-
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project in which `rdagent fin_model` has trained three models on the planted factor."""
-    box, market = runs.box_with_market(tmp_path_factory.mktemp("box") / "b")
-    seams.write_set(box.project / "set", seams.factor_frame(market, RESI5=1.0))
-    on = {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": "set"}
-    script = Script(models=(SMALL_MLP, SMALL_GRU, KEEPER))
-    run = runs.rdagent(box, "fin_model", "--loop_n", "3", script=script, **on)
-    assert run.status == 0, run.output[-3000:]
-    named = {str((model.manifest or {})["model"]["name"]): model.workspace for model in run.trained}
-    return Project(box, named)
-
-
-@pytest.fixture
-def project(trained_once: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """Be a process in the project."""
-    monkeypatch.chdir(trained_once.box.project)
-    with runs.inside(trained_once.box):
-        yield trained_once
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("models")]  # one run for all
 
 
 @pytest.mark.parametrize("name", ["SmallMLP", "SmallGRU"])
