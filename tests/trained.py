@@ -215,3 +215,11 @@ def put(name: str, text: str) -> Callable[[Path], object]:
         (model / name).write_text(text)
 
     return write
+
+
+def with_pickles(model: Path) -> Path:
+    """Put what stands for Qlib's pickles into a model's record, and return its workspace."""
+    (artifacts,) = model.glob("mlruns/*/*/artifacts")
+    for name in ("params.pkl", "dataset", "pred.pkl"):
+        (artifacts / name).write_text(name)
+    return model

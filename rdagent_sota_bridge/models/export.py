@@ -62,11 +62,11 @@ def make(of: Path) -> Exported:
         raise SeamError("What Qlib recorded has a form that is not known", place, OTHER_RELEASE)
     record = manifest.read(of)
     values = pd.DataFrame()
-    if recorded.has_factor_file:
+    if training.has_factor_file:
         values = flat(parquet.read_whole(own_set(of, record.stored)))
     mined = tuple(values.columns)
     with child.folder_in(of, "The model can't be exported") as folder:
-        if recorded.has_factor_file:
+        if training.has_factor_file:
             place_set(of / FACTOR_FILE, folder)
         for part in ("dataset", "params.pkl", "pred.pkl"):
             shutil.copyfile(training.run / "artifacts" / part, folder / part)

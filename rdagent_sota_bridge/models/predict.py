@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rdagent_sota_bridge.errors import OTHER_RELEASE, PredictError, SeamError
+from rdagent_sota_bridge.errors import PredictError
 from rdagent_sota_bridge.factor_set import parquet
-from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
+from rdagent_sota_bridge.factor_set.names import DATETIME, INSTRUMENT
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.retrain import own_set, place_set
 from rdagent_sota_bridge.qlib_files import manifest, training_record
@@ -115,7 +115,6 @@ def predict_again(of: Path, days: tuple[str, str] | None = None) -> pd.DataFrame
         ResultError: if there is no training, it can't be read, or nothing was predicted.
         FactorFileNotFoundError, SetChangedError: if the file of the set is gone, or is another one.
         PredictError: if a day is none that can be predicted.
-        SeamError: if the recorded configuration has a form that is not known.
         StoreError: if a file can't be read or written.
     """
     scores, *_ = _run(of.absolute(), None, None if days is None else list(days), late=False)
@@ -130,14 +129,8 @@ def _run(
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Return the scores, the old ones as `score` beside `recorded`, and what the script says."""
     training = training_record.read_training(of)
-    try:
-        dataset = training.config["task"]["dataset"]
-        loaders = dataset["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["dataloader_l"]
-        with_set = FACTOR_FILE in [loader["kwargs"]["config"] for loader in loaders]
-    except (KeyError, TypeError) as error:
-        fact = f"What Qlib recorded has a form that is not known: {type(error).__name__}: {error}"
-        raise SeamError(fact, str(training.run / "artifacts" / "task"), OTHER_RELEASE) from None
-    factors = _checked_set(of, values) if with_set else None
+    dataset = training.config["task"]["dataset"]
+    factors = _checked_set(of, values) if training.has_factor_file else None
     request = {"qlib_init": training.config["qlib_init"], "dataset": dataset, "asked": asked, "late": late}
     with child.folder_in(of, "The model can't predict") as folder:
         if factors is not None:

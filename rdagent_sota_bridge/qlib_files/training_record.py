@@ -161,10 +161,12 @@ class Training:
         run: mlflow's folder. Below `artifacts`, `params.pkl` is the model and `dataset` has the fitted
             processors.
         config: `qlib_init` and `task`: the rendered YAML as plain data, which needs no file of this package.
+        has_factor_file: Whether a loader reads the factor file beside it.
     """
 
     run: Path
     config: dict[str, Any]
+    has_factor_file: bool
 
 
 def read_training(workspace: Path) -> Training:
@@ -191,7 +193,10 @@ def read_training(workspace: Path) -> Training:
             # `config` has the task too; there it holds the model itself and the data set.
             task, config = (_unpickled(artifacts / name) for name in ("task", "config"))
             _give_back_names(task["model"])
-            return Training(run, {"qlib_init": config["qlib_init"], "task": task})
+            handler = task["dataset"]["kwargs"]["handler"]["kwargs"]
+            loaders = [one["kwargs"] for one in handler["data_loader"]["kwargs"]["dataloader_l"]]
+            has_factor_file = FACTOR_FILE in [one["config"] for one in loaders]
+            return Training(run, {"qlib_init": config["qlib_init"], "task": task}, has_factor_file)
         except (FileNotFoundError, *safe_pickle.DAMAGE) as error:
             fact = f"What Qlib recorded of the training can't be read ({type(error).__name__})"
             raise ResultError(fact, f"task and config in {artifacts}", "leave the model out") from None

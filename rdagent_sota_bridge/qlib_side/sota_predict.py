@@ -102,7 +102,12 @@ def main() -> None:
         if config["late"]:
             first = min(pd.Timestamp(test[0]), days[0])
             begin = calendar[max(0, calendar.searchsorted(first) - arguments.get("step_len", STEPS))]
-            wanted["start_time"] = str(max(begin, pd.Timestamp(wanted["start_time"])))
+            begin = max(begin, pd.Timestamp(wanted["start_time"]))
+            wanted["start_time"] = str(begin)
+            for loader in wanted["data_loader"]["kwargs"]["dataloader_l"]:
+                if isinstance(file := loader["kwargs"]["config"], str):  # it would keep all of the set
+                    later = pd.read_parquet(file, filters=[("datetime", ">=", begin)])
+                    loader["kwargs"]["config"] = later
     wanted["init_data"] = False  # else it would be loaded twice, and processors fitted
     handler = init_instance_by_config(arguments["handler"])
     handler.learn_processors = []  # nothing learns, and they would take a copy of all

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.errors import (
-    BridgeError,
-    FactorFileNotFoundError,
     PredictError,
     ResultError,
-    SeamError,
-    SetChangedError,
 )
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
@@ -39,22 +33,10 @@ def repeated(shift: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame({"score": [-1.0, 0.0, 1.0 + shift], "recorded": [-1.0, 0.0, 1.0]}, index)
 
 
-MODEL = {"module_path": "qlib", "kwargs": {}}
-
-
-def task_of(model: Path) -> Path:
-    """Return the file of the recorded task."""
-    (file,) = model.glob("mlruns/*/*/artifacts/task")
-    return file
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Return the workspace of a model with all that Qlib records."""
-    workspace = trained.write_training(tmp_path / "model")
-    for name in ("params.pkl", "dataset", "pred.pkl"):
-        (workspace / "mlruns" / "202467401526266377" / trained.RECORDER / "artifacts" / name).write_text(name)
-    return workspace
+    return trained.with_pickles(trained.write_training(tmp_path / "model"))
 
 
 def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> Any:
@@ -166,34 +148,3 @@ def test_another_factor_file(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     frames.factor_frame(trained.MINED[:1]).to_parquet(other)
     with pytest.raises(PredictError, match=f"no column {trained.MINED[1]}"):
         predict(model, None, other, False, print)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "kind", "fact"),
-    [
-        (lambda model: task_of(model).write_bytes(pickle.dumps({"model": MODEL})), SeamError, "not known"),
-        (shutil.rmtree, ResultError, "The model's workspace is gone"),
-        (trained.lose(FACTOR_FILE), FactorFileNotFoundError, "not found"),
-        (trained.lose("model.py"), ResultError, "The model's code is gone"),
-        (trained.put("sota_manifest.json", "{"), ResultError, "What the model was trained on is not known"),
-        (trained.put(FACTOR_FILE, "x"), SetChangedError, "not the one that the model was trained on"),
-    ],
-)
-def test_refusals(
-    spoil: Any, kind: type[BridgeError], fact: str, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is one message, before anything is started."""
-    monkeypatch.setattr(child, "call", None)
-    spoil(model)
-    with pytest.raises(kind, match=fact) as caught:
-        predict_again(model)
-    assert str(model) in caught.value.place
-
-
-def test_no_predictions(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Qlib said is kept in the model's workspace, and the message names it."""
-    monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no room"))
-    with pytest.raises(ResultError, match="The model predicted nothing") as caught:
-        predict_again(model)
-    assert Path(caught.value.place).read_text() == "no room"
-    assert not list(model.glob(".sota-*"))

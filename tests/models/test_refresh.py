@@ -6,10 +6,10 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -91,14 +91,35 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workspace
 
 
-def refreshed(model: Path, rolling: str | None = None, cover: Callable[[str], Path] | None = None) -> Any:
+@dataclass
+class Covered:
+    """Lets a set cover every day.
+
+    Attributes:
+        file: The file that does; None for the model's own.
+        asked: What was asked for.
+    """
+
+    file: Path | None = None
+    asked: list[Any] = field(default_factory=list)
+
+    def covering(self, of: Path, day: str, factor_data: str | None, _: Any) -> tuple[Path, pd.Timestamp]:
+        """Stand in for `fresh.covering`."""
+        self.asked.append((day, factor_data))
+        return self.file or of / FACTOR_FILE, pd.Timestamp("2020-06-01")
+
+
+@pytest.fixture(autouse=True)
+def covered(monkeypatch: pytest.MonkeyPatch) -> Covered:
+    """Put the stand-in in its place."""
+    found = Covered()
+    monkeypatch.setattr(fresh, "covering", found.covering)
+    return found
+
+
+def refreshed(model: Path, rolling: str | None = None) -> Any:
     """Return what becomes of a model."""
-
-    def covering(of: Path, day: str, *_: Any) -> tuple[Path, pd.Timestamp]:
-        return cover(day) if cover else of / FACTOR_FILE, pd.Timestamp("2020-06-01")
-
-    with mock.patch.object(fresh, "covering", covering):
-        return refresh.refresh(model, None, rolling, None, How(), print)
+    return refresh.refresh(model, None, rolling, None, How(), print)
 
 
 @pytest.mark.e2e
@@ -149,19 +170,16 @@ def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings
 
 
 @pytest.mark.e2e
-def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tmp_path: Path) -> None:
+def test_a_file_that_covers_more_days(
+    model: Path, trainings: DatedTrainings, covered: Covered, tmp_path: Path
+) -> None:
     """Its digest is part of the change; a piece that the set itself covers is trained on that."""
     wider = write(nested(factor_frame(trained.MINED)), tmp_path, "wider.parquet")
     frame = pd.read_parquet(wider)
     (frame * 2).to_parquet(wider)
-    asked = []
-
-    def cover(day: str) -> Path:
-        asked.append(day)
-        return wider
-
-    found = refreshed(model, "1Y", cover)
-    assert asked == ["2020-12-29"], "data that are made anew are made once"
+    covered.file = wider
+    found = refreshed(model, "1Y")
+    assert covered.asked == [("2020-12-29", None)], "data that are made anew are made once"
     assert len(trainings.folders) == 4
     digests = [parquet.current_digest(one.workspace / FACTOR_FILE) for one in found.pieces]
     own, other = (parquet.current_digest(file) for file in (model / FACTOR_FILE, wider))
@@ -172,6 +190,7 @@ def test_a_file_that_covers_more_days(model: Path, trainings: DatedTrainings, tm
     assert manifest["factor_set"]["stored"]["digest"] == other
     assert manifest["factor_set"]["sources"] == manifest_of(model)["factor_set"]["sources"]
     assert verified(found.pieces[-1].workspace).state == "factors"
+    covered.file = None
     refreshed(model, "1Y")
     assert len(trainings.folders) == 5, "another file is another training"
 
@@ -192,15 +211,11 @@ def test_mining_that_is_not_known(spoilt: str, model: Path, trainings: DatedTrai
     assert (found.mined_on, found.pieces[0].in_sample) == (None, None)
 
 
-def test_a_model_without_mined_columns(model: Path, trainings: DatedTrainings) -> None:
+def test_a_model_without_mined_columns(model: Path, trainings: DatedTrainings, covered: Covered) -> None:
     """Nothing covers it, and nothing of it is in sample."""
     base = retrain.train_again(model, retrain.Change(no_mined=True))
-
-    def cover(day: str) -> Path:
-        raise AssertionError(day)
-
-    found = refreshed(base, None, cover)
-    assert (found.mined_on, found.pieces[0].in_sample) == (None, False)
+    found = refreshed(base)
+    assert (found.mined_on, found.pieces[0].in_sample, covered.asked) == (None, False, [])
     assert found.joined(unseen=True).days == len(found.pieces[0].ic)
     assert note(found).startswith("In sample: no piece")
 
@@ -210,25 +225,12 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["refresh", *map(str, arguments)])
 
 
-@pytest.fixture
-def covered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let a set cover every day; returns what was asked for."""
-    asked: list[Any] = []
-
-    def covering(of: Path, last_day: str, factor_data: str | None, say: Any) -> tuple[Path, pd.Timestamp]:
-        asked.append((last_day, factor_data))
-        return of / FACTOR_FILE, pd.Timestamp(last_day)
-
-    monkeypatch.setattr(fresh, "covering", covering)
-    return asked
-
-
 @pytest.mark.e2e
-def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: Covered) -> None:
     """A row a piece, the joined IC, what is in sample, and the command to predict with the newest model."""
     done = command(model, "--rolling", "1Y", "--factor-data", "folder")
     assert done.exit_code == 0, done.output
-    assert covered[-1] == ("2020-12-29", "folder")
+    assert covered.asked[-1] == ("2020-12-29", "folder")
     lines = done.stdout.splitlines()
     *_, predict, path = shlex.split(lines[-1])
     assert (predict, Path(path).resolve()) == ("predict", trainings.folders[-1].resolve())
@@ -240,7 +242,7 @@ def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: list[A
     assert "training 4 of 4: train 2008-01-01 to" in done.stderr
 
 
-def test_json(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+def test_json(model: Path, trainings: DatedTrainings) -> None:
     """The same as figures, with the workspaces."""
     done = command(model, "--json", "--jobs", "2")
     found = json.loads(done.stdout)
@@ -252,22 +254,15 @@ def test_json(model: Path, trainings: DatedTrainings, covered: list[Any]) -> Non
     assert (found["joined_unseen"], found["mined_on"]) == (None, ["2008-01-01", "2018-12-31"])
 
 
-def test_one_message(model: Path, trainings: DatedTrainings, covered: list[Any]) -> None:
+def test_one_message(model: Path, trainings: DatedTrainings) -> None:
     """For what is no model, and for what can't be trained."""
-    for arguments in (
-        [model.parent / "gone"],
-        [model, "--train-end", "2014-01-01"],
-        [model, "--rolling", "x"],
-    ):
-        done = command(*arguments)
-        assert (done.exit_code, done.stdout) == (1, "")
-        assert "fix:" in done.stderr
+    for first, *words in (("gone",), ("model", "--train-end", "2014-01-01"), ("model", "--rolling", "x")):
+        done = command(model.parent / first, *words)
+        assert (done.exit_code, done.stdout, "fix:" in done.stderr) == (1, "", True)
     assert trainings.folders == []
 
 
-def test_a_stop(
-    model: Path, trainings: DatedTrainings, covered: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop(model: Path, trainings: DatedTrainings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends it with one line that says how it goes on."""
     monkeypatch.setattr(child, "call", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(trainings_module, "train_all", in_this_thread)

@@ -16,10 +16,8 @@ import yaml
 from rdagent_sota_bridge.errors import (
     BridgeError,
     ChoiceError,
-    FactorFileNotFoundError,
     HandOffError,
     ResultError,
-    SetChangedError,
     SettingsError,
 )
 from rdagent_sota_bridge.factor_set import parquet
@@ -203,20 +201,11 @@ def without_base(model: Path) -> None:
     trained.write_training(model, base=BaseSet("none", ()))
 
 
-NOT_KNOWN = "What the model was trained on is not known: no manifest can be read"
-
-
 @pytest.mark.parametrize(
     ("spoil", "kind", "fact"),
     [
-        (shutil.rmtree, ResultError, "The model's workspace is gone"),
-        (trained.lose("mlruns"), ResultError, "What Qlib recorded of the model is gone"),
-        (trained.lose(MANIFEST_FILE), ResultError, NOT_KNOWN),
-        (trained.put(MANIFEST_FILE, "[]"), ResultError, rf"{NOT_KNOWN} \(it has another form\)"),
-        (trained.put(MANIFEST_FILE, "{}"), ResultError, rf"{NOT_KNOWN} \(it names no base set\)"),
-        (trained.lose(FACTOR_FILE), FactorFileNotFoundError, "not found"),
-        (trained.put(FACTOR_FILE, "other"), SetChangedError, "not the one that the model was trained on"),
-        (trained.lose("model.py"), ResultError, "The model's code is gone"),
+        (trained.lose(MANIFEST_FILE), ResultError, "What the model was trained on is not known"),
+        (trained.put(MANIFEST_FILE, "{}"), ResultError, "it names no base set"),
         (without_base, ChoiceError, "nothing to train on"),
     ],
 )
@@ -224,7 +213,7 @@ def test_refusals(spoil: Any, kind: type[BridgeError], fact: str, model: Path, t
     """Each is one message, before anything is trained."""
     spoil(model)
     with pytest.raises(kind, match=fact) as caught:
-        train_again(model, Change(no_mined=spoil is without_base))
+        train_again(model, Change(no_mined=True))
     assert str(model) in caught.value.place
     assert trainings.folders == []
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rdagent_sota_bridge.errors import BridgeError, ChoiceError, MarketError, ResultError
+from rdagent_sota_bridge.errors import BridgeError, ChoiceError, MarketError
 from rdagent_sota_bridge.models import child, segments
 from rdagent_sota_bridge.qlib_files import training_record
 from tests import trained
@@ -143,20 +143,6 @@ def test_a_walk(
     for one in found:
         assert one["train"][0] == BEFORE["train"][0] + by
         assert one["train"][1] < one["valid"][0] < one["valid"][1] == one["test"][0] - 3
-
-
-def test_qlib_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it said lies in the model's workspace."""
-    monkeypatch.setenv("HOME", str(model))
-    put_calendar(model, DAYS)
-
-    def fail(function: str, folder: Path, script: str) -> None:
-        (folder / child.OUTPUT).write_text("no Qlib")
-
-    monkeypatch.setattr(child, "call", fail)
-    with pytest.raises(ResultError) as caught:
-        later(model, None, "1Y")
-    assert Path(caught.value.place).read_text() == "no Qlib"
 
 
 def test_an_open_end(model: Path, tmp_path: Path) -> None:

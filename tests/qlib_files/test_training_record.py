@@ -146,8 +146,9 @@ def test_a_training_that_needs_no_file_of_this_package(module: str, tmp_path: Pa
     trained.write_record(tmp_path, trained.config(width=1), run="a" * 32, ended=1)
     run = trained.write_record(tmp_path, document, run="b" * 32, ended=2)
     trained.write_record(tmp_path, trained.config(width=3), run="c" * 32, ended=3, status=4)
+    (tmp_path / "model.py").touch()
     found = training_record.read_training(tmp_path)
-    assert found == training_record.Training(run, trained.config())
+    assert found == training_record.Training(run, trained.config(), has_factor_file=True)
     assert "sota" not in str(found.config)
 
 
@@ -176,7 +177,9 @@ def spoil_task(run: Path, content: bytes | None) -> None:
 )
 def test_what_can_not_be_trained_again(spoil: Any, fact: str, tmp_path: Path) -> None:
     """Each is one message that names the place and what to do."""
-    spoil(trained.write_record(tmp_path / "workspace", trained.config()))
+    run = trained.write_record(tmp_path / "workspace", trained.config())
+    (tmp_path / "workspace" / "model.py").touch()
+    spoil(run)
     with pytest.raises(ResultError) as caught:
         training_record.read_training(tmp_path / "workspace")
     assert caught.value.fact.startswith(fact)
