@@ -31,6 +31,8 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--from-models", "latest", "--baseline"), "No log of a run with models"),
         (("--seeds", "2"), "--seeds is for models that are trained again, and without --baseline none is"),
         (("--loop_n", "3"), "--loop_n is set by `rdagent-sota run` itself"),
+        (("-C", "--loop-n=3"), "--loop-n=3 is set by `rdagent-sota run` itself"),
+        (("--path", "log"), "--path is set by `rdagent-sota run` itself"),
         (("--path=log",), "--path=log is set by `rdagent-sota run` itself"),
         (("--factor-loop", "3"), "takes --factor-loop\n"),
         (("--factor-loop", "3"), "did you mean --factor-loops or --model-loops?"),
@@ -79,6 +81,7 @@ def test_a_resumed_stage_that_ends_with_that_status(project: Project) -> None:
         (("--from-models", "LOG"), {}, "and nothing else\n  where: the options beside --from-models"),
         (("--from-models", "LOG", "--baseline", "--model-loops", "2"), {}, "and nothing else"),
         (("--from-models", "LOG", "--baseline", "--step-n", "2"), {}, "and nothing else"),
+        (("--from-models", "LOG", "--baseline", "--holdout", "12M"), {}, "and nothing else"),
         (("--from-models", "LOG", "--baseline"), {}, "No model of the log was trained with the factors"),
     ],
 )

@@ -44,22 +44,25 @@ pathlib.Path("sota_answer.json").write_text(json.dumps(about))
 """
 VERSIONS = {"python": "3.11.7", "pyqlib": "0.9.7", "torch": "2.1.0+cpu", "pandas": "2.2.0", "numpy": "1.26.0"}
 
+GAP = {"gap": "print('gap')"}
+
 Members = dict[str, bytes]
 
 
-def contents() -> Members:
+def contents(*codes: str) -> Members:
     """Return the members of a bundle without `bundle.json`."""
-    return {name: b"content of " + name.encode() for name in bundle.MEMBERS} | {
-        bundle.TASK: b"model: m",
-        f"{bundle.FACTOR_CODE}0.py": b"print('gap')",
-    }
+    found = {name: b"content of " + name.encode() for name in bundle.MEMBERS} | {bundle.TASK: b"model: m"}
+    return found | {f"{bundle.FACTOR_CODE}{place}.py": code.encode() for place, code in enumerate(codes)}
 
 
-def packed(members: Members | None = None, **changed: Any) -> bytes:
-    """Return a bundle."""
+def packed(
+    members: Members | None = None, code: dict[str, str] = GAP, complete: bool = False, **changed: Any
+) -> bytes:
+    """Return a bundle with the code of its factors, by factor."""
     about = {"made_by": "rdagent-sota-bridge 0.1.0", "form": 1, "mined": MINED, "versions": VERSIONS}
-    runs = [{"columns": ["gap"], "complete": False, "code": {"gap": "factors/0.py"}}]
-    return bundle.pack({**about, "runs": runs, **changed}, contents() | (members or {}))
+    named = {name: f"{bundle.FACTOR_CODE}{place}.py" for place, name in enumerate(code)}
+    runs = [{"columns": list(MINED), "complete": complete, "code": named}]
+    return bundle.pack({**about, "runs": runs, **changed}, contents(*code.values()) | (members or {}))
 
 
 def written(folder: Path, content: bytes) -> Path:
@@ -82,7 +85,7 @@ def test_what_was_packed_is_read(tmp_path: Path) -> None:
     content = packed()
     found = bundle.read(written(tmp_path, content))
     assert content == packed()
-    assert (found.contents, found.digest) == (contents(), hashlib.sha256(content).hexdigest())
+    assert (found.contents, found.digest) == (contents(*GAP.values()), hashlib.sha256(content).hexdigest())
     assert (found.record.mined, set(found.code)) == (MINED, {"predict.py", "model.py", "factors/0.py"})
 
 
@@ -105,14 +108,6 @@ def twice() -> bytes:
         warnings.simplefilter("ignore")
         archive.writestr("model.py", "other()")
     return file.getvalue()
-
-
-def listed(members: Members, name: str) -> None:
-    """Put a member into a bundle and among its digests."""
-    members[name] = b"x"
-    record = json.loads(members[bundle.RECORD])
-    record["files"][name] = hashlib.sha256(b"x").hexdigest()
-    members[bundle.RECORD] = json.dumps(record).encode()
 
 
 def unlisted(members: Members, name: str) -> None:
@@ -139,12 +134,9 @@ def unlisted(members: Members, name: str) -> None:
         (rezipped(lambda members: members.update({"x.pkl": b""})), "x.pkl is missing, too much"),
         (rezipped(lambda members: members.update({"model.py": b"other()"})), "model.py is not what it was"),
         (rezipped(lambda members: unlisted(members, "model.py")), "model.py is not what it was"),
-        (rezipped(lambda members: listed(members, "../x.py")), "../x.py is missing, too much"),
-        (rezipped(lambda members: listed(members, "/x.py")), "/x.py is missing, too much"),
-        (
-            rezipped(lambda members: listed(members, "factors/../x.py")),
-            "factors/../x.py is missing, too much",
-        ),
+        (packed({"../x.py": b"x"}), "../x.py is missing, too much"),
+        (packed({"/x.py": b"x"}), "/x.py is missing, too much"),
+        (packed({"factors/../x.py": b"x"}), "factors/../x.py is missing, too much"),
         (twice(), "in it twice"),
         (rezipped(lambda members: None, zipfile.ZIP_DEFLATED), "a member is compressed"),
         (packed(form=2), "The bundle has the form 2"),
@@ -249,28 +241,23 @@ prices["price"].rename("{name}").to_frame().{rows}.to_hdf("result.h5", key="data
 """
 
 
-def mined_by(folder: Path, complete: bool, **code: str) -> bytes:
-    """Return a bundle with the code of its factors, by factor, beside data for it in `folder`."""
-    frame = frames.factor_frame(("price",))
-    folder.mkdir()
-    frame.to_hdf(folder / "daily_pv.h5", key="data")
-    members = {name: f"factors/{number}.py" for number, name in enumerate(code)}
-    runs = [{"columns": list(MINED), "complete": complete, "code": members}]
-    about = {"made_by": "rdagent-sota-bridge 0.1.0", "form": 1, "mined": MINED, "versions": VERSIONS}
-    texts = {members[name]: text.encode() for name, text in code.items()}
-    parts = {name: content for name, content in contents().items() if name in bundle.MEMBERS}
-    return bundle.pack({**about, "runs": runs}, {**parts, **texts})
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of data for factors' code, which this Python runs."""
+    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
+    (tmp_path / "data").mkdir()
+    frames.factor_frame(("price",)).to_hdf(tmp_path / "data" / "daily_pv.h5", key="data")
+    return tmp_path / "data"
 
 
 @pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize("second", ["turn", "improved"])
 def test_factor_code_in_place_of_values(
-    complete: bool, second: str, tmp_path: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+    complete: bool, second: str, tmp_path: Path, data: Path, script: Any
 ) -> None:
     """Rows that lack a value go where RD-Agent dropped them; a code may name its column otherwise."""
-    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
     code = {"gap": CODE.format(name="gap", rows="iloc[2:]"), second: CODE.format(name="turn", rows="iloc[:]")}
-    found = predicted(tmp_path, mined_by(tmp_path / "data", complete, **code), data=tmp_path / "data")
+    found = predicted(tmp_path, packed(code=code, complete=complete), data=data)
     price = frames.factor_frame(("price",))["price"].sort_index()
     gap = price.drop(frames.factor_frame(("price",)).index[:2])
     expected = gap.add(price, fill_value=0)
@@ -288,13 +275,10 @@ def test_factor_code_in_place_of_values(
         ({}, "no code that makes gap, turn"),
     ],
 )
-def test_factor_code_that_does_not_do(
-    code: Any, fact: str, tmp_path: Path, qlib: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_factor_code_that_does_not_do(code: Any, fact: str, tmp_path: Path, data: Path, qlib: Any) -> None:
     """It fails, it does not make all columns, or there is none: one message each."""
-    monkeypatch.setenv("FACTOR_CoSTEER_PYTHON_BIN", sys.executable)
     with pytest.raises((BundleError, FreshValuesError), match=fact):
-        predicted(tmp_path, mined_by(tmp_path / "data", False, **code), data=tmp_path / "data")
+        predicted(tmp_path, packed(code=code), data=data)
 
 
 @pytest.mark.parametrize(

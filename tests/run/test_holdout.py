@@ -237,15 +237,3 @@ def test_recorded_segments(
         outcome.check(job, FACTORS, Path("log"))
     assert re.search(said, caught.value.fact)
     assert "begin a new job with --new" in caught.value.fix
-
-
-def test_a_resume_keeps_it(job: Job) -> None:
-    """It comes back from the job's file; another one is refused, and --from-models has none."""
-    jobs.write(job)
-    again = jobs.newest(job.file.parent)
-    assert again == job
-    assert jobs.resumed(job, Options(holdout="12M")).holdout == HELD
-    with pytest.raises(JobError, match="--holdout says 6M, and the job to resume has 12M"):
-        jobs.resumed(job, Options(holdout="6M"))
-    with pytest.raises(JobError, match=r"--from-models trains .* and nothing else"):
-        jobs.new(Options(baseline=True, holdout="12M"), job.file.parent, Path("log/x"))

@@ -12,7 +12,7 @@ import pytest
 from rdagent_sota_bridge.errors import JobError
 from rdagent_sota_bridge.run import job as jobs
 from rdagent_sota_bridge.run import stages
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, JobSet, Options
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Holdout, Job, JobSet, Options
 from tests.frames import assert_survives_pickling
 
 
@@ -35,9 +35,11 @@ def test_written_and_read(log_dir: Path) -> None:
     found = jobs.new(Options(), log_dir)
     assert [(stage.name, stage.loops) for stage in found.stages] == [(FACTORS, 10), (MODELS, 10)]
     job = jobs.new(Options(3, 4, True, "12h", "", ("--step-n", "é\udcff")), log_dir)
-    job = dataclasses.replace(job, factor_set=JobSet("sha256:1", ("a", "b"), ("c",)))
+    held = Holdout("2019-10-01", "2020-09-01", {MODELS: "2019-09-02"})
+    job = dataclasses.replace(job, factor_set=JobSet("sha256:1", ("a", "b"), ("c",)), holdout=held)
     job = jobs.write(begun(job, MODELS, seconds=3.5))
     assert jobs.newest(log_dir) == job
+    assert jobs.resumed(job, Options()).holdout == held
     moved = log_dir.parent.rename(log_dir.parent.with_name("moved")) / "log"
     elsewhere = jobs.newest(moved)
     assert elsewhere is not None
@@ -110,6 +112,7 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
     ("asked", "fact"),
     [
         (Options(baseline=True), "--baseline says yes, and the job to resume has none"),
+        (Options(holdout="6M"), "--holdout says 6M, and the job to resume has 12M"),
         (Options(all_duration="3h"), "--all-duration says 3h, and the job to resume has 12h"),
         (Options(from_logs="log/x"), "--from-log says log/x, and the job to resume has none"),
         (Options(passed_on=("-C",)), "An option for RD-Agent says -C, and the job to resume has --step-n 5"),
@@ -121,7 +124,8 @@ def test_state_that_can_not_be_written(log_dir: Path) -> None:
 )
 def test_contradictions(log_dir: Path, asked: Options, fact: str) -> None:
     """An option that contradicts the job is one error, in the words of the command line."""
-    job = jobs.new(Options(3, 4, all_duration="12h", passed_on=("--step-n", "5")), log_dir)
+    has = Options(3, 4, all_duration="12h", passed_on=("--step-n", "5"), holdout="12M")
+    job = jobs.new(has, log_dir)
     with pytest.raises(JobError) as caught:
         jobs.resumed(job, asked)
     assert caught.value.fact == fact
@@ -143,19 +147,6 @@ def test_where_models_are_trained(log_dir: Path, asked: Options, fact: str) -> N
     assert jobs.resumed(job, Options()).options.jobs == 2
     there = jobs.resumed(job, Options(cluster="tcp://h:1")).options
     assert (there.jobs, there.cluster) == (None, "tcp://h:1")
-
-
-def test_more_model_loops(log_dir: Path) -> None:
-    """More model loops open the ended models and baseline again, and leave the factors and their set."""
-    asked = Options(1, 2, True, "12h", "", ("--step-n", "5"))
-    job = jobs.new(asked, log_dir)
-    assert jobs.resumed(job, asked) == job
-    for name in (FACTORS, MODELS, BASELINE):
-        job = begun(job, name, "ended")
-    job = dataclasses.replace(job, end="done", factor_set=JobSet("d", ("p",), ()))
-    more = jobs.resumed(job, Options(model_loops=5))
-    assert [(stage.loops, stage.state) for stage in more.stages] == [(1, "ended"), (5, "begun"), (5, "begun")]
-    assert (more.end, more.factor_set, more.options.model_loops) == ("", job.factor_set, 5)
 
 
 def test_more_seeds(log_dir: Path) -> None:
@@ -203,13 +194,6 @@ def test_another_folder(log_dir: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(JobError, match="belongs to another folder") as caught:
         jobs.resumed(job, Options())
     assert caught.value.fix.endswith(f"cd {log_dir.parent}")
-
-
-@pytest.mark.parametrize("option", ["--loop_n", "--loop-n=3", "--path", "--path=x"])
-def test_options_that_the_job_sets(log_dir: Path, option: str) -> None:
-    """Options that a job sets itself can't be passed on."""
-    with pytest.raises(JobError, match="is set by `rdagent-sota run` itself"):
-        jobs.new(Options(passed_on=("-C", option)), log_dir)
 
 
 @pytest.mark.parametrize(
