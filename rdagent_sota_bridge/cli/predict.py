@@ -16,7 +16,6 @@ from rdagent_sota_bridge.cli.output import check_target, echo, print_json, print
 from rdagent_sota_bridge.errors import BundleError, PredictError, ReportError
 from rdagent_sota_bridge.factor_set.names import DATETIME, FACTOR_FILE, INSTRUMENT
 from rdagent_sota_bridge.models import bundle, choose, fresh, predict
-from rdagent_sota_bridge.models.choose import Chosen
 from rdagent_sota_bridge.models.predict import LATEST_DAY
 from rdagent_sota_bridge.qlib_files import manifest
 from rdagent_sota_bridge.system import files
@@ -71,20 +70,28 @@ def run(
     if file is not None:
         taken = bundle.read(file)
         found = bundle.predict(taken, trust, factors, factor_data, asked)
-        where, named = str(taken.path), {"bundle": str(taken.path), "sha256": taken.digest}
+        named: dict[str, Any] = {"bundle": str(taken.path), "sha256": taken.digest}
+        where = str(taken.path)
         values = factors or (Path(factor_data) if factor_data else None)
     else:
         chosen = choose.chosen(model)
         print_notes(chosen.notes)
         values = values or _values(chosen.workspace, asked, factor_data)
         found = predict.predict(chosen.workspace, asked, values, changed_data, _say)
-        where, named = _named(chosen)
+        log = chosen.log and str(chosen.log)
+        named = {"workspace": str(chosen.workspace), "log": log, "loop": chosen.loop}
+        where = str(chosen.workspace) if log is None else f"loop {chosen.loop} of {log}"
     table = ranked(found.scores)
     content = _content(table, target.suffix)
-    record = _record(named, found.about)
-    record["factor_values"] = None if values is None else str(values)  # None: the model's own set
-    digest = hashlib.sha256(content).hexdigest()
-    record["file"] = {"name": target.name, "sha256": digest, "rows": len(table)}
+    record: dict[str, Any] = {
+        **_MADE_BY,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": named,
+        **found.about,
+        "versions": {"rd_agent_side": manifest.versions(), "qlib_side": found.about["versions"]},
+        "factor_values": values and str(values),  # None: the model's own set
+        "file": {"name": target.name, "sha256": hashlib.sha256(content).hexdigest(), "rows": len(table)},
+    }
     _check(target, beside)  # they may have come meanwhile
     try:
         files.write_whole(target.resolve(), content)
@@ -155,24 +162,6 @@ def show(path: str | None) -> None:
         echo(f"--- {name}")
         for line in code.splitlines():
             echo(line)
-
-
-def _named(chosen: Chosen) -> tuple[str, dict[str, Any]]:
-    """Return what a recorded model is called in the output, and in the manifest."""
-    log = None if chosen.log is None else str(chosen.log)
-    where = str(chosen.workspace) if log is None else f"loop {chosen.loop} of {log}"
-    return where, {"workspace": str(chosen.workspace), "log": log, "loop": chosen.loop}
-
-
-def _record(model: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest, but for the file."""
-    return {
-        **_MADE_BY,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": model,
-        **about,
-        "versions": {"rd_agent_side": manifest.versions(), "qlib_side": about["versions"]},
-    }
 
 
 def _check(target: Path, beside: Path) -> None:

@@ -9,7 +9,6 @@ import pickle
 import tempfile
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -42,13 +41,11 @@ class Seen:
     """What a worker has to see as this machine does.
 
     Attributes:
-        job: Names the job; for another one a worker looks again.
         project: The folder that the job runs in.
-        paths: Files and folders.
+        paths: Files and folders; one of them is of this job alone, so that for another a worker looks again.
         markets: Folders of market data, as Qlib's configuration has them, with their digests here.
     """
 
-    job: str
     project: Path
     paths: tuple[Path, ...]
     markets: tuple[tuple[str, str], ...]
@@ -74,7 +71,7 @@ def seen(models: Iterable[Path], markets: Iterable[str]) -> Iterator[Seen]:
                 file = tempfile.NamedTemporaryFile(dir=root, prefix=".sota-job-")  # noqa: SIM115
             paths.append(Path(stack.enter_context(file).name))
         digests = tuple((uri, market.content_digest(uri)) for uri in markets)
-        yield Seen(uuid.uuid4().hex, Path.cwd(), tuple(paths), digests)
+        yield Seen(Path.cwd(), tuple(paths), digests)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Qlib: `task.yaml`, `model.py` and `predict.py`, and `sota_request.json` with the
 """
 
 import json
-import pickle
 import platform
 import subprocess
 import sys
@@ -18,11 +17,6 @@ import pandas as pd
 import torch
 
 
-def _unpickled(name: str) -> Any:
-    with Path(name).open("rb") as file:
-        return pickle.load(file)  # noqa: S301 - Qlib's own way; the model's code is run in any case
-
-
 def _fitted(processor: Any) -> Any:
     """Return what a processor has of numbers and columns; all else it gets from its arguments."""
     found = {}
@@ -33,7 +27,8 @@ def _fitted(processor: Any) -> Any:
     return found
 
 
-model, handler = _unpickled("params.pkl"), _unpickled("dataset").handler
+# Qlib's own way; the model's code is run in any case.
+model, handler = pd.read_pickle("params.pkl"), pd.read_pickle("dataset").handler  # noqa: S301
 torch.save({name: value.cpu() for name, value in model.dnn_model.state_dict().items()}, "weights.pt")
 fitted = json.loads(Path("sota_request.json").read_text(encoding="utf-8"))
 kinds = ("shared_processors", "infer_processors")

@@ -10,7 +10,6 @@ Of a bundle, its own plain files are there in place of the three pickles, and no
 """
 
 import json
-import pickle
 import platform
 import sys
 from importlib import import_module, metadata
@@ -24,12 +23,6 @@ from qlib.data.dataset.handler import DataHandlerLP
 from qlib.utils import init_instance_by_config
 
 STEPS = 30  # days that a TSDatasetH looks back where it is not told how many (`TSDatasetH.DEFAULT_STEP_LEN`)
-
-
-def loaded(name: str) -> Any:
-    """Return what a pickle of the training holds: Qlib's own way, and the model's code is run in any case."""
-    with Path(name).open("rb") as file:
-        return pickle.load(file)  # noqa: S301
 
 
 def answer(about: Any) -> None:
@@ -89,7 +82,8 @@ def main() -> None:
     config = json.loads(Path("sota_request.json").read_text(encoding="utf-8"))
     qlib.init(**config["qlib_init"])
     is_bundle = Path("fitted.json").is_file()
-    predicted = None if is_bundle else loaded("pred.pkl")["score"]
+    # Pickles of the training: Qlib's own way, and the model's code is run in any case.
+    predicted = None if is_bundle else pd.read_pickle("pred.pkl")["score"]  # noqa: S301
     arguments, asked = config["dataset"]["kwargs"], config["asked"]
     wanted, test = arguments["handler"]["kwargs"], arguments["segments"]["test"]
     calendar = pd.DatetimeIndex(D.calendar())
@@ -116,7 +110,7 @@ def main() -> None:
         own.prepare(handler)
         model = own.network(config["model"])
     else:
-        recorded, model = loaded("dataset").handler, loaded("params.pkl")
+        recorded, model = pd.read_pickle("dataset").handler, pd.read_pickle("params.pkl")  # noqa: S301
         handler.shared_processors = recorded.shared_processors
         handler.infer_processors = recorded.infer_processors
         handler.setup_data(init_type=DataHandlerLP.IT_LS)

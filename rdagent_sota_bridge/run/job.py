@@ -263,6 +263,7 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     Raises:
         JobError: if the options contradict each other, or what the job itself sets.
     """
+    file, project = log_dir / f"{stamp()}_run.json", os.path.relpath(Path.cwd(), log_dir)
     _check_ablation(asked, has_baseline=asked.baseline)
     if asked.from_logs and asked.factor_loops is not None:
         raise JobError(
@@ -280,8 +281,7 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
             how = "use it as: rdagent-sota run --from-models LOG --baseline"
             raise JobError(fact, "the options beside --from-models", how)
         trained = Stage(MODELS, 0, os.path.relpath(from_models, log_dir), "ended")
-        project = os.path.relpath(Path.cwd(), log_dir)
-        return Job(log_dir / f"{stamp()}_run.json", project, asked, (trained, Stage(BASELINE, 1)))
+        return Job(file, project, asked, (trained, Stage(BASELINE, 1)))
     for option in asked.passed_on:
         if fix := SET_BY_JOB.get(option.partition("=")[0].replace("_", "-")):
             raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
@@ -290,9 +290,7 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
     stages = [Stage(FACTORS, factors), Stage(MODELS, models), Stage(BASELINE, models)]
     left_out = (FACTORS if asked.from_logs else "", "" if asked.baseline else BASELINE)
     options = dataclasses.replace(asked, factor_loops=factors, model_loops=models)
-    project = os.path.relpath(Path.cwd(), log_dir)
-    kept = tuple(stage for stage in stages if stage.name not in left_out)
-    return Job(log_dir / f"{stamp()}_run.json", project, options, kept)
+    return Job(file, project, options, tuple(stage for stage in stages if stage.name not in left_out))
 
 
 def _check_ablation(asked: Options, *, has_baseline: bool) -> None:

@@ -241,8 +241,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
     job = jobs.write(job.with_stage(name, log=folder, state="begun"))
     stage, paths = job.stage(name), () if job.factor_set is None else job.factor_set.paths
     command = stages.command(rdagent, stage, resume.file, seconds, job.options.passed_on)
-    of_job = stages.of_holdout(job)
-    environment = stages.environment(outside.environ, stage, log, paths, of_job)
+    environment = stages.environment(outside.environ, stage, log, paths, stages.of_holdout(job))
     outside.say(f"{title}: {' '.join(command[1:])}, log {os.path.relpath(log)}")
     screen = display.Screen(outside.console)
     watch = _Watch(job, name, log, screen)

@@ -112,7 +112,7 @@ def environment(
     stage: Stage,
     log: Path,
     set_paths: Sequence[str],
-    of_job: Mapping[str, str] | None = None,
+    of_job: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the environment of a stage.
 
@@ -122,14 +122,14 @@ def environment(
         log: Its log folder, absolute; a stage that is resumed gets the same again, for RD-Agent writes there
             from its import on (`log/conf.py`, 0.8.0 and 1.0.0).
         set_paths: The workspaces of the factor set.
-        of_job: Variables of RD-Agent's that the job sets for all its stages; None for none.
+        of_job: Variables of RD-Agent's that the job sets for all its stages.
     """
     settings = {name: environ.get(name, "") for name in NAMES}
     settings |= dict.fromkeys((*SWITCHES, *PATHS), "")
     settings["LOAD_SOTA_FROM_WORKSPACE"] = "false"
     if stage.name == MODELS:
         settings |= {"LOAD_SOTA_FROM_WORKSPACE": "true", "SOTA_WORKSPACE_PATH": os.pathsep.join(set_paths)}
-    variables = {"LOG_TRACE_PATH": str(log), **(of_job or {})}
+    variables = {"LOG_TRACE_PATH": str(log), **of_job}
     if not environ.get("CONDA_DEFAULT_ENV"):
         variables["CONDA_DEFAULT_ENV"] = NO_CONDA
     given = {"settings": settings, "variables": variables}

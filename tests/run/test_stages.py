@@ -26,7 +26,7 @@ USERS = {
 @pytest.mark.parametrize("name", [FACTORS, MODELS])
 def test_environment(name: str) -> None:
     """The models alone get the job's set, each stage its log, in any spelling; the rest is the user's."""
-    found = stages.environment(USERS, Stage(name, 1), Path("/log/1"), ("/w", "/v"))
+    found = stages.environment(USERS, Stage(name, 1), Path("/log/1"), ("/w", "/v"), {})
     assert (found["LOG_TRACE_PATH"], found["log_trace_path"]) == ("/log/1", "/log/1")
     assert {name: found[name] for name in USERS if "TRACE" not in name.upper()} == {
         name: value for name, value in USERS.items() if "TRACE" not in name.upper()
@@ -44,7 +44,7 @@ def test_environment(name: str) -> None:
 def test_the_conda_environment(active: str | None, given: str) -> None:
     """An active one is kept; where none is, the stage gets a name that RD-Agent can start with."""
     users = {} if active is None else {"CONDA_DEFAULT_ENV": active}
-    found = stages.environment(users, Stage(FACTORS, 1), Path("/log"), ())
+    found = stages.environment(users, Stage(FACTORS, 1), Path("/log"), (), {})
     assert found["CONDA_DEFAULT_ENV"] == given
 
 
