@@ -49,6 +49,11 @@ class Cluster:
             time.sleep(0.05)
         return told.read_text()
 
+    def start_two(self) -> None:
+        """Start two workers of the kind `worker`."""
+        self.start("worker")
+        self.start("worker")
+
     def kill(self, position: int) -> None:
         """Kill a process: the scheduler is the first, then the workers as they were started."""
         self.processes[position].kill()

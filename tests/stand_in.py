@@ -246,6 +246,18 @@ class Project:
         done = self.forks.run(code, folder=self.folder, **variables)
         return done.returncode, done.stdout
 
+    def ends(self, *options: str, **variables: str) -> str:
+        """Run it to its good end, and return the output."""
+        status, output = self.run(*options, **variables)
+        assert status == 0, output
+        return output
+
+    def fails(self, *options: str, **variables: str) -> str:
+        """Run it to a status of 1, without a traceback, and return the output."""
+        status, output = self.run(*options, **variables)
+        assert (status, "Traceback" in output) == (1, False), output
+        return output
+
     def hanging(self) -> list[int]:
         """Wait until the stand-in hangs, and return the pids of it and of its child in a group of its own."""
         file = self.folder / "hanging"

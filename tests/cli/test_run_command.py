@@ -31,19 +31,11 @@ def stop(project: Project, number: signal.Signals = signal.SIGKILL) -> tuple[lis
     return pids, process.returncode, output
 
 
-def resume(project: Project, *options: str) -> str:
-    """Resume a job to its good end, and return the output."""
-    status, output = project.run("--resume", *options)
-    assert status == 0, output
-    return output
-
-
 def test_a_whole_job(project: Project) -> None:
     """Both stages, the set between them, options passed on in both spellings, baseline and report."""
-    status, output = project.run(
+    output = project.ends(
         "--factor_loops", "2", "--model-loops=2", "--baseline", "--step_n", "50", SOTA_FACTORS="f*"
     )
-    assert status == 0, output
     assert project.commands == ["fin_factor", "fin_model"]
     factors, models = project.calls
     assert all(call["options"] == ["--loop-n", "2", "--step_n", "50"] for call in project.calls)
@@ -68,7 +60,7 @@ def test_a_whole_job(project: Project) -> None:
     assert json.loads(report.read_text()) == logs
     assert output.index("machine checked") < output.index("Start Loop 0, Step 0") < output.index("checked /")
     assert "rdagent-sota: factor stage: loop 1 of 2, direct_exp_gen" in output
-    assert project.run("--resume")[0] == 0
+    project.ends("--resume")
     assert len(project.calls) == 2
 
 
@@ -81,7 +73,7 @@ def test_stopped_in_the_factor_stage(project: Project, number: signal.Signals) -
     assert ("rdagent-sota run --resume" in output) == (number != signal.SIGKILL)
     if number != signal.SIGKILL:
         assert not any(map(is_alive, pids))
-    resumed = resume(project)
+    resumed = project.ends("--resume")
     assert not any(map(is_alive, pids))
     first, second, models = project.calls
     session = Path(first["environment"]["LOG_TRACE_PATH"]) / "__session__" / "1" / "1_coding"
@@ -97,7 +89,7 @@ def test_killed_in_the_model_stage_keeps_the_set(project: Project) -> None:
     """A killed model stage is resumed in its log with the set that it began with; no factor loop is."""
     project.trouble("fin_model", 0, "feedback")
     pids, _, _ = stop(project)
-    resume(project)
+    project.ends("--resume")
     assert not any(map(is_alive, pids))
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert project.calls[2]["environment"] == project.calls[1]["environment"]
@@ -110,7 +102,7 @@ def test_killed_between_the_stages(project: Project) -> None:
     wait_until(lambda: any(project.log_dir.glob(f"*/__session__/1/{stand_in.LAST_SESSION}")))
     kill(process)
     process.communicate(timeout=30)
-    resume(project)
+    project.ends("--resume")
     assert project.commands.count("fin_factor") == 1
 
 
@@ -118,7 +110,7 @@ def test_killed_before_the_first_step(project: Project) -> None:
     """Without a session the stage begins anew, in a log folder of its own."""
     project.trouble("fin_factor", 0, "direct_exp_gen", cuts_off=True)
     stop(project, signal.SIGTERM)
-    output = resume(project)
+    output = project.ends("--resume")
     first, second, _ = project.calls
     assert second["options"] == ["--loop-n", "2"]
     assert first["environment"]["LOG_TRACE_PATH"] != second["environment"]["LOG_TRACE_PATH"]
@@ -129,7 +121,7 @@ def test_newest_session_cut_off(project: Project) -> None:
     """A session that a kill cut off is passed over for the one before, and that is said."""
     project.trouble("fin_factor", 1, "coding", cuts_off=True)
     stop(project)
-    output = resume(project)
+    output = project.ends("--resume")
     assert project.calls[1]["options"][-1].endswith("__session__/1/0_direct_exp_gen")
     assert "1_coding): 1/0_direct_exp_gen is taken" in output
 
@@ -138,62 +130,55 @@ def test_newest_session_cut_off(project: Project) -> None:
 def test_a_stage_that_ends_badly(project: Project, command: str, title: str) -> None:
     """The stage, its status and the next command are named, its output is shown as it is; --resume works."""
     project.trouble(command, 1, "coding", "ends", status=7)
-    status, output = project.run(*LOOPS)
-    assert status == 1
+    output = project.fails(*LOOPS)
     assert f"The {title} stage ended with status 7" in output
     assert "[bold]out of paper" in output
     assert "resume: rdagent-sota run --resume" in output
-    assert "Traceback" not in output
     assert list(project.log_dir.glob("*_report.html")) == []
-    resume(project)
+    project.ends("--resume")
     assert project.calls[-1]["options"][-1].endswith("0_direct_exp_gen") or command == "fin_factor"
 
 
 def test_nothing_accepted(project: Project) -> None:
     """No model stage, status 1, a report; more factor loops resume it; a new job is not refused."""
-    status, output = project.run(*LOOPS, STAND_IN_FACTORS="rejecting")
-    assert status == 1
+    output = project.fails(*LOOPS, STAND_IN_FACTORS="rejecting")
     assert "accepted no factor loop (finished factor loops: 2): no model stage" in output
     assert "rdagent-sota run --resume --factor-loops N" in output
     assert project.commands == ["fin_factor"]
     assert len(list(project.log_dir.glob("*_report.html"))) == 1
-    assert project.run("--resume")[0] == 1
-    status, output = project.run("--resume", "--factor-loops", "3", STAND_IN_FACTORS="rejecting")
-    assert status == 1, output
+    project.fails("--resume")
+    output = project.fails("--resume", "--factor-loops", "3", STAND_IN_FACTORS="rejecting")
     assert project.calls[-1]["options"][:3] == ["--loop-n", "3", "--path"]
     assert project.commands == ["fin_factor"] * 2
-    assert project.run(*LOOPS)[0] == 0
+    project.ends(*LOOPS)
 
 
 def test_nothing_accepted_in_the_time(project: Project) -> None:
     """RD-Agent would end a stage whose time was used up after one more step, so a new job is the fix."""
     project.trouble("fin_factor", 1, "coding", "ends", status=0)
-    status, output = project.run(*LOOPS, "--all-duration", "2h", STAND_IN_FACTORS="rejecting")
-    assert status == 1
+    output = project.fails(*LOOPS, "--all-duration", "2h", STAND_IN_FACTORS="rejecting")
     assert "its time was used up after 1 of 2 loops: begin a new job with more time: --new" in output
     assert "--factor-loops N" not in output
 
 
 def test_more_model_loops(project: Project) -> None:
     """A finished job is resumed for more model loops in all, from its session, with the same set."""
-    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
-    resume(project, "--model-loops", "3")
+    project.ends("--factor-loops", "2", "--model-loops", "1")
+    project.ends("--resume", "--model-loops", "3")
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     last = project.calls[-1]
     assert last["options"][:3] == ["--loop-n", "3", "--path"]
     assert last["options"][3].endswith(f"__session__/0/{stand_in.LAST_SESSION}")
     assert last["environment"] == project.calls[1]["environment"]
-    status, output = project.run("--resume", "--factor-loops", "3")
-    assert status == 1
+    output = project.fails("--resume", "--factor-loops", "3")
     assert "The model stage has begun with the set of this job's factor stage" in output
 
 
 def test_from_log(project: Project) -> None:
     """With --from-log the set is checked before any loop, and the job has no factor stage."""
-    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    project.ends("--factor-loops", "2", "--model-loops", "1")
     log = Path("log") / project.state["stages"][0]["log"]
-    status, output = project.run("--from-log", str(log), "--model_loops", "1", "--log-dir", "other logs")
-    assert status == 0, output
+    output = project.ends("--from-log", str(log), "--model_loops", "1", "--log-dir", "other logs")
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert output.index("checked /") < output.index("Start Loop 0")
     (report,) = (project.folder / "other logs").glob("*_report.html")
@@ -204,20 +189,17 @@ def test_from_a_log_that_accepted_nothing(project: Project) -> None:
     """The error is shown before anything is started, and no job is left to resume."""
     project.run("--factor-loops", "1", "--model-loops", "1", STAND_IN_FACTORS="rejecting")
     log = next(project.log_dir.glob("*/__session__")).parent
-    status, output = project.run("--from-log", str(log), "--log-dir", "others")
-    assert status == 1
+    output = project.fails("--from-log", str(log), "--log-dir", "others")
     assert "accepted no factor loop" in output
-    assert "Traceback" not in output
     assert list((project.folder / "others").glob("*.json")) == []
 
 
 def test_the_set_has_changed(project: Project) -> None:
     """A set that was changed before a resume stops it, with both digests."""
     project.trouble("fin_model", 0, "coding", "ends", status=1)
-    assert project.run(*LOOPS)[0] == 1
+    project.fails(*LOOPS)
     write(factor_frame(seed=8), project.workspace)
-    status, output = project.run("--resume")
-    assert status == 1
+    output = project.fails("--resume")
     assert "The factor set is not the one that this job began with" in output
     assert project.state["factor_set"]["digest"] in output
     assert len(project.calls) == 2
@@ -226,14 +208,12 @@ def test_the_set_has_changed(project: Project) -> None:
 def test_the_set_is_gone(project: Project) -> None:
     """A set that can't be found after the factor stage is an error that --resume fixes."""
     shutil.rmtree(project.workspace)
-    status, output = project.run(*LOOPS)
-    assert status == 1
+    output = project.fails(*LOOPS)
     assert "SOTA workspace path not found" in output
-    assert "Traceback" not in output
     assert project.commands == ["fin_factor"]
     project.workspace.mkdir()
     write(factor_frame(), project.workspace)
-    resume(project)
+    project.ends("--resume")
 
 
 def test_one_job_at_a_time(project: Project) -> None:
@@ -242,18 +222,16 @@ def test_one_job_at_a_time(project: Project) -> None:
     process = project.start(*LOOPS)
     project.hanging()
     for options in (("--resume",), ("--new",)):
-        status, output = project.run(*options)
-        assert status == 1
+        output = project.fails(*options)
         assert "Another `rdagent-sota run` is at work in this log folder" in output
     kill(process, signal.SIGINT)
     process.communicate(timeout=30)
-    status, output = project.run(*LOOPS)
-    assert status == 1
+    output = project.fails(*LOOPS)
     assert "The newest job in this log folder is not finished" in output
     assert "--resume" in output
     assert "--new" in output
     assert len(project.calls) == 1
-    assert project.run(*LOOPS, "--new")[0] == 0
+    project.ends(*LOOPS, "--new")
 
 
 def test_a_copied_and_moved_project(tmp_path: Path, templates: Path, forks_of_rdagent: Forks) -> None:
@@ -261,12 +239,12 @@ def test_a_copied_and_moved_project(tmp_path: Path, templates: Path, forks_of_rd
     (tmp_path / "old").mkdir()
     old = stand_in.make_project(tmp_path / "old", templates, forks_of_rdagent)
     old.trouble("fin_model", 1, "coding", "ends", status=1)
-    assert old.run(*LOOPS)[0] == 1
+    old.fails(*LOOPS)
     digest = old.state["factor_set"]["digest"]
     old.folder.rename(tmp_path / "new")
     stand_in.write_command(tmp_path / "new")
     project = Project(tmp_path / "new", forks_of_rdagent)
-    resume(project)
+    project.ends("--resume")
     assert project.commands == ["fin_factor", "fin_model", "fin_model"]
     assert project.calls[-1]["environment"]["SOTA_WORKSPACE_PATH"] == str(project.workspace)
     assert project.state["factor_set"]["digest"] == digest
@@ -274,23 +252,22 @@ def test_a_copied_and_moved_project(tmp_path: Path, templates: Path, forks_of_rd
 
 def test_the_report_of_fewer_loops(project: Project) -> None:
     """A report that is older than the job's last change is written anew, not named."""
-    assert project.run("--factor-loops", "2", "--model-loops", "1")[0] == 0
+    project.ends("--factor-loops", "2", "--model-loops", "1")
     (report,) = project.log_dir.glob("*_report.html")
     report.write_text("of fewer loops")
     os.utime(report, (1e9, 1e9))
-    assert project.run("--resume")[0] == 0
+    project.ends("--resume")
     assert report.read_text() != "of fewer loops"
 
 
 def test_no_time_for_a_model(project: Project) -> None:
     """A model stage that its time ended before its first model is no success."""
     project.trouble("fin_model", 0, "running", "ends", status=0)
-    status, output = project.run(*LOOPS, "--all-duration", "2h")
-    assert status == 1
+    output = project.fails(*LOOPS, "--all-duration", "2h")
     assert "ended after 0 of 2 loops: its time is used up" in output
     assert "nothing is left for the model stage" in output
     assert "rdagent-sota run --new --from-log log/" in output
-    assert project.run("--resume")[0] == 1
+    project.fails("--resume")
     assert len(project.calls) == 2
 
 
@@ -333,4 +310,4 @@ def test_output_that_nobody_reads(project: Project) -> None:
     process.stdout.close()
     kill(process, signal.SIGINT)
     assert process.wait(30) == 130
-    resume(project)
+    project.ends("--resume")

@@ -75,8 +75,7 @@ class Job:
 
 def test_two_workers(dask: Cluster, tmp_path: Path) -> None:
     """Both train, each with one thread; one that fails costs itself, and nothing of ours is left."""
-    dask.start("worker")
-    dask.start("worker")
+    dask.start_two()
     job = Job(tmp_path, **{"3": "fails"})
     found = {one.change.seed: answer for one, answer in job.answers(dask)}
     assert sorted(map(str, found)) == sorted(map(str, range(6)))
@@ -102,8 +101,7 @@ def test_the_environment_of_a_project(dask: Cluster, tmp_path: Path, monkeypatch
 
 def test_a_worker_that_dies(dask: Cluster, tmp_path: Path) -> None:
     """It costs its training alone, which another one begins anew; one that comes later is taken."""
-    dask.start("worker")
-    dask.start("worker")
+    dask.start_two()
     job = Job(tmp_path, **{"2": "dies"})
     found = [one.change.seed for one, answer in job.answers(dask) if isinstance(answer, Path)]
     assert sorted(map(str, found)) == sorted(map(str, range(6)))
@@ -150,8 +148,7 @@ def test_workers_that_can_not_train(dask: Cluster, tmp_path: Path, monkeypatch: 
 
 def test_the_end(dask: Cluster, tmp_path: Path) -> None:
     """Where the iterator is closed, what runs on a worker is ended, and none is begun any more."""
-    dask.start("worker")
-    dask.start("worker")
+    dask.start_two()
     job = Job(tmp_path, **{"0": "hangs"})
     answers = job.answers(dask)
     next(answers)

@@ -62,8 +62,7 @@ def test_a_model_that_can_not_be_trained_again(ours: Project) -> None:
     _, output = ours.run("--resume")
     assert trained(output) == [], "nothing is left to do"
     trouble = json.dumps({"models0": "no room", "models1": "no room"})
-    status, output = ours.run(*LOOPS, "--baseline", STAND_IN_ABLATION=trouble)
-    assert status == 1
+    output = ours.fails(*LOOPS, "--baseline", STAND_IN_ABLATION=trouble)
     assert "No model could be trained again without the mined columns" in output
     assert "resume: rdagent-sota run --resume" in output
     assert ours.state["end"] == ""
@@ -132,15 +131,14 @@ def test_the_models_of_a_log(ours: Project) -> None:
     log = Path("log") / ours.state["stages"][1]["log"]
     command = ("--from-models", str(log), "--baseline", "--log-dir", "other")
     trouble = json.dumps({"models0": "no room", "models1": "no room"})
-    assert ours.run(*command, STAND_IN_ABLATION=trouble)[0] == 1
+    ours.fails(*command, STAND_IN_ABLATION=trouble)
     _, output = ours.run("--resume", "--log-dir", "other")
     assert trained(output) == ["models0", "models1"]
     assert len(ours.calls) == 2
     (report,) = (ours.folder / "other").glob("*_report.html")
     (named,) = json.loads(report.read_text())
     assert Path(named).samefile(ours.folder / log)
-    status, output = ours.run("--resume", "--log-dir", "other", "--model-loops", "3")
-    assert status == 1
+    output = ours.fails("--resume", "--log-dir", "other", "--model-loops", "3")
     assert "asks for a model stage, and the job to resume has none" in output
 
 

@@ -52,6 +52,13 @@ class Project:
         return self.folder / "git_ignore_folder" / "RD-Agent_workspace"
 
     @property
+    def job(self) -> Job:
+        """The newest job."""
+        found = jobs.newest(self.folder / "log")
+        assert found is not None
+        return found
+
+    @property
     def lines(self) -> list[dict[str, object]]:
         """What was written down."""
         file = self.folder / openings.LEDGER
@@ -116,10 +123,9 @@ def test_the_best_model_and_its_ablation(of_job: bool, project: Project) -> None
     held = dataclasses.replace(HELD, last="2020-09-01") if of_job else HELD
     if of_job:
         project.keep_back(held)
-    opened = project.open()
+    one = project.open()
     assert project.predicted == [(BEST, (held.first, held.last)), (ABLATION, (held.first, held.last))]
-    one = opened
-    assert (opened.before, one.seen_by, one.model, one.ablation) == (0, 0, BEST, ABLATION)
+    assert (one.before, one.seen_by, one.model, one.ablation) == (0, 0, BEST, ABLATION)
     assert one.base is not None and one.difference is not None
     assert (one.ic.mean, one.base.mean, one.difference.mean) == pytest.approx((1.0, 0.5, 0.5))
     assert one.ic.days == (2 if of_job else 3)
@@ -173,8 +179,7 @@ def test_days_that_a_workspace_has_seen(
     """One shared day with any workspace of the project is enough; it is said before the first stage too."""
     project.saw(name, first, last)
     project.keep_back()
-    job = jobs.newest(project.folder / "log")
-    assert job is not None
+    job = project.job
     assert ("will not be called unseen: 1 workspace of" in holdout.begun(job, HELD)) == bool(seen)
     opened = project.open()
     assert opened.seen_by == seen
@@ -267,8 +272,6 @@ def test_looks_at_once(project: Project) -> None:
 def test_a_job_opens_it_once(project: Project) -> None:
     """At its end; what is trained later does not open it again, and what can't be opened is said."""
     project.keep_back()
-    job = jobs.newest(project.folder / "log")
-    assert job is not None
     said: list[str] = []
     holdout.open_at_end(project.log, said.append)
     holdout.open_at_end(project.log, said.append)
@@ -321,8 +324,7 @@ def test_a_kill_at_the_opening(
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    again = jobs.newest(project.folder / "log")
-    assert again is not None
+    again = project.job
     assert (again.end, len(project.lines)) == ("", lines)
     for _ in range(2):
         sequence.go(again, outside([]))
