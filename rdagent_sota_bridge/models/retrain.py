@@ -155,11 +155,9 @@ def _factor_set(of: Path, before: manifest.Recorded, values: Path | None) -> dic
     if values is None:
         own_set(of, before.stored)
         return factor_set
-    footer, place = (
-        parquet.read_footer(values),
-        {"path": str(values), "digest": parquet.current_digest(values)},
-    )
+    footer = parquet.read_footer(values)
     days = {"start": str(footer.start), "end": str(footer.end), "rows": footer.rows}
+    place = {"path": str(values), "digest": parquet.current_digest(values)}
     return {**factor_set, **place, **days, "stored": place}
 
 

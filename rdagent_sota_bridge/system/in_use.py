@@ -60,7 +60,7 @@ def new_folder(place: Path, prefix: str) -> Iterator[Path]:
         OSError: if nothing can be written there.
     """
     for left in place.glob(f"{prefix}*"):
-        with _alone(left) as is_left:
+        with contextlib.suppress(OSError), _alone(left) as is_left:  # another may remove it, or own it
             if is_left:
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as name:
