@@ -235,17 +235,15 @@ def read(file: Path) -> Job:
         if job.log(BASELINE) is not None:  # loops of plain RD-Agent, of an earlier release
             raise ValueError
         return job
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # no job, or no mapping
         fact, fix = (
-            f"The state of the job can't be read: {error.strerror}",
-            "fix that, or begin anew with --new",
+            "is damaged, or of another release of rdagent-sota-bridge",
+            "use the release that wrote it",
         )
-        raise JobError(fact, str(file), fix) from None
-    except (ValueError, KeyError, TypeError, AttributeError):  # what is no job, or no mapping
+        if isinstance(error, OSError):
+            fact, fix = f"can't be read: {error.strerror}", "fix that"
         raise JobError(
-            "The state of the job is damaged, or of another release of rdagent-sota-bridge",
-            str(file),
-            "use the release that wrote it, or begin anew with --new",
+            f"The state of the job {fact}", str(file), f"{fix}, or begin anew with --new"
         ) from None
 
 
