@@ -14,7 +14,7 @@ from typing import Any
 
 from rdagent_sota_bridge.errors import ResultError, shortened
 from rdagent_sota_bridge.factor_set import store
-from rdagent_sota_bridge.system import child, files, in_use
+from rdagent_sota_bridge.system import child, files
 
 OUTPUT = "sota_output.txt"
 """What RD-Agent and Qlib said, in the folder that they worked in."""
@@ -72,12 +72,12 @@ def call(
 
 @contextlib.contextmanager
 def folder_in(of: Path, fact: str) -> Iterator[Path]:
-    """Yield a new folder in a model's workspace, which is removed at the end, or by the next that needs one.
+    """Yield a new folder in a model's workspace, which is removed at the end, or a day later.
 
     Raises:
         StoreError: with the fact, if a file can't be read or written.
     """
-    with store.failing_at(of, (fact, MAKE_ROOM)), in_use.new_folder(of, ".sota-") as folder:
+    with store.failing_at(of, (fact, MAKE_ROOM)), files.new_folder(of, ".sota-") as folder:
         yield folder
 
 

@@ -26,7 +26,7 @@ from rdagent_sota_bridge.models.retrain import own_set
 from rdagent_sota_bridge.qlib_files import manifest, market, training_record
 from rdagent_sota_bridge.qlib_files.manifest import Source
 from rdagent_sota_bridge.settings import read_settings
-from rdagent_sota_bridge.system import in_use
+from rdagent_sota_bridge.system import files
 
 FRESH = "fresh"
 """The word for factor data that are made anew; a folder of that name is `./fresh`."""
@@ -114,7 +114,7 @@ def covering(of: Path, last_day: str | None, factor_data: str | None, say: Say) 
         if known is None or store.trouble_of(known):
             values = _extended(old, runs, say)
             place.mkdir(parents=True, exist_ok=True)
-            with in_use.new_folder(place, ".fresh-") as folder:
+            with files.new_folder(place, ".fresh-") as folder:
                 file = folder / FACTOR_FILE
                 values.set_axis(panel.nested_columns(wanted.columns), axis=1).to_parquet(file)
                 made = replace(wanted, sources=((file, parquet.current_digest(file)),))
@@ -198,7 +198,7 @@ def _made_anew(place: Path, say: Say) -> Path:
     say("RD-Agent's generate.py makes the factor data anew from Qlib's")
     folder = place / _DATA
     folder.mkdir(parents=True, exist_ok=True)
-    with in_use.new_folder(place, ".data-") as work:
+    with files.new_folder(place, ".data-") as work:
         child.call("make_factor_data", work)
         made, kept = work / "daily_pv_all.h5", folder / "daily_pv.h5"
         if not made.is_file():

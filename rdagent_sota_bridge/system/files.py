@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import stat
+import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ _NOT_POSSIBLE = {
 }  # fmt: skip
 _LEVELS = 100  # of JSON: what Python can parse may be too deep for what comes after
 _TOO_DEEP = "it is nested too deep"
+_LEFT_SECONDS = 86400.0  # after which nobody works in a folder any more
 _LOCK_SECONDS = 10.0  # until a process that waits for another one says so, and says so again
 
 
@@ -171,6 +174,21 @@ def flush(file: BinaryIO) -> None:
     """Flush what was written to a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def new_folder(place: Path, prefix: str) -> Iterator[Path]:
+    """Have a new folder for a block; what killed processes left there under the prefix is removed after a day.
+
+    Raises:
+        OSError: if nothing can be written there.
+    """
+    for left in place.glob(f"{prefix}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -50,35 +48,6 @@ def take(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def new_folder(place: Path, prefix: str) -> Iterator[Path]:
-    """Have a new folder for a block; what killed processes left there under the prefix is removed.
-
-    Raises:
-        OSError: if nothing can be written there.
-    """
-    for left in place.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError), _alone(left) as is_left:  # another may remove it, or own it
-            if is_left:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with _alone(folder):
-            yield folder
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Lock a folder for a block, and say whether that could be done."""
-    descriptor, is_alone = os.open(folder, os.O_RDONLY), False
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            is_alone = take(descriptor)
-        yield is_alone
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from rdagent_sota_bridge.errors import (
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.models.predict import TOLERANCE, predict, predict_again
-from rdagent_sota_bridge.system import in_use
 from tests import frames, trained
 
 DAY = "2020-09-30"
@@ -59,15 +59,15 @@ def answering(repeats: list[pd.DataFrame], asked: list[Any], **about: Any) -> An
 def test_what_is_asked(days: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded data set, the days where some are named, and a folder of its own, which is removed.
 
-    So is one that a killed process has left.
+    So is one that a killed process has left, once that is long ago.
     """
     asked: list[Any] = []
     monkeypatch.setattr(child, "call", answering([repeated()], asked))
     (model / ".sota-used").mkdir()
     before = sorted(model.rglob("*"))
     (model / ".sota-of a killed one").mkdir()
-    with in_use._alone(model / ".sota-used"):
-        pd.testing.assert_frame_equal(predict_again(model, days), FOUND)
+    os.utime(model / ".sota-of a killed one", (1e9, 1e9))
+    pd.testing.assert_frame_equal(predict_again(model, days), FOUND)
     assert sorted(model.rglob("*")) == before
     expected = json.loads(json.dumps(trained.config(), default=str))
     named = {"qlib_init": expected["qlib_init"], "dataset": expected["task"]["dataset"]}
