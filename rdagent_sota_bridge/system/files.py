@@ -178,7 +178,7 @@ def flush(file: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def new_folder(place: Path, prefix: str) -> Iterator[Path]:
-    """Have a new folder for a block; what killed processes left there under the prefix is removed after a day.
+    """Have a new folder for a block; what killed processes left there under the prefix goes after a day.
 
     Raises:
         OSError: if nothing can be written there.

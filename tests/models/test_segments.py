@@ -87,13 +87,7 @@ def test_all_segments_move_by_as_many_trading_days(train_end: str | None, model:
     ],
 )
 def test_refusals(
-    last: str,
-    train_end: str | None,
-    rolling: str | None,
-    kind: type[BridgeError],
-    words: str,
-    model: Path,
-    tmp_path: Path,
+    last: str, train_end: Any, rolling: Any, kind: type[BridgeError], words: str, model: Path, tmp_path: Path
 ) -> None:
     """Each is one message, before anything is trained."""
     put_calendar(tmp_path, until(last))

@@ -43,38 +43,45 @@ def seams_of(yaml: str, of_models: dict[str, str], of_factors: dict[str, str] | 
     return dataclasses.replace(Seams(True, {}), asked=asked, of_factors=factors)
 
 
+def held_from(first: str, **test_ends: str) -> Holdout:
+    """Return the days from one on, up to the last one of the market that has a label."""
+    return Holdout(first, "2020-09-10", test_ends)
+
+
+JULY = held_from("2019-07-08", models="2019-06-07", factors="2019-06-07")
+
+
 @pytest.mark.parametrize(
-    ("asked", "of_models", "of_factors", "first", "model_end", "factor_end"),
+    ("asked", "of_models", "of_factors", "held"),
     [
-        ("12M", "2020-08-01", "2020-08-01", "2019-09-13", "2019-08-15", "2019-08-15"),
-        ("2019-06-30", "2020-08-01", "2020-08-01", "2019-07-08", "2019-06-07", "2019-06-07"),
-        ("2019-07-08", "", "2020-09-30", "2019-07-08", "2019-06-07", "2019-06-07"),
-        ("12M", "2018-01-05", "2020-08-01", "2019-09-13", "2018-01-05", "2019-08-15"),
-        ("12M", "2020-08-01", None, "2019-09-13", "2019-08-15", None),
+        (
+            "12M",
+            "2020-08-01",
+            "2020-08-01",
+            held_from("2019-09-13", models="2019-08-15", factors="2019-08-15"),
+        ),
+        ("2019-06-30", "2020-08-01", "2020-08-01", JULY),
+        ("2019-07-08", "", "2020-09-30", JULY),
+        (
+            "12M",
+            "2018-01-05",
+            "2020-08-01",
+            held_from("2019-09-13", models="2018-01-05", factors="2019-08-15"),
+        ),
+        ("12M", "2020-08-01", None, held_from("2019-09-13", models="2019-08-15")),
     ],
     ids=["months", "a day", "open and late ends", "an end that is early", "no factor stage"],
 )
-def test_the_days(
-    asked: str,
-    of_models: str,
-    of_factors: str | None,
-    first: str,
-    model_end: str,
-    factor_end: str | None,
-    provider: Path,
-) -> None:
+def test_the_days(asked: str, of_models: str, of_factors: str | None, held: Holdout, provider: Path) -> None:
     """The last ones with a label; the test segments end a label and a day before, or where they did."""
-    yaml = LABELLED.replace("DATA", str(provider))
-    ends = [None if end is None else {"test_end": end} for end in (of_models, of_factors)]
     stages.check_holdout(asked)
-    seams = seams_of(yaml, ends[0] or {}, ends[1])
-    held = holdout.plan(asked, seams, of_factors is not None)
-    assert (held.first, held.last) == (first, "2020-09-10")
-    known = {MODELS: model_end} | ({} if factor_end is None else {FACTORS: factor_end})
-    assert held.test_ends == known
+    factors = None if of_factors is None else {"test_end": of_factors}
+    seams = seams_of(LABELLED.replace("DATA", str(provider)), {"test_end": of_models}, factors)
+    assert holdout.plan(asked, seams, of_factors is not None) == held
     checked = holdout.moved(seams, held)
     assert isinstance(checked, Seams) and checked.asked is not None
-    assert checked.asked.start.task().test[1] == pd.Timestamp(model_end), "by which a set is checked"
+    test_end = checked.asked.start.task().test[1]
+    assert test_end == pd.Timestamp(held.test_ends[MODELS]), "by which a set is checked"
 
 
 @pytest.mark.parametrize(
@@ -104,13 +111,7 @@ FIXED = LABELLED.replace('{{ test_end | default("null", true) }}', "2020-08-01")
         ("2016-06-30", LABELLED, KNOWN, KNOWN, NEAR + "2016-12-31"),
         ("2017-01-05", LABELLED, KNOWN, KNOWN, NEAR + "2016-12-31"),
         ("2019-01-05", LONG_TRAINING, KNOWN, KNOWN, NEAR + "2019-12-31"),
-        (
-            "2017-02-10",
-            LATE_TEST,
-            KNOWN,
-            KNOWN,
-            "leaves no day of the test segment, which begins on 2017-02-01",
-        ),
+        ("2017-02-10", LATE_TEST, KNOWN, KNOWN, "leaves no day of the test segment, which begins on 2017-02"),
         ("2020-09-11", LABELLED, KNOWN, KNOWN, "is empty: the last day that has a label is 2020-09-10"),
         ("12M", YAML.replace("$close", "{{ label }}"), KNOWN, KNOWN, "last days with a label is not known"),
         ("12M", LABELLED.replace("csi300", "csi500"), KNOWN, KNOWN, "last days with a label is not known"),
@@ -122,12 +123,7 @@ FIXED = LABELLED.replace('{{ test_end | default("null", true) }}', "2020-08-01")
     ],
 )
 def test_what_can_not_be_kept_back(
-    asked: str,
-    yaml: str,
-    of_models: dict[str, str],
-    of_factors: dict[str, str] | None,
-    said: str,
-    provider: Path,
+    asked: str, yaml: str, of_models: dict[str, str], of_factors: Any, said: str, provider: Path
 ) -> None:
     """It is refused before the first loop, with the reason; RD-Agent 0.8.0 has its dates in its YAML."""
     with pytest.raises(BridgeError) as caught:
