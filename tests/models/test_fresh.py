@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -155,10 +156,10 @@ def test_a_factor_that_was_improved(project: Path, in_set: bool) -> None:
     """The latest code that makes the stored values; that of a loop behind the set's is not run."""
     before, improved, later = (code_of("alpha", days=days) for days in (1, 2, 3))
     run = mine(project, "run", {"alpha": before}, {"alpha": improved}, {"alpha": later}, loop=1)
-    stored = values_of(improved if in_set else before, OLD).dropna()
-    said: list[str] = []
-    found = read(covering(trained_on(project, stored, run), LAST, None, said.append))
-    pd.testing.assert_frame_equal(found, values_of(improved if in_set else before).dropna(), check_exact=True)
+    code, said = improved if in_set else before, list[str]()
+    model = trained_on(project, values_of(code, OLD).dropna(), run)
+    found = read(covering(model, LAST, None, said.append))
+    pd.testing.assert_frame_equal(found, values_of(code).dropna(), check_exact=True)
     assert len(said) == (2 if in_set else 3)
 
 
@@ -290,12 +291,7 @@ def test_a_factor_that_uses_the_whole_sample(project: Path) -> None:
     ],
 )
 def test_what_is_not_there(
-    project: Path,
-    spoil: Callable[[Path], object] | None,
-    data: str | None,
-    kind: type[BridgeError],
-    parts: tuple[str, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    spoil: Any, data: str | None, kind: Any, parts: Any, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is run: one message with the fix."""
     monkeypatch.setattr(child, "call", lambda _, folder: (folder / child.OUTPUT).write_text("no pyqlib"))
