@@ -84,9 +84,9 @@ def refresh(
         BridgeError: if the segments can't be had, or as `fresh.covering` and `train_again` do.
     """
     of = of.absolute()
-    training_record.read_training(of)  # whether there is one to repeat
+    training = training_record.read_training(of)
     recorded = manifest.read(of, whole=True)
-    plan = segments.later(of, train_end, rolling)
+    plan = segments.later(of, training, train_end, rolling)
     mined_on = _mined_on(of, recorded)
     # Before the first training, for what is missing is missing after hours too.
     wider, own_end = of / FACTOR_FILE, pd.Timestamp.max

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rdagent_sota_bridge.errors import ChoiceError, MarketError, ResultError
+from rdagent_sota_bridge.models import child
 from rdagent_sota_bridge.qlib_files import label, market, training_record
 from rdagent_sota_bridge.qlib_files.model_yaml import Task
 from rdagent_sota_bridge.report import daily_ic
@@ -19,13 +21,15 @@ _DURATION = re.compile(r"([1-9]\d{0,3})([DWMY])")
 _UNITS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
 
 
-def later(of: Path, train_end: str | None, rolling: str | None) -> list[Segments]:
+def later(
+    of: Path, training: training_record.Training, train_end: str | None, rolling: str | None
+) -> list[Segments]:
     """Return the segments of each training that is asked for.
 
     Raises:
         MarketError: if Qlib's data can't be read, or have no later day with a label.
         ChoiceError: if `train_end` or `rolling` means nothing, or asks for days that are not there.
-        ResultError: if the recorded segments are not known.
+        ResultError: if the recorded segments are not known, or Qlib gave no pieces.
     """
     record = training_record.read(of)
     task = record.task if record else None
@@ -56,8 +60,8 @@ def later(of: Path, train_end: str | None, rolling: str | None) -> list[Segments
         by = allowed.index(train_end) + 1
     moved = {name: (start + by, end + by) for name, (start, end) in before.items()}
     if rolling is None:
-        return [_dated(days, moved)]
-    return _rolled(days[: last + 1], moved, rolling, label.days_ahead(task.label))
+        return [{name: (iso(days[a]), iso(days[b])) for name, (a, b) in moved.items()}]
+    return _rolled(of, training, days[: last + 1], moved, rolling, label.days_ahead(task.label))
 
 
 def _days(task: Task) -> tuple[pd.DatetimeIndex, int]:
@@ -72,17 +76,18 @@ def _days(task: Task) -> tuple[pd.DatetimeIndex, int]:
 
 
 def _rolled(
-    days: pd.DatetimeIndex, moved: dict[str, tuple[int, int]], rolling: str, ahead: int
+    of: Path,
+    training: training_record.Training,
+    days: pd.DatetimeIndex,
+    moved: dict[str, tuple[int, int]],
+    rolling: str,
+    ahead: int,
 ) -> list[Segments]:
-    """Return the segments of a walk forward up to the last of some days.
-
-    They are those of Qlib's `RollingGen` (`qlib/workflow/task/gen.py`, pyqlib 0.9.7) with a training that
-    grows, which takes no segment from the calendar's first day, and no walk that ends on its last.
-    """
-    (begin, end), (first, _) = moved["train"], moved["test"]
+    """Return the segments of a walk forward up to the last of some days, by Qlib."""
+    first, span = moved["test"][0], len(days) - moved["test"][0]
     form = _DURATION.fullmatch(rolling)
     offset = pd.DateOffset(**{_UNITS[form[2]]: int(form[1])}) if form else pd.DateOffset(days=0)
-    step = int(days.searchsorted(days[first] + offset)) - first if first < len(days) else 0
+    step = int(days.searchsorted(days[first] + offset)) - first if span > 0 else 0
     if step < 1 or days[first] + offset > days[-1]:
         tested = f"{iso(days[min(first, len(days) - 1)])} to {iso(days[-1])}"
         raise ChoiceError(
@@ -90,18 +95,19 @@ def _rolled(
             f"option --rolling; the days to test on are {tested}",
             "name a duration that fits into them, such as 3M, 8W or 1Y",
         )
-    last = first - ahead - 1  # the label of the next day reaches into the piece
-    end, *valid = (min(day, last) for day in (end, *moved["valid"]))
-    pieces = []
-    for by in range(0, len(days) - first, step):
-        test = first + by, min(first + by + step, len(days)) - 1
-        of_piece = {"train": (begin, end + by), "valid": (valid[0] + by, valid[1] + by), "test": test}
-        pieces.append(_dated(days, of_piece))
-    return pieces
-
-
-def _dated(days: pd.DatetimeIndex, positions: dict[str, tuple[int, int]]) -> Segments:
-    return {name: (iso(days[start]), iso(days[end])) for name, (start, end) in positions.items()}
+    asked = {name: [iso(days[max(a, 1)]), iso(days[b])] for name, (a, b) in moved.items() if name != "test"}
+    # It takes no segment from the calendar's first day (`TimeAdjuster.truncate`, pyqlib 0.9.7); the training
+    # begins where it did in any case. A label of the last day before a piece reaches `ahead` days further.
+    request: dict[str, Any] = {"qlib_init": training.config["qlib_init"]}
+    request |= {"step": step, "trunc_days": ahead + 1}
+    request["segments"] = {**asked, "test": [iso(days[first]), iso(days[-1])]}
+    with child.folder_in(of, "The walk can't be planned") as folder:
+        pieces = child.ask_qlib(folder, "sota_rolling.py", request, "Qlib planned no walk")
+    start, end = iso(days[moved["train"][0]]), iso(days[-1])
+    return [
+        {"train": (start, train[1]), "valid": (valid[0], valid[1]), "test": (test[0], min(test[1], end))}
+        for train, valid, test in (map(one.get, ("train", "valid", "test")) for one in pieces)
+    ]
 
 
 def iso(day: pd.Timestamp) -> str:

@@ -30,11 +30,11 @@ from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 from tests import trained
 from tests.frames import factor_frame, nested, write
 from tests.models.test_retrain import BASE, Trainings, manifest_of, verified
-from tests.models.test_segments import DAYS, put_calendar
+from tests.models.test_segments import DAYS, put_calendar, run_here
 
 
 class DatedTrainings(Trainings):
-    """Leaves the daily IC of the test segment too.
+    """Leaves the daily IC of the test segment too, and lets Qlib plan a walk for real.
 
     Attributes:
         fails: Which trainings leave nothing.
@@ -44,6 +44,9 @@ class DatedTrainings(Trainings):
 
     def call(self, function: str, folder: Path, note: str, *arguments: str, **options: Any) -> None:
         """Leave what a training does."""
+        if function == "run_in_qlib":
+            run_here(function, folder, note)
+            return
         self.has_result = len(self.folders) not in self.fails
         super().call(function, folder, note, *arguments, **options)
         if not self.has_result:
@@ -119,6 +122,7 @@ def refreshed(model: Path, rolling: str | None = None) -> Any:
     return refresh.refresh(model, None, rolling, None, How(), print)
 
 
+@pytest.mark.e2e
 def test_once(model: Path, trainings: DatedTrainings) -> None:
     """The workspace lies beside the model's, says what it repeats, and is proven like any other."""
     found = refreshed(model)
@@ -136,6 +140,7 @@ def test_once(model: Path, trainings: DatedTrainings) -> None:
     assert again.pieces[0].segments["train"][0] == piece.segments["train"][0], "what was refreshed is a model"
 
 
+@pytest.mark.e2e
 def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings) -> None:
     """It stops no other, and the same once more trains it alone; mined by 2018 is not in sample in 2019."""
     trainings.fails = [1, 3]
@@ -164,6 +169,7 @@ def test_a_walk_in_which_a_training_fails(model: Path, trainings: DatedTrainings
         assert trained_on(one.workspace)["test"] == list(one.segments["test"])
 
 
+@pytest.mark.e2e
 def test_a_file_that_covers_more_days(
     model: Path, trainings: DatedTrainings, covered: Covered, tmp_path: Path
 ) -> None:
@@ -219,6 +225,7 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["refresh", *map(str, arguments)])
 
 
+@pytest.mark.e2e
 def test_what_is_printed(model: Path, trainings: DatedTrainings, covered: Covered) -> None:
     """A row a piece, the joined IC, what is in sample, and the command to predict with the newest model."""
     done = command(model, "--rolling", "1Y", "--factor-data", "folder")

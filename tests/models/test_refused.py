@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,13 @@ from rdagent_sota_bridge.errors import (
     SetChangedError,
 )
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
-from rdagent_sota_bridge.models import child, export
+from rdagent_sota_bridge.models import child, export, segments
 from rdagent_sota_bridge.models.predict import predict_again
 from rdagent_sota_bridge.models.retrain import Change, train_again
+from rdagent_sota_bridge.qlib_files import training_record
 from rdagent_sota_bridge.qlib_files.manifest import MANIFEST_FILE
 from tests import trained
+from tests.models.test_segments import DAYS, put_calendar
 from tests.trained import lose, put
 
 Verb = Callable[[Path], object]
@@ -71,11 +74,15 @@ def test_a_workspace_that_lost_something(
     assert sorted(model.parent.rglob("*")) == before
 
 
-@pytest.mark.parametrize("verb", ["predict", "export"])
+@pytest.mark.parametrize("verb", ["predict", "export", "a walk"])
 def test_what_qlib_said_is_kept(verb: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the model's workspace, where it leaves nothing; the message names it."""
+    monkeypatch.setenv("HOME", str(model))
+    put_calendar(model, DAYS)
     monkeypatch.setattr(child, "call", lambda _, folder, __: (folder / child.OUTPUT).write_text("no room"))
-    with pytest.raises(ResultError, match=r"predicted nothing|predicts nothing") as caught:
-        VERBS[verb](model)
+    training = training_record.read_training(model)
+    verbs: dict[str, Any] = {**VERBS, "a walk": lambda of: segments.later(of, training, None, "1Y")}
+    with pytest.raises(ResultError, match=r"predicted nothing|predicts nothing|planned no walk") as caught:
+        verbs[verb](model)
     assert Path(caught.value.place).read_text() == "no room"
     assert not list(model.glob(".sota-*"))

@@ -1,7 +1,10 @@
-"""The segments of trainings on later days."""
+"""The segments of trainings on later days; those of a walk are planned by the real Qlib."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ import pandas as pd
 import pytest
 
 from rdagent_sota_bridge.errors import BridgeError, ChoiceError, MarketError
-from rdagent_sota_bridge.models import segments
+from rdagent_sota_bridge.models import child, segments
+from rdagent_sota_bridge.qlib_files import training_record
 from tests import trained
 
 DAYS = pd.bdate_range("2008-01-01", "2020-12-31")
@@ -30,11 +34,20 @@ def put_calendar(home: Path, days: pd.DatetimeIndex) -> None:
     (folder / "instruments" / "csi300.txt").write_text("SH600000\t2008-01-01\t2020-12-31\n")
 
 
+def run_here(function: str, folder: Path, script: str) -> None:
+    """Stand in for RD-Agent: run a script for Qlib in this environment."""
+    assert function == "run_in_qlib"
+    with (folder / child.OUTPUT).open("wb") as output:
+        command = [sys.executable, script]
+        subprocess.run(command, cwd=folder, stdout=output, stderr=output, env=os.environ, check=False)
+
+
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the workspace of a model, on a market that goes on after its segments."""
     put_calendar(tmp_path, DAYS)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(child, "call", run_here)
     return trained.write_training(tmp_path / "root" / "model")
 
 
@@ -42,7 +55,7 @@ def later(
     model: Path, train_end: str | None = None, rolling: str | None = None
 ) -> list[dict[str, tuple[str, str]]]:
     """Return the segments that a model gets."""
-    return segments.later(model, train_end, rolling)
+    return segments.later(model, training_record.read_training(model), train_end, rolling)
 
 
 def positions(found: dict[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
@@ -102,6 +115,7 @@ def test_data_that_are_gone(model: Path, tmp_path: Path) -> None:
         later(model)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("rolling", "train_end", "last", "count"),
     [("1Y", None, "2020-12-31", 4), ("6M", "2015-05-29", "2020-12-31", 8), ("20W", None, "2018-05-22", 4)],
