@@ -43,6 +43,8 @@ from pathlib import Path
 STEPS = {steps!r}
 templates = Path({templates!r})
 command, *options = sys.argv[1:]
+if options[:1] == ["--help"]:
+    os.execv(sys.executable, [sys.executable, "usage.py", command, *options])
 given = dict(zip(options[::2], options[1::2]))
 project = Path.cwd()
 log = Path(os.environ["LOG_TRACE_PATH"])
@@ -87,6 +89,21 @@ for loop in range(int(given["--loop-n"])):
         part = file.with_name("part")  # but for a kill in the middle, which a test asks for, files come whole
         part.write_bytes(content)
         part.rename(file)
+'''
+
+USAGE = '''\
+"""The options of RD-Agent's commands (0.8.0 and 1.0.0)."""
+import typer
+from rdagent_sota_bridge.bridge.cli_options import with_dashes
+
+app = typer.Typer()
+
+def command(path: str = "", loop_n: int = 0, step_n: int = 0, all_duration: str = "", checkout: bool = True):
+    pass
+
+for name in ("fin_factor", "fin_model"):
+    app.command(name, context_settings={"token_normalize_func": with_dashes})(command)
+app()
 '''
 
 RUN = '''\
@@ -282,6 +299,7 @@ def make_project(folder: Path, templates: Path, forks: Forks) -> Project:
 
 def write_command(folder: Path) -> None:
     """Write the `rdagent-sota` of a project; anew where the project was moved."""
+    (folder / "usage.py").write_text(USAGE)
     (folder / "run.py").write_text(RUN.format(rdagent=str(folder / "rdagent")))
 
 

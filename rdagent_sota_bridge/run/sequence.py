@@ -41,9 +41,6 @@ _LOOK_SECONDS = 1.0
 _SAVE_SECONDS = 15.0
 """How often the time used is written into the state, so that a kill loses no more of it."""
 
-_USAGE = 2
-"""RD-Agent's status for a command line that it does not understand (typer's), before its first step."""
-
 
 @dataclass(frozen=True)
 class Outside:
@@ -259,7 +256,7 @@ def _run_stage(job: Job, name: str, rdagent: str, outside: Outside) -> Job:
                 raise
     finally:
         job = watch.save()
-    if process.returncode == _USAGE and not progress.steps_done(log):
+    if process.returncode == stages.USAGE and not progress.steps_done(log):
         job.file.unlink()  # it would keep its options
         fact = f"RD-Agent does not take the command line of the {title}: {shlex.join(command[1:])}"
         fix = "begin again without what it does not take; no job is left"

@@ -9,14 +9,15 @@ import math
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rdagent_sota_bridge.bridge import cli_options
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import HoldoutError, JobError
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, SET_BY_JOB, Job, Stage
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, Stage
 from rdagent_sota_bridge.settings import NAMES, PATHS, STAGE, SWITCHES
 
 _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and 1.0.0, with the unit required
@@ -29,6 +30,9 @@ _LONGEST = 3650 * 86400.0  # RD-Agent adds it to a date
 
 WEIGHTS = {FACTORS: 3, MODELS: 2, BASELINE: 2}
 """How long a factor loop takes against a model loop: 30 to 60 minutes against 20 to 40, on real data."""
+
+USAGE = 2
+"""RD-Agent's status for a command line that it does not understand (typer's), before its first step."""
 
 COMMANDS = {FACTORS: "fin_factor", MODELS: "fin_model"}
 
@@ -51,7 +55,10 @@ def find_rdagent() -> str:
 
 
 def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[str]) -> None:
-    """Check that RD-Agent's commands take what is to be passed on, where the installed RD-Agent tells.
+    """Check that RD-Agent's commands take what is to be passed on, by asking each for its help with it.
+
+    Typer reads the whole command line before it shows the help, and fire (0.5.0 to 0.7.0) shows it at once.
+    Of values and of words too many it says nothing: the first stage does. Takes seconds for options alone.
 
     Args:
         passed_on: Options for RD-Agent, as the user wrote them.
@@ -61,33 +68,30 @@ def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[
     Raises:
         JobError: if one does not.
     """
-    for command in dict.fromkeys(COMMANDS[name] for name in names):
-        options = cli_options.options_of(command)
-        strange = None if options is None else _not_taken(passed_on, options)
-        if options is None or strange is None:
+    for command in dict.fromkeys(COMMANDS[name] for name in names) if passed_on else ():
+        with tempfile.TemporaryDirectory(prefix="sota-") as folder:  # RD-Agent logs its settings there
+            plain = {"COLUMNS": "1000", "NO_COLOR": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+            answer = subprocess.run(  # noqa: S603 - what the stage itself is started with
+                [find_rdagent(), command, "--help", *passed_on],
+                env={**os.environ, **plain, "LOG_TRACE_PATH": folder},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        if answer.returncode != USAGE:
             continue
-        meant = [*own, *(option for option in options if option not in SET_BY_JOB)]
-        near = difflib.get_close_matches(cli_options.with_dashes(strange.partition("=")[0]), meant, n=2)
+        said = " ".join(re.findall(r"^(?:[│|]|Error:) (.*?) *[│|]?$", answer.stderr, re.MULTILINE))
+        strange = re.search(r"No such option: (\S+)", said)
+        near = difflib.get_close_matches(strange[1], own, n=2) if strange else []
         raise JobError(
-            f"Neither `rdagent-sota run` nor `rdagent {command}` takes {strange}",
+            f"`rdagent-sota run` has no such option, and `rdagent {command}` neither: {said}",
             "the command line: what `rdagent-sota run` has no option for is for RD-Agent",
             f"did you mean {' or '.join(near)}?"
             if near
             else f"leave it out; `rdagent-sota run --help` and `rdagent {command} --help` show the options",
         )
-
-
-def _not_taken(words: Sequence[str], options: Mapping[str, bool]) -> str | None:
-    """Return the first of some words that is no option, and no value of the option before it; or None."""
-    left = iter(words)
-    for word in left:
-        is_long = word.startswith("--")
-        name = cli_options.with_dashes(word.partition("=")[0]) if is_long else word[:2]
-        if name not in options:
-            return word
-        if options[name] and ("=" not in word if is_long else len(word) == 2):
-            next(left, None)
-    return None
 
 
 def command(

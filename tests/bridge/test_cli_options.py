@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +10,6 @@ from typing import Any
 import pytest
 
 from rdagent_sota_bridge.bridge import cli_options
-from rdagent_sota_bridge.errors import JobError
-from rdagent_sota_bridge.run import stages
-from rdagent_sota_bridge.run.job import FACTORS, MODELS
-from tests import runs
 from tests.forking import Forks
 
 # One process answers all questions about the command line: each command's callback is replaced by one with
@@ -70,6 +65,8 @@ SESSIONS = {
 }
 REFUSED = {
     **{f"{name} --no_such_option 3": "No such option: --no" for name in FIN_LOOPS},
+    # As `rdagent-sota run` asks before its first stage: typer reads it all before it shows the help.
+    "fin_model --help --no_such_option 3": "No such option: --no",
     **{f"{name} --loop_n three": "Invalid value for '--loop-n'" for name in FIN_LOOPS},
     **{f"{name} nowhere --loop_n 5": "Got unexpected extra argument(s) (nowhere)" for name in FIN_LOOPS},
     **{f"{name} here here": "Got unexpected extra argument(s) (here)" for name in FIN_LOOPS},
@@ -78,7 +75,13 @@ REFUSED = {
     "fin-model --loop-n 3": "No such command 'fin-model'",
     "data_science --loop_n 3": "No such option: --loop_n",
 }
-UNCHANGED = ("fin_model --help", "data_science --loop-n 3", "ui --log_dir a_b", "ui --log-dir a_b")
+UNCHANGED = (
+    "fin_model --help",
+    "fin_model --help --loop-n 3",
+    "data_science --loop-n 3",
+    "ui --log_dir a_b",
+    "ui --log-dir a_b",
+)
 
 
 Answers = tuple[dict[str, Any], dict[str, Any]]
@@ -143,77 +146,21 @@ def test_all_else_is_unchanged(answers: Answers) -> None:
     assert all(hooked["settings"][name] == ["token_normalize_func"] for name in changed)
 
 
-@pytest.fixture
-def fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of an RD-Agent whose text alone is looked at."""
-    monkeypatch.setattr(
-        cli_options, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    )
-    (tmp_path / "app" / "loops").mkdir(parents=True)
-    return tmp_path
-
-
-@pytest.mark.parametrize("line", [*UNDERSTOOD, "fin_factor --no_such_option 3", "fin_factor -c 3"])
-def test_the_text_tells_what_the_command_line_takes(line: str) -> None:
-    """By the text of the installed RD-Agent the same lines are taken as by its commands."""
-    command, *words = line.split()
-    options = cli_options.options_of(command)
-    assert options is not None
-    assert stages._not_taken(words, options) == (None if line in UNDERSTOOD else words[line.endswith("-c 3")])
-
-
-def test_an_option_that_one_stage_alone_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.8.0 has -C for fin_factor, not for fin_model, which would end after all factor loops."""
-    if metadata.version("rdagent") != "0.8.0":  # there it is the one that is installed
-        (folder,) = runs.oldest_python().parents[1].glob("lib/*/site-packages/rdagent")
-        found = SimpleNamespace(submodule_search_locations=[str(folder)])
-        monkeypatch.setattr(cli_options, "find_spec", lambda name: found)
-    stages.check_options(["-C"], (), (FACTORS,))
-    stages.check_options(["--step_n", "1", "--no-checkout"], (), (FACTORS, MODELS))
-    with pytest.raises(JobError, match="nor `rdagent fin_model` takes -C"):
-        stages.check_options(["-C"], (), (FACTORS, MODELS))
-
-
-COMMAND = "@app.command(name='fin_model')\ndef run({}): ...\n"
-FORMS: dict[str, tuple[str, str, set[str] | None]] = {
-    "a default alone": (COMMAND.format("n=1, on=False"), "", {"--n", "--on", "--no-on"}),
-    "typer's own names": (
-        COMMAND.format("n: int | None = typer.Option(None, '--m_n', '-m')"),
-        "",
-        {"--m-n", "-m"},
-    ),
-    "an alias": (
-        "On = Annotated[bool, typer.Option('--on')]\n" + COMMAND.format("x: On = True"),
-        "",
-        {"--on"},
-    ),
-    "a function of another module": (
-        "from rdagent.app.loops.model import main as f\napp.command(name='fin_model')(f)",
-        "def main(a_b: str = '', c: bool = True): ...",
-        {"--a-b", "--c", "--no-c"},
-    ),
-    "an alias of another module": ("from x import On\n" + COMMAND.format("x: On = True"), "", None),
-    "an argument": (COMMAND.format("path: str"), "", None),
-    "an argument of typer's": (COMMAND.format("path: str = typer.Argument('')"), "", None),
-    "any option": (COMMAND.format("**options"), "", None),
-    "a parser": (COMMAND.format("n: Annotated[int, typer.Option(count=True)] = 0"), "", None),
-    "a second decorator": ("@with_options\n" + COMMAND.format("n: int = 1"), "", None),
-    "settings": (COMMAND.replace("')", "', context_settings=extra)").format("n: int = 1"), "", None),
-    "a module that is elsewhere": (
-        "from other import main as f\napp.command(name='fin_model')(f)",
-        "def main(a: str = ''): ...",
-        None,
-    ),
-    "fire": ("fire.Fire({'fin_model': fin_model})", "", None),
-    "nothing": ("", "", None),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_forms_of_a_fork(form: str, fork: Path) -> None:
-    """What is not sure to be all options is passed on."""
-    text, other, options = FORMS[form]
-    (fork / "app" / "cli.py").write_text(text)
-    (fork / "app" / "loops" / "model.py").write_text(other)
-    found = cli_options.options_of("fin_model")
-    assert (None if found is None else set(found)) == options
+@pytest.mark.parametrize(
+    ("call", "wins"),
+    [
+        ('load_dotenv(".env")', False),
+        ('load_dotenv(".env", override=True)', True),
+        ("dotenv.load_dotenv(Path.cwd() / str('.env'),\n    override = True)", True),
+        ('load_dotenv(".env", override=False)\nstart(override=True)', False),
+    ],
+)
+def test_a_fork_that_loads_the_file_over_the_environment(
+    call: str, wins: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a fork does with `.env`, our commands do too."""
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(cli_options, "find_spec", lambda name: spec)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "cli.py").write_text(call)
+    assert cli_options.env_file_wins() == wins
