@@ -45,7 +45,9 @@ def _unquoted(value: object) -> object:
     return value
 
 
-def _path_list(value: object) -> object:
+def _path_list(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
     entries = urls.split_list(str(_unquoted(value)))
     if not all(entries):
         raise ValueError(
@@ -53,7 +55,7 @@ def _path_list(value: object) -> object:
         )
     if any(map(urls.is_joined, entries)):
         raise ValueError("a URL stands alone, or with blanks between it and other entries")
-    return str(value)
+    return path_entries(str(value))
 
 
 def _folder(value: object) -> object:
@@ -70,10 +72,13 @@ def _folder(value: object) -> object:
     return str(value)
 
 
-def _name_list(value: object) -> object:
-    if not all(map(str.strip, str(_unquoted(value)).split(","))):
+def _name_list(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = tuple(map(str.strip, str(_unquoted(value)).split(",")))
+    if not all(names):
         raise ValueError("a name between the commas is empty")
-    return str(value)
+    return names
 
 
 def _correlation(value: object) -> object:
@@ -86,9 +91,9 @@ def _correlation(value: object) -> object:
     raise ValueError("expected a number above 0 and up to 1, or off")
 
 
-PathList = Annotated[str, BeforeValidator(_path_list)]
+PathList = Annotated[tuple[str, ...], BeforeValidator(_path_list)]
 Folder = Annotated[str, BeforeValidator(_folder)]
-NameList = Annotated[str, BeforeValidator(_name_list)]
+NameList = Annotated[tuple[str, ...], BeforeValidator(_name_list)]
 Correlation = Annotated[float, BeforeValidator(_correlation)]
 Switch = Annotated[bool, BeforeValidator(switch)]
 AnyCase = BeforeValidator(lambda value: str(value).strip().lower())
@@ -123,26 +128,30 @@ class Settings(BaseModel):
         validation_alias="LOAD_SOTA_FROM_LOG",
         description="The same switch, by the name that goes with `SOTA_LOG_PATH`: one of the two is enough.",
     )
-    workspace_path: PathList | None = Field(
+    workspace_paths: PathList = Field(
         default=None,
+        validate_default=True,
         validation_alias="SOTA_WORKSPACE_PATH",
         description="The factor workspace (the folder that holds `combined_factors_df.parquet`) or that file "
         "itself; relative to the current folder, or a URL such as `s3://bucket/run`. Several are "
         "joined: paths with `:` between them, URLs with blanks around them.",
     )
-    log_path: PathList | None = Field(
+    log_paths: PathList = Field(
         default=None,
+        validate_default=True,
         validation_alias="SOTA_LOG_PATH",
         description="A log folder of `fin_factor` or `fin_quant`: the set of its last *accepted* factor "
         "loop. `latest` is the newest log under `log/` that accepted one. Several are joined, as above.",
     )
-    factors: NameList | None = Field(
+    factor_patterns: NameList = Field(
         default=None,
+        validate_default=True,
         validation_alias="SOTA_FACTORS",
         description="The factors to take: names or shell patterns, commas between; all if not set.",
     )
-    factors_exclude: NameList | None = Field(
+    excluded_patterns: NameList = Field(
         default=None,
+        validate_default=True,
         validation_alias="SOTA_FACTORS_EXCLUDE",
         description="The factors to leave out, written likewise.",
     )
@@ -189,26 +198,6 @@ class Settings(BaseModel):
         description="`fail` stops the run when the factors can't be used; `baseline` warns and trains "
         "without them.",
     )
-
-    @property
-    def workspace_paths(self) -> tuple[str, ...]:
-        """The entries of `SOTA_WORKSPACE_PATH`; empty where it is not set."""
-        return path_entries(self.workspace_path) if self.workspace_path else ()
-
-    @property
-    def log_paths(self) -> tuple[str, ...]:
-        """The entries of `SOTA_LOG_PATH`; empty where it is not set."""
-        return path_entries(self.log_path) if self.log_path else ()
-
-    @property
-    def factor_patterns(self) -> tuple[str, ...]:
-        """The entries of `SOTA_FACTORS`; empty where it is not set."""
-        return tuple(map(str.strip, self.factors.split(","))) if self.factors else ()
-
-    @property
-    def excluded_patterns(self) -> tuple[str, ...]:
-        """The entries of `SOTA_FACTORS_EXCLUDE`; empty where it is not set."""
-        return tuple(map(str.strip, self.factors_exclude.split(","))) if self.factors_exclude else ()
 
     @property
     def alpha_factors_explicit(self) -> bool:

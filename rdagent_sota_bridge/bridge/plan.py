@@ -127,12 +127,7 @@ def _checked_record(settings: Settings) -> Record:
         "version": RECORD_VERSION,
         "release": __version__,
         "path": str(held.path),
-        "digest": held.digest,
-        "columns": list(held.columns),
-        "rows": held.rows,
-        "instruments": len(held.instruments),
-        "start": str(held.dates[0]),
-        "end": str(held.dates[-1]),
+        **held.as_record(),
         "is_normal": found.quality.is_normal,
         # Those of a back-test of the whole set say nothing of a part of it, or of a join.
         "metrics": sources[0]["metrics"] if sources[0]["digest"] == held.digest else {},

@@ -76,15 +76,7 @@ def _set_line(quality: Quality) -> Line:
         f"{held.dates[0].date()} to {held.dates[-1].date()}"
         f", {plural(len(held.instruments), 'instrument')}, sha256:{short_digest(held.digest)}"
     )
-    figures = {
-        "digest": held.digest,
-        "columns": list(held.columns),
-        "rows": held.rows,
-        "start": str(held.dates[0]),
-        "end": str(held.dates[-1]),
-        "instruments": len(held.instruments),
-    }
-    return Line("set", "pass", text, figures=figures)
+    return Line("set", "pass", text, figures=held.as_record())
 
 
 def _choice_lines(quality: Quality) -> list[Line]:

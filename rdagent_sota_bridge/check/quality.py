@@ -125,8 +125,7 @@ def _look(paths: Sequence[Path], wish: Wish, market: Market | None, task: Task) 
         return selection.chosen(there, wish.wanted, wish.excluded, " and ".join(map(str, paths)))
 
     with panel.opened(paths, choose) as rows:
-        first = rows.files[0]
-        described = FactorSet(first.path, first.digest, rows.rows, rows.columns, rows.dates, rows.instruments)
+        first, described = rows.files[0], rows.factor_set
         check_fit(described, market, task.train, task.region)
         dates = selection.sampled_dates(rows)
         ground = FigureGround(rows, market, task, dates)

@@ -88,15 +88,10 @@ class _Columns(Mapping[str, pd.Series]):
 
 def _described(found: Inspection) -> dict[str, Any]:
     """Return what the JSON says about the set."""
-    held, located = found.quality.factors, {at.path: at for at in found.located}
+    located = {at.path: at for at in found.located}
     sources = [(source, located.get(source.path)) for source in found.quality.sources]
     return {
-        "digest": held.digest,
-        "rows": held.rows,
-        "columns": held.columns,
-        "start": str(held.dates[0]),
-        "end": str(held.dates[-1]),
-        "instruments": len(held.instruments),
+        **found.quality.factors.as_record(),
         "sources": [
             {
                 "path": source.path,

@@ -135,13 +135,8 @@ def _content(held: FactorSet, located: Located) -> dict[str, Any]:
     return {
         "set_manifest_version": 1,
         "file": FACTOR_FILE,
-        "digest": held.digest,
         "size": located.path.stat().st_size,
-        "rows": held.rows,
-        "columns": list(held.columns),
-        "instruments": len(held.instruments),
-        "start": str(held.dates[0]),
-        "end": str(held.dates[-1]),
+        **held.as_record(),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "origin": asdict(origin),  # names, and no paths: those are of this machine
         "pushed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
