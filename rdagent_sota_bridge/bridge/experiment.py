@@ -11,6 +11,8 @@ from rdagent.core.experiment import Experiment
 from rdagent.core.proposal import Hypothesis
 from rdagent.scenarios.qlib.experiment.factor_experiment import QlibFactorExperiment
 
+from rdagent_sota_bridge.errors import plural
+
 ATTRIBUTE = "sota_factor_set"
 """The attribute that our experiments alone have: a plain dict, so that a session loads after an uninstall."""
 
@@ -35,11 +37,12 @@ def synthetic_experiment(record: dict[str, Any], base_digest: str) -> Any:
     """
     task = FactorTask(
         factor_name="SOTA factor set",
-        factor_description=f"{len(record['columns'])} factors that a factor run accepted",
+        factor_description=f"{plural(len(record['columns']), 'factor')} that a factor run accepted",
         factor_formulation=f"factor set {record['digest']}, base set sha256:{base_digest}",
         variables={},
     )
-    text = f"The {len(record['columns'])} factors of {record['path']} ({record['digest']}) were accepted."
+    count = plural(len(record["columns"]), "factor")
+    text = f"Accepted: {count} of {record['path']} ({record['digest']})."
     experiment = _bare_experiment([task], Hypothesis(text, text, text, text, text, text))
     experiment.result = pd.Series({**dict.fromkeys(METRICS, math.nan), **record["metrics"]}, name="0")
     setattr(experiment, ATTRIBUTE, {name: record[name] for name in ("path", "digest", "columns")})

@@ -130,7 +130,8 @@ def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[L
     ranges = _ranges(quality.missing_days, market.calendar.normalize())
     days = Line("missing days", "pass", "none inside the set's range", figures={"ranges": ranges})
     if ranges:
-        text = f"{len(quality.missing_days)} trading days inside the set's range have no row: {_some(ranges)}"
+        count = plural(len(quality.missing_days), "trading day")
+        text = f"no row for {count} inside the set's range: {_some(ranges)}"
         fix = "mine the factors on data that has those days"
         if weekday := _missing_weekday(quality, market):
             text = f"no {weekday} inside the set's range has a row, as where all dates are shifted by a day"
@@ -141,7 +142,7 @@ def _market_lines(quality: Quality, market: Market | None, task: Task) -> list[L
     unknown = sorted(set(quality.factors.instruments) - set(market.instruments))
     text = (
         f"{known:,} of the {all_of_it:,} of market {market.name} ({market.folder}) are in the "
-        f"set; {len(unknown):,} instruments of the set are not in the market{': ' if unknown else ''}"
+        f"set; not in the market: {plural(len(unknown), 'instrument')} of the set{': ' if unknown else ''}"
         f"{_some(unknown)}"
     )
     good = known >= GOOD_COVERAGE * all_of_it
@@ -181,7 +182,11 @@ def _factor_line(name: str, found: FactorFigures, quality: Quality, task: Task) 
         fix = "look for the future in its code: --look-ahead runs it without"
         findings.append(("warn", f"has a rank IC of {found.rank_ic:+.3f}, too good for a real market", fix))
     extreme = "half of them the same" if found.extreme is None else f"{found.extreme:.2%} extreme"
-    ic = "not known" if found.rank_ic is None else f"{found.rank_ic:+.3f} ({found.rank_ic_days} days)"
+    ic = (
+        "not known"
+        if found.rank_ic is None
+        else f"{found.rank_ic:+.3f} ({plural(found.rank_ic_days, 'day')})"
+    )
     figures = (
         f"coverage {', '.join(f'{segment} {share:.0%}' for segment, share in shares.items())}; "
         f"NaN {found.missing:.1%}; values {found.low:.4g} to {found.high:.4g}, {extreme}; "

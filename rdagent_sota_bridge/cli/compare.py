@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rdagent_sota_bridge.cli.output import echo, print_json, print_notes, progress
 from rdagent_sota_bridge.cli.path import find_sets
-from rdagent_sota_bridge.errors import one_line
+from rdagent_sota_bridge.errors import one_line, plural
 from rdagent_sota_bridge.models import compare
 from rdagent_sota_bridge.models.compare import BASE, DIFFERENCE, METRICS, MINED, Comparison
 from rdagent_sota_bridge.report.statistics import LEAST_DAYS, Estimate, interval
@@ -83,11 +83,14 @@ def show(done: Comparison, console: Console) -> None:
 
 def verdict(difference: Estimate) -> str:
     """Return in one of three forms what the mined columns do to the daily IC."""
-    days, (mean, low, high) = difference.days, (difference.mean, difference.low, difference.high)
-    if days < LEAST_DAYS:
-        return f"no difference can be told ({days} days are too few for an interval)"
+    days, (mean, low, high) = (
+        plural(difference.days, "day"),
+        (difference.mean, difference.low, difference.high),
+    )
+    if difference.days < LEAST_DAYS:
+        return f"no difference can be told ({days}: too few for an interval)"
     if difference.answer == "better":
-        return f"the mined columns add {mean:.4f}{interval(low, high)} to the daily IC ({days} days)"
+        return f"the mined columns add {mean:.4f}{interval(low, high)} to the daily IC ({days})"
     if difference.answer == "worse":
-        return f"the mined columns take {-mean:.4f}{interval(-high, -low)} from the daily IC ({days} days)"
-    return f"no difference can be told ({difference}, {days} days)"
+        return f"the mined columns take {-mean:.4f}{interval(-high, -low)} from the daily IC ({days})"
+    return f"no difference can be told ({difference}, {days})"

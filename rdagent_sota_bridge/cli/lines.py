@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.text import Text
 
 from rdagent_sota_bridge.check.line import Line, worst
-from rdagent_sota_bridge.cli.output import ASCII_MARKS
+from rdagent_sota_bridge.cli.output import ASCII_MARKS, BAD, DOUBTFUL, GOOD
 from rdagent_sota_bridge.errors import one_line, plural
 
-_MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
+_MARKS = {"pass": ("✓", GOOD), "warn": ("!", DOUBTFUL), "fail": ("✗", BAD)}
 _NARROWEST = 30
 """How many columns a text gets at least; on a screen too narrow for that the terminal wraps."""
 
 
 def while_waiting(blocks: Iterable[list[Line]]) -> Iterator[list[Line]]:
     """Yield the blocks; a terminal shows a spinner while the next one is awaited."""
-    waiting = Console(stderr=True).status("looking at the set, RD-Agent and Qlib's environment …")
+    waiting = Console(stderr=True).status("looking at RD-Agent and Qlib's environment …")
     following = iter(blocks)
     while True:
         with waiting:

@@ -20,7 +20,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import echo, print_json, print_notes
+from rdagent_sota_bridge.cli.output import BAD, GOOD, echo, print_json, print_notes
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, SessionError, one_line, plural
 from rdagent_sota_bridge.factor_set import locate, names, sessions
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, LATEST, LOGS, RESULT_FILE
@@ -56,7 +56,7 @@ _METRICS = {
 # 0.8.0 and 1.0.0). A model.py alone says nothing: fin_quant back-tests factors with its best model.
 _FACTOR_TEMPLATE = "conf_combined_factors.yaml"
 _MODEL_MARKS = ("conf_sota_factors_model.yaml", "model.py")
-_VERDICTS = {True: ("* accepted", "bold green"), False: ("rejected", ""), None: ("no log", "dim")}
+_VERDICTS = {True: ("* accepted", GOOD), False: ("rejected", ""), None: ("no log", "")}
 
 
 def run(accepted: bool, sort: str, as_json: bool) -> None:
@@ -84,7 +84,7 @@ def run(accepted: bool, sort: str, as_json: bool) -> None:
             echo(text)
     if not rows:
         where = f"{root}/*/{FACTOR_FILE}, and {plural(len(logs), 'log folder')} below {LOGS.absolute()}"
-        what = f"none of the {len(found)} factor sets is known to be accepted" if found else "none was found"
+        what = f"none of {plural(len(found), 'set')} is known to be accepted" if found else "none was found"
         echo(f"No factor set: {what}. Looked at {where}", err=True)
 
 
@@ -212,14 +212,14 @@ def _table(rows: list[Row], console: Console) -> Table:
     for row in rows:
         when = row["when"].astimezone().strftime("%Y-%m-%d %H:%M")
         loop = "" if row["loop"] is None else f"  loop {row['loop']}"
-        last = (one_line(row["trouble"] or ", ".join(row["factors"])), "red" if row["trouble"] else "")
+        last = (one_line(row["trouble"] or ", ".join(row["factors"])), BAD if row["trouble"] else "")
         names = "\n".join(one_line(row[name] or "-") for name in ("run", "id"))
         table.add_row(
             Text.assemble((when + loop, "bold"), f"\n{names}\n", last),
             Text.assemble(
                 _VERDICTS[row["accepted"]],
                 f"\n{len(row['factors'])}\n{decimal(row['size'])}\n",
-                ("= latest" if row["latest"] else "", "bold green"),
+                ("= latest" if row["latest"] else "", GOOD),
             ),
             *(
                 "\n".join(_shown(row[name], form) for name, form in column.items())

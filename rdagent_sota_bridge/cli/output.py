@@ -20,6 +20,9 @@ from rdagent_sota_bridge.system.files import open_file
 ASCII_MARKS = str.maketrans("✓✗", "+x")
 """For a stream that holds ASCII alone."""
 
+GOOD, DOUBTFUL, BAD = "green", "black on yellow", "bold red"
+"""Styles that can be read on black and on white, where yellow, dim and bold green letters are too pale."""
+
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print one line: names and paths in it may come from an LLM or a server, and command no terminal."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rdagent_sota_bridge.cli.output import ASCII_MARKS, print_json, print_notes
+from rdagent_sota_bridge.cli.output import ASCII_MARKS, BAD, DOUBTFUL, GOOD, print_json, print_notes
 from rdagent_sota_bridge.errors import JobError, one_line, plural
 from rdagent_sota_bridge.factor_set import locate, sessions
 from rdagent_sota_bridge.factor_set.names import LATEST, LOGS
@@ -21,12 +21,12 @@ from rdagent_sota_bridge.run import progress
 from rdagent_sota_bridge.run.job import MODELS, Job
 
 _MARKS = {
-    "factors": ("✓", "green"),
-    "base set alone": ("✓", "green"),
-    "none": ("-", "yellow"),
-    "not trained": ("-", "dim"),
-    "not verified": ("?", "bold red"),
-    "broken": ("✗", "bold red"),
+    "factors": ("✓", GOOD),
+    "base set alone": ("✓", GOOD),
+    "none": ("-", DOUBTFUL),
+    "not trained": ("-", ""),
+    "not verified": ("?", BAD),
+    "broken": ("✗", BAD),
 }
 
 

@@ -172,8 +172,9 @@ def unknown_codes(count: int) -> Quality:
 @pytest.mark.parametrize(
     ("count", "end"),
     [
-        (0, "; 0 instruments of the set are not in the market"),
-        (3, "; 3 instruments of the set are not in the market: 000000.SZ, 000001.SZ, 000002.SZ"),
+        (0, "; not in the market: 0 instruments of the set"),
+        (1, "; not in the market: 1 instrument of the set: 000000.SZ"),
+        (3, "; not in the market: 3 instruments of the set: 000000.SZ, 000001.SZ, 000002.SZ"),
         (9, ": 000000.SZ, 000001.SZ, 000002.SZ, 000003.SZ, 000004.SZ, … (9 in all)"),
     ],
 )
@@ -262,8 +263,8 @@ NO_IC = dataclasses.replace(GOOD, rank_ic=None)
             MARKET,
             "",
             "instruments",
-            "1 of the 3 of market csi300 (/qlib) are in the set; 2 instruments of the set are not in the "
-            "market: 000001.SZ, 600004.SH",
+            "1 of the 3 of market csi300 (/qlib) are in the set; not in the market: 2 instruments "
+            "of the set: 000001.SZ, 600004.SH",
         ),
         (quality(NO_IC, in_market=None), None, "", "instruments", "is not there yet (/qlib, market csi300)"),
         (quality(NO_IC), MARKET, "", "rank IC", "prices for the label in /qlib"),

@@ -110,7 +110,7 @@ def test_the_table(compare: Compare) -> None:
         ((0.02, 0.01, 0.03, 870), "the mined columns add 0.0200 [0.0100, 0.0300] to the daily IC"),
         ((-0.02, -0.03, -0.01, 870), "the mined columns take 0.0200 [0.0100, 0.0300] from the daily IC"),
         ((0.002, -0.01, 0.014, 870), "no difference can be told (0.0020 [-0.0100, 0.0140], 870 days)"),
-        ((0.7, np.nan, np.nan, 19), "no difference can be told (19 days are too few for an interval)"),
+        ((0.7, np.nan, np.nan, 19), "no difference can be told (19 days: too few for an interval)"),
     ],
 )
 def test_the_verdict(estimate: Any, said: str) -> None:
@@ -126,7 +126,7 @@ def test_few_days_have_no_interval(compare: Compare) -> None:
     assert {**difference, "mean": round(difference["mean"], 2)} == {
         **{"mean": 0.7, "low": None, "high": None, "days": 19, "loops": 1}
     }
-    assert "19 days are too few" in document["verdicts"]["Ridge"]
+    assert "19 days: too few" in document["verdicts"]["Ridge"]
     assert (document["columns"], document["base_set"]["name"]) == (["overnight_gap", "RESI5"], "alpha22")
     assert document["training"]["market"] == "csi300"
 
