@@ -154,7 +154,7 @@ def test_the_record_of_a_fetched_set(how: str, project: Path) -> None:
     said: list[str] = []
     assert fetch.fetch(url, project / "store", said.append).path == right.path
     assert any("is fetched into" in line for line in said)
-    assert fetched.read_record(record) is not None
+    assert fetch.read_record(record) is not None
 
 
 @EVERY_WAY

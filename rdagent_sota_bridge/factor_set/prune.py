@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from rdagent_sota_bridge.factor_set import store
-from rdagent_sota_bridge.system import in_use
+from rdagent_sota_bridge.system import files, in_use
 
 _PRUNE = ("The store can't be pruned", "make it a folder that you may write (ls -l shows the rights)")
 _PREPARED = re.compile(r"[0-9a-f]{64}\.prepared")
@@ -41,7 +41,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Path], 
                 contextlib.nullcontext() if dry_run else filelock.FileLock(store.lock_of(path)),
                 in_use.free(store.use_lock_of(path), dry_run=dry_run) as is_free,
             ):
-                pair = [file for file in (path, store.entry_of(path)) if is_own(file)]
+                pair = [file for file in (path, store.entry_of(path)) if files.is_own(file)]
                 # A run that uses a set gives its entry the time; what is half written has a time of its own.
                 last = max((file.stat().st_mtime for file in pair[-1:]), default=0.0)
                 # What is hidden belongs to a run that writes now, unless the lock says that there is none.
@@ -53,19 +53,7 @@ def prune(place: Path, before: datetime, *, dry_run: bool) -> tuple[list[Path], 
                 for file in () if dry_run else found:
                     file.unlink()
         # What release 0.1.0 kept of data that Qlib had built.
-        prepared = [file for file in own_files(place / "prepared") if _PREPARED.fullmatch(file.name)]
+        prepared = [file for file in files.own_files(place / "prepared") if _PREPARED.fullmatch(file.name)]
         for file in () if dry_run else prepared:
             file.unlink()
     return removed + prepared, used
-
-
-def is_own(file: Path) -> bool:
-    """Return True for a file that is there and no link: the store has none of those."""
-    return file.is_file() and not file.is_symlink()
-
-
-def own_files(folder: Path) -> list[Path]:
-    """Return the files of a folder, by name; none of a link, and no link."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return sorted(filter(is_own, folder.iterdir()))

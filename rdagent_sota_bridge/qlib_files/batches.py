@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -16,7 +15,7 @@ ANSWER = f"{MODULE}.json"
 MEMORY = {"batches": "memory"}
 """The answer of a training all of whose batches came from memory; others say {"loader": why not}."""
 
-_TEXT = resources.files("rdagent_sota_bridge.qlib_side") / FILE
+_TEXT = Path(__file__).parents[1] / "qlib_side" / FILE
 
 
 def adapt(config: str, *, wanted: bool) -> tuple[str, dict[str, str], dict[str, str]]:

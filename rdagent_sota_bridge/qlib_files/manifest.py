@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ LEAST_SPREAD = 1e-11
 """Below this median absolute deviation a column is as good as lost: Qlib's RobustZScoreNorm adds 1e-12."""
 
 # It runs in Qlib's environment, which may be Python 3.8 or a container. The first line marks where it begins.
-_PROBE = resources.files("rdagent_sota_bridge.qlib_side") / "loaded.py"
+_PROBE = Path(__file__).parents[1] / "qlib_side" / "loaded.py"
 
 
 def with_probe(script: str, note: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from pathlib import Path
 
 NETWORK = "model.model_cls"
 """The network in the YAML of RD-Agent's models (`pt_model_uri`, 0.8.0 and 1.0.0)."""
@@ -10,7 +10,7 @@ NETWORK = "model.model_cls"
 FILE = "sota_seed.py"
 SEEDED_NETWORK = "sota_seed.model_cls"
 
-_TEXT = resources.files("rdagent_sota_bridge.qlib_side") / FILE
+_TEXT = Path(__file__).parents[1] / "qlib_side" / FILE
 
 
 def text(seed: int) -> str:

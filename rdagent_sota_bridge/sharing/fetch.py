@@ -18,11 +18,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from rich.filesize import decimal
 
 from rdagent_sota_bridge import urls
@@ -38,8 +40,7 @@ from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.locate import Fetch, Located, Origin
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
 from rdagent_sota_bridge.sharing import remote
-from rdagent_sota_bridge.sharing.fetched import FetchRecord, read_record
-from rdagent_sota_bridge.sharing.remote import MANIFEST, Progress, Remote, SetManifest
+from rdagent_sota_bridge.sharing.remote import MANIFEST, Digest, Progress, Remote, SetManifest
 from rdagent_sota_bridge.system import files, in_use
 
 _LINE_SECONDS = 10.0
@@ -55,6 +56,31 @@ _SIGNING = re.compile(
     r"x-(?:amz|goog)-.*|awsaccesskeyid|googleaccessid|key-pair-id|signature|expires|policy|hash-algorithm"
     r"|s[eprvt]|spr|sig|sip|ss|srt|sk(?:oid|tid|t|e|s|v)"
 )
+
+
+class FetchRecord(BaseModel):
+    """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    form: Literal[1]
+    url: str
+    identity: str
+    digest: Digest
+    size: int
+    fetched: AwareDatetime
+    run: str | None
+    loop: int | None
+    workspace_id: str
+    accepted: bool | None
+
+
+def read_record(file: Path) -> FetchRecord | None:
+    """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
+    try:
+        return FetchRecord.model_validate_json(files.read_text(file))
+    except (OSError, ValueError):
+        return None
 
 
 def into_store(

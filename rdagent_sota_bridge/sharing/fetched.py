@@ -7,48 +7,20 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import filelock
-from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.factor_set.prune import is_own, own_files
-from rdagent_sota_bridge.sharing.remote import Digest
+from rdagent_sota_bridge.sharing.fetch import FetchRecord, read_record
 from rdagent_sota_bridge.system import in_use
-from rdagent_sota_bridge.system.files import open_file, read_text
+from rdagent_sota_bridge.system.files import is_own, open_file, own_files
 
 _KEEP = ("The fetched sets can't be read or pruned", "make it a folder that you may read and write")
 _FOLDER = re.compile("[0-9a-f]{64}")
 _RECORD = re.compile(r"[0-9a-f]{64}\.json")
 # What may mean nothing: a record, and what a fetch that was killed left; release 0.1.0 left two files a part.
 _BROKEN = re.compile(r"([0-9a-f]{64})\.json|\.([0-9a-f]{64})\.(?:part(?:\.json)?|json\.[a-z0-9_]{8})")
-
-
-class FetchRecord(BaseModel):
-    """What was fetched from a URL, and when; and what its manifest said of where it comes from."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    form: Literal[1]
-    url: str
-    identity: str
-    digest: Digest
-    size: int
-    fetched: AwareDatetime
-    run: str | None
-    loop: int | None
-    workspace_id: str
-    accepted: bool | None
-
-
-def read_record(file: Path) -> FetchRecord | None:
-    """Return a record; None for one that is not there or means nothing: its set is fetched anew."""
-    try:
-        return FetchRecord.model_validate_json(read_text(file))
-    except (OSError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)

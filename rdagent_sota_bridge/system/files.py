@@ -53,6 +53,18 @@ def open_file(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+def is_own(file: Path) -> bool:
+    """Return True for a file that is there and no link: a folder of ours has none of those."""
+    return file.is_file() and not file.is_symlink()
+
+
+def own_files(folder: Path) -> list[Path]:
+    """Return the files of a folder, by name; none of a link, and no link."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(filter(is_own, folder.iterdir()))
+
+
 def read_text(path: Path) -> str:
     """Return a file's text; raise an OSError as `open_file` does, or a ValueError for what is not UTF-8."""
     with open_file(path) as file:
