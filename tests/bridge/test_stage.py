@@ -31,7 +31,7 @@ TAKEN = """
 import os, subprocess, sys
 import rdagent.app.cli
 look = "from rdagent_sota_bridge.settings import is_enabled, read_settings as read; "
-look += "s = read(); print([is_enabled(), s.enabled, s.workspace_path, s.log_path, s.factors])"
+look += "s = read(); print([is_enabled(), s.enabled, s.workspace_paths, s.log_paths, s.factor_patterns])"
 exec(look)
 subprocess.run([sys.executable, "-c", look], check=True)
 print(os.environ["SOTA_LOG_PATH"])
@@ -72,7 +72,7 @@ def test_the_factors_of_a_stage_are_those_of_the_job(
     found = forks_of_rdagent.output(TAKEN, folder=tmp_path, path=(fork, ROOT), **stage)
     here, child, loaded = found.splitlines()
     on = name == MODELS
-    assert here == child == str([on, on, "/w" if on else None, None, "of the job"])
+    assert here == child == str([on, on, ("/w",) if on else (), (), ("of the job",)])
     assert loaded == "latest", "the fork's .env won, but not over the stage"
 
 
