@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from rdagent_sota_bridge.factor_set.sessions import FactorCode
 
 NAME = "look-ahead by re-execution"
 """The name of every line of this check."""
+
+Stored = Mapping[str, Callable[[], pd.Series]]
+"""From a column's name to what reads its values: float, index levels (datetime, instrument)."""
 
 _PART_OF_THE_DATES = 0.7
 _RELATIVE = 1e-6
@@ -38,9 +41,7 @@ class _Cut:
     end: pd.Timestamp
 
 
-def check_set(
-    codes: Sequence[FactorCode], stored_by_name: Mapping[str, pd.Series], execution: Execution
-) -> list[Line]:
+def check_set(codes: Sequence[FactorCode], stored_by_name: Stored, execution: Execution) -> list[Line]:
     """Run the codes of a run on data that end early, and compare what they leave with the stored values.
 
     A value that changes when the future is taken away was made from the future. One cut is enough for both
@@ -54,8 +55,7 @@ def check_set(
     Args:
         codes: The codes of a run, rejected ones too. Several may have made one column (a factor that was
             improved): those whose values the set does not hold are left out where another one's are in it.
-        stored_by_name: The set: from a column's name to its values, float, index levels (datetime,
-            instrument). A mapping that reads a column when it is asked keeps the memory low.
+        stored_by_name: The set.
         execution: How the codes are run.
 
     Returns:
@@ -89,9 +89,7 @@ def check_set(
     return [*lines, *_without_code(unknown)]
 
 
-def _look(
-    code: FactorCode, stored: Mapping[str, pd.Series], cut: _Cut
-) -> tuple[Line | None, list[str], bool]:
+def _look(code: FactorCode, stored: Stored, cut: _Cut) -> tuple[Line | None, list[str], bool]:
     """Return the line of a code, the columns of the set that it makes, and whether in these values."""
     columns = [code.name] if code.name in stored else []
     try:
@@ -99,7 +97,7 @@ def _look(
         columns = [name for name in stored if name in result.columns]
         if not columns:  # RD-Agent dropped it, or the user did
             return None, [], False
-        held = flat(pd.DataFrame({name: stored[name] for name in columns}))
+        held = flat(pd.DataFrame({name: stored[name]() for name in columns}))
         line, reproduces = _compared(code, held, result, cut)
     except NotCheckedError as error:
         return _not_checked(code.name, error), columns, False
@@ -255,7 +253,7 @@ def _times(frame: pd.DataFrame) -> pd.DatetimeIndex:
 # --- where to cut ---
 
 
-def _cut(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path) -> _Cut:
+def _cut(stored: Stored, execution: Execution, scratch: Path) -> _Cut:
     """Choose where to cut, and cut the data there: each table must have times, and lose some rows."""
     folder = execution.data_folder
     fix = "name the folder with FACTOR_CoSTEER_DATA_FOLDER, or start in the project's folder"
@@ -269,7 +267,7 @@ def _cut(stored: Mapping[str, pd.Series], execution: Execution, scratch: Path) -
     # The times at which as many columns as possible have a value.
     counts: pd.Series = pd.Series(dtype="float64")
     for name in stored:
-        ones = pd.Series(1.0, index=_times(flat(stored[name].to_frame().dropna())).unique())
+        ones = pd.Series(1.0, index=_times(flat(stored[name]().to_frame().dropna())).unique())
         counts = counts.add(ones, fill_value=0)
     times = pd.DatetimeIndex(counts.index[counts == counts.max()]).sort_values()
     daily = bool((times == times.normalize()).all())

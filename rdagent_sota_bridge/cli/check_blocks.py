@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
-
-import pandas as pd
 
 from rdagent_sota_bridge.check import disk, factor_settings, inspect, look_ahead
 from rdagent_sota_bridge.check.inspect import Inspection
@@ -65,25 +64,9 @@ def _look_ahead(source: Source, located: tuple[Located, ...]) -> list[Line]:
         return [Line(look_ahead.NAME, "warn", f"not checked: no log under log/ names {at.path}", fix)]
     # RD-Agent takes its data from the project that it was started in, the one that holds the log.
     execution = factor_settings.settings_of_rdagent(at.log.parent.parent)
-    return look_ahead.check_set(sessions.codes_of_set(at.log, at.loop), _Columns(source), execution)
-
-
-class _Columns(Mapping[str, pd.Series]):
-    """The factors of one file, each read when it is asked for: all of them may not fit into memory."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def __getitem__(self, column: str) -> pd.Series:
-        if column not in self._source.columns:
-            raise KeyError(column)
-        return panel.load(self._source.path, self._source.digest, column)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source.columns)
-
-    def __len__(self) -> int:
-        return len(self._source.columns)
+    # Each is read when it is asked for: all of them may not fit into memory.
+    read = {name: partial(panel.load, source.path, source.digest, name) for name in source.columns}
+    return look_ahead.check_set(sessions.codes_of_set(at.log, at.loop), read, execution)
 
 
 def _described(found: Inspection) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def leaving(tmp_path: Path) -> Leaving:
     return make
 
 
-def columns_of(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the columns of a set by name."""
-    return {str(name): frame[name].dropna() for name in frame.columns}
+def columns_of(frame: pd.DataFrame) -> dict[str, Callable[[], pd.Series]]:
+    """Return what reads each column of a set."""
+    return {str(name): frame[name].dropna().copy for name in frame}
 
 
 def only_line(code: FactorCode, stored: pd.DataFrame, execution: Execution) -> Line:
@@ -342,20 +342,20 @@ def test_a_set_of_one_day_within_bars(execution: Execution, leaving: Leaving, da
 
 def test_the_cut_is_where_most_columns_have_values(execution: Execution, leaving: Leaving) -> None:
     """A column that ends early, in a set joined of two, moves the cut; one without a value there is named."""
-    stored = columns_of(STORED.assign(half=1.0))
-    stored["half"] = stored["half"][:"2020-01-31"]  # type: ignore[misc]
+    frame = STORED.assign(half=1.0)
+    frame["half"] = frame["half"].where(frame.index.get_level_values("datetime") <= "2020-01-31")
     result = STORED[:"2020-01-23"].assign(half=1.0)  # type: ignore[misc]
-    (line,) = check_set([leaving(result)], stored, execution)
+    (line,) = check_set([leaving(result)], columns_of(frame), execution)
     assert_line(line, "pass", "alpha (alpha, half): ", "up to 2020-01-23 stay the same")
-    stored["late"] = stored["alpha"]["2020-03-18":]  # type: ignore[misc]
-    (line,) = check_set([leaving(result.assign(late=1.0))], stored, execution)
+    frame["late"] = frame["alpha"].where(frame.index.get_level_values("datetime") >= "2020-03-18")
+    (line,) = check_set([leaving(result.assign(late=1.0))], columns_of(frame), execution)
     assert_line(line, "warn", "alpha: not checked: late has no value on 2020-01-29")
 
 
 def test_sets_without_a_value_or_code(execution: Execution) -> None:
     """A set of NaN has no date to cut at, one without code is not checked; an empty set has no line."""
     code = code_of("alpha", "raise SystemExit")
-    (line,) = check_set([code], {"alpha": STORED["alpha"] * np.nan}, execution)
+    (line,) = check_set([code], {"alpha": (STORED["alpha"] * np.nan).copy}, execution)
     assert_line(line, "warn", "alpha: not checked: no stored date (none) has data before and after it")
     (line,) = check_set([], columns_of(STORED), execution)
     assert_line(line, "warn", "not checked: no code of the run makes alpha")
