@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rdagent_sota_bridge.errors import BridgeError, Reason
+from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import locate, panel
 from rdagent_sota_bridge.qlib_files import base_sets
 from rdagent_sota_bridge.settings import read_settings
@@ -182,13 +182,6 @@ def test_the_fix_of_a_description(is_nested: bool, tmp_path: Path) -> None:
     assert len(found.columns) == 2
     for name, column in zip(FRAME, found.columns, strict=True):
         np.testing.assert_array_equal(panel.load(path, found.digest, column), FRAME[name])
-
-
-def test_a_description_is_no_damage(tmp_path: Path) -> None:
-    """The reason is one of its own, for what reads the reasons."""
-    with pytest.raises(BridgeError) as caught:
-        examine(write_table(described(all="{"), tmp_path))
-    assert [failure.reason for failure in caught.value.failures] == [Reason.DESCRIPTION]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["D:", "$sets", "'quoted'", "@own", "a\\b"])

@@ -55,15 +55,6 @@ def assert_loads_exactly(path: Path, flat: pd.DataFrame) -> None:
     assert loaded.index.levels[0].dtype == np.dtype("datetime64[ns]")
 
 
-def with_gaps() -> pd.DataFrame:
-    """Return a frame without some rows and with some values missing."""
-    frame = factor_frame()
-    frame = frame.drop(frame.index[[1, 7]])
-    frame.iloc[3, 0] = np.nan
-    frame.iloc[5:, 1] = np.nan
-    return frame
-
-
 def one_value() -> pd.DataFrame:
     """Return a frame with a column of a single value: how many are needed is the researcher's question."""
     frame = factor_frame()
@@ -81,12 +72,8 @@ def with_types() -> pd.DataFrame:
 GOOD: dict[str, Callable[[], pd.DataFrame]] = {
     "plain": factor_frame,
     "names not sorted": lambda: factor_frame(["z", "a", "m"]),
-    "one row": lambda: factor_frame().iloc[[4]],
     "many columns": lambda: factor_frame([f"factor_{number}" for number in range(60)]),
     "types mixed": with_types,
-    "unsorted": lambda: factor_frame().sample(frac=1, random_state=3),
-    "by instrument": lambda: factor_frame().sort_values("instrument", kind="stable"),
-    "gaps": with_gaps,
     "one value": one_value,
     "non-ASCII names": lambda: factor_frame(["动量_5日", "Volatilität", "α", "😀", "with blank", "'\"\\"]),
     "names with dots": lambda: factor_frame(["ret_0.5", "a", "a.b", "a.b.c", "."]),
