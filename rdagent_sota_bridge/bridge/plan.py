@@ -22,7 +22,7 @@ from rdagent_sota_bridge.errors import (
     SetChangedError,
     SettingsError,
 )
-from rdagent_sota_bridge.factor_set import locate, parquet, store
+from rdagent_sota_bridge.factor_set import locate, panel, parquet, store
 from rdagent_sota_bridge.qlib_files import manifest, training_record
 from rdagent_sota_bridge.settings import Settings, is_enabled, lost_switch, read_settings
 from rdagent_sota_bridge.sharing import fetch
@@ -127,7 +127,7 @@ def _checked_record(settings: Settings) -> Record:
         "version": RECORD_VERSION,
         "release": __version__,
         "path": str(held.path),
-        **held.as_record(),
+        **panel.described(held),
         "is_normal": found.quality.is_normal,
         # Those of a back-test of the whole set say nothing of a part of it, or of a join.
         "metrics": sources[0]["metrics"] if sources[0]["digest"] == held.digest else {},

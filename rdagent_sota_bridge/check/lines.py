@@ -12,7 +12,7 @@ from rdagent_sota_bridge.check.figures import FactorFigures
 from rdagent_sota_bridge.check.line import Line, State
 from rdagent_sota_bridge.check.quality import Quality
 from rdagent_sota_bridge.errors import Failure, Reason, plural, short_digest
-from rdagent_sota_bridge.factor_set import time_zones
+from rdagent_sota_bridge.factor_set import panel, time_zones
 from rdagent_sota_bridge.qlib_files import docker, label
 from rdagent_sota_bridge.qlib_files.manifest import LEAST_SPREAD
 from rdagent_sota_bridge.qlib_files.market import Market
@@ -76,7 +76,7 @@ def _set_line(quality: Quality) -> Line:
         f"{held.dates[0].date()} to {held.dates[-1].date()}"
         f", {plural(len(held.instruments), 'instrument')}, sha256:{short_digest(held.digest)}"
     )
-    return Line("set", "pass", text, figures=held.as_record())
+    return Line("set", "pass", text, figures=panel.described(held))
 
 
 def _choice_lines(quality: Quality) -> list[Line]:

@@ -74,7 +74,7 @@ def _described(found: Inspection) -> dict[str, Any]:
     located = {at.path: at for at in found.located}
     sources = [(source, located.get(source.path)) for source in found.quality.sources]
     return {
-        **found.quality.factors.as_record(),
+        **panel.described(found.quality.factors),
         "sources": [
             {
                 "path": source.path,

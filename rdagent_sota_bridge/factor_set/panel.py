@@ -180,6 +180,18 @@ def examine(paths: Sequence[Path]) -> FactorSet:
         return panel.factor_set
 
 
+def described(held: FactorSet) -> dict[str, Any]:
+    """Return a set as JSON can hold it, without the path: days as text, and how many instruments."""
+    return {
+        "digest": held.digest,
+        "rows": held.rows,
+        "columns": list(held.columns),
+        "start": str(held.dates[0]),
+        "end": str(held.dates[-1]),
+        "instruments": len(held.instruments),
+    }
+
+
 def load(path: Path, digest: str, column: str) -> pd.Series:
     """Return a factor of a file that was checked before, with sorted levels (datetime, instrument).
 

@@ -65,17 +65,6 @@ class FactorSet:
     dates: Days
     instruments: tuple[str, ...]
 
-    def as_record(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without the path: days as text, and how many instruments."""
-        return {
-            "digest": self.digest,
-            "rows": self.rows,
-            "columns": list(self.columns),
-            "start": str(self.dates[0]),
-            "end": str(self.dates[-1]),
-            "instruments": len(self.instruments),
-        }
-
 
 class Footer(NamedTuple):
     """What a factor file's footer says of it: rows, factors, first and last day (None without statistics)."""

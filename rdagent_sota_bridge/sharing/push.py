@@ -136,7 +136,7 @@ def _content(held: FactorSet, located: Located) -> dict[str, Any]:
         "set_manifest_version": 1,
         "file": FACTOR_FILE,
         "size": located.path.stat().st_size,
-        **held.as_record(),
+        **panel.described(held),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "origin": asdict(origin),  # names, and no paths: those are of this machine
         "pushed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
