@@ -28,6 +28,17 @@ def switch(value: object) -> bool:
     return word in TRUE_WORDS
 
 
+def hook_trouble(said: str) -> SettingsError | None:
+    """Return what is wrong with a value of RDAGENT_SOTA_BRIDGE; None for a word of a switch, and for none."""
+    if not said.strip() or said.strip().lower() in TRUE_WORDS + FALSE_WORDS:
+        return None
+    return SettingsError(
+        f"RDAGENT_SOTA_BRIDGE has an unknown value: {said.strip()!r}",
+        "environment variable or .env entry RDAGENT_SOTA_BRIDGE",
+        f"use one of {', '.join(FALSE_WORDS)} to turn the package off, or leave it out",
+    )
+
+
 def path_entries(value: str) -> tuple[str, ...]:
     """Return the entries of a list of paths; a text that is a path as a whole is one, with its separators."""
     try:

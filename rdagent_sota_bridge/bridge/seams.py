@@ -12,7 +12,7 @@ from typing import Any
 
 from rdagent_sota_bridge.bridge import stage, stop
 from rdagent_sota_bridge.errors import JobError, SeamError, SettingsError
-from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
+from rdagent_sota_bridge.settings import FALSE_WORDS, hook_trouble
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,8 @@ def apply_module(module: ModuleType) -> None:
     Nobody called for the package by name here, so a shape that is not known is one line on stderr, and the
     module is left alone; but a run that asked for the factors is stopped (or warned, by `SOTA_ON_ERROR`).
     """
-    switch = os.environ.get("RDAGENT_SOTA_BRIDGE", "").strip()
-    if switch and switch.lower() not in TRUE_WORDS + FALSE_WORDS:  # said here: a .pth must not fail
-        error = SettingsError(
-            f"RDAGENT_SOTA_BRIDGE has an unknown value: {switch!r}",
-            "environment variable or .env entry RDAGENT_SOTA_BRIDGE",
-            f"use one of {', '.join(FALSE_WORDS)} to turn the package off, or leave it out",
-        )
-        raise SystemExit(str(error))
+    if trouble := hook_trouble(os.environ.get("RDAGENT_SOTA_BRIDGE", "")):  # said here: a .pth must not fail
+        raise SystemExit(str(trouble))
     try:
         stage.check_variables()
         disabled()

@@ -13,7 +13,7 @@ from rdagent_sota_bridge.check.line import Line, State, lines_of
 from rdagent_sota_bridge.doctor import children
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
-from rdagent_sota_bridge.settings import FALSE_WORDS, TRUE_WORDS
+from rdagent_sota_bridge.settings import FALSE_WORDS, hook_trouble
 
 OWN_RUNNER = "rdagent_sota_bridge.runner.SotaModelRunner"
 """What `QLIB_MODEL_RUNNER` names for a run without the import hook."""
@@ -111,9 +111,8 @@ def _rdagent_line(seams: Seams, switch: str, runner: str) -> Line:
         state, fix = "fail" if carrying else "warn", OTHER_RELEASE
         text = f"{len(seams.misfits)} of {len(SEAMS)} seams do not fit: "
         text += "; ".join(f"{name}: {reason}" for name, reason in seams.misfits.items())
-    elif switch and switch.lower() not in TRUE_WORDS + FALSE_WORDS:
-        text = f"RDAGENT_SOTA_BRIDGE has an unknown value: {switch!r}"
-        fix = f"use one of {', '.join(FALSE_WORDS)} to turn the package off, or leave it out"
+    elif trouble := hook_trouble(switch):
+        text, fix = trouble.fact, trouble.fix
     elif seams.hooked and not off:
         state, text, fix = "pass", f"the import hook is active, {all_fit}", ""
     elif seams.patched:
