@@ -1,4 +1,4 @@
-"""`log/latest.log`: the text log of real runs of RD-Agent's logger, each in a process of its own."""
+"""`log/latest.log`: the text log of real runs of RD-Agent's logger, each in a fork that imports it anew."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.forking import Forks
 from tests.frames import NOBODY, public_folder
 
 _STAMP = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d{3}")
@@ -40,30 +41,32 @@ def child(text):
 """
 
 
-def run(
-    folder: Path, body: str, *, run_name: str = "run1", check: bool = True, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run RD-Agent's logger in a process, with `folder/log/<run_name>` as the run's folder."""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def script_in(folder: Path, body: str) -> Path:
+    """Write the file of a run, and return it."""
     script = folder / "story.py"
     indented = "".join(f"    {line}\n" for line in body.splitlines())
     script.write_text(f'{_START}if __name__ == "__main__":\n{indented}', encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=folder,
-        env={
-            **os.environ,
-            "LOG_TRACE_PATH": str(folder / "log" / run_name),
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if check:
+    return script
+
+
+@pytest.fixture
+def run(forks_of_rdagent: Forks) -> Run:
+    """Return what runs RD-Agent's logger, with `folder/log/<run_name>` as the run's folder."""
+
+    def run(
+        folder: Path, body: str, *, run_name: str = "run1", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        # A file that is `__main__`, which a process that is spawned imports as `__mp_main__`.
+        code = f"import runpy; runpy.run_path({str(script_in(folder, body))!r}, run_name='__main__')"
+        variables["LOG_TRACE_PATH"] = str(folder / "log" / run_name)
+        done = forks_of_rdagent.run(code, folder=folder, **variables)
         assert done.returncode == 0, done.stderr
-    return done
+        return done
+
+    return run
 
 
 def text_log(folder: Path, run_name: str = "run1", *, at: str = "") -> str:
@@ -77,7 +80,7 @@ CALLER_LINE = _START.splitlines().index("    logger.info(text, **options)") + 1
 LINE = f"<time> | INFO     | __main__:caller:{CALLER_LINE} - "
 
 
-def test_lines_reach_the_text_log(tmp_path: Path) -> None:
+def test_lines_reach_the_text_log(tmp_path: Path, run: Run) -> None:
     """In order, before and after the run's first object, with level and real caller, as plain text.
 
     Colours stay on the console; pieces of a stream join, and a whole line begins on a line of its own.
@@ -100,7 +103,7 @@ def test_lines_reach_the_text_log(tmp_path: Path) -> None:
     assert "\x1b[91m" in done.stdout + done.stderr
 
 
-def test_console_is_as_without_the_package(tmp_path: Path) -> None:
+def test_console_is_as_without_the_package(tmp_path: Path, run: Run) -> None:
     """Both streams show the same lines and callers as RD-Agent alone, which writes no text log."""
     body = (
         'caller("one")\nlogger.warning("two")\nstore()\nlogger.error("three")\n'
@@ -116,7 +119,7 @@ def test_console_is_as_without_the_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_what_is_no_run_leaves_it_alone(is_there: bool, tmp_path: Path) -> None:
+def test_what_is_no_run_leaves_it_alone(is_there: bool, tmp_path: Path, run: Run) -> None:
     """A process that imports, logs, and stores its LLM settings (`rdagent ui`, `--help`) begins no run."""
     log = tmp_path / "log" / "latest.log"
     log.parent.mkdir()
@@ -133,7 +136,7 @@ EARLIER = (
 
 
 @pytest.mark.parametrize("before", [None, "", EARLIER], ids=["nothing", "empty", "an earlier release's"])
-def test_each_run_starts_it_anew(before: str | None, tmp_path: Path) -> None:
+def test_each_run_starts_it_anew(before: str | None, tmp_path: Path, run: Run) -> None:
     """It is the last run's alone, also where an old release did not mark it; each run keeps its own."""
     log = tmp_path / "log" / "latest.log"
     log.parent.mkdir()
@@ -188,20 +191,22 @@ def _seen(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ANOTHERS)
-def test_anothers_file_stays(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anothers_file_stays(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     """The run's own folder has the text log then, its processes' lines too, and one line says so."""
     monkeypatch.chdir(tmp_path)
+    # One that is spawned imports RD-Agent's logger anew, which takes a second: with two kinds of the twelve.
+    method = "spawn" if kind in ("a text", "a folder") else "fork"
     Path("log").mkdir()
     ANOTHERS[kind](tmp_path / "log" / "latest.log")
     before = _seen(tmp_path / "log")
     done = run(
         tmp_path,
         'store()\ncaller("x")\n'
-        'process = multiprocessing.get_context("spawn").Process(target=child, args=("y",))\n'
+        f'process = multiprocessing.get_context("{method}").Process(target=child, args=("y",))\n'
         "process.start()\nprocess.join()",
     )
     assert [one for one in _seen(tmp_path / "log") if one[0] != "run1"] == before
-    in_child = LINE.replace("__main__", "__mp_main__")
+    in_child = LINE if method == "fork" else LINE.replace("__main__", "__mp_main__")
     assert text_log(tmp_path, at="run1") == f"{LINE}x\n{in_child}y\n{in_child}y again\n"
     own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
     usual, other = tmp_path / "log" / "latest.log", tmp_path / "log" / "run1" / "latest.log"
@@ -211,7 +216,7 @@ def test_anothers_file_stays(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_anothers_files_everywhere(tmp_path: Path) -> None:
+def test_anothers_files_everywhere(tmp_path: Path, run: Run) -> None:
     """Where both names are taken there is no text log, both files stay, and the run goes on."""
     for folder in (tmp_path / "log", tmp_path / "log" / "run1"):
         folder.mkdir()
@@ -257,13 +262,13 @@ SECRETS = [
 ]
 
 
-def test_secrets_are_masked(tmp_path: Path) -> None:
+def test_secrets_are_masked(tmp_path: Path, run: Run) -> None:
     """Values of secrets become `***`, in whatever form they are logged; what only looks so stays."""
     run(tmp_path, f"store()\nfor text in {[text for text, _ in SECRETS]!r}:\n    caller(text)")
     assert text_log(tmp_path).splitlines() == [LINE + shown for _, shown in SECRETS]
 
 
-def test_masking_does_not_hold_a_run(tmp_path: Path) -> None:
+def test_masking_does_not_hold_a_run(tmp_path: Path, run: Run) -> None:
     """A long text of an LLM that is all beginnings of secrets is looked through once."""
     texts = ["key-", "KEY_", "A", "key='", "?key=", "key='" + chr(92) * 2, "://a", "Bearer "]
     run(tmp_path, f"store()\nfor text in {texts!r}:\n    caller(text * 50_000)")
@@ -271,7 +276,7 @@ def test_masking_does_not_hold_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_child_process_goes_on_in_it(tmp_path: Path, method: str) -> None:
+def test_child_process_goes_on_in_it(tmp_path: Path, method: str, run: Run) -> None:
     """A process of the same run adds its lines and takes none away."""
     body = (
         'store()\ncaller("parent")\n'
@@ -311,10 +316,18 @@ def test_a_log_that_can_not_be_written(name: str) -> None:
         (log / "run1").mkdir(parents=True)
         (log / "run1").chmod(0o777)
         start = f"log = Path({str(log)!r})\n{trouble}\nstore()\n"
+        script = script_in(folder, f'{start}caller("y")\ncaller("z")\nprint("at the end")')
         # RD-Agent 1.0.0 signs what it stores; the key's file may be closed to the other user.
-        done = run(
-            folder, f'{start}caller("y")\ncaller("z")\nprint("at the end")', ARTIFACT_SIGNING_KEY="k" * 32
+        variables = {"LOG_TRACE_PATH": str(log / "run1"), "ARTIFACT_SIGNING_KEY": "k" * 32}
+        # No fork: its output is a file, which would have no room.
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            cwd=folder,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
         )
+        assert done.returncode == 0, done.stderr
         log.chmod(0o755)
         own = [line for line in done.stderr.splitlines() if line.startswith("rdagent-sota-bridge:")]
         assert own == [
@@ -326,7 +339,7 @@ def test_a_log_that_can_not_be_written(name: str) -> None:
         assert (text_log(folder) if (log / "latest.log").is_file() else None) == left
 
 
-def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path) -> None:
+def test_a_resumed_run_starts_it_in_its_first_step(tmp_path: Path, run: Run) -> None:
     """A resumed run stores no scenario: what it stores inside a step begins it, with the lines before."""
     run(tmp_path, 'caller("early")\nwith logger.tag("Loop_1.coding"):\n    logger.log_object({}, tag="x")')
     assert "early" in (tmp_path / "log" / "latest.log").read_text()
