@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,24 +52,56 @@ def can_clone(folder: Path) -> bool:
 
 
 def elsewhere(function: Callable[..., Any], *arguments: object, mounts: bool = False) -> Any:
-    """Call a function of a test module in a new Python, and return what it returns (JSON).
+    """Call a function of a test module in a process of its own, and return what it returns (JSON).
 
     Args:
         function: It gets the arguments as text.
         arguments: What it gets.
         mounts: True if it needs to mount file systems of its own, where the machine lets it.
     """
-    through = ["unshare", "-Ur", "-m"] if mounts and can_mount() else []
+    if mounts and can_mount():
+        return _mounting(function, *map(str, arguments))
+    _FORK_SERVER.set_forkserver_preload(["pandas", "pytest", "rdagent_sota_bridge.factor_set.store"])
+    receive, send = _FORK_SERVER.Pipe(duplex=False)
+    answering = (function, [*map(str, arguments)], {**os.environ, "CAN_MOUNT": ""}, send)
+    process = _FORK_SERVER.Process(target=_answer, args=answering)
+    process.start()
+    send.close()
+    with receive:
+        assert receive.poll(300), "it does not end"
+        said, answer = receive.recv()
+    process.join()
+    assert not said, said
+    return json.loads(answer)
+
+
+# Its processes are forks of a Python that has loaded pandas, and has no threads.
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+
+
+def _answer(
+    function: Callable[..., Any], arguments: list[str], environment: dict[str, str], send: Any
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    said = answer = ""
+    try:
+        answer = json.dumps(function(*arguments))
+    except BaseException:
+        said = traceback.format_exc()
+    send.send((said, answer))
+    os._exit(0)  # Arrow's threads end badly now and then where the process that ends has forked
+
+
+def _mounting(function: Callable[..., Any], *arguments: str) -> Any:
     code = (
         f"import json, os, sys; from {function.__module__} import {function.__name__} as function; "
-        "print(json.dumps(function(*sys.argv[1:])), flush=True); "
-        # Arrow's threads end badly now and then where the process that ends has forked.
-        "os._exit(0)"
+        "print(json.dumps(function(*sys.argv[1:])), flush=True); os._exit(0)"
     )
     done = subprocess.run(
-        [*through, sys.executable, "-c", code, *map(str, arguments)],
+        ["unshare", "-Ur", "-m", sys.executable, "-c", code, *arguments],
         cwd=ROOT,
-        env={**os.environ, "CAN_MOUNT": "yes" if through else ""},
+        env={**os.environ, "CAN_MOUNT": "yes"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -179,13 +213,16 @@ class Moments:
 
 
 def forked(
-    function: Callable[[], Any], moment: int = 0, bytes_written: int = 0, rooms: tuple[str, ...] = ROOMS
+    function: Callable[[], Any],
+    moment: int | None = 0,
+    bytes_written: int = 0,
+    rooms: tuple[str, ...] = ROOMS,
 ) -> tuple[int, Any]:
     """Call a function in a fork of this process; return its status, and what it returned if it lived.
 
     Args:
         function: What to call; it returns what JSON can hold.
-        moment: Kill it at this moment (`Moments`); 0 for none.
+        moment: Kill it at this moment (`Moments`); 0 for none, None where they need not be counted.
         bytes_written: Let the kernel kill it where a file has so many bytes; 0 for nowhere.
         rooms: The modules whose moments count.
 
@@ -202,8 +239,8 @@ def forked(
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_written, bytes_written))
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
-            moments = Moments(moment, rooms)
-            sys.setprofile(moments)
+            moments = Moments(moment or 0, rooms)
+            sys.setprofile(None if moment is None else moments)
             returned = function()
             sys.setprofile(None)
             os.write(send, json.dumps([moments.count, returned]).encode())
@@ -221,7 +258,7 @@ def forked(
 
 def survived(function: Callable[[], Any]) -> Any:
     """Call a function in a fork of this process that nobody kills, and return what it returned."""
-    status, seen = forked(function)
+    status, seen = forked(function, moment=None)
     assert status == 0, seen
     return seen[1]
 

@@ -103,7 +103,7 @@ def keep_and_be_killed(folder: str, case: str, tries: str) -> dict[str, Any]:
         killed += status in (-signal.SIGKILL, -signal.SIGXFSZ)
         assert status <= 0, seen
         assert (*state(source), source.stat().st_nlink) == before, tried
-        status, seen = forked(look_and_run)
+        status, seen = forked(look_and_run, moment=None)
         assert status == 0, (tried, seen, list(place().iterdir()))
         state_found, note = seen[1]
         states.add(state_found)

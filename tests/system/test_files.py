@@ -362,7 +362,7 @@ def place_and_be_killed(folder: str, link: str) -> dict[str, Any]:
         assert status < 0 or tried < 0 or seen[1] == how, seen
         states.add({CONTENT: "new", b"precious" * 100: "old"}[target.read_bytes()])
         assert (state(source), state(precious)) == before, tried
-        status, seen = forked(run)
+        status, seen = forked(run, moment=None)
         assert (status, seen[1]) == (0, how), (tried, seen)
         assert target.read_bytes() == CONTENT
         assert list(workspace.iterdir()) == [target], tried
