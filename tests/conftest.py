@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Go to a temporary folder, before any test module imports RD-Agent: it works where it was imported."""
     if session.config.getoption("dist", "no") != "no" and not hasattr(session.config, "workerinput"):
         return  # xdist's controller runs no test, and its workers start where it is
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in the background
     os.environ["XDG_CACHE_HOME"] = str(Path(_folder.name) / "cache")
     os.environ["ARTIFACT_SIGNING_KEY_PATH"] = str(Path(_folder.name) / "artifact_signing.key")
     os.chdir(_folder.name)
@@ -101,10 +103,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run what needs a process that takes seconds to start."""
+    """Let one worker run what needs the same slow thing, and begin with what takes minutes.
+
+    Then short tests fill up all workers at the end.
+    """
     for item in items:
         for slow in {"forks_of_rdagent", "browser"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group(slow))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
 
 
 def pytest_collection_finish() -> None:
