@@ -145,8 +145,7 @@ def test_no_run_with_models(named: str, fact: str, tmp_path: Path, monkeypatch: 
     assert errors.startswith(fact) and "\n  where: " in errors and "\n  fix:   " in errors
 
 
-@pytest.mark.parametrize("named", ["~/log/run", "log/run/__session__"])
-@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize(("named", "holds"), [("~/log/run", True), ("log/run/__session__", False)])
 def test_the_installed_command(named: str, holds: bool, tmp_path: Path) -> None:
     """A path may begin with ~ or be relative; the status is 0 where every claim holds, else 1."""
     workspace = trained.write_training(root_of(tmp_path) / "w")

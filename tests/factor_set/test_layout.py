@@ -131,7 +131,7 @@ def forms(draw: st.DrawFn) -> Form:
 
 
 @given(form=forms())
-@settings(REPEATABLE, max_examples=120)
+@settings(REPEATABLE, max_examples=60)
 def test_every_form_is_the_same_set(form: Form) -> None:
     """Whatever the form, the store's file is to the byte that of pandas' plain frame."""
     with tempfile.TemporaryDirectory() as name:

@@ -44,7 +44,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=80,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
 REPEATABLE = settings.get_profile("repeatable")
@@ -73,7 +73,7 @@ def test_what_is_handed_over_is_what_pandas_writes(case: Case, rows: int) -> Non
     rows=st.sampled_from([3, 1 << 18]),
     choose=st.randoms(use_true_random=False),
 )
-@settings(REPEATABLE, max_examples=30)
+@settings(REPEATABLE, max_examples=20)
 def test_joins_are_what_pandas_makes(drawn: list[Case], rows: int, choose: Any) -> None:
     """Two or three files, any of their columns in any order, arrive as pandas' join of them."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

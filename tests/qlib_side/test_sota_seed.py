@@ -1,4 +1,4 @@
-"""The seed of a training, in a process of its own as qrun is one."""
+"""The seed of a training, in processes of their own as qrun is one; forks of one that has loaded torch."""
 
 from __future__ import annotations
 
@@ -17,26 +17,35 @@ torch.manual_seed(3)
 model_cls = mask
 """
 DRAW = """
-import importlib, json, random, sys
+import importlib, json, os, random, sys
 import numpy, torch
 module, _, name = sys.argv[1].rpartition(".")
-found = getattr(importlib.import_module(module), name)
-print(json.dumps([found, [torch.rand(1).item(), numpy.random.rand(), random.random()]]))
+for folder in sys.argv[2:]:
+    if os.fork() == 0:
+        os.chdir(folder)
+        found = getattr(importlib.import_module(module), name)
+        drawn = [torch.rand(1).item(), numpy.random.rand(), random.random()]
+        print(json.dumps([found, drawn]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
-def drawn(folder: Path, seed: int) -> Any:
-    """Return what a model's file drew as it was loaded, and what is drawn after that."""
-    folder.mkdir(exist_ok=True)
-    (folder / "model.py").write_text(MODEL)
-    (folder / seeds.FILE).write_text(seeds.text(seed))
-    command = [sys.executable, "-c", DRAW, seeds.SEEDED_NETWORK]
-    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout)
+def drawn(folder: Path, *chosen: int) -> list[Any]:
+    """Return for each seed what a model's file drew as it was loaded, and what is drawn after that."""
+    places = [folder / str(number) for number in range(len(chosen))]
+    for place, seed in zip(places, chosen, strict=True):
+        place.mkdir()
+        (place / "model.py").write_text(MODEL)
+        (place / seeds.FILE).write_text(seeds.text(seed))
+    command = [sys.executable, "-c", DRAW, seeds.SEEDED_NETWORK, *map(str, places)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_all_draws_follow_the_seed(tmp_path: Path) -> None:
     """Those of the model's file as well, and though that has a seed of its own."""
-    first, again, other = (drawn(tmp_path / "w", seed) for seed in (1, 1, 2))
+    first, again, other = drawn(tmp_path, 1, 1, 2)
     assert first == again
     for part, part_of_other in zip(first, other, strict=True):
         assert all(one != another for one, another in zip(part, part_of_other, strict=True))

@@ -188,7 +188,7 @@ def test_the_planted_alpha(market_home: tuple[Path, DemoMarket]) -> None:
 CELLS = some.sampled_from([NAN, 0.0, 1.0, -1.0, 2.0, 0.1, 0.2, 0.3, 1e-300])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=some.data())
 def test_any_panel(data: some.DataObject) -> None:
     """Whatever the values, the returns and the membership, the figures are those of alphalens."""
