@@ -44,8 +44,6 @@ BOX = ("x", "y", "width", "height")
 
 UNFOLD = "() => document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
-Opened = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

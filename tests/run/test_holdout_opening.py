@@ -30,8 +30,6 @@ from tests.run.test_sequence import outside
 
 WORSE, BEST, ABLATION, MINING = (name * 32 for name in "abcd")
 HELD = Holdout("2020-08-21", "2020-09-10", {MODELS: "2020-07-20"})
-BEHIND = ("2020-08-21", "2020-09-10")
-"""The days of the demo's market behind 2020-08-01 that have a label, and no label of that day reaches."""
 
 
 @dataclasses.dataclass(frozen=True)
