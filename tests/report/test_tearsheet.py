@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from alphalens import performance, plotting, utils
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -19,6 +18,9 @@ from examples.demo.market import Market as DemoMarket
 from rdagent_sota_bridge.qlib_files import label
 from rdagent_sota_bridge.qlib_files.market import read_market
 from rdagent_sota_bridge.report.tearsheet import QUANTILES, ROLLING_DAYS, Sheet, sheet
+
+# One worker imports alphalens, inside the tests: its plots take a second.
+pytestmark = pytest.mark.xdist_group("alphalens")
 
 NAN = float("nan")
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
@@ -31,6 +33,8 @@ def cleaned(values: Any, returns: Any, members: Any, days: pd.DatetimeIndex, *, 
 
     `cut` takes out the days that it can't cut into quantiles, as alphalens leaves it.
     """
+    from alphalens import utils
+
     index = pd.MultiIndex.from_product(
         [days, [f"SH6{number:05d}" for number in range(values.shape[1])]], names=["date", "asset"]
     )
@@ -47,6 +51,8 @@ def cleaned(values: Any, returns: Any, members: Any, days: pd.DatetimeIndex, *, 
 
 def assert_as_alphalens(values: Any, returns: Any, members: Any, days: pd.DatetimeIndex) -> Sheet:
     """Fail unless every figure is that of alphalens; return the figures."""
+    from alphalens import performance, plotting
+
     found = sheet("momentum", values, returns, members, days)
     rows = cleaned(values, returns, members, days, cut=False)
     with warnings.catch_warnings():
