@@ -243,8 +243,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("complete", [False, True])
-@pytest.mark.parametrize("second", ["turn", "improved"])
+@pytest.mark.parametrize(("complete", "second"), [(False, "improved"), (True, "turn")])
 def test_factor_code_in_place_of_values(
     complete: bool, second: str, tmp_path: Path, data: Path, script: Any
 ) -> None:
