@@ -73,9 +73,8 @@ class HandOff:
     @property
     def aside(self) -> Path:
         """Where that file lies between trainings, so that none but ours is written through a link."""
-        return self.file.with_name(
-            f".{FACTOR_FILE}.{0:032x}.tmp"
-        )  # what a kill leaves, `files.place` removes
+        # What a kill leaves, `files.place` removes.
+        return self.file.with_name(f".{FACTOR_FILE}.{0:032x}.tmp")
 
     @property
     def base_beside_mined(self) -> base_sets.BaseSet:

@@ -19,22 +19,27 @@ from rdagent_sota_bridge.system.files import write_whole
 
 @dataclass(frozen=True)
 class Seams:
-    """How RD-Agent's modules meet the table of seams."""
+    """How RD-Agent's modules meet the table of seams.
 
-    hooked: bool  # a Python that starts in this environment has the import hook
-    misfits: dict[str, str]  # by seam, why it does not fit; those that fit are left out
-    runners: dict[str, str] = field(
-        default_factory=dict
-    )  # by variable, why its runner can't have the factors
-    patched: bool = False  # RD-Agent's source calls the package (`rdagent-sota patch`)
-    verdicts: dict[str, str] = field(
-        default_factory=dict
-    )  # by way, why no model is accepted; empty if one is
-    asked: dry_run.DryRun | None = (
-        None  # what `develop` of models does; None where the factors can't reach it
-    )
-    of_factors: dry_run.DryRun | None = None  # the same of RD-Agent's factor runner
-    disabled: tuple[str, ...] = ()  # the seams that the user turns off
+    Attributes:
+        hooked: True where a Python that starts in this environment has the import hook.
+        misfits: By seam, why it does not fit; those that fit are left out.
+        runners: By variable, why its runner can't have the factors.
+        patched: True where RD-Agent's source calls the package (`rdagent-sota patch`).
+        verdicts: By way, why no model is accepted; empty if one is.
+        asked: What `develop` of models does; None where the factors can't reach it.
+        of_factors: The same of RD-Agent's factor runner.
+        disabled: The seams that the user turns off.
+    """
+
+    hooked: bool
+    misfits: dict[str, str]
+    runners: dict[str, str] = field(default_factory=dict)
+    patched: bool = False
+    verdicts: dict[str, str] = field(default_factory=dict)
+    asked: dry_run.DryRun | None = None
+    of_factors: dry_run.DryRun | None = None
+    disabled: tuple[str, ...] = ()
 
 
 def write_seams(answer: Path) -> None:
@@ -65,10 +70,8 @@ def write_seams(answer: Path) -> None:
         runner = import_module("rdagent.scenarios.qlib.developer.factor_runner").QlibFactorRunner
         of_factors = dry_run.ask_factor_runner(runner)
         if isinstance(of_factors, str):
-            text = (
-                f"QlibFactorRunner.develop has a shape that is not known: it {of_factors}; factor loops of "
-            )
-            misfits["factor runner"] = f"{text}fin_quant go without the loaded set"
+            text = f"QlibFactorRunner.develop has a shape that is not known: it {of_factors}"
+            misfits["factor runner"] = f"{text}; factor loops of fin_quant go without the loaded set"
     runners = {} if misfits else _unfit_runners()
     patched, verdicts = bool(startup.called_by_source), _verdicts(misfits.get("verdict", ""))
     of_factors = of_factors if isinstance(of_factors, dry_run.DryRun) else None

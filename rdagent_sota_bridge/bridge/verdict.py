@@ -160,10 +160,10 @@ def _texts_in(function: Any) -> set[str]:
 
 @dataclass
 class _Request:
-    shown: bool = False  # the model prompt was shown in place of the factor prompt
-    answer: tuple[bool, bool, str] | None = (
-        None  # what the LLM's last answer to it says, as `read` returns it
-    )
+    """Whether the model prompt was shown in place of the factor one, and what `read` says of the answer."""
+
+    shown: bool = False
+    answer: tuple[bool, bool, str] | None = None
 
 
 _request: ContextVar[_Request | None] = ContextVar("rdagent_sota_bridge_model_verdict", default=None)

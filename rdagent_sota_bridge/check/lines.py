@@ -86,10 +86,9 @@ def _choice_lines(quality: Quality) -> list[Line]:
         found.append(Line("choice", "pass", text, figures={"left_out": list(quality.left_out)}))
     fix = "nothing; the one that is named first stays, and SOTA_MAX_CORRELATION=off keeps both"
     for drop in quality.dropped:
-        text = (
-            f"{drop.column} is dropped: its mean daily |correlation| with {drop.kept}, which comes first, is "
-        )
-        found.append(Line("correlation", "warn", f"{text}{drop.correlation:.4f}", fix, asdict(drop)))
+        text = f"{drop.column} is dropped: its mean daily |correlation| with {drop.kept}, which comes "
+        text += f"first, is {drop.correlation:.4f}"
+        found.append(Line("correlation", "warn", text, fix, asdict(drop)))
     return found
 
 
@@ -98,9 +97,8 @@ def _unknown_line(task: Task) -> list[Line]:
     if not task.unknown:
         return []
     text = f"not known before a training, for nothing hands it to the YAML yet: {', '.join(task.unknown)}"
-    fix = (
-        "nothing; what Qlib loaded is looked at after each training, and ends the run if it lacks the factors"
-    )
+    fix = "nothing; what Qlib loaded is looked at after each training, and ends the run if it lacks the "
+    fix += "factors"
     return [Line("qlib data", "warn", text, fix, {"unknown": list(task.unknown)})]
 
 
@@ -223,9 +221,8 @@ def _spread_findings(found: FactorFigures) -> Iterator[tuple[State, str, str]]:
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:
     if market is None or task.unknown or any(found.rank_ic is not None for found in quality.figures.values()):
         return []
-    text = (
-        f"not known: no day of the test segment has both factors and prices for the label in {market.folder}"
-    )
+    text = "not known: no day of the test segment has both factors and prices for the label in "
+    text += str(market.folder)
     fix = "download Qlib's data whole, with its features folder"
     if not label.is_known(task.label):
         text = f"not known: what is read is a return between two later days, and the label is {task.label}"

@@ -83,10 +83,8 @@ def show(done: Comparison, console: Console) -> None:
 
 def verdict(difference: Estimate) -> str:
     """Return in one of three forms what the mined columns do to the daily IC."""
-    days, (mean, low, high) = (
-        plural(difference.days, "day"),
-        (difference.mean, difference.low, difference.high),
-    )
+    days = plural(difference.days, "day")
+    mean, low, high = difference.mean, difference.low, difference.high
     if difference.days < LEAST_DAYS:
         return f"no difference can be told ({days}: too few for an interval)"
     if difference.answer == "better":

@@ -34,9 +34,8 @@ def print_json(document: object) -> None:
 
     What the output has no bytes for, or a terminal does not show, is written as escapes: the same JSON.
     """
-    plain = to_jsonable_python(
-        document, inf_nan_mode="null", fallback=lambda number: number.item()
-    )  # numpy's
+    # What has `item` is numpy's.
+    plain = to_jsonable_python(document, inf_nan_mode="null", fallback=lambda number: number.item())
     text = json.dumps(plain, ensure_ascii=Console().options.ascii_only, indent=2, allow_nan=False)
     typer.echo("".join(one if is_shown(one) or one == "\n" else json.dumps(one)[1:-1] for one in text))
 

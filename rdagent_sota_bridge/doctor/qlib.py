@@ -94,15 +94,12 @@ def qlib_line(side: QlibSide | Line, pandas: str, pyarrow: str) -> Line:
     figures = {"environment": side.name, "versions": side.versions, "here": here}
     names = ("pyqlib", "torch", "python", "pandas", "pyarrow")
     if missing := [name for name in names if name not in side.versions]:
-        text = (
-            f"the conda environment {side.name} has no {' and no '.join(missing)}: every training would fail"
-        )
+        text = f"the conda environment {side.name} has no {' and no '.join(missing)}: every training "
+        text += "would fail"
         fix = f"remove it, and RD-Agent makes it anew: conda env remove -n {side.name}"
         return Line("qlib", "fail", text, fix, figures)
-    text = (
-        f"conda environment {side.name}: {', '.join(f'{name} {side.versions[name]}' for name in names)}, qrun"
-    )
-    text += f"; here pandas {pandas}, pyarrow {pyarrow}"
+    held = ", ".join(f"{name} {side.versions[name]}" for name in names)
+    text = f"conda environment {side.name}: {held}, qrun; here pandas {pandas}, pyarrow {pyarrow}"
     major, there = (version.partition(".")[0] for version in (pandas, side.versions["pandas"]))
     if int(there) <= int(major):
         return Line("qlib", "pass", text, figures=figures)

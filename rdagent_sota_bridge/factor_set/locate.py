@@ -296,11 +296,11 @@ def _log_of(text: str) -> Path:
         fix = f"name `{LATEST}`, or the log folder of a run"
         raise SessionError("SOTA_LOG_PATH names the text log, which holds no session", place, fix)
     if path.is_dir() and (path / FACTOR_FILE).exists():
-        fact, place = (
+        fact, fix = (
             "SOTA_LOG_PATH names a workspace, not a log folder",
-            f"{place}, which holds {FACTOR_FILE}",
+            "name it in SOTA_WORKSPACE_PATH instead",
         )
-        raise SessionError(fact, place, "name it in SOTA_WORKSPACE_PATH instead")
+        raise SessionError(fact, f"{place}, which holds {FACTOR_FILE}", fix)
     return path
 
 

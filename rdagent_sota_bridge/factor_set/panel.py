@@ -105,10 +105,8 @@ class Panel(Index):
         larger = np.maximum(np.abs(before), np.abs(values))
         if not shared.any():
             first = earlier[0]
-            fact = (
-                f"The factor {column} is in two sets that share no row with a value of it, so nothing shows "
-            )
-            fact += "that it is the same"
+            fact = f"The factor {column} is in two sets that share no row with a value of it, so nothing "
+            fact += "shows that it is the same"
         else:
             tolerance = RELATIVE_TOLERANCE * larger + _OF_MEAN * larger[shared].mean()
             differing = np.flatnonzero(shared & (np.abs(before - values) > tolerance))

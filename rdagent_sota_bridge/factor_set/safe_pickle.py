@@ -266,9 +266,8 @@ def load_logged(file: Path) -> Any:
                 # Before the look at the signature: of such a file it would advise to trust what is unsigned.
                 fix = "name the log folder of a run, such as log/2026-01-31_09-00-00-000000"
                 raise SessionError("The file is no session of RD-Agent, nor any pickle", str(file), fix)
-            if head != _SIGNED and _SIGNED.startswith(
-                head
-            ):  # a run that is killed as it dumps leaves it empty
+            # A run that is killed as it dumps leaves it empty.
+            if head != _SIGNED and _SIGNED.startswith(head):
                 raise EOFError("the file is empty, or cut off")
             content.seek(0)
             return _verified(file, content, head == _SIGNED)

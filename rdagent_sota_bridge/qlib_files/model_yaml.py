@@ -152,10 +152,8 @@ def _backtest_end(document: Any) -> Any:
     records = document["task"].get("record") or []
     for record in [records] if isinstance(records, dict) else records:
         if str(record["class"]).endswith("PortAnaRecord"):
-            config = (record.get("kwargs") or {}).get("config") or {
-                "backtest": {"end_time": None}
-            }  # Qlib's default
-            end = config["backtest"]["end_time"]
+            config = (record.get("kwargs") or {}).get("config") or {}
+            end = config["backtest"]["end_time"] if config else None  # Qlib's default
             return None if _UNKNOWN in str(end) else pd.Timestamp(end)
     return None
 

@@ -173,9 +173,8 @@ def _usable(file: Path, say: Callable[[str], object]) -> FetchRecord | None:
     record, place = read_record(file), file.parent.parent
     if record is None:
         return None
-    in_use.hold(
-        store.use_lock_of(store.file_of(record.digest, place))
-    )  # first, so that whoever prunes leaves it
+    # First, so that whoever prunes leaves it.
+    in_use.hold(store.use_lock_of(store.file_of(record.digest, place)))
     path = store.fetched_file(record.digest, place)
     if not path.exists():
         return None

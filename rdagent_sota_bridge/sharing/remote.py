@@ -280,9 +280,8 @@ def reach(url: str, say: Callable[[str], object] = lambda _: None) -> Remote:
         fix = f"take it out, and set {_CREDENTIALS} (FSSPEC_…)"
         raise RemoteError("A URL with a password or a token in it is not taken", shown, fix)
     if scheme not in fsspec.available_protocols():
-        fix = (
-            "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run, https://host/run"
-        )
+        fix = "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run, "
+        fix += "https://host/run"
         raise RemoteError(f"fsspec has no driver for {scheme}://", shown, fix)
     fsspec.config.set_conf_env(fsspec.config.conf)  # the .env of a project may be read after fsspec's import
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)  # it logs a traceback of what it raises
@@ -343,9 +342,8 @@ def _meaning(error: Exception, url: str, doing: str) -> Exception:
         variables = sorted(name for name in os.environ if name.startswith(("FSSPEC_", "AWS_")))
         place = f"{shown}; set in the environment or .env: {', '.join(variables) or 'nothing'}"
         for value in (os.environ[name] for name in variables):
-            reason = _hide(
-                reason, [value, *re.findall(r'"((?:[^"\\]|\\.)+)"(?!\s*:)', value)]
-            )  # values in JSON
+            # And values in JSON.
+            reason = _hide(reason, [value, *re.findall(r'"((?:[^"\\]|\\.)+)"(?!\s*:)', value)])
     what = f"status {status}" if status else type(error).__name__
     return kind(fact.format(reason=reason, doing=doing, shown=shown, status=what), place, fix)
 
