@@ -164,6 +164,7 @@ def test_s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "nothing")
     monkeypatch.setenv("AWS_CONFIG_FILE", "nothing")
+    monkeypatch.setattr(fsspec.config, "conf", {})  # which keeps what the next line says
     monkeypatch.setenv("FSSPEC_S3_USE_SSL", "false")  # another instance than the one with credentials
     error = look(bucket.url("run", "a.parquet"))
     assert isinstance(error, RemoteRefusedError)
