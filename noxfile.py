@@ -65,7 +65,8 @@ TORCH = ("--find-links", LINKS) if LINKS else ("--torch-backend", "cpu")
 
 
 def _pytest(session: nox.Session, *words: str, python: str = "python") -> None:
-    session.run(python, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *words, *session.posargs)
+    # Three workers for two cores: a third of a worker's time it waits, for children, servers and the disk.
+    session.run(python, "-m", "pytest", "-n", "3", "--dist", "loadgroup", *words, *session.posargs)
 
 
 def interpreter(version: str) -> str:
