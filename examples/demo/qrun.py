@@ -3,7 +3,8 @@
 `python -m qlib.cli.run` is what the `qrun` script of pyqlib 0.9.7 calls. RD-Agent's templates ask torch for
 20 processes that load the data (`n_jobs`), and Qlib starts them three times an epoch: on two cores that took
 a third of a small training's time (13 of 35 seconds). Here the training loads its data itself: the same
-batches in the same order, for their order is drawn in the training's own process.
+batches in the same order, for their order is drawn in the training's own process. Nor is torch's compiler
+imported, a second of each training: an optimizer asks it no more than to leave its own methods alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import runpy
 import subprocess
 import sys
+from types import ModuleType
 from typing import Any
 
 _TRAIN = "--train"
@@ -27,6 +29,11 @@ def _train() -> None:
         original(self, *args, **{**options, "num_workers": 0})
 
     DataLoader.__init__ = init  # type: ignore[method-assign]
+    # What `torch/_compile.py` and `torch/optim/optimizer.py` (2.13.0) take from there.
+    compiler: Any = ModuleType("torch._dynamo")
+    compiler.disable = lambda function, *_, **__: function
+    compiler.graph_break = lambda: None
+    sys.modules[compiler.__name__] = compiler
     del sys.argv[1]
     runpy.run_module("qlib.cli.run", run_name="__main__", alter_sys=True)
 
