@@ -65,7 +65,7 @@ TORCH = ("--find-links", LINKS) if LINKS else ("--torch-backend", "cpu")
 
 
 def _pytest(session: nox.Session, *words: str, python: str = "python") -> None:
-    # Three workers for two cores: a third of a worker's time it waits, for children, servers and the disk.
+    # Three workers for two cores: each waits a third of its time, for children, servers and the disk.
     session.run(python, "-m", "pytest", "-n", "3", "--dist", "loadgroup", *words, *session.posargs)
 
 
