@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge import dry_run, factor_runner, plan
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.truncate import NotCheckedError, data_files
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.doctor import machine, rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.factor_set import sessions, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE

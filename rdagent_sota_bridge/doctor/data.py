@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check import factor_settings, truncate
 from rdagent_sota_bridge.check.line import Line, State, at_most, lines_of
 from rdagent_sota_bridge.doctor import quick
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import BridgeError
 from rdagent_sota_bridge.qlib_files import docker, market
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line, State, at_most, worst
 from rdagent_sota_bridge.doctor import data, qlib, quick, rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import SettingsError
 from rdagent_sota_bridge.settings import read_settings
 

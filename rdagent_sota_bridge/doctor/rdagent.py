@@ -7,10 +7,10 @@ import sys
 
 from pydantic import TypeAdapter
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import DISABLED, SEAMS, disabled
 from rdagent_sota_bridge.check.line import Line, State, lines_of
 from rdagent_sota_bridge.doctor import children
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import OTHER_RELEASE, SeamError, SettingsError
 from rdagent_sota_bridge.qlib_files.model_yaml import QlibStart
 from rdagent_sota_bridge.settings import FALSE_WORDS, hook_trouble
@@ -38,7 +38,7 @@ def look_at_rdagent() -> Seams | Line:
     except SettingsError as error:
         return lines_of(error, "rdagent")[0]
     # Without the collector, which takes a quarter of the time that the imports take.
-    code = "import gc, pathlib; gc.disable(); from rdagent_sota_bridge.bridge import seam_check; "
+    code = "import gc, pathlib; gc.disable(); from rdagent_sota_bridge.doctor import seam_check; "
     command = [sys.executable, "-c", f"{code}seam_check.write_seams(pathlib.Path('answer.json'))"]
     # LiteLLM downloads a table of prices when it is imported, and waits for the download to fail.
     variables = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}

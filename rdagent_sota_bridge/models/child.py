@@ -38,7 +38,7 @@ def call(
     keep: tuple[int, ...] = (),
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Call a function of `bridge.again` with a folder and arguments; what it leaves in the folder counts.
+    """Call a function of `again` with a folder and arguments; what it leaves in the folder counts.
 
     Args:
         function: Its name.
@@ -50,7 +50,7 @@ def call(
     Raises:
         OSError: if nothing can be written there.
     """
-    code = f"import sys; from rdagent_sota_bridge.bridge import again; again.{function}(*sys.argv[1:])"
+    code = f"import sys; from rdagent_sota_bridge.models import again; again.{function}(*sys.argv[1:])"
     variables = {
         **os.environ,
         "LOG_TRACE_PATH": str(folder.absolute() / _LOG),

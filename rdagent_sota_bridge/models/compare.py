@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.check.inspect import Inspection
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import qlib as environment
 from rdagent_sota_bridge.doctor import rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import OTHER_RELEASE, CompareError, SeamError, SettingsError
 from rdagent_sota_bridge.factor_set import store
 from rdagent_sota_bridge.factor_set.locate import Located

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdagent_sota_bridge.bridge import again
 from rdagent_sota_bridge.errors import (
     ChoiceError,
     FactorFileNotFoundError,
@@ -21,7 +20,7 @@ from rdagent_sota_bridge.errors import (
 )
 from rdagent_sota_bridge.factor_set import parquet, store
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE, RESULT_FILE
-from rdagent_sota_bridge.models import child, edits
+from rdagent_sota_bridge.models import again, child, edits
 from rdagent_sota_bridge.models.segments import Segments
 from rdagent_sota_bridge.qlib_files import docker, manifest, model_yaml, seeds, training_record
 from rdagent_sota_bridge.qlib_files.base_sets import BaseSet

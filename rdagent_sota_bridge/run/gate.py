@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check import inspect
 from rdagent_sota_bridge.check.line import Line, worst
 from rdagent_sota_bridge.doctor import data, machine, rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import JobError, LocateError, SetChangedError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.factor_set.locate import Located

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import BridgeError, HoldoutError, JobError
 from rdagent_sota_bridge.factor_set.names import WORKSPACES, workspace_root
 from rdagent_sota_bridge.models.predict import predict_again

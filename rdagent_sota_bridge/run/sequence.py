@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import (
     BridgeError,
     JobError,

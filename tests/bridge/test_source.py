@@ -16,8 +16,8 @@ from examples.demo.market import Market
 from rdagent_sota_bridge import source
 from rdagent_sota_bridge.bridge import source_patch
 from rdagent_sota_bridge.bridge.plan import record_of
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.doctor.rdagent import rdagent_lines
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import SeamError
 from tests import runs, seams
 from tests.forking import Forks
@@ -161,7 +161,7 @@ def test_an_unknown_caller_is_refused() -> None:
 
 WRITE_SEAMS = """
 import pathlib
-from rdagent_sota_bridge.bridge import seam_check
+from rdagent_sota_bridge.doctor import seam_check
 seam_check.write_seams(pathlib.Path("answer.json"))
 """
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdagent_sota_bridge.bridge import dry_run, plan
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.doctor import machine, rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import BridgeError, FactorFileError, Reason
 from rdagent_sota_bridge.factor_set.names import FACTOR_FILE
 from tests import frames, logs, seams

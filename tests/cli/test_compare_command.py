@@ -18,13 +18,13 @@ from typer.testing import CliRunner, Result
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge.dry_run import DryRun
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.cli import compare as command
 from rdagent_sota_bridge.doctor import qlib as environment
 from rdagent_sota_bridge.doctor import rdagent
 from rdagent_sota_bridge.doctor.qlib import QlibSide
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.models.compare import METRICS
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.report.statistics import Estimate

@@ -10,9 +10,9 @@ import pytest
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge.dry_run import DryRun
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line, State
 from rdagent_sota_bridge.doctor import data
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from tests.frames import factor_frame
 from tests.run.test_gate import YAML

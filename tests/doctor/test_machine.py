@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import SEAMS
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import app
 from rdagent_sota_bridge.doctor import children, machine, qlib, quick, rdagent
+from rdagent_sota_bridge.doctor.seam_check import Seams
 
 FAILED = Line("qlib", "fail", "not looked at: conda is not on PATH", "install conda")
 

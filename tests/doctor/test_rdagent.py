@@ -13,11 +13,11 @@ import pytest
 
 import rdagent_sota_bridge as package
 from rdagent_sota_bridge.bridge import dry_run
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.seams import DISABLED, SEAMS
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.doctor import children, rdagent
 from rdagent_sota_bridge.doctor.rdagent import DRY_RUN, OWN_RUNNER
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import SeamError
 
 VERDICTS = {"mended": "", "rdagent": "RD-Agent's own is in force"}
@@ -127,7 +127,7 @@ def test_an_rdagent_of_another_shape(tmp_path: Path) -> None:
     loop.touch()
     for part in (loop.parent, loop.parent.parent, tmp_path / "rdagent"):
         (part / "__init__.py").touch()
-    code = "import pathlib; from rdagent_sota_bridge.bridge.seam_check import write_seams; "
+    code = "import pathlib; from rdagent_sota_bridge.doctor.seam_check import write_seams; "
     code += "write_seams(pathlib.Path('answer.json'))"
     variables = {"PYTHONPATH": str(tmp_path), "LOAD_SOTA_FROM_WORKSPACE": "true"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **variables}, check=True)

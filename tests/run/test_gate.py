@@ -12,12 +12,12 @@ import pytest
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge.dry_run import DryRun
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.check.line import Line
 from rdagent_sota_bridge.cli import check
 from rdagent_sota_bridge.doctor import children, data, qlib, quick, rdagent
 from rdagent_sota_bridge.doctor.qlib import QlibSide
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import JobError, SeamError
 from rdagent_sota_bridge.factor_set import locate
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart

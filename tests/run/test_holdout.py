@@ -12,8 +12,8 @@ import pytest
 
 from examples.demo.market import Market
 from rdagent_sota_bridge.bridge.dry_run import DryRun
-from rdagent_sota_bridge.bridge.seam_check import Seams
 from rdagent_sota_bridge.check.line import Line
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import BridgeError, HoldoutError, JobError
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE, FACTOR_CONFIG_FILES, QlibStart
 from rdagent_sota_bridge.report.history import Run
@@ -150,7 +150,7 @@ def test_data_that_are_gone_when_a_job_is_resumed(provider: Path, tmp_path: Path
 INSTALLED = """
 from importlib import import_module
 from rdagent_sota_bridge.bridge import dry_run
-from rdagent_sota_bridge.bridge.seam_check import Seams
+from rdagent_sota_bridge.doctor.seam_check import Seams
 from rdagent_sota_bridge.errors import HoldoutError
 from rdagent_sota_bridge.run import holdout
 runner = import_module("rdagent.scenarios.qlib.developer.factor_runner").QlibFactorRunner

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rdagent_sota_bridge.bridge import again, backtest
+from rdagent_sota_bridge.bridge import backtest
+from rdagent_sota_bridge.models import again
 from rdagent_sota_bridge.qlib_files.model_yaml import CONFIG_FILE
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
