@@ -59,7 +59,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(name: str, folder: Path, **users: str) -> dict[str, str]:
     """Return the environment of a stage, whose set is `/w`; with what the user exports."""
     users = {"PATH": os.environ["PATH"], **users}
-    return stages.environment(users, Stage(name, 1), folder / "log" / "stage", ("/w",))
+    return stages.environment(users, Stage(name, 1), folder / "log" / "stage", ("/w",), {})
 
 
 @pytest.mark.parametrize("name", [FACTORS, MODELS])
