@@ -93,12 +93,14 @@ for loop in range(int(given["--loop-n"])):
 
 USAGE = '''\
 """The options of RD-Agent's commands (0.8.0 and 1.0.0)."""
+from typing import Annotated
 import typer
 from rdagent_sota_bridge.bridge.cli_options import with_dashes
 
 app = typer.Typer()
+Checkout = Annotated[bool, typer.Option("--checkout/--no-checkout", "-c/-C")]
 
-def command(path: str = "", loop_n: int = 0, step_n: int = 0, all_duration: str = "", checkout: bool = True):
+def command(path: str = "", loop_n: int = 0, step_n: int = 0, all_duration: str = "", checkout: Checkout = 1):
     pass
 
 for name in ("fin_factor", "fin_model"):
