@@ -56,9 +56,7 @@ def in_check(found: list[Line]) -> list[Line]:
     """Return what a check says of `lines`: RD-Agent and its dry run, and the rest in one line."""
     rest = [line for line in found if line.name not in _OWN and not line.name.startswith(rdagent.SEAM)]
     own = [line for line in found if line.name in _OWN]
-    if not (names := [line.name for line in rest if line.state != "pass"]):
+    if (state := worst(rest)) == "pass":
         return [*own, Line("machine", "pass", "ok")]
-    return [
-        *own,
-        Line("machine", worst(rest), f"see rdagent-sota doctor ({', '.join(names)})", "do what it says"),
-    ]
+    names = ", ".join(line.name for line in rest if line.state == state)
+    return [*own, Line("machine", state, f"see rdagent-sota doctor ({names})", "do what it says")]

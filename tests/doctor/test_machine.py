@@ -56,11 +56,14 @@ def test_command(verbose: bool, as_json: bool, no_child: None, monkeypatch: pyte
         assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
 
 
-@pytest.mark.parametrize(("state", "text"), [("pass", "ok"), ("warn", "see rdagent-sota doctor (qlib)")])
-def test_in_a_check(state: str, text: str) -> None:
-    """A check has RD-Agent's line, the dry run's, and one for the rest of the machine."""
+@pytest.mark.parametrize(("state", "text"), [("pass", "ok"), ("fail", "see rdagent-sota doctor (qlib)")])
+@pytest.mark.parametrize("conda", ["pass", "warn"])
+def test_in_a_check(state: str, text: str, conda: str) -> None:
+    """A check has RD-Agent's line, the dry run's, and one for the rest of the machine, which names the worst."""
     found = rdagent.rdagent_lines(Seams(True, {}), "", "", "")
-    found += [Line("disk", "pass", "50 GB free"), Line("qlib", state, "as it is")]  # type: ignore[arg-type]
+    found += [Line("conda", conda, "as it is"), Line("qlib", state, "as it is")]  # type: ignore[arg-type]
     shown = machine.in_check(found)
     assert [line.name for line in shown] == ["rdagent", "dry run", "machine"]
+    if state == "pass" and conda == "warn":
+        state, text = conda, "see rdagent-sota doctor (conda)"
     assert (shown[-1].state, shown[-1].text) == (state, text)
