@@ -59,7 +59,7 @@ def test_command(verbose: bool, as_json: bool, no_child: None, monkeypatch: pyte
 @pytest.mark.parametrize(("state", "text"), [("pass", "ok"), ("fail", "see rdagent-sota doctor (qlib)")])
 @pytest.mark.parametrize("conda", ["pass", "warn"])
 def test_in_a_check(state: str, text: str, conda: str) -> None:
-    """A check has RD-Agent's line, the dry run's, and one for the rest of the machine, which names the worst."""
+    """A check has RD-Agent's line, the dry run's, and one for the rest, which names the worst."""
     found = rdagent.rdagent_lines(Seams(True, {}), "", "", "")
     found += [Line("conda", conda, "as it is"), Line("qlib", state, "as it is")]  # type: ignore[arg-type]
     shown = machine.in_check(found)
