@@ -110,7 +110,7 @@ def run_script(
         say: Gets each line that it says.
 
     Returns:
-        What it left, None for nothing; and its status with the last line that it said.
+        What it left, None where it did not end well; and its status with the last line that it said.
     """
     _lay_script(folder, script, request)
     lines, rest = [""], b""
@@ -121,7 +121,7 @@ def run_script(
                 lines = [line] if line.strip() else lines
                 say(line)
         status = process.wait()
-    return _answer(folder), f"status {status}: {shortened(lines[0])}"
+    return None if status else _answer(folder), f"status {status}: {shortened(lines[0])}"
 
 
 def ask_qlib(folder: Path, script: str, request: object, fact: str) -> Any:

@@ -147,6 +147,12 @@ def test_few_days_have_no_interval(compare: Compare) -> None:
         (("set",), {}, {"qlib": QlibSide("q", {"python": "3.10"})}, "has no pyqlib and no torch"),
         (("set",), {}, {"python": "echo MemoryError; exit 137"}, "status 137: MemoryError"),
         (
+            ("set",),
+            {},
+            {"python": "printf { > sota_answer.json; echo No space; exit 1"},
+            "status 1: No space",
+        ),
+        (
             ("set", "--model", "net.py"),
             {},
             {"python": answering({"refused": "it has the shape (7,), not (7, 1)"})},
