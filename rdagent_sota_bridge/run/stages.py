@@ -70,7 +70,9 @@ def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[
     """
     for command in dict.fromkeys(COMMANDS[name] for name in names) if passed_on else ():
         with tempfile.TemporaryDirectory(prefix="sota-") as folder:  # RD-Agent logs its settings there
-            plain = {"COLUMNS": "1000", "NO_COLOR": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+            # Bare words: typer and rich colour them where one of the last three is set, as on a forge.
+            plain = {"COLUMNS": "1000", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+            plain |= {"NO_COLOR": "1", "FORCE_COLOR": "", "PY_COLORS": "", "GITHUB_ACTIONS": ""}
             answer = subprocess.run(  # noqa: S603 - what the stage itself is started with
                 [find_rdagent(), command, "--help", *passed_on],
                 env={**os.environ, **plain, "LOG_TRACE_PATH": folder},

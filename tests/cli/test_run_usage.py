@@ -38,6 +38,7 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--factor-loop", "3"), "did you mean --factor-loops or --model-loops?"),
         (("--step_n", "2", "--step_m=1", "--new"), "neither: No such option: --step-m"),
         (("--from-log", "latest", "-factor_loops", "3"), "`rdagent fin_model` neither: No such option: -f\n"),
+        (("-C", "--zigzag", "red"), "No such option: --zigzag\n"),
         (("-C", "--zigzag", "red"), "leave it out; `rdagent-sota run --help` and"),
     ],
 )
@@ -48,6 +49,14 @@ def test_command_lines_that_mean_nothing(project: Project, options: tuple[str, .
     assert "fix:" in output
     assert project.calls == []
     assert list(project.log_dir.glob("*.json")) == []
+
+
+@pytest.mark.parametrize("variable", ["GITHUB_ACTIONS", "FORCE_COLOR"])
+def test_where_colours_are_asked_for(project: Project, variable: str) -> None:
+    """What RD-Agent's command line says is read there, too."""
+    output = project.fails("--factor-loop", "3", **{variable: "1"})
+    assert "No such option: --factor-loop\n" in output
+    assert "did you mean --factor-loops or --model-loops?" in output
 
 
 @pytest.mark.parametrize("command", ["fin_factor", "fin_model"])
