@@ -92,7 +92,7 @@ for loop in range(int(given["--loop-n"])):
 '''
 
 USAGE = '''\
-"""The options of RD-Agent's commands (0.8.0 and 1.0.0)."""
+"""The options of RD-Agent's commands (0.8.0 and 1.0.0), and one that fin_factor alone takes."""
 from typing import Annotated
 import typer
 from rdagent_sota_bridge.bridge.cli_options import with_dashes
@@ -103,8 +103,14 @@ Checkout = Annotated[bool, typer.Option("--checkout/--no-checkout", "-c/-C")]
 def command(path: str = "", loop_n: int = 0, step_n: int = 0, all_duration: str = "", checkout: Checkout = 1):
     pass
 
-for name in ("fin_factor", "fin_model"):
-    app.command(name, context_settings={"token_normalize_func": with_dashes})(command)
+def with_one_more(
+    path: str = "", loop_n: int = 0, step_n: int = 0, all_duration: str = "", checkout: Checkout = True,
+    basis: str = "",
+):
+    pass
+
+for name, function in {"fin_factor": with_one_more, "fin_model": command}.items():
+    app.command(name, context_settings={"token_normalize_func": with_dashes})(function)
 app()
 '''
 

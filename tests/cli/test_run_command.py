@@ -234,6 +234,17 @@ def test_one_job_at_a_time(project: Project) -> None:
     project.ends(*LOOPS, "--new")
 
 
+def test_time_shares(project: Project) -> None:
+    """Of two hours the factor stage gets its share by loops, and the models what is then left."""
+    project.ends(*LOOPS, "--all_duration", "2h")
+    first, second = (
+        float(call["options"][call["options"].index("--all-duration") + 1].removesuffix("s"))
+        for call in project.calls
+    )
+    assert first == pytest.approx(7200 * 3 / 5, abs=1)
+    assert second == pytest.approx(7200, abs=60)
+
+
 def test_a_copied_and_moved_project(tmp_path: Path, templates: Path, forks_of_rdagent: Forks) -> None:
     """A job is resumed in a project that was moved: its factor stage's log leads to the set's new place."""
     (tmp_path / "old").mkdir()

@@ -38,6 +38,7 @@ LOOPS = ("--factor-loops", "2", "--model-loops", "2")
         (("--factor-loop", "3"), "did you mean --factor-loops or --model-loops?"),
         (("--step_n", "2", "--step_m=1", "--new"), "neither: No such option: --step-m"),
         (("--from-log", "latest", "-factor_loops", "3"), "`rdagent fin_model` neither: No such option: -f\n"),
+        (("--basis", "x"), "`rdagent fin_model` neither: No such option: --basis\n"),
         (("-C", "--zigzag", "red"), "No such option: --zigzag\n"),
         (("-C", "--zigzag", "red"), "leave it out; `rdagent-sota run --help` and"),
     ],
