@@ -336,7 +336,7 @@ def run_command(
     Runs `rdagent fin_factor` and `rdagent fin_model`. Options of theirs are passed to both of them.
     At the end it says what `verify` says and what to do next; status 0 if the models have the factors.
     """
-    from rdagent_sota_bridge.cli import run
+    from rdagent_sota_bridge.cli import output, run
     from rdagent_sota_bridge.run import stages
     from rdagent_sota_bridge.run.job import FACTORS, MODELS, Options
 
@@ -353,6 +353,8 @@ def run_command(
     passed_on = tuple(context.args)
     own = [name for option in context.command.params for name in option.opts]
     names = () if from_models else (MODELS,) if from_log else (FACTORS, MODELS)
+    if passed_on:
+        output.echo(f"Asking RD-Agent's commands whether they take {' '.join(passed_on)} ...", err=True)
     stages.check_options(passed_on, own, names)
     given = all_duration or "", from_log or "", passed_on, from_models or "", jobs, cluster or ""
     asked = Options(factor_loops, model_loops, baseline, *given, seeds=seeds or 0, holdout=holdout or "")

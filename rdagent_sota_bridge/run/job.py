@@ -280,9 +280,6 @@ def new(asked: Options, log_dir: Path, from_models: Path | None = None) -> Job:
             raise JobError(fact, "the options beside --from-models", how)
         trained = Stage(MODELS, 0, os.path.relpath(from_models, log_dir), "ended")
         return Job(file, project, asked, (trained, Stage(BASELINE, 1)))
-    for option in asked.passed_on:
-        if fix := SET_BY_JOB.get(option.partition("=")[0].replace("_", "-")):
-            raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
     factors = 0 if asked.from_logs else DEFAULT_LOOPS if asked.factor_loops is None else asked.factor_loops
     models = DEFAULT_LOOPS if asked.model_loops is None else asked.model_loops
     stages = [Stage(FACTORS, factors), Stage(MODELS, models), Stage(BASELINE, models)]

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rdagent_sota_bridge.bridge.stage import NO_CONDA
 from rdagent_sota_bridge.errors import HoldoutError, JobError
-from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, Job, Stage
+from rdagent_sota_bridge.run.job import BASELINE, FACTORS, MODELS, SET_BY_JOB, Job, Stage
 from rdagent_sota_bridge.settings import NAMES, PATHS, STAGE, SWITCHES
 
 _FORM = re.compile(r"\s*(\d*\.?\d+)\s*([smhd])\s*")  # `log/timer.py`, 0.8.0 and 1.0.0, with the unit required
@@ -66,22 +67,15 @@ def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[
         names: The stages whose commands get them.
 
     Raises:
-        JobError: if one does not.
+        JobError: if one does not, or the job sets it.
     """
-    for command in dict.fromkeys(COMMANDS[name] for name in names) if passed_on else ():
-        with tempfile.TemporaryDirectory(prefix="sota-") as folder:  # RD-Agent logs its settings there
-            # Bare words: typer and rich colour them where one of the last three is set, as on a forge.
-            plain = {"COLUMNS": "1000", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-            plain |= {"NO_COLOR": "1", "FORCE_COLOR": "", "PY_COLORS": "", "GITHUB_ACTIONS": ""}
-            answer = subprocess.run(  # noqa: S603 - what the stage itself is started with
-                [find_rdagent(), command, "--help", *passed_on],
-                env={**os.environ, **plain, "LOG_TRACE_PATH": folder},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+    for option in passed_on:
+        if fix := SET_BY_JOB.get(option.partition("=")[0].replace("_", "-")):
+            raise JobError(f"{option} is set by `rdagent-sota run` itself", "options for RD-Agent", fix)
+    commands = list(dict.fromkeys(COMMANDS[name] for name in names)) if passed_on else []
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda command: _asked_for_help(command, passed_on), commands))
+    for command, answer in zip(commands, answers, strict=True):
         if answer.returncode != USAGE:
             continue
         said = " ".join(re.findall(r"^(?:[│|]|Error:) (.*?) *[│|]?$", answer.stderr, re.MULTILINE))
@@ -93,6 +87,22 @@ def check_options(passed_on: Sequence[str], own: Iterable[str], names: Iterable[
             f"did you mean {' or '.join(near)}?"
             if near
             else f"leave it out; `rdagent-sota run --help` and `rdagent {command} --help` show the options",
+        )
+
+
+def _asked_for_help(command: str, passed_on: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # Bare words: typer and rich colour them where one of the last three is set, as on a forge.
+    plain = {"COLUMNS": "1000", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    plain |= {"NO_COLOR": "1", "FORCE_COLOR": "", "PY_COLORS": "", "GITHUB_ACTIONS": ""}
+    with tempfile.TemporaryDirectory(prefix="sota-") as folder:  # RD-Agent logs its settings there
+        return subprocess.run(  # noqa: S603 - what the stage itself is started with
+            [find_rdagent(), command, "--help", *passed_on],
+            env={**os.environ, **plain, "LOG_TRACE_PATH": folder},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
 
 
