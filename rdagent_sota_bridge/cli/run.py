@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rdagent_sota_bridge.check.line import Line
-from rdagent_sota_bridge.cli import verify
 from rdagent_sota_bridge.cli.lines import show as show_block
 from rdagent_sota_bridge.errors import JobError, one_line
-from rdagent_sota_bridge.report.history import Run
 from rdagent_sota_bridge.run import job as jobs
-from rdagent_sota_bridge.run import locks, sequence, stages
+from rdagent_sota_bridge.run import locks, stages
 from rdagent_sota_bridge.run.display import open_console, write_nothing_more
 from rdagent_sota_bridge.run.job import Job, Options
 from rdagent_sota_bridge.run.locks import Stopped
@@ -46,9 +45,6 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     def show(heading: str, lines: list[Line]) -> None:
         show_block([lines], heading, console)
 
-    def verified(found: Run) -> bool:
-        return verify.show(found, console)
-
     if resume and anew:
         raise JobError(
             "--resume continues a job, and --new begins one", "options --resume and --new", "leave one out"
@@ -70,6 +66,11 @@ def run(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> int:
     try:
         with locks.stops(), locks.held(log_dir, say) as descriptor:
             job = _job(asked, log_dir, resume=resume, anew=anew)
+            # Late: pandas and pyarrow. A command line that means nothing is refused without them.
+            from rdagent_sota_bridge.cli import verify
+            from rdagent_sota_bridge.run import sequence
+
+            verified = partial(verify.show, console=console)
             outside = sequence.Outside(console, say, show, _report, verified, environ, (descriptor,))
             return sequence.show_end(job, outside) if job.end else sequence.go(job, outside)
     except Stopped as stopped:
@@ -98,6 +99,8 @@ def _job(asked: Options, log_dir: Path, *, resume: bool, anew: bool) -> Job:
 
 
 def _models(named: str) -> Path:
+    from rdagent_sota_bridge.cli import verify  # late: pandas and pyarrow
+
     missing, fix = "No log of a run with models", "name the log folder of a run of `rdagent fin_model`"
     (log,) = verify.named_logs([named], lambda _: [], lambda one: one.has_models, missing, fix)
     return log

@@ -153,11 +153,12 @@ def test_json_of_a_set_that_is_not_there(
         ("check", "nowhere", "--json"),
         ("check", "log/nowhere"),
         ("list",),
+        ("run", "--resume", "--log-dir", "nowhere"),
     ],
     ids=" ".join,
 )
 def test_nothing_heavy_is_loaded_for_what_needs_no_values(command: tuple[str, ...], tmp_path: Path) -> None:
-    """A path, a listing, and a path that is not there load no pandas, pyarrow or RD-Agent."""
+    """A path, a listing, and what is not there load no pandas, pyarrow or RD-Agent."""
     root = tmp_path / "git_ignore_folder" / "RD-Agent_workspace"
     for name in ("first", "second"):
         (root / name).mkdir(parents=True)
