@@ -74,20 +74,17 @@ def test_the_site_has_every_page() -> None:
     assert sorted(named) == [file.name for file in ENGLISH]
 
 
-def pairs() -> list[tuple[str, Section | None, Section | None]]:
-    """Return the sections of each page beside those of its twin."""
-    return [
-        (f"{english.name}: {(one or other).title}", one, other)
-        for english, chinese in TWINS.items()
-        for one, other in zip_longest(
-            *(sections(file.read_text(encoding="utf-8")) for file in (english, chinese))
-        )
-    ]
+# The sections of each page beside those of its twin.
+PAIRS = [
+    pytest.param(one, other, id=f"{english.name}: {(one or other).title}")
+    for english, chinese in TWINS.items()
+    for one, other in zip_longest(
+        *(sections(file.read_text(encoding="utf-8")) for file in (english, chinese))
+    )
+]
 
 
-@pytest.mark.parametrize(
-    ("english", "chinese"), [pair[1:] for pair in pairs()], ids=[pair[0] for pair in pairs()]
-)
+@pytest.mark.parametrize(("english", "chinese"), PAIRS)
 def test_a_section_has_the_same_commands_names_tables_and_links(
     english: Section | None, chinese: Section | None
 ) -> None:

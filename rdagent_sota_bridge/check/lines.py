@@ -97,8 +97,9 @@ def _unknown_line(task: Task) -> list[Line]:
     if not task.unknown:
         return []
     text = f"not known before a training, for nothing hands it to the YAML yet: {', '.join(task.unknown)}"
-    fix = "nothing; what Qlib loaded is looked at after each training, and ends the run if it lacks the "
-    fix += "factors"
+    fix = (
+        "nothing; what Qlib loaded is looked at after each training, and ends the run if it lacks the factors"
+    )
     return [Line("qlib data", "warn", text, fix, {"unknown": list(task.unknown)})]
 
 
@@ -221,8 +222,9 @@ def _spread_findings(found: FactorFigures) -> Iterator[tuple[State, str, str]]:
 def _no_ic_line(quality: Quality, market: Market | None, task: Task) -> list[Line]:
     if market is None or task.unknown or any(found.rank_ic is not None for found in quality.figures.values()):
         return []
-    text = "not known: no day of the test segment has both factors and prices for the label in "
-    text += str(market.folder)
+    text = (
+        f"not known: no day of the test segment has both factors and prices for the label in {market.folder}"
+    )
     fix = "download Qlib's data whole, with its features folder"
     if not label.is_known(task.label):
         text = f"not known: what is read is a return between two later days, and the label is {task.label}"

@@ -150,8 +150,9 @@ def _why_changed(
             f"is stored as {shown(first['stored'])} and is {shown(first['without_future'])} now, with and "
             "without the future"
         )
-        fix = f"the data in {data}, or the file, have changed since it was mined: restore them, or mine "
-        fix += "it anew"
+        fix = (
+            f"the data in {data}, or the file, have changed since it was mined: restore them, or mine it anew"
+        )
         return Line(NAME, "warn", text, fix, {**figures, "first": first}), False
     repeated = values_like(stored, _again(code, cut.early, f"the data up to {day}", cut))
     unsteady = _differ(stored, without, repeated)

@@ -76,8 +76,9 @@ def factor_line(start: QlibStart | None) -> Line:
     folder, tried = factor_settings.data_folders(Path.cwd())
     anew = f"remove {folder} and {tried}: RD-Agent makes them anew, in Docker, with the days that Qlib has"
     if missing := quick.missing_data():
-        text = f"{' and '.join(map(str, missing))} not there yet; RD-Agent makes it in Docker, from "
-        text += "Qlib's data"
+        text = (
+            f"{' and '.join(map(str, missing))} not there yet; RD-Agent makes it in Docker, from Qlib's data"
+        )
         return Line("factor data", "warn", text, "nothing, where the line docker passes")
     try:
         files = [file for file in truncate.data_files(folder) if file.suffix == ".h5"]

@@ -94,8 +94,9 @@ def qlib_line(side: QlibSide | Line, pandas: str, pyarrow: str) -> Line:
     figures = {"environment": side.name, "versions": side.versions, "here": here}
     names = ("pyqlib", "torch", "python", "pandas", "pyarrow")
     if missing := [name for name in names if name not in side.versions]:
-        text = f"the conda environment {side.name} has no {' and no '.join(missing)}: every training "
-        text += "would fail"
+        text = (
+            f"the conda environment {side.name} has no {' and no '.join(missing)}: every training would fail"
+        )
         fix = f"remove it, and RD-Agent makes it anew: conda env remove -n {side.name}"
         return Line("qlib", "fail", text, fix, figures)
     held = ", ".join(f"{name} {side.versions[name]}" for name in names)

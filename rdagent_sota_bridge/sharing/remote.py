@@ -280,8 +280,9 @@ def reach(url: str, say: Callable[[str], object] = lambda _: None) -> Remote:
         fix = f"take it out, and set {_CREDENTIALS} (FSSPEC_…)"
         raise RemoteError("A URL with a password or a token in it is not taken", shown, fix)
     if scheme not in fsspec.available_protocols():
-        fix = "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run, "
-        fix += "https://host/run"
+        fix = (
+            "name one such as s3://bucket/run, gs://bucket/run, hf://datasets/name/set/run, https://host/run"
+        )
         raise RemoteError(f"fsspec has no driver for {scheme}://", shown, fix)
     fsspec.config.set_conf_env(fsspec.config.conf)  # the .env of a project may be read after fsspec's import
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)  # it logs a traceback of what it raises
